@@ -10,6 +10,7 @@
 pub(crate) mod fib;
 pub(crate) mod netfilter;
 pub(crate) mod skb;
+pub(crate) mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
