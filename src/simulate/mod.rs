@@ -9,6 +9,7 @@
 
 pub(crate) mod fib;
 pub(crate) mod netfilter;
+pub mod peer;
 pub(crate) mod skb;
 
 use std::collections::{BTreeMap, BTreeSet};
