@@ -9,6 +9,7 @@
 
 pub(crate) mod fib;
 pub(crate) mod netfilter;
+pub mod peer;
 pub(crate) mod skb;
 pub(crate) mod source;
 
