@@ -1,1 +1,6 @@
-fn main() {}
+//! Tests that need no kernel: they run on any operating system.
+#![allow(missing_docs, reason = "tests")]
+
+mod layering;
+mod walks;
+mod world;
