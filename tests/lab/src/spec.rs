@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Result, ensure};
 use clap::ValueEnum;
@@ -362,6 +363,15 @@ impl Spec {
                 pod.path(),
                 pod.host
             );
+        }
+        for service in &self.services {
+            if let ServiceKind::ClusterIp(v4, v6) = &service.kind {
+                ensure!(
+                    v4.parse::<Ipv4Addr>().is_ok() && v6.parse::<Ipv6Addr>().is_ok(),
+                    "service {}: {v4:?} and {v6:?} are not an IPv4 and an IPv6 address",
+                    service.path()
+                );
+            }
         }
         Ok(())
     }
