@@ -89,7 +89,7 @@ pub(super) fn kube_proxy(input: &Input) -> String {
     set nodeport-ips {{ type {kind}; comment \"IPs that accept NodePort traffic\"; elements = {{ {node_ip} }} }}
     map no-endpoint-services {{ type {kind} . inet_proto . inet_service : verdict; comment \"vmap to drop or reject packets to services with no endpoints\"; {no_endpoint_services} }}
     map no-endpoint-nodeports {{ type inet_proto . inet_service : verdict; comment \"vmap to drop or reject packets to service nodeports with no endpoints\"; {no_endpoint_nodeports} }}
-    map firewall-ips {{ type {kind} . inet_proto . inet_service : verdict; comment \"destinations that are subject to LoadBalancerSourceRanges\" }}
+    map firewall-ips {{ type {kind} . inet_proto . inet_service : verdict; comment \"destinations that are subject to LoadBalancerSourceRanges\"; }}
     map service-ips {{ type {kind} . inet_proto . inet_service : verdict; comment \"ClusterIP, ExternalIP and LoadBalancer IP traffic\"; {service_ips} }}
     map service-nodeports {{ type inet_proto . inet_service : verdict; comment \"NodePort traffic\"; {service_nodeports} }}
     chain reject-chain {{ comment \"helper for @no-endpoint-services / @no-endpoint-nodeports\"; reject; }}
