@@ -121,6 +121,15 @@ impl NodePlan {
         }
     }
 
+    /// Whether `ip` lies in the node's pod network.
+    pub fn has_pod_ip(self, ip: IpAddr) -> bool {
+        match (ip, self.pod_ip(Family::of(ip), 0)) {
+            (IpAddr::V4(ip), IpAddr::V4(net)) => ip.octets().starts_with(&net.octets()[..3]),
+            (IpAddr::V6(ip), IpAddr::V6(net)) => ip.octets().starts_with(&net.octets()[..8]),
+            _ => false,
+        }
+    }
+
     /// MAC address of the node's VXLAN device in laboratory `lab`.
     pub fn vtep_mac(self, lab: &str, family: Family) -> String {
         names::mac(&format!("{lab}/{}/{}", self.name(), family.vxlan()))
@@ -155,6 +164,8 @@ mod tests {
             plan.pod_ip(Family::V6, 112).to_string(),
             "fd00:10:244:2::112"
         );
+        assert!(plan.has_pod_ip(plan.pod_ip(Family::V4, 9)));
+        assert!(!plan.has_pod_ip(NodePlan(1).pod_ip(Family::V6, 9)));
         assert_eq!(plan.pod_cidr(Family::V6), "fd00:10:244:2::/64");
     }
 }

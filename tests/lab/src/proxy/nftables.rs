@@ -2,6 +2,8 @@
 //!
 //! Source: kube-proxy, `setupNFTables()` and `syncProxyRules()` in pkg/proxy/nftables/proxier.go (v1.36).
 
+use std::net::SocketAddr;
+
 use super::{Input, ServicePortRules};
 use crate::address::Family;
 use crate::names;
@@ -63,7 +65,9 @@ pub(super) fn kube_proxy(input: &Input) -> String {
         if let Some(node_port) = port.node_port {
             service_nodeports.push(format!("{protocol} . {node_port} : goto external-{name}"));
         }
-        for endpoint in &port.endpoints {
+        // A pod can only reach itself where it runs, so each node lists its own pods.
+        let local = |e: &&SocketAddr| input.node.has_pod_ip(e.ip());
+        for endpoint in port.endpoints.iter().filter(local) {
             let element = format!(
                 "{0} . {0} . {protocol} . {1}",
                 endpoint.ip(),
