@@ -4,11 +4,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use netpath_lab::holder::{self, HolderArgs};
 use netpath_lab::serve::{self, ServeArgs};
 use netpath_lab::state::ClusterState;
-use netpath_lab::{Cluster, Outcome, Overlay, Proxy, Spec, launch};
+use netpath_lab::{Cluster, Fault, Outcome, Overlay, Proxy, Spec, launch};
 use nix::sys::signal::{SigSet, Signal};
 
 /// Clusters made of network namespaces.
@@ -47,6 +47,20 @@ enum Task {
         /// Name of the laboratory.
         #[arg(long, default_value = "lab")]
         name: String,
+    },
+    /// Break something, or mend it again.
+    Fault {
+        /// Name of the laboratory.
+        #[arg(long, default_value = "lab")]
+        name: String,
+        /// On or off.
+        #[arg(value_enum)]
+        switch: Switch,
+        /// Kind of fault.
+        #[arg(value_enum)]
+        fault: Fault,
+        /// Node, NAMESPACE/POD or NAMESPACE/SERVICE, where the fault's default is not meant.
+        target: Option<String>,
     },
     /// Run a program in a node, a pod (NAMESPACE/NAME), or `underlay`.
     Exec {
@@ -92,6 +106,12 @@ enum Task {
     Serve(ServeArgs),
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(code) => code,
@@ -115,6 +135,21 @@ fn run(task: Task) -> Result<ExitCode> {
             println!("{name} is down");
         }
         Task::Status { name } => status(&ClusterState::load(&name)?),
+        Task::Fault {
+            name,
+            switch,
+            fault,
+            target,
+        } => {
+            let mut cluster = Cluster::load(&name)?;
+            println!(
+                "{}",
+                match switch {
+                    Switch::On => cluster.fault_on(fault, target.as_deref())?,
+                    Switch::Off => cluster.fault_off(fault, target.as_deref())?,
+                }
+            );
+        }
         Task::Exec { name, place, argv } => {
             let status = Cluster::load(&name)?.place(&place)?.run_attached(&argv)?;
             return Ok(ExitCode::from(
@@ -224,7 +259,7 @@ fn status(state: &ClusterState) {
     for fault in &state.faults {
         println!(
             "fault {} on {}: {}",
-            fault.name, fault.target, fault.description
+            fault.fault, fault.target, fault.description
         );
     }
 }

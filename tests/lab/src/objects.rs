@@ -54,7 +54,11 @@ fn namespaces(spec: &Spec) -> Vec<String> {
         .map(str::to_owned)
         .into();
     names.extend(spec.pods.iter().map(|pod| pod.namespace.clone()));
-    names.extend(spec.services.iter().map(|service| service.namespace.clone()));
+    names.extend(
+        spec.services
+            .iter()
+            .map(|service| service.namespace.clone()),
+    );
     names.sort();
     names.dedup();
     names
@@ -119,7 +123,10 @@ fn node(spec: &Spec, plan: NodePlan) -> Value {
         "flannel.alpha.coreos.com/public-ipv6": plan.node_ip(Family::V6),
     });
     if spec.overlay == crate::spec::Overlay::Vxlan {
-        for (key, family) in [("backend-data", Family::V4), ("backend-v6-data", Family::V6)] {
+        for (key, family) in [
+            ("backend-data", Family::V4),
+            ("backend-v6-data", Family::V6),
+        ] {
             let mac = plan.vtep_mac(&spec.name, family);
             meta["annotations"][format!("flannel.alpha.coreos.com/{key}")] =
                 json!(format!("{{\"VNI\":1,\"VtepMAC\":\"{mac}\"}}"));
@@ -172,7 +179,10 @@ fn kernel_release() -> String {
 
 /// Name of the object that owns `pod`, and for a Deployment also the ReplicaSet between.
 fn owner_names(pod: &PodSpec) -> (String, Option<String>) {
-    let without_suffix = pod.name.rsplit_once('-').map_or(pod.name.as_str(), |(set, _)| set);
+    let without_suffix = pod
+        .name
+        .rsplit_once('-')
+        .map_or(pod.name.as_str(), |(set, _)| set);
     if pod.owner == Owner::Deployment {
         let deployment = without_suffix
             .rsplit_once('-')
@@ -188,7 +198,10 @@ fn owners(spec: &Spec) -> Vec<Value> {
     let mut groups: BTreeMap<(String, String), Vec<&PodSpec>> = BTreeMap::new();
     for pod in spec.pods.iter().filter(|pod| pod.owner != Owner::None) {
         let (name, _) = owner_names(pod);
-        groups.entry((pod.namespace.clone(), name)).or_default().push(pod);
+        groups
+            .entry((pod.namespace.clone(), name))
+            .or_default()
+            .push(pod);
     }
     let mut objects = Vec::new();
     for ((namespace, name), pods) in groups {
@@ -214,14 +227,23 @@ fn owners(spec: &Spec) -> Vec<Value> {
         });
         match first.owner {
             Owner::Deployment => {
-                objects.push(object("Deployment", &name, json!({ "replicas": count }), replicas.clone()));
+                objects.push(object(
+                    "Deployment",
+                    &name,
+                    json!({ "replicas": count }),
+                    replicas.clone(),
+                ));
                 if let (_, Some(set)) = owner_names(first) {
                     let mut replica_set =
                         object("ReplicaSet", &set, json!({ "replicas": count }), replicas);
                     replica_set["metadata"]["ownerReferences"] =
                         owner_reference(spec, "Deployment", &namespace, &name);
                     let hash = json!(template_hash(&set));
-                    for path in ["/metadata/labels", "/spec/selector/matchLabels", "/spec/template/metadata/labels"] {
+                    for path in [
+                        "/metadata/labels",
+                        "/spec/selector/matchLabels",
+                        "/spec/template/metadata/labels",
+                    ] {
                         if let Some(labels) = replica_set.pointer_mut(path) {
                             labels["pod-template-hash"] = hash.clone();
                         }
@@ -477,15 +499,24 @@ fn service_object(spec: &Spec, service: &ServiceSpec) -> Value {
         }
         ServiceKind::Headless => {
             let mut body = dual;
-            merge(&mut body, json!({ "type": "ClusterIP", "clusterIP": "None", "clusterIPs": ["None"] }));
+            merge(
+                &mut body,
+                json!({ "type": "ClusterIP", "clusterIP": "None", "clusterIPs": ["None"] }),
+            );
             body
         }
         ServiceKind::ClusterIp(v4, v6) => {
             let mut body = dual;
             let is_node_port = service.ports.iter().any(|port| port.node_port.is_some());
-            merge(&mut body, json!({ "clusterIP": v4, "clusterIPs": [v4, v6] }));
+            merge(
+                &mut body,
+                json!({ "clusterIP": v4, "clusterIPs": [v4, v6] }),
+            );
             if is_node_port {
-                merge(&mut body, json!({ "type": "NodePort", "externalTrafficPolicy": "Cluster" }));
+                merge(
+                    &mut body,
+                    json!({ "type": "NodePort", "externalTrafficPolicy": "Cluster" }),
+                );
             } else {
                 merge(&mut body, json!({ "type": "ClusterIP" }));
             }
@@ -509,9 +540,16 @@ fn endpoint_slice(state: &ClusterState, service: &ServiceSpec, family: Family) -
         Family::V4 => "IPv4",
         Family::V6 => "IPv6",
     };
-    let suffix = names::hex(&format!("{}/{}/{address_type}", spec.name, service.path()), 5);
+    let suffix = names::hex(
+        &format!("{}/{}/{address_type}", spec.name, service.path()),
+        5,
+    );
     let name = format!("{}-{suffix}", service.name);
-    let pods: Vec<&PodSpec> = spec.pods.iter().filter(|pod| selects(service, pod)).collect();
+    let pods: Vec<&PodSpec> = spec
+        .pods
+        .iter()
+        .filter(|pod| selects(service, pod))
+        .collect();
     let endpoints: Vec<Value> = pods
         .iter()
         .filter_map(|pod| {
