@@ -189,11 +189,18 @@ fn breaks(
     broken: &[(&str, &str)],
     whole: &[(&str, &str)],
 ) {
+    // A refusal over IPv6 takes a second here: the ICMPv6 error comes back while connect() still
+    // holds the socket, and counts only when the SYN is sent again (`tcp_v6_err()`).
+    let wait = if *expected == Outcome::TimedOut {
+        SHORT
+    } else {
+        LONG
+    };
     let ask = |cluster: &Cluster, (place, target): (&str, &str)| {
         cluster
             .place(place)
             .unwrap()
-            .tcp_exchange(at(target), SHORT)
+            .tcp_exchange(at(target), wait)
             .unwrap()
     };
     let said = cluster.fault_on(fault, None).unwrap();
@@ -489,6 +496,14 @@ fn remains_of(name: &str) -> Vec<String> {
     let mut remains = Vec::new();
     for entry in fs::read_dir("/proc").unwrap() {
         let dir = entry.unwrap().path();
+        // Whoever adopted a detached node's process reaps it in its own time.
+        let stat = fs::read_to_string(dir.join("stat")).unwrap_or_default();
+        if stat
+            .rsplit_once(") ")
+            .is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
+        {
+            continue;
+        }
         let line = fs::read(dir.join("cmdline")).unwrap_or_default();
         let group = fs::read_to_string(dir.join("cgroup")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
