@@ -368,12 +368,11 @@ fn service_faults(proxy: Proxy) {
     let mut broken = 0;
     for _ in 0..20 {
         let outcome = pod_a.tcp_exchange(at("10.96.20.2:80"), SHORT).unwrap();
-        match outcome.pod() {
-            Some(pod) => assert_eq!(pod, "pod-b-2"),
-            None => {
-                assert_eq!(outcome, Outcome::TimedOut);
-                broken += 1;
-            }
+        if let Some(pod) = outcome.pod() {
+            assert_eq!(pod, "pod-b-2")
+        } else {
+            assert_eq!(outcome, Outcome::TimedOut);
+            broken += 1;
         }
     }
     assert!(
