@@ -144,6 +144,11 @@ fn ask(cx: &mut Cx<'_>, ns: &NsKey, link: &Link, addr: IpAddr, entry: Option<&Ne
     }
     let failed =
         entry.is_some_and(|e| matches!(e.state, NeighState::Failed | NeighState::Incomplete));
+    if segment.outside.is_some() {
+        if let Some(why) = underlay::blind(cx) {
+            return Resolved::Unknown(why);
+        }
+    }
     match segment.outside {
         Some(_) if failed => Resolved::Nobody(
             Step::new(StepKind::Neigh, format!("nobody answers for {addr}")).with(known),

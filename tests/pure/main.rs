@@ -2,5 +2,6 @@
 #![allow(missing_docs, reason = "tests")]
 
 mod layering;
+mod properties;
 mod walks;
 mod world;

@@ -18,7 +18,7 @@ fn ends(outcome: &Outcome, wanted: &Disposition) {
 }
 
 /// Two pods on a bridge of one node.
-fn bridged() -> (World, NsKey, NsKey, NsKey) {
+pub fn bridged() -> (World, NsKey, NsKey, NsKey) {
     let mut world = World::new();
     let host = world.ns("n1", 1, true);
     let (a, b) = (world.ns("n1", 2, false), world.ns("n1", 3, false));
@@ -34,7 +34,7 @@ fn bridged() -> (World, NsKey, NsKey, NsKey) {
 }
 
 /// The second node of [`bridged`]'s kind, joined by an underlay that is out of view.
-fn two_nodes() -> (World, [NsKey; 2], [NsKey; 2]) {
+pub fn two_nodes() -> (World, [NsKey; 2], [NsKey; 2]) {
     let mut world = World::new();
     let hosts = [world.ns("n1", 1, true), world.ns("n2", 5, true)];
     let pods = [world.ns("n1", 2, false), world.ns("n2", 6, false)];
@@ -240,7 +240,7 @@ fn an_address_of_nobody_leaves_the_cluster() {
 }
 
 /// [`two_nodes`] with flannel's VXLAN between them.
-fn overlay() -> (World, [NsKey; 2], [NsKey; 2]) {
+pub fn overlay() -> (World, [NsKey; 2], [NsKey; 2]) {
     let (mut world, hosts, pods) = two_nodes();
     for node in 0..2 {
         let (host, own, other) = (&hosts[node], node + 1, 2 - node);
