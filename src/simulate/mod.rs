@@ -236,6 +236,7 @@ fn start(
         oif: None,
         packet: packet.clone(),
         steps: vec![Step::new(StepKind::Origin, origin)],
+        taps: Vec::new(),
     };
     Walk {
         ns,

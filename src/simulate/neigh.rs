@@ -20,7 +20,7 @@ pub(crate) fn resolve(cx: &mut Cx<'_>, mut walk: Walk, out: &Out) -> Ways {
         return walk.unknown(why);
     };
     if out.local || link.loopback {
-        return device::loopback(walk, link.index);
+        return device::loopback(cx, walk, link.index);
     }
     let next_hop = out.via.unwrap_or(walk.skb.packet.dst);
     walk.next_hop = Some(next_hop);

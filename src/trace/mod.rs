@@ -69,6 +69,22 @@ pub struct Hop {
     pub packet: Packet,
     /// Decisions in order.
     pub steps: Vec<Step>,
+    /// Where a capture (`tcpdump -i DEV`) in this namespace would see it, in order.
+    pub taps: Vec<Tap>,
+}
+
+/// A place where a packet can be seen, and the packet as it is there.
+///
+/// Source: `dev_queue_xmit_nit()` and the taps of `__netif_receive_skb_core()`, net/core/dev.c, v6.12:
+/// a received packet is seen before any rule, one that is sent behind all of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tap {
+    /// Device.
+    pub dev: String,
+    /// It leaves by the device; it comes in where false.
+    pub out: bool,
+    /// The packet.
+    pub packet: Packet,
 }
 
 /// One decision.
