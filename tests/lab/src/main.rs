@@ -35,6 +35,9 @@ enum Task {
         /// Number of nodes, 2 to 4.
         #[arg(long, default_value_t = 2)]
         nodes: usize,
+        /// Stay until Ctrl-C, then take it down.
+        #[arg(long)]
+        foreground: bool,
     },
     /// Take a laboratory down.
     Down {
@@ -129,7 +132,11 @@ fn run(task: Task) -> Result<ExitCode> {
             overlay,
             proxy,
             nodes,
-        } => up(Spec::new(overlay, proxy).named(&name).with_nodes(nodes))?,
+            foreground,
+        } => up(
+            Spec::new(overlay, proxy).named(&name).with_nodes(nodes),
+            foreground,
+        )?,
         Task::Down { name } => {
             Cluster::down_by_name(&name)?;
             println!("{name} is down");
@@ -184,6 +191,8 @@ fn run(task: Task) -> Result<ExitCode> {
             holder::pause()?;
         }
         Task::Serve(args) => {
+            // `up` blocks signals, and its children inherit that.
+            SigSet::all().thread_unblock().context("unblock signals")?;
             launch::join_cgroup()?;
             serve::serve(&args)?;
         }
@@ -191,7 +200,7 @@ fn run(task: Task) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn up(spec: Spec) -> Result<()> {
+fn up(spec: Spec, foreground: bool) -> Result<()> {
     let start = Instant::now();
     let name = spec.name.clone();
     // Signals wait until the laboratory is complete or has been taken away again.
@@ -205,13 +214,18 @@ fn up(spec: Spec) -> Result<()> {
         cluster.down()?;
         bail!("bring up laboratory {name}: interrupted");
     }
-    let (nodes, pods) = (cluster.state.nodes.len(), cluster.state.pods.len());
-    cluster.detach()?;
     println!(
-        "{name} is up: {nodes} nodes, {pods} pods, {:.2} s",
+        "{name} is up: {} nodes, {} pods, {:.2} s",
+        cluster.state.nodes.len(),
+        cluster.state.pods.len(),
         start.elapsed().as_secs_f64()
     );
-    Ok(())
+    if foreground {
+        mask.wait().context("wait for a signal")?;
+        cluster.down()
+    } else {
+        cluster.detach()
+    }
 }
 
 /// Whether one of the blocked signals waits.
