@@ -45,11 +45,13 @@ enum Task {
         #[arg(long, default_value = "lab")]
         name: String,
     },
-    /// Show the nodes, pods and faults of a laboratory.
+    /// Remove what laboratories left whose owner was killed.
+    Prune,
+    /// Show the nodes, pods and faults of one laboratory or of all.
     Status {
         /// Name of the laboratory.
-        #[arg(long, default_value = "lab")]
-        name: String,
+        #[arg(long)]
+        name: Option<String>,
     },
     /// Break something, or mend it again.
     Fault {
@@ -141,7 +143,20 @@ fn run(task: Task) -> Result<ExitCode> {
             Cluster::down_by_name(&name)?;
             println!("{name} is down");
         }
-        Task::Status { name } => status(&ClusterState::load(&name)?),
+        Task::Prune => {
+            for name in Cluster::prune()? {
+                println!("{name} is removed");
+            }
+        }
+        Task::Status { name } => {
+            let names = match name {
+                Some(name) => vec![name],
+                None => Cluster::names()?,
+            };
+            for name in names {
+                status(&ClusterState::load(&name)?);
+            }
+        }
         Task::Fault {
             name,
             switch,

@@ -679,6 +679,10 @@ fn the_program_ends_what_it_holds() {
             std::thread::yield_now();
         }
     }
-    Cluster::down_by_name(&name).unwrap();
+    assert!(!remains_of(&name).is_empty());
+    let other = up(Overlay::Routed, Proxy::Nftables);
+    assert!(Cluster::names().unwrap().contains(&name));
+    assert!(Cluster::prune().unwrap().contains(&name));
     assert_eq!(remains_of(&name), Vec::<String>::new());
+    assert!(tcp(&other.pod(WEB).unwrap(), THERE.1).connected());
 }
