@@ -28,6 +28,47 @@ impl Cluster {
         }
     }
 
+    /// Takes down every laboratory of which no node is alive; the answer names them.
+    ///
+    /// Such laboratories remain when their owner was killed rather than asked to end. One that is
+    /// just being brought up has no state file yet and is left alone.
+    pub fn prune() -> Result<Vec<String>> {
+        let mut dead = Vec::new();
+        for name in Self::names()? {
+            let state = match ClusterState::load(&name) {
+                Ok(state) => state,
+                // Being brought up, or just taken down by its owner.
+                Err(_) if !ClusterState::path(&name).exists() => continue,
+                Err(error) => return Err(error),
+            };
+            let mut alive = false;
+            for node in state.nodes.iter().chain([&state.underlay]) {
+                alive |= process::is_in_group(node.holder_pid, &cgroup_of(&name, &node.name))?;
+            }
+            if !alive {
+                remove_leftovers(&name)?;
+                dead.push(name);
+            }
+        }
+        Ok(dead)
+    }
+
+    /// Names of all laboratories of this machine, in order.
+    pub fn names() -> Result<Vec<String>> {
+        let entries = match fs::read_dir(STATE_ROOT) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error).with_context(|| format!("list {STATE_ROOT}")),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.with_context(|| format!("list {STATE_ROOT}"))?;
+            names.extend(entry.file_name().into_string());
+        }
+        names.sort();
+        Ok(names)
+    }
+
     fn take_down(&mut self) -> Result<()> {
         let mut problems: Vec<String> = Vec::new();
         let mut note = |result: Result<()>| {
@@ -83,7 +124,12 @@ fn end_node(lab: &str, node: &NodeState) -> Result<()> {
 fn remove_leftovers(name: &str) -> Result<()> {
     cgroup::remove(&cgroup::hierarchies()?, &format!("/np-{name}"))?;
     let dir = ClusterState::dir(name);
-    fs::remove_dir_all(&dir).with_context(|| format!("remove {}", dir.display()))?;
+    match fs::remove_dir_all(&dir) {
+        Ok(()) => {}
+        // Its owner and `prune` may do this at the same time.
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("remove {}", dir.display())),
+    }
     match fs::remove_dir(STATE_ROOT) {
         Ok(()) => Ok(()),
         // Other laboratories are up, or another process removed it first.

@@ -51,6 +51,7 @@ impl Cluster {
             spec.name
         );
         spec.check()?;
+        let program = find_program()?;
         let dir = ClusterState::dir(&spec.name);
         fs::create_dir_all(crate::state::STATE_ROOT)
             .with_context(|| format!("create {}", crate::state::STATE_ROOT))?;
@@ -92,7 +93,7 @@ impl Cluster {
                 faults: Vec::new(),
                 emptied_services: Vec::new(),
             },
-            program: find_program()?,
+            program,
             holders: Vec::new(),
             owned: true,
         };
