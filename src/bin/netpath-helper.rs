@@ -52,8 +52,13 @@ fn collector() -> Result<Collector, String> {
 
 fn run_serve() -> Result<(), String> {
     let mut collector = collector()?;
-    serve(io::stdin().lock(), io::stdout().lock(), &mut collector, IDLE)
-        .map_err(|error| error.to_string())
+    serve(
+        io::stdin().lock(),
+        io::stdout().lock(),
+        &mut collector,
+        IDLE,
+    )
+    .map_err(|error| error.to_string())
 }
 
 fn run_dump() -> Result<(), String> {
@@ -64,7 +69,9 @@ fn run_dump() -> Result<(), String> {
     let facts = collector()?.collect(&[everything], Duration::from_secs(120));
     let mut out = io::BufWriter::new(io::stdout().lock());
     let written = serde_json::to_writer(&mut out, &facts).map_err(io::Error::from);
-    let written = written.and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
+    let written = written
+        .and_then(|()| out.write_all(b"\n"))
+        .and_then(|()| out.flush());
     match written {
         // The reader has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

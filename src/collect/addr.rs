@@ -34,7 +34,10 @@ pub fn read(session: &mut Session<'_>) -> Result<Vec<Addr>> {
         |handle| handle.address().get().execute(),
         &by_hand,
     )?;
-    Ok(dumped.iter().filter_map(|(message, _)| flatten(message)).collect())
+    Ok(dumped
+        .iter()
+        .filter_map(|(message, _)| flatten(message))
+        .collect())
 }
 
 fn flatten(message: &AddressMessage) -> Option<Addr> {

@@ -79,7 +79,10 @@ fn uid_at(text: &str) -> Option<String> {
         .find(|c: char| !(c.is_ascii_hexdigit() || c == '-' || c == '_'))
         .unwrap_or(text.len());
     let run = text.get(..end)?;
-    let dashed: String = run.chars().map(|c| if c == '_' { '-' } else { c }).collect();
+    let dashed: String = run
+        .chars()
+        .map(|c| if c == '_' { '-' } else { c })
+        .collect();
     let groups: Vec<usize> = dashed.split('-').map(str::len).collect();
     if groups == [8, 4, 4, 4, 12] || groups == [32] {
         Some(dashed.to_ascii_lowercase())
@@ -121,7 +124,9 @@ mod tests {
                 1,
             );
             check(
-                &format!("12:pids:/kubepods{class}/pod{UID}/{ID}\n1:name=systemd:/kubepods{class}/pod{UID}/{ID}\n0::/\n"),
+                &format!(
+                    "12:pids:/kubepods{class}/pod{UID}/{ID}\n1:name=systemd:/kubepods{class}/pod{UID}/{ID}\n0::/\n"
+                ),
                 UID,
                 Some(ID),
                 1,
@@ -180,7 +185,9 @@ mod tests {
     fn containerd_whose_driver_differs_from_the_kubelets() {
         let uid = UID.replace('-', "_");
         check(
-            &format!("1:name=systemd:/system.slice/containerd.service/kubepods-besteffort-pod{uid}.slice:cri-containerd:{ID}"),
+            &format!(
+                "1:name=systemd:/system.slice/containerd.service/kubepods-besteffort-pod{uid}.slice:cri-containerd:{ID}"
+            ),
             UID,
             Some(ID),
             0,
@@ -191,7 +198,9 @@ mod tests {
     fn kind_and_cgroup_roots() {
         let uid = UID.replace('-', "_");
         check(
-            &format!("0::/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-besteffort.slice/kubelet-kubepods-besteffort-pod{uid}.slice/cri-containerd-{ID}.scope"),
+            &format!(
+                "0::/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-besteffort.slice/kubelet-kubepods-besteffort-pod{uid}.slice/cri-containerd-{ID}.scope"
+            ),
             UID,
             Some(ID),
             1,
@@ -213,7 +222,9 @@ mod tests {
             1,
         );
         check(
-            &format!("0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{STATIC}.slice/cri-containerd-{ID}.scope"),
+            &format!(
+                "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{STATIC}.slice/cri-containerd-{ID}.scope"
+            ),
             STATIC,
             Some(ID),
             1,
@@ -231,7 +242,9 @@ mod tests {
     fn hybrid_with_controllers_left_at_the_root() {
         let uid = UID.replace('-', "_");
         check(
-            &format!("9:hugetlb:/\n5:devices:/system.slice\n1:name=systemd:/kubepods.slice/kubepods-pod{uid}.slice/cri-containerd-{ID}.scope\n0::/system.slice/containerd.service"),
+            &format!(
+                "9:hugetlb:/\n5:devices:/system.slice\n1:name=systemd:/kubepods.slice/kubepods-pod{uid}.slice/cri-containerd-{ID}.scope\n0::/system.slice/containerd.service"
+            ),
             UID,
             Some(ID),
             1,
@@ -261,6 +274,9 @@ mod tests {
             assert_eq!(parse(text).pod_uid, None, "{text}");
         }
         let plain = parse(&format!("0::/system.slice/docker-{ID}.scope"));
-        assert_eq!((plain.pod_uid, plain.container_id.as_deref()), (None, Some(ID)));
+        assert_eq!(
+            (plain.pod_uid, plain.container_id.as_deref()),
+            (None, Some(ID))
+        );
     }
 }

@@ -77,7 +77,15 @@ impl Collector {
                     family,
                     table,
                     chain,
-                } => self.chain(&mut request, *netns, *backend, *family, table, chain, &mut answer),
+                } => self.chain(
+                    &mut request,
+                    *netns,
+                    *backend,
+                    *family,
+                    table,
+                    chain,
+                    &mut answer,
+                ),
                 Want::Set {
                     netns,
                     family,
@@ -101,9 +109,7 @@ impl Collector {
                 } => {
                     let elem = self.with(&mut request, *netns, |ns, shared| {
                         match ns.nf_tables(shared) {
-                            Some(socket) => {
-                                set::element_by_key(socket, *family, table, set, key)
-                            }
+                            Some(socket) => set::element_by_key(socket, *family, table, set, key),
                             None => Ok(None),
                         }
                     });
@@ -133,20 +139,20 @@ impl Collector {
 
     /// Closes namespaces that were not used lately, or whose sockets are in the middle of an answer.
     fn tidy(&mut self) {
-        self.open.retain(|_, ns| !ns.is_broken() && ns.used.elapsed() < OPEN_FOR);
+        self.open
+            .retain(|_, ns| !ns.is_broken() && ns.used.elapsed() < OPEN_FOR);
         while self.open.len() > MOST_OPEN {
-            let oldest = self.open.iter().min_by_key(|(_, ns)| ns.used).map(|(id, _)| *id);
+            let oldest = self
+                .open
+                .iter()
+                .min_by_key(|(_, ns)| ns.used)
+                .map(|(id, _)| *id);
             let Some(oldest) = oldest else { return };
             self.open.remove(&oldest);
         }
     }
 
-    fn namespaces(
-        &mut self,
-        wants: &[Want],
-        request: &mut Request,
-        answer: &mut impl FnMut(Fact),
-    ) {
+    fn namespaces(&mut self, wants: &[Want], request: &mut Request, answer: &mut impl FnMut(Fact)) {
         let targets: Vec<(&NsTarget, Depth)> = wants
             .iter()
             .filter_map(|want| match want {
@@ -197,12 +203,14 @@ impl Collector {
             NsTarget::Host => ids(all().filter(|ns| ns.host).collect()),
             NsTarget::Id(id) => ids(all().filter(|ns| ns.id == *id).collect()),
             NsTarget::Pid(pid) => ids(all().filter(|ns| ns.pids.contains(pid)).collect()),
-            NsTarget::PodUid(uid) => {
-                ids(all().filter(|ns| ns.pod_uid.as_ref() == Some(uid)).collect())
-            }
+            NsTarget::PodUid(uid) => ids(all()
+                .filter(|ns| ns.pod_uid.as_ref() == Some(uid))
+                .collect()),
             NsTarget::Named(name) => {
                 let named = |ns: &&Found| {
-                    ns.paths.iter().any(|path| path.file_name().is_some_and(|file| file == &**name))
+                    ns.paths
+                        .iter()
+                        .any(|path| path.file_name().is_some_and(|file| file == &**name))
                 };
                 ids(all().filter(named).collect())
             }
@@ -245,7 +253,11 @@ impl Collector {
         let roots = &self.roots;
         let files: Vec<NsFile> = match discovery(roots, request) {
             // One that went away meanwhile has no id that matters.
-            Ok(found) => found.namespaces.values().filter_map(|ns| roots.open(ns).ok()).collect(),
+            Ok(found) => found
+                .namespaces
+                .values()
+                .filter_map(|ns| roots.open(ns).ok())
+                .collect(),
             Err(_) => Vec::new(),
         };
         request.files = Some(files.clone());
@@ -263,7 +275,10 @@ impl Collector {
             self.open.remove(&id);
         }
         if !self.open.contains_key(&id) {
-            let found = discovery(&self.roots, request)?.namespaces.get(&id).cloned();
+            let found = discovery(&self.roots, request)?
+                .namespaces
+                .get(&id)
+                .cloned();
             let gone = || {
                 let operation = format!("open network namespace net:[{}]", id.ino);
                 Error::malformed(operation, "no process is in it and no file keeps it")
@@ -272,7 +287,10 @@ impl Collector {
             self.open.insert(id, Namespace::open(&self.shared, file)?);
         }
         let Some(ns) = self.open.get_mut(&id) else {
-            return Err(Error::malformed("open network namespace", "it was not kept"));
+            return Err(Error::malformed(
+                "open network namespace",
+                "it was not kept",
+            ));
         };
         ns.used = Instant::now();
         ns.set_deadline(request.deadline);
@@ -317,7 +335,13 @@ impl Collector {
                     answer(fact(name, Section::Known(Some(chain))));
                 }
                 for (name, set) in sets {
-                    answer(set_fact(netns, family, table, &name, Section::Known(Some(set))));
+                    answer(set_fact(
+                        netns,
+                        family,
+                        table,
+                        &name,
+                        Section::Known(Some(set)),
+                    ));
                 }
             }
         }

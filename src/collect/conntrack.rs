@@ -24,7 +24,11 @@ pub fn find(socket: &mut Netlink, tuple: &Tuple) -> Result<Option<ConntrackEntry
     let (Some(sport), Some(dport)) = (tuple.sport, tuple.dport) else {
         return Err(Error::malformed(operation, "its ports are not fixed"));
     };
-    let family = if tuple.src.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
+    let family = if tuple.src.is_ipv6() {
+        libc::AF_INET6
+    } else {
+        libc::AF_INET
+    };
     let mut request = Writer::new(&[u8::try_from(family).unwrap_or_default(), 0, 0, 0]);
     request.nest(1, |orig| {
         orig.nest(1, |ip| {
@@ -36,13 +40,21 @@ pub fn find(socket: &mut Netlink, tuple: &Tuple) -> Result<Option<ConntrackEntry
             let [kind, code] = dport.to_be_bytes();
             match tuple.protocol {
                 ICMP => {
-                    proto.put(4, &sport.to_be_bytes()).put(5, &[kind]).put(6, &[code]);
+                    proto
+                        .put(4, &sport.to_be_bytes())
+                        .put(5, &[kind])
+                        .put(6, &[code]);
                 }
                 ICMPV6 => {
-                    proto.put(7, &sport.to_be_bytes()).put(8, &[kind]).put(9, &[code]);
+                    proto
+                        .put(7, &sport.to_be_bytes())
+                        .put(8, &[kind])
+                        .put(9, &[code]);
                 }
                 _ => {
-                    proto.put(2, &sport.to_be_bytes()).put(3, &dport.to_be_bytes());
+                    proto
+                        .put(2, &sport.to_be_bytes())
+                        .put(3, &dport.to_be_bytes());
                 }
             }
         });
@@ -78,7 +90,10 @@ fn decode(attrs: Attrs<'_>) -> Option<ConntrackEntry> {
             .and_then(|tcp| Attrs(tcp).find(1))
             .and_then(|state| state.first().copied()),
         labels: attrs.find(22).map(<[u8]>::to_vec).unwrap_or_default(),
-        helper: attrs.find(5).and_then(|help| Attrs(help).find(1)).map(nla::text),
+        helper: attrs
+            .find(5)
+            .and_then(|help| Attrs(help).find(1))
+            .map(nla::text),
     })
 }
 

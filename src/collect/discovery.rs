@@ -102,7 +102,11 @@ impl Roots {
         let mut refused = 0usize;
         for entry in entries {
             let entry = entry.map_err(|e| Error::io(operation(), &e))?;
-            let Some(pid) = entry.file_name().to_str().and_then(|s| s.parse::<u32>().ok()) else {
+            let Some(pid) = entry
+                .file_name()
+                .to_str()
+                .and_then(|s| s.parse::<u32>().ok())
+            else {
                 continue;
             };
             match self.read_pid_netns(pid, own.dev) {
@@ -129,13 +133,12 @@ impl Roots {
             let entries = match fs::read_dir(dir) {
                 Ok(entries) => entries,
                 Err(error) => {
-                    let absent = matches!(
-                        error.raw_os_error(),
-                        Some(libc::ENOENT | libc::ENOTDIR)
-                    );
+                    let absent = matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR));
                     if !absent {
                         let operation = format!("list namespace files in {}", dir.display());
-                        found.problems.push(Error::io(operation, &error).to_string());
+                        found
+                            .problems
+                            .push(Error::io(operation, &error).to_string());
                     }
                     continue;
                 }
@@ -153,7 +156,11 @@ impl Roots {
                 };
                 let ns = found.entry(id);
                 // The same mount seen through another root is the same file.
-                if !ns.paths.iter().any(|known| known.file_name() == path.file_name()) {
+                if !ns
+                    .paths
+                    .iter()
+                    .any(|known| known.file_name() == path.file_name())
+                {
                     ns.paths.push(path);
                 }
             }
@@ -234,7 +241,11 @@ impl Roots {
             id: ns.id,
             host: ns.host,
             pod_uid: ns.pod_uid.clone(),
-            paths: ns.paths.iter().map(|path| path.display().to_string()).collect(),
+            paths: ns
+                .paths
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect(),
             processes: processes.collect(),
         }
     }
@@ -242,7 +253,11 @@ impl Roots {
     /// Opens a found namespace by any of its files that still stands for it.
     pub fn open(&self, ns: &Found) -> Result<NsFile> {
         let mut last = None;
-        let by_pid = ns.pids.iter().take(CGROUPS).map(|pid| self.proc.join(format!("{pid}/ns/net")));
+        let by_pid = ns
+            .pids
+            .iter()
+            .take(CGROUPS)
+            .map(|pid| self.proc.join(format!("{pid}/ns/net")));
         let own = std::iter::once(self.proc.join("thread-self/ns/net"));
         for path in by_pid.chain(ns.paths.iter().cloned()).chain(own) {
             match NsFile::open(&path) {
@@ -283,7 +298,11 @@ impl Discovery {
         let mut best: BTreeMap<String, (usize, u32, NetNsId)> = BTreeMap::new();
         for ns in self.namespaces.values() {
             let Some(uid) = &ns.pod_uid else { continue };
-            let rank = (ns.depth, ns.pids.first().copied().unwrap_or(u32::MAX), ns.id);
+            let rank = (
+                ns.depth,
+                ns.pids.first().copied().unwrap_or(u32::MAX),
+                ns.id,
+            );
             let entry = best.entry(uid.clone()).or_insert(rank);
             *entry = rank.min(*entry);
         }

@@ -29,9 +29,7 @@ pub enum Error {
         operation: String,
     },
     /// No answer in time.
-    #[error(
-        "{operation}: no answer within the time allowed; try again, or ask for less at a time"
-    )]
+    #[error("{operation}: no answer within the time allowed; try again, or ask for less at a time")]
     Timeout {
         /// Operation and object.
         operation: String,

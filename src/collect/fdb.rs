@@ -19,7 +19,10 @@ pub fn read(session: &mut Session<'_>) -> Result<Vec<FdbEntry>> {
         AddressFamily::Bridge,
         NeighbourFlags::empty(),
     )?;
-    Ok(dumped.iter().filter_map(|(message, _)| flatten(message)).collect())
+    Ok(dumped
+        .iter()
+        .filter_map(|(message, _)| flatten(message))
+        .collect())
 }
 
 fn flatten(message: &NeighbourMessage) -> Option<FdbEntry> {

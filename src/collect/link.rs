@@ -34,7 +34,10 @@ pub fn read(session: &mut Session<'_>) -> Result<Vec<Link>> {
         |handle| handle.link().get().execute(),
         &by_hand,
     )?;
-    Ok(dumped.iter().filter_map(|(message, lost)| flatten(message, lost)).collect())
+    Ok(dumped
+        .iter()
+        .filter_map(|(message, lost)| flatten(message, lost))
+        .collect())
 }
 
 fn flatten(message: &LinkMessage, lost: &[u16]) -> Option<Link> {

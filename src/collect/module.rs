@@ -87,8 +87,13 @@ impl Modules {
                 return ALL.into_iter().collect();
             };
             let mut found = BTreeSet::new();
-            for line in BufReader::with_capacity(64 << 10, file).lines().map_while(Result::ok) {
-                let Some(symbol) = line.split(' ').nth(2) else { continue };
+            for line in BufReader::with_capacity(64 << 10, file)
+                .lines()
+                .map_while(Result::ok)
+            {
+                let Some(symbol) = line.split(' ').nth(2) else {
+                    continue;
+                };
                 found.extend(ALL.into_iter().filter(|known| symbol == known.symbol()));
             }
             found

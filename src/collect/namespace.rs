@@ -14,13 +14,13 @@ use super::netlink::{Netlink, Protocol};
 use super::netns::{Hopper, NsFile};
 use super::rtnl::{Route, Session};
 use super::{addr, conntrack, fdb, link, neigh, nsid, route, rule, socket as sockets, sysctl, tc};
+use crate::model::Section;
 use crate::model::conntrack::{ConntrackEntry, Tuple};
 use crate::model::link::Link;
 use crate::model::netfilter::{Ruleset, Table};
 use crate::model::netns::{NetNs, NsIdentity};
 use crate::model::sysctl::Sysctls;
 use crate::model::want::Depth;
-use crate::model::Section;
 
 /// What all namespaces share.
 pub struct Shared {
@@ -144,12 +144,17 @@ impl Namespace {
             }
         }
         let proc = shared.proc.clone();
-        shared.hopper.run(&self.file, move || sockets::read_files(&proc))?
+        shared
+            .hopper
+            .run(&self.file, move || sockets::read_files(&proc))?
     }
 
     /// Socket for nf_tables; `None`: the kernel has no nf_tables, so there are no rules.
     pub fn nf_tables(&mut self, shared: &mut Shared) -> Option<&mut Netlink> {
-        shared.modules.has(Subsystem::NfTables).then_some(&mut self.netfilter)
+        shared
+            .modules
+            .has(Subsystem::NfTables)
+            .then_some(&mut self.netfilter)
     }
 
     fn nft(&mut self, shared: &mut Shared, depth: Depth) -> Result<Ruleset> {
@@ -221,11 +226,20 @@ impl Namespace {
     }
 
     fn raw_socket(&self, shared: &Shared, v6: bool) -> Result<File> {
-        let family = if v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
+        let family = if v6 {
+            AddressFamily::Inet6
+        } else {
+            AddressFamily::Inet
+        };
         let open = move || {
-            socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw)
-                .map(File::from)
-                .map_err(|errno| Error::nix("open a raw socket for x_tables", errno))
+            socket(
+                family,
+                SockType::Raw,
+                SockFlag::SOCK_CLOEXEC,
+                SockProtocol::Raw,
+            )
+            .map(File::from)
+            .map_err(|errno| Error::nix("open a raw socket for x_tables", errno))
         };
         shared.hopper.run(&self.file, open)?
     }

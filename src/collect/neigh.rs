@@ -19,7 +19,11 @@ const NTF_PROXY: u8 = 0x08;
 pub fn read(session: &mut Session<'_>) -> Result<Vec<Neigh>> {
     let mut neighs = Vec::new();
     for proxy in [false, true] {
-        let flags = if proxy { NeighbourFlags::Proxy } else { NeighbourFlags::empty() };
+        let flags = if proxy {
+            NeighbourFlags::Proxy
+        } else {
+            NeighbourFlags::empty()
+        };
         let dumped = dump(session, "list neighbours", AddressFamily::Unspec, flags)?;
         neighs.extend(dumped.iter().filter_map(|(message, _)| flatten(message)));
     }
@@ -47,7 +51,14 @@ pub(super) fn dump(
     };
     session.dump(
         operation,
-        |handle| handle.neighbours().get().set_address_family(family).set_flags(flags).execute(),
+        |handle| {
+            handle
+                .neighbours()
+                .get()
+                .set_address_family(family)
+                .set_flags(flags)
+                .execute()
+        },
         &by_hand,
     )
 }

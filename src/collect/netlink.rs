@@ -196,7 +196,10 @@ impl Netlink {
                     nla::u32_at(rest, 8),
                     rest.get(HEADER..len),
                 ) else {
-                    return Err(Error::malformed(operation, "a netlink message is cut short"));
+                    return Err(Error::malformed(
+                        operation,
+                        "a netlink message is cut short",
+                    ));
                 };
                 rest = rest.get(nla::align(len)..).unwrap_or_default();
                 if sequence != expected {

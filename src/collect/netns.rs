@@ -107,7 +107,8 @@ impl Hopper {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T> {
         let operation = format!("enter network namespace net:[{}]", ns.id.ino);
-        let gone = || Error::malformed(operation.clone(), "the thread that enters namespaces ended");
+        let gone =
+            || Error::malformed(operation.clone(), "the thread that enters namespaces ended");
         let (answer, wait) = channel();
         let file = ns.file.clone();
         let job: Job = Box::new(move |home| {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteLwEnCapType, RouteMessage,
-    RouteMetric, RouteNextHop, RouteNextHopFlags, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteLwEnCapType, RouteMessage, RouteMetric,
+    RouteNextHop, RouteNextHopFlags, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -43,7 +43,11 @@ pub fn read(session: &mut Session<'_>) -> Result<Vec<Route>> {
         );
         match dumped {
             Ok(dumped) => {
-                routes.extend(dumped.iter().filter_map(|(message, lost)| flatten(message, lost)));
+                routes.extend(
+                    dumped
+                        .iter()
+                        .filter_map(|(message, lost)| flatten(message, lost)),
+                );
             }
             // IPv6 is not compiled in, or off by boot option.
             Err(error)
@@ -60,7 +64,9 @@ pub fn read(session: &mut Session<'_>) -> Result<Vec<Route>> {
             let hops = route.nh_id.and_then(|id| objects.get(&id));
             match hops {
                 Some(hops) => route.nexthops.clone_from(hops),
-                None => route.unknown.push("nexthop object that is not listed".to_owned()),
+                None => route
+                    .unknown
+                    .push("nexthop object that is not listed".to_owned()),
             }
         }
     }
@@ -116,7 +122,10 @@ fn flatten(message: &RouteMessage, lost: &[u16]) -> Option<Route> {
                 });
             }
             RouteAttribute::MultiPath(hops) => {
-                route.nexthops = hops.iter().map(|next| next_hop(next, &mut route.unknown)).collect();
+                route.nexthops = hops
+                    .iter()
+                    .map(|next| next_hop(next, &mut route.unknown))
+                    .collect();
             }
             other => hop.take(other, &mut route.unknown),
         }
@@ -136,7 +145,11 @@ fn flatten(message: &RouteMessage, lost: &[u16]) -> Option<Route> {
     // Reject routes of IPv6 name the loopback device; no packet goes there.
     if !matches!(
         route.kind,
-        RouteKind::Unicast | RouteKind::Local | RouteKind::Broadcast | RouteKind::Anycast | RouteKind::Multicast
+        RouteKind::Unicast
+            | RouteKind::Local
+            | RouteKind::Broadcast
+            | RouteKind::Anycast
+            | RouteKind::Multicast
     ) {
         route.nexthops.clear();
     }
@@ -217,4 +230,3 @@ pub(super) fn kind(kind: u8) -> RouteKind {
         other => RouteKind::Other(other),
     }
 }
-

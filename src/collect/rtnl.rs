@@ -46,16 +46,20 @@ pub struct Watched {
 impl Watched {
     fn see(&self, datagram: &[u8]) {
         let mut rest = datagram;
-        while let (Some(len), Some(kind), Some(flags)) =
-            (nla::u32_at(rest, 0), nla::u16_at(rest, 4), nla::u16_at(rest, 6))
-        {
+        while let (Some(len), Some(kind), Some(flags)) = (
+            nla::u32_at(rest, 0),
+            nla::u16_at(rest, 4),
+            nla::u16_at(rest, 6),
+        ) {
             if kind >= NLMSG_MIN_TYPE {
                 self.watch.objects.fetch_add(1, Ordering::Relaxed);
             }
             if flags & NLM_F_DUMP_INTR != 0 {
                 self.watch.interrupted.store(true, Ordering::Relaxed);
             }
-            rest = rest.get(nla::align(len.max(16) as usize)..).unwrap_or_default();
+            rest = rest
+                .get(nla::align(len.max(16) as usize)..)
+                .unwrap_or_default();
         }
     }
 }
@@ -115,10 +119,7 @@ impl AsyncSocket for Watched {
         Poll::Ready(Ok(from))
     }
 
-    fn poll_recv_from_full(
-        &self,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<(Vec<u8>, SocketAddr)>> {
+    fn poll_recv_from_full(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Vec<u8>, SocketAddr)>> {
         let (datagram, from) = ready!(self.socket.poll_recv_from_full(cx))?;
         self.see(&datagram);
         Poll::Ready(Ok((datagram, from)))
@@ -145,9 +146,8 @@ impl Route {
     /// Opens the connection in the calling thread's namespace; `runtime` drives it.
     pub fn open(runtime: &tokio::runtime::Handle) -> Result<Self> {
         let _inside = runtime.enter();
-        let (mut connection, handle, _) =
-            rtnetlink::new_connection_with_socket::<Watched>()
-                .map_err(|error| Error::io("open a netlink socket (Route)", &error))?;
+        let (mut connection, handle, _) = rtnetlink::new_connection_with_socket::<Watched>()
+            .map_err(|error| Error::io("open a netlink socket (Route)", &error))?;
         let watch = connection.socket_mut().watch.clone();
         let task = runtime.spawn(connection);
         Ok(Self {
@@ -250,8 +250,14 @@ impl Session<'_> {
     where
         S: Stream<Item = std::result::Result<T, rtnetlink::Error>>,
     {
-        if let Some(objects) = self.route.dump(self.runtime, self.deadline, operation, start)? {
-            return Ok(objects.into_iter().map(|object| (object, Vec::new())).collect());
+        if let Some(objects) = self
+            .route
+            .dump(self.runtime, self.deadline, operation, start)?
+        {
+            return Ok(objects
+                .into_iter()
+                .map(|object| (object, Vec::new()))
+                .collect());
         }
         let messages = self.raw.dump(
             by_hand.kind,
@@ -264,7 +270,10 @@ impl Session<'_> {
             mend(kind, &body, by_hand.header)
                 .and_then(|(message, dropped)| Some(((by_hand.take)(message)?, dropped)))
                 .ok_or_else(|| {
-                    Error::malformed(operation, format!("a message of type {kind} can't be decoded"))
+                    Error::malformed(
+                        operation,
+                        format!("a message of type {kind} can't be decoded"),
+                    )
                 })
         };
         messages.into_iter().map(decode).collect()
@@ -303,7 +312,10 @@ fn decode(kind: u16, body: &[u8]) -> Option<RouteNetlinkMessage> {
     bytes.extend_from_slice(&kind.to_ne_bytes());
     bytes.extend_from_slice(&[0; 10]);
     bytes.extend_from_slice(body);
-    match NetlinkMessage::<RouteNetlinkMessage>::deserialize(&bytes).ok()?.payload {
+    match NetlinkMessage::<RouteNetlinkMessage>::deserialize(&bytes)
+        .ok()?
+        .payload
+    {
         NetlinkPayload::InnerMessage(message) => Some(message),
         _ => None,
     }
@@ -319,7 +331,10 @@ mod tests {
         let mut body = vec![0u8; 16];
         body[4] = 2;
         let mut writer = nla::Writer::new(&body);
-        writer.put_text(3, "eth0").put(4, &[5]).put(5, &7u32.to_ne_bytes());
+        writer
+            .put_text(3, "eth0")
+            .put(4, &[5])
+            .put(5, &7u32.to_ne_bytes());
         let (message, dropped) = mend(16, writer.bytes(), 16).expect("mended");
         assert_eq!(dropped, [4]);
         let RouteNetlinkMessage::NewLink(link) = message else {

@@ -28,7 +28,10 @@ const HARMLESS: [u16; 3] = [18, 11, 21];
 /// Rules of both families, in the kernel's order.
 pub fn read(session: &mut Session<'_>) -> Result<Vec<Rule>> {
     let mut rules = Vec::new();
-    for (version, family) in [(IpVersion::V4, libc::AF_INET), (IpVersion::V6, libc::AF_INET6)] {
+    for (version, family) in [
+        (IpVersion::V4, libc::AF_INET),
+        (IpVersion::V6, libc::AF_INET6),
+    ] {
         let mut body = [0u8; 12];
         body[0] = u8::try_from(family).unwrap_or_default();
         let v6 = family == libc::AF_INET6;
@@ -47,7 +50,11 @@ pub fn read(session: &mut Session<'_>) -> Result<Vec<Rule>> {
             &by_hand,
         );
         match dumped {
-            Ok(dumped) => rules.extend(dumped.iter().map(|(message, lost)| flatten(v6, message, lost))),
+            Ok(dumped) => rules.extend(
+                dumped
+                    .iter()
+                    .map(|(message, lost)| flatten(v6, message, lost)),
+            ),
             // IPv6 is not compiled in, or off by boot option.
             Err(error)
                 if v6 && matches!(error.errno(), Some(libc::EAFNOSUPPORT | libc::EOPNOTSUPP)) => {}

@@ -171,7 +171,9 @@ pub fn hello() -> Reply {
     let kernel = nix::sys::utsname::uname()
         .map(|name| name.release().to_string_lossy().into_owned())
         .unwrap_or_default();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     Reply::Hello {
         magic: MAGIC.to_owned(),
         schema: SCHEMA_VERSION,

@@ -62,7 +62,11 @@ fn decode(protocol: u8, body: &[u8]) -> Option<Socket> {
         protocol,
         addr: address(8)?,
         port: nla::be16_at(body, 4)?,
-        v6only: if family == libc::AF_INET6 { v6only } else { Some(false) },
+        v6only: if family == libc::AF_INET6 {
+            v6only
+        } else {
+            Some(false)
+        },
         listening: !connected,
         remote: connected.then_some(remote),
         bound_dev: IfIndex::new(nla::u32_at(body, 40)?),
@@ -104,7 +108,13 @@ fn file<T: FromBufReadSI>(path: &Path) -> Result<Option<T>> {
         .map_err(|error| Error::malformed(operation(), error.to_string()))
 }
 
-fn entry(protocol: u8, local: SocketAddr, remote: Option<SocketAddr>, uid: u32, inode: u64) -> Socket {
+fn entry(
+    protocol: u8,
+    local: SocketAddr,
+    remote: Option<SocketAddr>,
+    uid: u32,
+    inode: u64,
+) -> Socket {
     let addr: IpAddr = local.ip();
     Socket {
         protocol,

@@ -26,7 +26,9 @@ pub fn read(proc: &Path) -> Sysctls {
         ip_local_port_range: port_range(&dir).into(),
         nf_conntrack_max: dir.maybe("netfilter/nf_conntrack_max").into(),
         nf_conntrack_count: dir.maybe("netfilter/nf_conntrack_count").into(),
-        nf_conntrack_tcp_be_liberal: dir.maybe_flag("netfilter/nf_conntrack_tcp_be_liberal").into(),
+        nf_conntrack_tcp_be_liberal: dir
+            .maybe_flag("netfilter/nf_conntrack_tcp_be_liberal")
+            .into(),
         icmp_echo_ignore_all: dir.flag("ipv4/icmp_echo_ignore_all").into(),
     }
 }
@@ -83,7 +85,10 @@ impl Dir {
 
     fn wrong(&self, name: &str, text: &str) -> Error {
         let start: String = text.trim().chars().take(40).collect();
-        Error::malformed(self.operation(name), format!("'{start}' is not what it should hold"))
+        Error::malformed(
+            self.operation(name),
+            format!("'{start}' is not what it should hold"),
+        )
     }
 
     fn text(&self, name: &str) -> Result<Option<String>, Error> {
@@ -119,7 +124,11 @@ impl Dir {
 /// Names of the legacy tables that exist, by family: from `ip_tables_names`, which lists those of the
 /// calling thread's namespace. A missing file means that the family has no x_tables.
 pub fn legacy_tables(proc: &Path, v6: bool) -> Section<Vec<String>> {
-    let name = if v6 { "ip6_tables_names" } else { "ip_tables_names" };
+    let name = if v6 {
+        "ip6_tables_names"
+    } else {
+        "ip_tables_names"
+    };
     let path = proc.join("thread-self/net").join(name);
     match fs::read_to_string(&path) {
         Ok(text) => Section::Known(text.lines().map(str::to_owned).collect()),

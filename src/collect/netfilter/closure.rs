@@ -55,7 +55,9 @@ fn tables(socket: &mut Netlink, depth: Depth) -> Result<Vec<Table>> {
         .into_iter()
         .map(|head| Table {
             backend: Backend::Nft,
-            chains_complete: !left_out.iter().any(|(f, t)| *f == head.family && *t == head.name),
+            chains_complete: !left_out
+                .iter()
+                .any(|(f, t)| *f == head.family && *t == head.name),
             family: head.family,
             name: head.name,
             dormant: head.dormant,
@@ -87,7 +89,9 @@ fn tables(socket: &mut Netlink, depth: Depth) -> Result<Vec<Table>> {
 }
 
 fn find<'a>(tables: &'a mut [Table], family: Family, name: &str) -> Option<&'a mut Table> {
-    tables.iter_mut().find(|table| table.family == family && table.name == name)
+    tables
+        .iter_mut()
+        .find(|table| table.family == family && table.name == name)
 }
 
 fn full(socket: &mut Netlink, table: &mut Table) -> Result<()> {
@@ -96,8 +100,7 @@ fn full(socket: &mut Netlink, table: &mut Table) -> Result<()> {
         chain.rules = Section::Known(rules);
     }
     for mut set in set::heads(socket, table.family, &table.name)? {
-        let elements =
-            set::elements(socket, table.family, &table.name, &set.name, MOST_ELEMENTS)?;
+        let elements = set::elements(socket, table.family, &table.name, &set.name, MOST_ELEMENTS)?;
         set.elements = elements.map_or_else(
             || Elements::Missing(format!("it has more than {MOST_ELEMENTS} elements")),
             Elements::Known,
@@ -203,7 +206,11 @@ impl Walk<'_> {
         let Some(mut set) = set::find(self.socket, self.family, self.table, name)? else {
             return Ok(());
         };
-        let limit = if set.flags.anonymous { MOST_ELEMENTS } else { FEW_ELEMENTS };
+        let limit = if set.flags.anonymous {
+            MOST_ELEMENTS
+        } else {
+            FEW_ELEMENTS
+        };
         let elements = set::elements(self.socket, self.family, self.table, name, limit)?;
         set.elements = elements.map_or(Elements::NotAsked, Elements::Known);
         self.sets.insert(name.to_owned(), set);

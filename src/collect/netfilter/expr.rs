@@ -25,7 +25,10 @@ pub fn decode_list(bytes: &[u8], family: Family) -> Vec<Expr> {
 }
 
 fn decode(elem: &[u8], family: Family) -> Expr {
-    let name = Attrs(elem).find(NFTA_EXPR_NAME).map(text).unwrap_or_default();
+    let name = Attrs(elem)
+        .find(NFTA_EXPR_NAME)
+        .map(text)
+        .unwrap_or_default();
     // Expressions without parameters (notrack, last) may come without data.
     let data = Attrs(elem).find(NFTA_EXPR_DATA).unwrap_or_default();
     known(&name, Args(Attrs(data)), family).unwrap_or_else(|| Expr::Other {
@@ -353,7 +356,9 @@ fn dynset(args: Args<'_>) -> Option<Expr> {
     // One expression stands alone (7), several in a list (10).
     let one = args.0.find(7).into_iter();
     let list = args.0.find(10).unwrap_or_default();
-    let many = Attrs(list).filter(|(kind, _)| *kind == NFTA_LIST_ELEM).map(|(_, e)| e);
+    let many = Attrs(list)
+        .filter(|(kind, _)| *kind == NFTA_LIST_ELEM)
+        .map(|(_, e)| e);
     let exprs = one
         .chain(many)
         .filter_map(|expr| Attrs(expr).find(NFTA_EXPR_NAME).map(text))

@@ -37,10 +37,16 @@ fn name(socket: &mut Netlink, index: u16) -> Result<Option<String>> {
 /// Fills in the names of all sets that rules refer to. A name that can't be had stays unknown.
 pub fn fill_names(socket: &mut Netlink, ruleset: &mut Ruleset) {
     let mut names: BTreeMap<u16, Option<String>> = BTreeMap::new();
-    let chains = ruleset.tables.iter_mut().flat_map(|table| table.chains.values_mut());
+    let chains = ruleset
+        .tables
+        .iter_mut()
+        .flat_map(|table| table.chains.values_mut());
     let rules = chains.filter_map(|chain| chain.rules.known_mut()).flatten();
     for expr in rules.flat_map(|rule| rule.exprs.iter_mut()) {
-        if let Expr::Match(XtMatch::Set { index, name: known, .. }) = expr {
+        if let Expr::Match(XtMatch::Set {
+            index, name: known, ..
+        }) = expr
+        {
             *known = names
                 .entry(*index)
                 .or_insert_with(|| name(socket, *index).unwrap_or_default())

@@ -61,7 +61,11 @@ const V6: Layout = Layout {
 
 /// Reads a table that exists, whole.
 pub fn table(socket: &File, v6: bool, name: &str) -> Result<Table> {
-    let tool = if v6 { "ip6tables-legacy" } else { "iptables-legacy" };
+    let tool = if v6 {
+        "ip6tables-legacy"
+    } else {
+        "iptables-legacy"
+    };
     let operation = format!("read {tool} table {name}");
     for _ in 0..ATTEMPTS {
         let mut info = [0u8; INFO];
@@ -160,7 +164,11 @@ fn decode(v6: bool, name: &str, info: &[u8], blob: &[u8]) -> Option<Table> {
     for (index, entry) in entries.iter().enumerate() {
         if let Some(chain) = starts.get(&entry.offset) {
             close(&mut table, current.take());
-            current = Some(Open::new(chain.clone(), hooks.get(&entry.offset).copied(), name));
+            current = Some(Open::new(
+                chain.clone(),
+                hooks.get(&entry.offset).copied(),
+                name,
+            ));
         }
         if entry.target == "ERROR" {
             close(&mut table, current.take());
@@ -257,7 +265,10 @@ fn split<'a>(layout: &Layout, blob: &'a [u8]) -> Option<Vec<Entry<'a>>> {
 /// Name of a match or target: behind its `u16` size, 29 bytes.
 fn extension_name(bytes: &[u8]) -> Option<&str> {
     let name = bytes.get(2..31)?;
-    let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+    let end = name
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(name.len());
     std::str::from_utf8(name.get(..end)?).ok()
 }
 
@@ -300,8 +311,8 @@ fn rule(
     starts: &BTreeMap<usize, String>,
 ) -> Option<Rule> {
     let header = header(layout, entry.bytes)?;
-    let goto = *entry.bytes.get(if layout.v6 { 131 } else { 82 })?
-        & if layout.v6 { 0x04 } else { 0x02 };
+    let goto =
+        *entry.bytes.get(if layout.v6 { 131 } else { 82 })? & if layout.v6 { 0x04 } else { 0x02 };
     let mut exprs = vec![Expr::Header(header)];
     let mut at = layout.size;
     while at < entry.target_offset {
@@ -309,7 +320,9 @@ fn rule(
         let size = usize::from(u16_at(bytes, 0)?);
         let data = bytes.get(EXTENSION..size)?;
         let (name, revision) = (extension_name(bytes)?, *bytes.get(31)?);
-        exprs.push(Expr::Match(xt_match::decode(name, revision, data, layout.v6)));
+        exprs.push(Expr::Match(xt_match::decode(
+            name, revision, data, layout.v6,
+        )));
         at += size;
     }
     exprs.push(Expr::Counter(counters));

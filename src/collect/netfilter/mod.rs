@@ -2,8 +2,8 @@
 
 pub mod closure;
 pub mod expr;
-pub mod iptables;
 pub mod ipset;
+pub mod iptables;
 pub mod nft;
 pub mod set;
 mod sockopt;

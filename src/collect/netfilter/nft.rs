@@ -8,9 +8,7 @@ use crate::collect::error::{Error, Result};
 use crate::collect::netlink::Netlink;
 use crate::collect::nla::{Attrs, Writer, be32, be64, text};
 use crate::model::Section;
-use crate::model::netfilter::{
-    BaseChain, Chain, ChainKind, Expr, Family, Hook, Policy, Rule,
-};
+use crate::model::netfilter::{BaseChain, Chain, ChainKind, Expr, Family, Hook, Policy, Rule};
 use crate::model::xtables::XtMatch;
 
 const GET_TABLE: u16 = 0x0a01;
@@ -97,7 +95,10 @@ pub type ChainOf = (Family, String, Chain);
 
 /// All chains of all tables, without their rules. `only_base` leaves out those without a hook and counts
 /// them.
-pub fn chains(socket: &mut Netlink, only_base: bool) -> Result<(Vec<ChainOf>, Vec<(Family, String)>)> {
+pub fn chains(
+    socket: &mut Netlink,
+    only_base: bool,
+) -> Result<(Vec<ChainOf>, Vec<(Family, String)>)> {
     let (found, left_out, damaged) = socket.dump(
         GET_CHAIN,
         request(0).bytes(),
@@ -187,7 +188,9 @@ fn base_chain(family: Family, attrs: Attrs<'_>, nest: Attrs<'_>) -> Option<BaseC
         kind,
         policy,
         devices,
-        counters: attrs.find(8).and_then(|counters| expr::counters(Attrs(counters))),
+        counters: attrs
+            .find(8)
+            .and_then(|counters| expr::counters(Attrs(counters))),
     })
 }
 
@@ -216,12 +219,7 @@ fn hook(family: Family, number: u32) -> Option<Hook> {
 }
 
 /// Rules of one chain, in order.
-pub fn rules(
-    socket: &mut Netlink,
-    family: Family,
-    table: &str,
-    chain: &str,
-) -> Result<Vec<Rule>> {
+pub fn rules(socket: &mut Netlink, family: Family, table: &str, chain: &str) -> Result<Vec<Rule>> {
     let operation = format!("list nf_tables rules of {} {table} {chain}", family.name());
     let mut message = request(family_number(family));
     message.put_text(1, table).put_text(2, chain);
@@ -244,7 +242,10 @@ fn rule(family: Family, body: &[u8]) -> Option<Rule> {
         .find(4)
         .map(|list| expr::decode_list(list, family))
         .unwrap_or_default();
-    let comment = attrs.find(7).and_then(user_comment).or_else(|| comment_of(&exprs));
+    let comment = attrs
+        .find(7)
+        .and_then(user_comment)
+        .or_else(|| comment_of(&exprs));
     Some(Rule {
         handle: be64(attrs.find(3)?)?,
         exprs,

@@ -87,7 +87,10 @@ pub fn elements(
     set: &str,
     limit: usize,
 ) -> Result<Option<Vec<SetElem>>> {
-    let operation = format!("list elements of nf_tables set {} {table} {set}", family.name());
+    let operation = format!(
+        "list elements of nf_tables set {} {table} {set}",
+        family.name()
+    );
     let mut message = request(family_number(family));
     message.put_text(1, table).put_text(2, set);
     let elements = socket.dump(
@@ -146,7 +149,9 @@ fn element(bytes: &[u8]) -> Option<SetElem> {
     let data = match attrs.find(2) {
         Some(data) => Some(expr::data(data)?),
         // What a map of objects maps to is an object's name.
-        None => attrs.find(9).map(|name| SetData::Value(text(name).into_bytes())),
+        None => attrs
+            .find(9)
+            .map(|name| SetData::Value(text(name).into_bytes())),
     };
     Some(SetElem {
         key: if catchall { Vec::new() } else { key(1)? },
@@ -168,7 +173,10 @@ pub fn element_by_key(
     set: &str,
     key: &[u8],
 ) -> Result<Option<SetElem>> {
-    let operation = format!("look up an element of nf_tables set {} {table} {set}", family.name());
+    let operation = format!(
+        "look up an element of nf_tables set {} {table} {set}",
+        family.name()
+    );
     let by_key = ask(socket, family, table, set, Some(key), &operation)?;
     if by_key.is_some() {
         return Ok(by_key);

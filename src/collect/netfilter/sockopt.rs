@@ -16,7 +16,11 @@ pub const GET_ENTRIES: i32 = 65;
 /// Calls `getsockopt` with a buffer that holds the request and takes the answer. Gives the length of the
 /// answer.
 pub fn getsockopt(socket: &File, v6: bool, option: i32, buffer: &mut [u8]) -> io::Result<usize> {
-    let level = if v6 { libc::IPPROTO_IPV6 } else { libc::IPPROTO_IP };
+    let level = if v6 {
+        libc::IPPROTO_IPV6
+    } else {
+        libc::IPPROTO_IP
+    };
     let mut len = libc::socklen_t::try_from(buffer.len())
         .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     // SAFETY: `buffer` is valid for reads and writes of `len` bytes, its own length, for the whole call;

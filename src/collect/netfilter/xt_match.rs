@@ -153,7 +153,11 @@ pub(super) fn masked_name(name: &[u8], mask: &[u8]) -> Option<String> {
 }
 
 fn state(mask: u32) -> XtMatch {
-    let untracked = if mask & STATE_UNTRACKED == 0 { 0 } else { CONNTRACK_UNTRACKED };
+    let untracked = if mask & STATE_UNTRACKED == 0 {
+        0
+    } else {
+        CONNTRACK_UNTRACKED
+    };
     let low = u16::try_from(mask & 0x3f).unwrap_or_default();
     XtMatch::Conntrack(Box::new(ConntrackMatch {
         match_flags: 1,
