@@ -14,6 +14,7 @@ pub mod names;
 pub mod namespace;
 pub mod network;
 pub mod objects;
+pub mod oracle;
 pub mod packet;
 pub mod process;
 pub mod proxy;
