@@ -7,6 +7,7 @@
 //!
 //! Read [`walk`] for the order of things on a node, then the file of each subsystem.
 
+pub(crate) mod conntrack;
 pub(crate) mod fib;
 pub(crate) mod netfilter;
 pub(crate) mod skb;
