@@ -151,10 +151,14 @@ pub(crate) fn track(
             None => (None, false),
         },
     };
+    let reopened = |flow: &FlowEntry, reply| is_reopened(&skb.packet, &flow.entry, reply);
     if let Some((index, reply)) = found
         && let Some(flow) = flows.get_mut(ns, index)
-        && !is_reopened(&skb.packet, &flow.entry, reply)
     {
+        if reopened(flow, reply) {
+            flow.confirmed = false;
+            return open(ns, skb, flows);
+        }
         if reply {
             flow.entry.status |= status::SEEN_REPLY;
         }
@@ -174,6 +178,12 @@ pub(crate) fn track(
         });
         return Ok(step);
     }
+    open(ns, skb, flows)
+}
+
+/// Makes an entry for a packet that has none, where it may open one.
+fn open(ns: &NsKey, skb: &mut Skb, flows: &mut Flows) -> Result<Option<Step>, String> {
+    let tuple = skb.packet.tuple();
     match opens(&skb.packet) {
         Opens::Yes => {}
         Opens::Untracked => {
