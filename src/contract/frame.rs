@@ -1,0 +1,190 @@
+//! Frames: `u32` length (little endian, of what follows), one byte that says whether the rest is
+//! compressed, and a message in postcard. No I/O here: bytes in, messages out.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Largest frame accepted, in bytes on the wire.
+pub const MAX_FRAME: usize = 64 << 20;
+/// Largest message accepted, in bytes after decompression.
+pub const MAX_MESSAGE: usize = 256 << 20;
+/// Messages larger than this are compressed.
+const COMPRESS_FROM: usize = 4 << 10;
+
+const PLAIN: u8 = 0;
+const LZ4: u8 = 1;
+
+/// Why bytes are not a message, or a message can't become bytes.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// The length can't be right: not our protocol, or a hostile peer.
+    #[error(
+        "read a frame: its length of {0} bytes is over the limit of {MAX_FRAME} (the peer does not speak netpath's protocol: wrong image or binary?)"
+    )]
+    TooLong(usize),
+    /// Empty frame, or a flag byte that does not exist.
+    #[error("read a frame: it starts with {0:?}, which is no known encoding")]
+    Encoding(Option<u8>),
+    /// More than [`MAX_MESSAGE`] after decompression.
+    #[error("decompress a frame: it would take {0} bytes, over the limit of {MAX_MESSAGE}")]
+    TooLarge(usize),
+    /// Compressed bytes are damaged.
+    #[error("decompress a frame")]
+    Decompress(#[source] lz4_flex::block::DecompressError),
+    /// The bytes are not the message that was expected.
+    #[error("decode a message of {0} bytes: it has another shape (versions differ?)")]
+    Decode(usize, #[source] postcard::Error),
+    /// Bytes are left over behind a message.
+    #[error("decode a message: {0} bytes are left over behind it")]
+    Trailing(usize),
+    /// The message can't be encoded.
+    #[error("encode a message")]
+    Encode(#[source] postcard::Error),
+}
+
+/// The whole frame of a message.
+pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
+    let body = postcard::to_allocvec(message).map_err(FrameError::Encode)?;
+    if body.len() > MAX_MESSAGE {
+        return Err(FrameError::TooLarge(body.len()));
+    }
+    let (flag, body) = if body.len() >= COMPRESS_FROM {
+        (LZ4, lz4_flex::block::compress_prepend_size(&body))
+    } else {
+        (PLAIN, body)
+    };
+    let length = body.len() + 1;
+    if length > MAX_FRAME {
+        return Err(FrameError::TooLong(length));
+    }
+    let prefix = u32::try_from(length).map_err(|_| FrameError::TooLong(length))?;
+    let mut frame = Vec::with_capacity(length + 4);
+    frame.extend_from_slice(&prefix.to_le_bytes());
+    frame.push(flag);
+    frame.extend_from_slice(&body);
+    Ok(frame)
+}
+
+/// Collects bytes until they make frames.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    buffer: Vec<u8>,
+    consumed: usize,
+}
+
+impl Decoder {
+    /// Takes bytes in as they come.
+    pub fn push(&mut self, bytes: &[u8]) {
+        if self.consumed > 0 {
+            self.buffer.drain(..self.consumed);
+            self.consumed = 0;
+        }
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// Bytes that wait for the rest of their frame.
+    pub fn pending(&self) -> usize {
+        self.buffer.len() - self.consumed
+    }
+
+    /// The first bytes that wait, for an error message about a peer that speaks something else.
+    pub fn peek(&self) -> &[u8] {
+        let rest = self.buffer.get(self.consumed..).unwrap_or_default();
+        rest.get(..rest.len().min(80)).unwrap_or_default()
+    }
+
+    /// The next message, or `None` until more bytes come.
+    pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
+        let rest = self.buffer.get(self.consumed..).unwrap_or_default();
+        let Some((prefix, rest)) = rest.split_first_chunk::<4>() else {
+            return Ok(None);
+        };
+        let length = u32::from_le_bytes(*prefix) as usize;
+        if length > MAX_FRAME {
+            return Err(FrameError::TooLong(length));
+        }
+        let Some(frame) = rest.get(..length) else {
+            return Ok(None);
+        };
+        let message = decode(frame);
+        self.consumed += 4 + length;
+        message.map(Some)
+    }
+}
+
+fn decode<T: DeserializeOwned>(frame: &[u8]) -> Result<T, FrameError> {
+    let unpacked;
+    let body = match frame.split_first() {
+        Some((&PLAIN, body)) => body,
+        Some((&LZ4, body)) => {
+            let (size, rest) =
+                lz4_flex::block::uncompressed_size(body).map_err(FrameError::Decompress)?;
+            if size > MAX_MESSAGE {
+                return Err(FrameError::TooLarge(size));
+            }
+            unpacked = lz4_flex::block::decompress(rest, size).map_err(FrameError::Decompress)?;
+            &unpacked
+        }
+        other => return Err(FrameError::Encoding(other.map(|(flag, _)| *flag))),
+    };
+    let (message, rest) =
+        postcard::take_from_bytes(body).map_err(|error| FrameError::Decode(body.len(), error))?;
+    if rest.is_empty() {
+        Ok(message)
+    } else {
+        Err(FrameError::Trailing(rest.len()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::Request;
+
+    #[test]
+    fn messages_survive_any_split_of_the_bytes() {
+        let small = Request::Ping { id: 7 };
+        let large = vec![42u32; 20_000];
+        let mut bytes = encode(&small).expect("encodes");
+        bytes.extend(encode(&large).expect("encodes"));
+        for step in [1, 3, 1000, bytes.len()] {
+            let mut decoder = Decoder::default();
+            let (mut first, mut second) = (None, None);
+            for chunk in bytes.chunks(step) {
+                decoder.push(chunk);
+                if first.is_none() {
+                    first = decoder.next::<Request>().expect("a good frame");
+                }
+                if first.is_some() && second.is_none() {
+                    second = decoder.next::<Vec<u32>>().expect("a good frame");
+                }
+            }
+            assert_eq!(first, Some(small.clone()));
+            assert_eq!(second.as_ref(), Some(&large));
+            assert_eq!(decoder.pending(), 0);
+        }
+    }
+
+    #[test]
+    fn hostile_bytes_are_refused_without_being_believed() {
+        let mut decoder = Decoder::default();
+        decoder.push(b"bash: /netpath-helper: no such file");
+        assert!(matches!(
+            decoder.next::<Request>(),
+            Err(FrameError::TooLong(_))
+        ));
+        // A frame that claims to decompress to 4 GiB.
+        let mut decoder = Decoder::default();
+        decoder.push(&[6, 0, 0, 0, LZ4, 0xff, 0xff, 0xff, 0xff, 0]);
+        assert!(matches!(
+            decoder.next::<Request>(),
+            Err(FrameError::TooLarge(_))
+        ));
+        let mut decoder = Decoder::default();
+        decoder.push(&[0, 0, 0, 0]);
+        assert!(matches!(
+            decoder.next::<Request>(),
+            Err(FrameError::Encoding(None))
+        ));
+    }
+}

@@ -1,0 +1,265 @@
+//! Network devices, as `ip -d link` shows them.
+//!
+//! Source: RTM_NEWLINK, include/uapi/linux/if_link.h (v6.12).
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{IfIndex, MacAddr};
+
+/// One network device of one namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// Index in its namespace.
+    pub index: IfIndex,
+    /// Name, 1 to 15 bytes (IFLA_IFNAME).
+    pub name: String,
+    /// IFF_UP: administratively up.
+    pub up: bool,
+    /// IFF_LOWER_UP: carrier. A veth has it only while both ends are up.
+    pub lower_up: bool,
+    /// IFF_LOOPBACK.
+    pub loopback: bool,
+    /// IFF_NOARP: no neighbour resolution on this device.
+    pub noarp: bool,
+    /// IFF_POINTOPOINT.
+    pub pointopoint: bool,
+    /// IFF_PROMISC.
+    pub promisc: bool,
+    /// Link-layer address, where the device has an Ethernet one (IFLA_ADDRESS).
+    pub mac: Option<MacAddr>,
+    /// Largest network-layer packet in bytes (IFLA_MTU).
+    pub mtu: u32,
+    /// Kind with its own attributes (IFLA_LINKINFO).
+    pub kind: LinkKind,
+    /// Bridge, bond, VRF or OVS datapath it is enslaved to (IFLA_MASTER).
+    pub master: Option<IfIndex>,
+    /// IFLA_LINK: the peer of a veth, the parent of a VLAN, macvlan or ipvlan; an index in the
+    /// namespace that [`Link::link_netnsid`] names, or in this one where that is absent. 0 is kept out.
+    pub link: Option<IfIndex>,
+    /// IFLA_LINK_NETNSID: id, in this namespace's own table of ids, of the namespace of `link`.
+    pub link_netnsid: Option<i32>,
+    /// Bridge port attributes, where the master is a bridge.
+    pub port: Option<BridgePort>,
+    /// IFLA_AF_SPEC/AF_INET: effective per-device settings, without the `all` row.
+    pub inet: Option<InetConf>,
+    /// IFLA_AF_SPEC/AF_INET6: the same for IPv6.
+    pub inet6: Option<Inet6Conf>,
+    /// An XDP program is attached (IFLA_XDP_ATTACHED not 0): what it does is unknown.
+    pub xdp: bool,
+    /// tc filters or programs that may redirect, change or drop are attached, by hook and kind
+    /// (`ingress bpf cil_from_container`). Empty where none was seen.
+    pub tc: Vec<String>,
+    /// IFLA_QDISC: name of the root queueing discipline.
+    pub qdisc: Option<String>,
+    /// Receive and transmit counters since the device was made (IFLA_STATS64).
+    pub stats: Option<LinkStats>,
+}
+
+/// Counters of a device. Absolute values prove nothing: compare two readings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkStats {
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Received packets that were dropped.
+    pub rx_dropped: u64,
+    /// Packets to send that were dropped.
+    pub tx_dropped: u64,
+}
+
+/// What kind of device it is (IFLA_INFO_KIND).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LinkKind {
+    /// No kind: hardware, virtio, loopback.
+    Device,
+    /// One end of a veth pair.
+    Veth,
+    /// A bridge.
+    Bridge(Bridge),
+    /// A VXLAN tunnel endpoint.
+    Vxlan(Vxlan),
+    /// A macvlan on top of `link`.
+    Macvlan(MacvlanMode),
+    /// An ipvlan on top of `link`; modes l2, l3, l3s by name.
+    Ipvlan(String),
+    /// A VLAN on top of `link`; id 1 to 4094.
+    Vlan(u16),
+    /// A tun or tap device: packets go to a program.
+    Tun,
+    /// A dummy.
+    Dummy,
+    /// A VRF and its routing table.
+    Vrf(u32),
+    /// IP in IP (`ipip`), with local and remote address where they are set.
+    Ipip(Option<IpAddr>, Option<IpAddr>),
+    /// A WireGuard interface.
+    Wireguard,
+    /// One end of a netkit pair.
+    Netkit,
+    /// Any other kind, by name.
+    Other(String),
+}
+
+impl LinkKind {
+    /// The kind as `ip -d link` prints it; `device` where the kernel gives none.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Device => "device",
+            Self::Veth => "veth",
+            Self::Bridge(_) => "bridge",
+            Self::Vxlan(_) => "vxlan",
+            Self::Macvlan(_) => "macvlan",
+            Self::Ipvlan(_) => "ipvlan",
+            Self::Vlan(_) => "vlan",
+            Self::Tun => "tun",
+            Self::Dummy => "dummy",
+            Self::Vrf(_) => "vrf",
+            Self::Ipip(..) => "ipip",
+            Self::Wireguard => "wireguard",
+            Self::Netkit => "netkit",
+            Self::Other(name) => name,
+        }
+    }
+}
+
+/// Attributes of a bridge (IFLA_BR_*).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bridge {
+    /// IFLA_BR_VLAN_FILTERING.
+    pub vlan_filtering: bool,
+    /// IFLA_BR_NF_CALL_IPTABLES: this bridge's own switch, OR-ed with the sysctl.
+    pub nf_call_iptables: bool,
+    /// IFLA_BR_NF_CALL_IP6TABLES.
+    pub nf_call_ip6tables: bool,
+    /// IFLA_BR_STP_STATE not 0.
+    pub stp: bool,
+    /// IFLA_BR_MCAST_SNOOPING.
+    pub mcast_snooping: bool,
+    /// IFLA_BR_AGEING_TIME in hundredths of a second.
+    pub ageing_time: u32,
+}
+
+/// Attributes of a bridge port (IFLA_BRPORT_*).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BridgePort {
+    /// STP state; only `Forwarding` forwards.
+    pub state: PortState,
+    /// IFLA_BRPORT_MODE: a frame may leave by the port it came in.
+    pub hairpin: bool,
+    /// IFLA_BRPORT_ISOLATED: no traffic to other isolated ports.
+    pub isolated: bool,
+    /// IFLA_BRPORT_LEARNING.
+    pub learning: bool,
+    /// IFLA_BRPORT_UNICAST_FLOOD: unknown unicast is sent here.
+    pub unicast_flood: bool,
+    /// IFLA_BRPORT_BCAST_FLOOD.
+    pub bcast_flood: bool,
+    /// IFLA_BRPORT_PROXYARP.
+    pub proxy_arp: bool,
+    /// IFLA_BRPORT_NEIGH_SUPPRESS.
+    pub neigh_suppress: bool,
+    /// IFLA_BRPORT_LOCKED: only known source addresses may enter.
+    pub locked: bool,
+    /// IFLA_BRPORT_NO: number of the port on its bridge.
+    pub number: Option<u16>,
+}
+
+/// State of a bridge port (BR_STATE_*).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PortState {
+    /// 0
+    Disabled,
+    /// 1
+    Listening,
+    /// 2
+    Learning,
+    /// 3
+    Forwarding,
+    /// 4
+    Blocking,
+    /// A state this program does not know.
+    Other(u8),
+}
+
+/// Attributes of a VXLAN device (IFLA_VXLAN_*).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vxlan {
+    /// Network identifier, 24 bits (IFLA_VXLAN_ID).
+    pub vni: u32,
+    /// Source address of outer packets (IFLA_VXLAN_LOCAL, _LOCAL6).
+    pub local: Option<IpAddr>,
+    /// Default destination (IFLA_VXLAN_GROUP, _GROUP6): a group or one remote.
+    pub group: Option<IpAddr>,
+    /// Device that outer packets leave by (IFLA_VXLAN_LINK).
+    pub lower: Option<IfIndex>,
+    /// UDP destination port (IFLA_VXLAN_PORT).
+    pub port: u16,
+    /// Learns source addresses (IFLA_VXLAN_LEARNING).
+    pub learning: bool,
+    /// Outer TTL; 0 means the default, or inherited for multicast (IFLA_VXLAN_TTL).
+    pub ttl: u8,
+    /// Tunnel parameters come from route metadata, not from here (IFLA_VXLAN_COLLECT_METADATA).
+    pub collect_metadata: bool,
+}
+
+/// How a macvlan forwards (MACVLAN_MODE_*).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MacvlanMode {
+    /// No traffic between macvlans of one parent.
+    Private,
+    /// Everything goes out by the parent.
+    Vepa,
+    /// Macvlans of one parent talk directly; never with the parent itself.
+    Bridge,
+    /// The parent's own traffic passes through.
+    Passthru,
+    /// By source address.
+    Source,
+    /// A mode this program does not know.
+    Other(u32),
+}
+
+/// Per-device IPv4 settings (`net.ipv4.conf.DEV.*`), as the device holds them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InetConf {
+    /// Packets that come in here and are not for this host are forwarded.
+    pub forwarding: bool,
+    /// 0 off, 1 strict, 2 loose; the larger of `all` and this one counts.
+    pub rp_filter: u8,
+    /// Own addresses as source are accepted (OR with `all`).
+    pub accept_local: bool,
+    /// 127.0.0.0/8 may be routed (OR with `all`).
+    pub route_localnet: bool,
+    /// ARP requests for others are answered when there is a route (OR with `all`).
+    pub proxy_arp: bool,
+    /// 0 to 8; the larger of `all` and this one counts. 1: only addresses of the receiving device.
+    pub arp_ignore: u8,
+    /// The larger of `all` and this one counts.
+    pub arp_announce: u8,
+    /// OR with `all`.
+    pub arp_filter: bool,
+    /// The mark takes part in the reverse-path lookup (OR with `all`).
+    pub src_valid_mark: bool,
+    /// Routes through a device without carrier are skipped (OR with `all`).
+    pub ignore_routes_with_linkdown: bool,
+}
+
+/// Per-device IPv6 settings (`net.ipv6.conf.DEV.*`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inet6Conf {
+    /// IPv6 is off on this device.
+    pub disable_ipv6: bool,
+    /// Forwarding as this device holds it; `all` decides, this one only with `force_forwarding`.
+    pub forwarding: bool,
+    /// Neighbour solicitations for others are answered from proxy entries.
+    pub proxy_ndp: bool,
+    /// 2: router advertisements are taken although forwarding is on.
+    pub accept_ra: u8,
+    /// Routes through a device without carrier are skipped.
+    pub ignore_routes_with_linkdown: bool,
+    /// This device forwards even where `all` does not (6.17 and later).
+    pub force_forwarding: bool,
+}

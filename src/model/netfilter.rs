@@ -1,0 +1,756 @@
+//! Rules of nf_tables and x_tables in one shape, as `nft list ruleset` and `iptables-save` show them.
+//!
+//! Read first: include/uapi/linux/netfilter/nf_tables.h (v6.12). A legacy x_tables rule is the same
+//! [`Rule`] with [`Expr::Header`], [`Expr::Match`] and [`Expr::Target`]; iptables-nft mixes these with
+//! native expressions in one rule.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::Section;
+use super::xtables::{HeaderMatch, XtMatch, XtTarget};
+
+/// All rules of one backend in one namespace, or as much of them as was asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ruleset {
+    /// nf_tables generation they were read at (NFTA_GEN_ID); `None` for x_tables.
+    pub generation: Option<u32>,
+    /// Tables, in the kernel's order.
+    pub tables: Vec<Table>,
+}
+
+/// Which subsystem holds a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Backend {
+    /// nf_tables: `nft`, `iptables-nft`.
+    Nft,
+    /// x_tables: `iptables-legacy`.
+    Legacy,
+}
+
+/// Protocol family of a table (NFPROTO_*).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Family {
+    /// 1: both IPv4 and IPv6.
+    Inet,
+    /// 2
+    Ip,
+    /// 3
+    Arp,
+    /// 5
+    Netdev,
+    /// 7
+    Bridge,
+    /// 10
+    Ip6,
+}
+
+impl Family {
+    /// The word `nft` uses.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Inet => "inet",
+            Self::Ip => "ip",
+            Self::Arp => "arp",
+            Self::Netdev => "netdev",
+            Self::Bridge => "bridge",
+            Self::Ip6 => "ip6",
+        }
+    }
+}
+
+/// One table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Table {
+    /// Backend.
+    pub backend: Backend,
+    /// Family.
+    pub family: Family,
+    /// Name (NFTA_TABLE_NAME).
+    pub name: String,
+    /// NFT_TABLE_F_DORMANT: its chains are not hooked.
+    pub dormant: bool,
+    /// Chains that were read, by name. Whether others exist is told by `chains_complete`.
+    pub chains: BTreeMap<String, Chain>,
+    /// All chains of the table are in `chains` (their rules may still be unread).
+    pub chains_complete: bool,
+    /// Sets and maps that were read, by name.
+    pub sets: BTreeMap<String, Set>,
+    /// All sets of the table are in `sets` (their elements may still be unread).
+    pub sets_complete: bool,
+    /// Flowtables by name, with the devices that feed them: packets of offloaded flows skip rules.
+    pub flowtables: BTreeMap<String, Vec<String>>,
+}
+
+/// One chain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chain {
+    /// Name.
+    pub name: String,
+    /// Handle (NFTA_CHAIN_HANDLE); 0 for x_tables.
+    pub handle: u64,
+    /// Where it is hooked, for a base chain.
+    pub base: Option<BaseChain>,
+    /// Rules in order.
+    pub rules: Section<Vec<Rule>>,
+}
+
+/// What makes a chain a base chain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseChain {
+    /// Hook.
+    pub hook: Hook,
+    /// Lower runs first (NFTA_HOOK_PRIORITY).
+    pub priority: i32,
+    /// Type.
+    pub kind: ChainKind,
+    /// Verdict for packets that reach the end.
+    pub policy: Policy,
+    /// Devices it is bound to (ingress and egress); empty is all.
+    pub devices: Vec<String>,
+    /// Packets and bytes that met the policy, where the chain counts them.
+    pub counters: Option<Counters>,
+}
+
+/// Packets and bytes since the rule was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// A netfilter hook (NF_INET_*, NF_BR_*, NF_NETDEV_*).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Hook {
+    /// Before routing.
+    Prerouting,
+    /// For this host.
+    Input,
+    /// Through this host.
+    Forward,
+    /// From this host.
+    Output,
+    /// After routing.
+    Postrouting,
+    /// At a device, on the way in.
+    Ingress,
+    /// At a device, on the way out.
+    Egress,
+}
+
+impl Hook {
+    /// The word `nft` uses.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Prerouting => "prerouting",
+            Self::Input => "input",
+            Self::Forward => "forward",
+            Self::Output => "output",
+            Self::Postrouting => "postrouting",
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        }
+    }
+}
+
+/// Type of a base chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChainKind {
+    /// Filter.
+    Filter,
+    /// NAT: consulted by the first packet of a flow only.
+    Nat,
+    /// Route: local packets are routed again when mark or addresses change.
+    Route,
+}
+
+/// Verdict at the end of a base chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Policy {
+    /// Accept.
+    Accept,
+    /// Drop.
+    Drop,
+}
+
+/// One rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rule {
+    /// Handle (NFTA_RULE_HANDLE); for x_tables, the position in its chain from 1.
+    pub handle: u64,
+    /// Expressions, run in order until one does not match.
+    pub exprs: Vec<Expr>,
+    /// Comment from user data or the `comment` match.
+    pub comment: Option<String>,
+}
+
+/// Register of the nf_tables machine as the index of a 32-bit word, as the kernel's
+/// `nft_parse_register()` makes it: 0 is the verdict; the 16-byte registers 1 to 4 are 4, 8, 12, 16;
+/// NFT_REG32_00 to _15 are 4 to 19. Range 0 to 19.
+pub type Reg = u8;
+
+/// One expression of a rule. Constants are kept as the bytes the kernel compares.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Expr {
+    /// Loads packet metadata.
+    Meta {
+        /// What.
+        key: MetaKey,
+        /// Where to.
+        dreg: Reg,
+    },
+    /// Changes packet metadata.
+    MetaSet {
+        /// What.
+        key: MetaKey,
+        /// Value.
+        sreg: Reg,
+    },
+    /// Loads bytes of the packet.
+    Payload {
+        /// Which header.
+        base: PayloadBase,
+        /// Offset in bytes in that header.
+        offset: u32,
+        /// Bytes.
+        len: u32,
+        /// Where to.
+        dreg: Reg,
+    },
+    /// Changes bytes of the packet.
+    PayloadSet {
+        /// Which header.
+        base: PayloadBase,
+        /// Offset in bytes.
+        offset: u32,
+        /// Bytes.
+        len: u32,
+        /// Value.
+        sreg: Reg,
+    },
+    /// Compares a register with a constant.
+    Cmp {
+        /// How.
+        op: CmpOp,
+        /// Register.
+        sreg: Reg,
+        /// Constant.
+        data: Vec<u8>,
+    },
+    /// Compares a register with a range, both ends included.
+    Range {
+        /// The range must not hold it.
+        negate: bool,
+        /// Register.
+        sreg: Reg,
+        /// First.
+        from: Vec<u8>,
+        /// Last.
+        to: Vec<u8>,
+    },
+    /// Bit operations of `len` bytes.
+    Bitwise {
+        /// From.
+        sreg: Reg,
+        /// To.
+        dreg: Reg,
+        /// Bytes.
+        len: u32,
+        /// Which.
+        op: BitwiseOp,
+    },
+    /// Byte order conversion.
+    Byteorder {
+        /// From.
+        sreg: Reg,
+        /// To.
+        dreg: Reg,
+        /// Host to network; the other way where false.
+        hton: bool,
+        /// Bytes.
+        len: u32,
+        /// Size of one number: 2, 4 or 8.
+        size: u32,
+    },
+    /// Loads a constant.
+    Immediate {
+        /// Where to.
+        dreg: Reg,
+        /// Value.
+        data: Vec<u8>,
+    },
+    /// A verdict.
+    Verdict(Verdict),
+    /// Looks a register up in a set or map.
+    Lookup {
+        /// Name of the set, in the same table.
+        set: String,
+        /// Key.
+        sreg: Reg,
+        /// Where a map's data goes (0 for a verdict map); `None` for a set.
+        dreg: Option<Reg>,
+        /// Matches where the key is absent.
+        inverted: bool,
+    },
+    /// Adds to or updates a dynamic set; matches unless the set is full.
+    Dynset {
+        /// Name of the set.
+        set: String,
+        /// Key.
+        sreg: Reg,
+        /// Operation: 0 add, 1 update, 2 delete (NFT_DYNSET_OP_*).
+        op: u32,
+        /// Has stateful expressions (a limit per element, say) that may refuse the packet, by name.
+        exprs: Vec<String>,
+    },
+    /// Loads from the conntrack entry.
+    Ct {
+        /// What.
+        key: CtKey,
+        /// Where to.
+        dreg: Reg,
+        /// 0 original, 1 reply; `None` where the key has no direction.
+        dir: Option<u8>,
+    },
+    /// Changes the conntrack entry.
+    CtSet {
+        /// What.
+        key: CtKey,
+        /// Value.
+        sreg: Reg,
+    },
+    /// Asks the routing tables (NFTA_FIB_*).
+    Fib {
+        /// Where to.
+        dreg: Reg,
+        /// What to load.
+        result: FibResult,
+        /// Look up the source address.
+        saddr: bool,
+        /// Look up the destination address.
+        daddr: bool,
+        /// Take the mark into account.
+        mark: bool,
+        /// Restrict to the incoming device.
+        iif: bool,
+        /// Restrict to the outgoing device.
+        oif: bool,
+        /// Load 1 or 0 rather than the result (NFTA_FIB_F_PRESENT).
+        present: bool,
+    },
+    /// A number: random, or counting up (NFT_NG_RANDOM, NFT_NG_INCREMENTAL).
+    Numgen {
+        /// Where to.
+        dreg: Reg,
+        /// Results are `offset` to `offset + modulus - 1`.
+        modulus: u32,
+        /// First result.
+        offset: u32,
+        /// Random; counting up where false.
+        random: bool,
+    },
+    /// A hash of packet or register (jhash, symhash).
+    Hash {
+        /// Where to.
+        dreg: Reg,
+        /// Results are `offset` to `offset + modulus - 1`.
+        modulus: u32,
+        /// First result.
+        offset: u32,
+        /// Register and length that are hashed with seed; `None`: symmetric hash of the flow.
+        jhash: Option<(Reg, u32, u32)>,
+    },
+    /// Source or destination NAT.
+    Nat {
+        /// Source NAT; destination NAT where false.
+        source: bool,
+        /// Family of the new address.
+        v6: bool,
+        /// First address, by register.
+        addr_min: Option<Reg>,
+        /// Last address.
+        addr_max: Option<Reg>,
+        /// First port.
+        proto_min: Option<Reg>,
+        /// Last port.
+        proto_max: Option<Reg>,
+        /// NF_NAT_RANGE_*.
+        flags: u32,
+    },
+    /// Source NAT to an address of the outgoing device.
+    Masq {
+        /// First port, by register.
+        proto_min: Option<Reg>,
+        /// Last port.
+        proto_max: Option<Reg>,
+        /// NF_NAT_RANGE_*.
+        flags: u32,
+    },
+    /// Destination NAT to this host.
+    Redir {
+        /// First port, by register.
+        proto_min: Option<Reg>,
+        /// Last port.
+        proto_max: Option<Reg>,
+        /// NF_NAT_RANGE_*.
+        flags: u32,
+    },
+    /// Refuses with an answer.
+    Reject {
+        /// 0 ICMP unreachable, 1 TCP reset, 2 ICMPX (NFT_REJECT_*).
+        kind: u32,
+        /// ICMP code.
+        code: u8,
+    },
+    /// Transparent proxying.
+    Tproxy {
+        /// Family: 2 or 10; 0 any.
+        family: u32,
+        /// Address, by register.
+        addr: Option<Reg>,
+        /// Port, by register.
+        port: Option<Reg>,
+    },
+    /// Counts and matches.
+    Counter(Counters),
+    /// Matches while the rate is not used up.
+    Limit {
+        /// Matches once the rate is used up.
+        inverted: bool,
+    },
+    /// Matches while the quota is not used up.
+    Quota {
+        /// Matches once it is used up.
+        inverted: bool,
+        /// Bytes allowed.
+        bytes: u64,
+        /// Bytes used up.
+        consumed: u64,
+    },
+    /// Logs and matches.
+    Log,
+    /// Hands the packet to a program.
+    Queue {
+        /// First queue.
+        num: u16,
+        /// Number of queues.
+        total: u16,
+        /// Accept where no program listens.
+        bypass: bool,
+    },
+    /// The packet is not tracked.
+    Notrack,
+    /// Refers to a stateful object; counters match always.
+    Objref {
+        /// Name.
+        name: String,
+        /// NFT_OBJECT_*.
+        kind: u32,
+    },
+    /// Offers the flow to a flowtable and matches.
+    FlowOffload(String),
+    /// A sink that matches always and that no decision depends on (last, nftrace ...), by name.
+    Nop(String),
+    /// Address, device and protocol conditions of a legacy rule.
+    Header(HeaderMatch),
+    /// An x_tables match.
+    Match(XtMatch),
+    /// An x_tables target.
+    Target(XtTarget),
+    /// An expression that this program does not know: the rule is unknown from here on.
+    Other {
+        /// Name.
+        name: String,
+        /// Attributes as they came.
+        data: Vec<u8>,
+    },
+}
+
+/// A verdict (NF_*, NFT_*).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// Ends this base chain; later ones still run.
+    Accept,
+    /// Final.
+    Drop,
+    /// Next rule.
+    Continue,
+    /// Back to the calling chain.
+    Return,
+    /// Call a chain.
+    Jump(String),
+    /// Go to a chain without coming back.
+    Goto(String),
+    /// To a program.
+    Queue(u16),
+    /// Taken away: what happens is unknown.
+    Stolen,
+    /// A verdict this program does not know.
+    Other(i32),
+}
+
+/// Header that payload offsets count from (NFT_PAYLOAD_*).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PayloadBase {
+    /// 0: Ethernet.
+    LinkLayer,
+    /// 1: IP.
+    Network,
+    /// 2: TCP, UDP, ICMP ...
+    Transport,
+    /// 3: inside a tunnel.
+    Inner,
+    /// 4: inside the tunnel's inner packet.
+    Tunnel,
+    /// Something this program does not know.
+    Other(u32),
+}
+
+/// Comparison (NFT_CMP_*); the bytes are compared as big-endian numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CmpOp {
+    /// ==
+    Eq,
+    /// !=
+    Neq,
+    /// <
+    Lt,
+    /// <=
+    Lte,
+    /// >
+    Gt,
+    /// >=
+    Gte,
+}
+
+/// Bit operation (NFT_BITWISE_*).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BitwiseOp {
+    /// `(x & mask) ^ xor`
+    MaskXor {
+        /// Mask.
+        mask: Vec<u8>,
+        /// Flipped afterwards.
+        xor: Vec<u8>,
+    },
+    /// Shift left by bits, 32-bit words.
+    Lshift(u32),
+    /// Shift right by bits.
+    Rshift(u32),
+    /// With another register (6.13 and later): 2 and, 3 or, 4 xor... as numbered by the kernel.
+    Register {
+        /// NFT_BITWISE_*.
+        op: u32,
+        /// The other operand.
+        sreg2: Reg,
+    },
+}
+
+/// Packet metadata (NFT_META_*).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MetaKey {
+    /// Packet length in bytes.
+    Len,
+    /// Ethertype, network order.
+    Protocol,
+    /// Priority.
+    Priority,
+    /// Packet mark, host order.
+    Mark,
+    /// Incoming index, host order.
+    Iif,
+    /// Outgoing index, host order.
+    Oif,
+    /// Incoming name, 16 bytes padded with zeros.
+    Iifname,
+    /// Outgoing name.
+    Oifname,
+    /// ARPHRD of the incoming device.
+    Iiftype,
+    /// ARPHRD of the outgoing device.
+    Oiftype,
+    /// Uid of the sending socket.
+    Skuid,
+    /// Gid of the sending socket.
+    Skgid,
+    /// Trace flag.
+    Nftrace,
+    /// Route class.
+    Rtclassid,
+    /// Family: 2 or 10.
+    Nfproto,
+    /// Transport protocol number.
+    L4proto,
+    /// Incoming bridge's name.
+    BriIifname,
+    /// Outgoing bridge's name.
+    BriOifname,
+    /// Packet type: host 0, broadcast 1, multicast 2, otherhost 3.
+    Pkttype,
+    /// CPU.
+    Cpu,
+    /// Group of the incoming device.
+    Iifgroup,
+    /// Group of the outgoing device.
+    Oifgroup,
+    /// cgroup of the sending socket.
+    Cgroup,
+    /// Random 32 bits.
+    Prandom,
+    /// Has an IPsec path.
+    Secpath,
+    /// Kind of the incoming device, 16 bytes.
+    Iifkind,
+    /// Kind of the outgoing device.
+    Oifkind,
+    /// Any other, by number.
+    Other(u32),
+}
+
+/// Part of a conntrack entry (NFT_CT_*).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CtKey {
+    /// State bits: invalid 1, established 2, related 4, new 8, untracked 64.
+    State,
+    /// Direction: 0 original, 1 reply.
+    Direction,
+    /// IPS_* bits.
+    Status,
+    /// Connection mark.
+    Mark,
+    /// Seconds to live, in milliseconds.
+    Expiration,
+    /// Helper name.
+    Helper,
+    /// L3 protocol.
+    L3proto,
+    /// Source address, 4 or 16 bytes by family of the table.
+    Src,
+    /// Destination address.
+    Dst,
+    /// Transport protocol.
+    Protocol,
+    /// Source port.
+    ProtoSrc,
+    /// Destination port.
+    ProtoDst,
+    /// 128 label bits.
+    Labels,
+    /// Packets.
+    Pkts,
+    /// Bytes.
+    Bytes,
+    /// Average packet size.
+    Avgpkt,
+    /// Zone.
+    Zone,
+    /// Event mask.
+    Eventmask,
+    /// IPv4 source.
+    SrcIp,
+    /// IPv4 destination.
+    DstIp,
+    /// IPv6 source.
+    SrcIp6,
+    /// IPv6 destination.
+    DstIp6,
+    /// Entry id.
+    Id,
+    /// Any other, by number.
+    Other(u32),
+}
+
+/// What `fib` loads (NFT_FIB_RESULT_*).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FibResult {
+    /// Index of the device.
+    Oif,
+    /// Name of the device.
+    Oifname,
+    /// RTN_* of the address, as a 32-bit number in host order.
+    Addrtype,
+    /// Any other, by number.
+    Other(u32),
+}
+
+/// A set or map.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Set {
+    /// Name; `__set%d` and `__map%d` style for anonymous ones.
+    pub name: String,
+    /// NFT_SET_* flags.
+    pub flags: SetFlags,
+    /// Bytes of a key, padded to words where concatenated (NFTA_SET_KEY_LEN).
+    pub key_len: u32,
+    /// Bytes of each concatenated field (NFTA_SET_DESC_CONCAT); empty for one field or where unsaid.
+    pub field_lens: Vec<u32>,
+    /// Bytes of a map's data; 0 for verdicts and sets (NFTA_SET_DATA_LEN).
+    pub data_len: u32,
+    /// Elements.
+    pub elements: Elements,
+}
+
+/// Flags of a set (NFT_SET_*).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetFlags {
+    /// 0x1: belongs to one rule.
+    pub anonymous: bool,
+    /// 0x2: never changes.
+    pub constant: bool,
+    /// 0x4: holds ranges.
+    pub interval: bool,
+    /// 0x8: a map.
+    pub map: bool,
+    /// 0x10: elements expire.
+    pub timeout: bool,
+    /// 0x20: rules may add to it.
+    pub dynamic: bool,
+    /// 0x40: maps to stateful objects.
+    pub object: bool,
+}
+
+/// Elements of a set, or as much of them as was asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Elements {
+    /// Nobody asked, or only for single keys; those asked for are here, with the kernel's answer.
+    #[default]
+    NotAsked,
+    /// Answers for single keys; `None`: the kernel says it is not in the set.
+    ByKey(Vec<(Vec<u8>, Option<SetElem>)>),
+    /// All of them.
+    Known(Vec<SetElem>),
+    /// Can't be read.
+    Missing(String),
+}
+
+/// One element of a set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetElem {
+    /// Key. In an interval set without `key_end` (not concatenated): the first key of a range that
+    /// reaches to the key before the next element.
+    pub key: Vec<u8>,
+    /// Last key, for concatenated ranges (NFTA_SET_ELEM_KEY_END), both ends included field by field.
+    pub key_end: Option<Vec<u8>>,
+    /// NFT_SET_ELEM_INTERVAL_END: the range before ends before this key; no element itself.
+    pub interval_end: bool,
+    /// NFT_SET_ELEM_CATCHALL: matches where nothing else does.
+    pub catchall: bool,
+    /// What a map maps to.
+    pub data: Option<SetData>,
+    /// Comment.
+    pub comment: Option<String>,
+    /// Milliseconds to live, where it expires.
+    pub expires_ms: Option<u64>,
+}
+
+/// Data of a map's element.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SetData {
+    /// A verdict map's.
+    Verdict(Verdict),
+    /// Bytes that go to a register.
+    Value(Vec<u8>),
+}

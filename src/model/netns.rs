@@ -1,0 +1,145 @@
+//! A network namespace: what it is, who is in it, and what its kernel tables hold.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::addr::Addr;
+use super::conntrack::{ConntrackEntry, Tuple};
+use super::fdb::FdbEntry;
+use super::link::Link;
+use super::neigh::Neigh;
+use super::netfilter::Ruleset;
+use super::route::Route;
+use super::rule::Rule;
+use super::socket::Socket;
+use super::sysctl::Sysctls;
+use super::{IfIndex, NetNsId, Section};
+
+/// One namespace with what was read of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetNs {
+    /// Identity.
+    pub identity: NsIdentity,
+    /// Devices.
+    pub links: Section<Vec<Link>>,
+    /// Addresses.
+    pub addrs: Section<Vec<Addr>>,
+    /// Policy rules of both families, in the kernel's order.
+    pub rules: Section<Vec<Rule>>,
+    /// Routes of all tables and both families.
+    pub routes: Section<Vec<Route>>,
+    /// Neighbours of both families.
+    pub neighs: Section<Vec<Neigh>>,
+    /// Bridge and VXLAN forwarding entries.
+    pub fdb: Section<Vec<FdbEntry>>,
+    /// Ids that this namespace gives to others (RTM_GETNSID), for those namespaces that were found.
+    pub nsids: Section<Vec<(i32, NetNsId)>>,
+    /// Settings.
+    pub sysctls: Section<Sysctls>,
+    /// Sockets that wait for packets.
+    pub sockets: Section<Vec<Socket>>,
+    /// nf_tables.
+    pub nft: Section<Ruleset>,
+    /// Legacy x_tables.
+    pub legacy: Section<Ruleset>,
+    /// Conntrack entries that were asked for, by tuple and zone 0; `Known(None)`: there is none.
+    pub conntrack: Vec<(Tuple, Section<Option<ConntrackEntry>>)>,
+}
+
+impl NetNs {
+    /// A namespace of which nothing was read yet.
+    pub fn new(identity: NsIdentity) -> Self {
+        Self {
+            identity,
+            links: Section::NotAsked,
+            addrs: Section::NotAsked,
+            rules: Section::NotAsked,
+            routes: Section::NotAsked,
+            neighs: Section::NotAsked,
+            fdb: Section::NotAsked,
+            nsids: Section::NotAsked,
+            sysctls: Section::NotAsked,
+            sockets: Section::NotAsked,
+            nft: Section::NotAsked,
+            legacy: Section::NotAsked,
+            conntrack: Vec::new(),
+        }
+    }
+
+    /// The device of this index, where the devices are known.
+    pub fn link(&self, index: IfIndex) -> Option<&Link> {
+        self.links.known()?.iter().find(|link| link.index == index)
+    }
+
+    /// The device of this name, where the devices are known.
+    pub fn link_named(&self, name: &str) -> Option<&Link> {
+        self.links.known()?.iter().find(|link| link.name == name)
+    }
+}
+
+/// What a namespace is and how it was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NsIdentity {
+    /// Identity on its node.
+    pub id: NetNsId,
+    /// Whether it is the node's own (that of pid 1 of the helper's pid namespace).
+    pub host: bool,
+    /// Pod UID found in the cgroup of a process in it; with dashes as the API spells it, or the 32
+    /// hexadecimal digits of a static pod's hash.
+    pub pod_uid: Option<String>,
+    /// Files that keep it, as seen by the helper (`/run/netns/cni-...`).
+    pub paths: Vec<String>,
+    /// Processes in it, lowest pid first; at most some dozens are listed.
+    pub processes: Vec<NsProcess>,
+}
+
+/// A process in a namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NsProcess {
+    /// Pid in the helper's pid namespace.
+    pub pid: u32,
+    /// `/proc/PID/comm`.
+    pub comm: String,
+    /// Container id (64 hexadecimal digits) from its cgroup.
+    pub container_id: Option<String>,
+}
+
+impl NsIdentity {
+    /// Short name for people: `host`, a `/run/netns` name, or the inode.
+    pub fn label(&self) -> String {
+        if self.host {
+            return "host".to_owned();
+        }
+        let file_name = |path: &String| path.rsplit('/').next().map(str::to_owned);
+        self.paths
+            .first()
+            .and_then(file_name)
+            .unwrap_or_else(|| format!("net:[{}]", self.id.ino))
+    }
+}
+
+/// Sections by name, for what could not be read.
+pub type MissingSections = BTreeMap<String, String>;
+
+impl NetNs {
+    /// Sections that were asked for and can't be had, by name, with the reason.
+    pub fn missing(&self) -> MissingSections {
+        let all = [
+            ("links", self.links.missing()),
+            ("addrs", self.addrs.missing()),
+            ("rules", self.rules.missing()),
+            ("routes", self.routes.missing()),
+            ("neigh", self.neighs.missing()),
+            ("fdb", self.fdb.missing()),
+            ("nsids", self.nsids.missing()),
+            ("sysctls", self.sysctls.missing()),
+            ("sockets", self.sockets.missing()),
+            ("nftables", self.nft.missing()),
+            ("iptables-legacy", self.legacy.missing()),
+        ];
+        all.into_iter()
+            .filter_map(|(name, why)| Some((name.to_owned(), why?.to_owned())))
+            .collect()
+    }
+}

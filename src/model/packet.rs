@@ -1,0 +1,199 @@
+//! The packet whose way is looked for.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::MacAddr;
+use super::conntrack::Tuple;
+
+/// IPPROTO_ICMP
+pub const ICMP: u8 = 1;
+/// IPPROTO_TCP
+pub const TCP: u8 = 6;
+/// IPPROTO_UDP
+pub const UDP: u8 = 17;
+/// IPPROTO_ICMPV6
+pub const ICMPV6: u8 = 58;
+/// IPPROTO_SCTP
+pub const SCTP: u8 = 132;
+
+/// One IP packet with what is known of its headers, and the packet inside where it is a tunnel's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packet {
+    /// Link-layer addresses (source, destination), while it is on a link that has them.
+    pub eth: Option<(MacAddr, MacAddr)>,
+    /// Source address.
+    pub src: IpAddr,
+    /// Destination address.
+    pub dst: IpAddr,
+    /// Time to live, hop limit.
+    pub ttl: u8,
+    /// Differentiated services byte.
+    pub tos: u8,
+    /// Don't fragment (IPv4).
+    pub df: bool,
+    /// Bytes from the IP header on.
+    pub len: u32,
+    /// What it carries.
+    pub l4: L4,
+    /// Packet inside a tunnel packet, and the tunnel's id (VNI).
+    pub inner: Option<Box<Inner>>,
+}
+
+/// A packet inside another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inner {
+    /// VXLAN network identifier, where it is VXLAN.
+    pub vni: Option<u32>,
+    /// The packet.
+    pub packet: Packet,
+}
+
+/// Transport header. Ports of `None` are any free port that the sender's kernel will choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum L4 {
+    /// TCP.
+    Tcp {
+        /// Source port.
+        sport: Option<u16>,
+        /// Destination port.
+        dport: Option<u16>,
+        /// Flags: 1 FIN, 2 SYN, 4 RST, 8 PSH, 16 ACK.
+        flags: u8,
+    },
+    /// UDP.
+    Udp {
+        /// Source port.
+        sport: Option<u16>,
+        /// Destination port.
+        dport: Option<u16>,
+    },
+    /// SCTP.
+    Sctp {
+        /// Source port.
+        sport: Option<u16>,
+        /// Destination port.
+        dport: Option<u16>,
+    },
+    /// ICMP or ICMPv6 echo.
+    Icmp {
+        /// Type.
+        kind: u8,
+        /// Code.
+        code: u8,
+        /// Identifier; any where `None`.
+        id: Option<u16>,
+    },
+    /// Another protocol, by number.
+    Other(u8),
+}
+
+impl Packet {
+    /// IPPROTO_* number of what it carries.
+    pub fn protocol(&self) -> u8 {
+        match self.l4 {
+            L4::Tcp { .. } => TCP,
+            L4::Udp { .. } => UDP,
+            L4::Sctp { .. } => SCTP,
+            L4::Icmp { .. } if self.src.is_ipv6() => ICMPV6,
+            L4::Icmp { .. } => ICMP,
+            L4::Other(number) => number,
+        }
+    }
+
+    /// Source port, where the protocol has ports and it is known.
+    pub fn sport(&self) -> Option<u16> {
+        match self.l4 {
+            L4::Tcp { sport, .. } | L4::Udp { sport, .. } | L4::Sctp { sport, .. } => sport,
+            L4::Icmp { .. } | L4::Other(_) => None,
+        }
+    }
+
+    /// Destination port, where the protocol has ports and it is known.
+    pub fn dport(&self) -> Option<u16> {
+        match self.l4 {
+            L4::Tcp { dport, .. } | L4::Udp { dport, .. } | L4::Sctp { dport, .. } => dport,
+            L4::Icmp { .. } | L4::Other(_) => None,
+        }
+    }
+
+    /// Sets the source port of a protocol that has ports; the id of an echo.
+    pub fn set_sport(&mut self, port: Option<u16>) {
+        match &mut self.l4 {
+            L4::Tcp { sport, .. } | L4::Udp { sport, .. } | L4::Sctp { sport, .. } => *sport = port,
+            L4::Icmp { id, .. } => *id = port,
+            L4::Other(_) => {}
+        }
+    }
+
+    /// Sets the destination port of a protocol that has ports.
+    pub fn set_dport(&mut self, port: Option<u16>) {
+        match &mut self.l4 {
+            L4::Tcp { dport, .. } | L4::Udp { dport, .. } | L4::Sctp { dport, .. } => *dport = port,
+            L4::Icmp { .. } | L4::Other(_) => {}
+        }
+    }
+
+    /// The tuple conntrack would key it by.
+    ///
+    /// Source: `nf_ct_get_tuple()`, net/netfilter/nf_conntrack_core.c.
+    pub fn tuple(&self) -> Tuple {
+        let (sport, dport) = match self.l4 {
+            L4::Tcp { sport, dport, .. } | L4::Udp { sport, dport } | L4::Sctp { sport, dport } => {
+                (sport, dport)
+            }
+            L4::Icmp { kind, code, id } => (id, Some(u16::from(kind) << 8 | u16::from(code))),
+            L4::Other(_) => (Some(0), Some(0)),
+        };
+        Tuple {
+            src: self.src,
+            dst: self.dst,
+            protocol: self.protocol(),
+            sport,
+            dport,
+        }
+    }
+
+    /// The answer that the destination's socket or kernel would send, link-layer addresses unset.
+    #[must_use]
+    pub fn reply(&self, ttl: u8) -> Self {
+        let l4 = match self.l4 {
+            L4::Tcp { sport, dport, .. } => L4::Tcp {
+                sport: dport,
+                dport: sport,
+                flags: 0x12,
+            },
+            L4::Udp { sport, dport } => L4::Udp {
+                sport: dport,
+                dport: sport,
+            },
+            L4::Sctp { sport, dport } => L4::Sctp {
+                sport: dport,
+                dport: sport,
+            },
+            L4::Icmp { id, .. } if self.src.is_ipv6() => L4::Icmp {
+                kind: 129,
+                code: 0,
+                id,
+            },
+            L4::Icmp { id, .. } => L4::Icmp {
+                kind: 0,
+                code: 0,
+                id,
+            },
+            L4::Other(number) => L4::Other(number),
+        };
+        Self {
+            eth: None,
+            src: self.dst,
+            dst: self.src,
+            ttl,
+            tos: self.tos,
+            df: self.df,
+            len: self.len,
+            l4,
+            inner: None,
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! Sockets that wait for packets, as `ss -ltun` shows them.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::IfIndex;
+
+/// One bound socket. Source: SOCK_DIAG_BY_FAMILY (`struct inet_diag_msg`), or `/proc/net/{tcp,udp}{,6}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Socket {
+    /// IPPROTO_TCP (6), IPPROTO_UDP (17), IPPROTO_SCTP (132).
+    pub protocol: u8,
+    /// Address it is bound to; unspecified is any.
+    pub addr: IpAddr,
+    /// Port it is bound to.
+    pub port: u16,
+    /// An IPv6 socket bound to `::` takes IPv4 too, unless this is set (IPV6_V6ONLY).
+    /// `None`: unknown.
+    pub v6only: Option<bool>,
+    /// TCP: in state LISTEN. UDP: always true, unless it is connected.
+    pub listening: bool,
+    /// Remote end of a connected socket.
+    pub remote: Option<(IpAddr, u16)>,
+    /// Bound to a device (SO_BINDTODEVICE).
+    pub bound_dev: Option<IfIndex>,
+    /// Owner's uid.
+    pub uid: u32,
+    /// Socket inode.
+    pub inode: u64,
+}

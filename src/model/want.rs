@@ -1,0 +1,165 @@
+//! Facts that can be asked of a node, and the answers.
+//!
+//! `simulate` returns the [`Want`]s it could not do without; the driver sends them to the node's
+//! helper, and [`Topology::merge`](super::topology::Topology::merge) takes the [`Fact`]s in.
+
+use serde::{Deserialize, Serialize};
+
+use super::conntrack::{ConntrackEntry, Tuple};
+use super::netfilter::{Backend, Chain, Family, Set, SetElem};
+use super::netns::NetNs;
+use super::{NetNsId, Section};
+
+/// How to find a namespace on a node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum NsTarget {
+    /// The node's own.
+    Host,
+    /// That of the pod with this UID (or static pod's hash).
+    PodUid(String),
+    /// One that was found before.
+    Id(NetNsId),
+    /// That of a process.
+    Pid(u32),
+    /// That of a file in `/run/netns`.
+    Named(String),
+    /// All that can be found.
+    All,
+}
+
+/// How much of the rules to send with a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Depth {
+    /// Identity, names and processes only; no tables at all.
+    Identity,
+    /// Everything but rules: base chains without their rules.
+    NoRules,
+    /// Base chains, and chains they lead to as long as a chain leads to few others.
+    Likely,
+    /// Everything, elements of all sets included.
+    Full,
+}
+
+/// A fact wanted from one node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Want {
+    /// A namespace with all light sections. Answered by one [`Fact::NetNs`] per namespace found, or
+    /// one [`Fact::NoNetNs`].
+    NetNs {
+        /// Which.
+        target: NsTarget,
+        /// How much of its rules.
+        depth: Depth,
+    },
+    /// A chain with its rules, and the chains it leads to as long as those are few, with the sets that
+    /// these rules use.
+    Chain {
+        /// Namespace.
+        netns: NetNsId,
+        /// Backend.
+        backend: Backend,
+        /// Family of the table.
+        family: Family,
+        /// Table.
+        table: String,
+        /// Chain.
+        chain: String,
+    },
+    /// A set with its elements.
+    Set {
+        /// Namespace.
+        netns: NetNsId,
+        /// Family of the table.
+        family: Family,
+        /// Table.
+        table: String,
+        /// Set.
+        set: String,
+    },
+    /// One element of a set, by key.
+    SetElem {
+        /// Namespace.
+        netns: NetNsId,
+        /// Family of the table.
+        family: Family,
+        /// Table.
+        table: String,
+        /// Set.
+        set: String,
+        /// Key as the rule would look it up.
+        key: Vec<u8>,
+    },
+    /// The conntrack entry that has this tuple in either direction, in zone 0. Ports must be fixed.
+    Conntrack {
+        /// Namespace.
+        netns: NetNsId,
+        /// Tuple.
+        tuple: Tuple,
+    },
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fact {
+    /// A namespace.
+    NetNs(Box<NetNs>),
+    /// No namespace fits the target.
+    NoNetNs {
+        /// The target.
+        target: NsTarget,
+        /// Why: not found, or what could not be read while looking.
+        why: String,
+    },
+    /// A chain; `Known(None)`: the table has no such chain.
+    Chain {
+        /// Namespace.
+        netns: NetNsId,
+        /// Backend.
+        backend: Backend,
+        /// Family.
+        family: Family,
+        /// Table.
+        table: String,
+        /// Name that was asked for.
+        name: String,
+        /// The chain.
+        chain: Section<Option<Chain>>,
+    },
+    /// A set; `Known(None)`: the table has no such set.
+    Set {
+        /// Namespace.
+        netns: NetNsId,
+        /// Family.
+        family: Family,
+        /// Table.
+        table: String,
+        /// Name that was asked for.
+        name: String,
+        /// The set.
+        set: Section<Option<Set>>,
+    },
+    /// An element; `Known(None)`: not in the set.
+    SetElem {
+        /// Namespace.
+        netns: NetNsId,
+        /// Family.
+        family: Family,
+        /// Table.
+        table: String,
+        /// Set.
+        set: String,
+        /// Key that was asked for.
+        key: Vec<u8>,
+        /// The element.
+        elem: Section<Option<SetElem>>,
+    },
+    /// A conntrack entry; `Known(None)`: there is none.
+    Conntrack {
+        /// Namespace.
+        netns: NetNsId,
+        /// Tuple that was asked for.
+        tuple: Tuple,
+        /// The entry.
+        entry: Section<Option<ConntrackEntry>>,
+    },
+}

@@ -1,0 +1,369 @@
+//! x_tables matches and targets, from legacy blobs and from nft's `match` and `target` expressions.
+//!
+//! Source: include/uapi/linux/netfilter/xt_*.h and netfilter_ipv4/ipt_*.h (v6.12).
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::conntrack::NatRange;
+use super::netfilter::Verdict;
+
+/// Conditions in the head of a legacy rule (`struct ipt_ip`, `struct ip6t_ip6`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeaderMatch {
+    /// `-s`: address, mask (not always a prefix), negated.
+    pub src: Option<(IpAddr, IpAddr, bool)>,
+    /// `-d`.
+    pub dst: Option<(IpAddr, IpAddr, bool)>,
+    /// `-i`: name, a trailing `+` matches any rest; negated.
+    pub iif: Option<(String, bool)>,
+    /// `-o`.
+    pub oif: Option<(String, bool)>,
+    /// `-p`: protocol number and negated.
+    pub proto: Option<(u8, bool)>,
+    /// `-f` (IPv4): second and further fragments only; negated.
+    pub fragment: Option<bool>,
+}
+
+/// One match extension. `u16` pairs are ranges with both ends included.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum XtMatch {
+    /// `tcp`
+    Tcp {
+        /// Source ports.
+        sports: (u16, u16),
+        /// Destination ports.
+        dports: (u16, u16),
+        /// Flags that are looked at.
+        flag_mask: u8,
+        /// Those of them that must be set.
+        flag_cmp: u8,
+        /// TCP option that must be there; 0 none.
+        option: u8,
+        /// XT_TCP_INV_*: 1 sport, 2 dport, 4 flags, 8 option.
+        invert: u8,
+    },
+    /// `udp`
+    Udp {
+        /// Source ports.
+        sports: (u16, u16),
+        /// Destination ports.
+        dports: (u16, u16),
+        /// XT_UDP_INV_*: 1 sport, 2 dport.
+        invert: u8,
+    },
+    /// `icmp`, `icmp6`
+    Icmp {
+        /// Type; 255 any (IPv4).
+        kind: u8,
+        /// First and last code.
+        codes: (u8, u8),
+        /// Negated.
+        invert: bool,
+        /// ICMPv6.
+        v6: bool,
+    },
+    /// `comment`
+    Comment(String),
+    /// `conntrack` and `state`
+    Conntrack(Box<ConntrackMatch>),
+    /// `addrtype`
+    Addrtype {
+        /// Bits 1 << RTN_* for the source; 0 not looked at.
+        source: u16,
+        /// The same for the destination.
+        dest: u16,
+        /// Source negated.
+        invert_source: bool,
+        /// Destination negated.
+        invert_dest: bool,
+        /// `--limit-iface-in`
+        limit_in: bool,
+        /// `--limit-iface-out`
+        limit_out: bool,
+    },
+    /// `mark`
+    Mark {
+        /// Value.
+        mark: u32,
+        /// Mask.
+        mask: u32,
+        /// Negated.
+        invert: bool,
+    },
+    /// `connmark`
+    Connmark {
+        /// Value.
+        mark: u32,
+        /// Mask.
+        mask: u32,
+        /// Negated.
+        invert: bool,
+    },
+    /// `statistic`
+    Statistic(Statistic),
+    /// `multiport`
+    Multiport {
+        /// 0 source, 1 destination, 2 either.
+        which: u8,
+        /// Ranges.
+        ports: Vec<(u16, u16)>,
+        /// Negated.
+        invert: bool,
+    },
+    /// `physdev`
+    Physdev {
+        /// `--physdev-in`, with mask applied by name bytes.
+        physin: Option<(String, bool)>,
+        /// `--physdev-out`
+        physout: Option<(String, bool)>,
+        /// `--physdev-is-in`: wanted value.
+        is_in: Option<bool>,
+        /// `--physdev-is-out`
+        is_out: Option<bool>,
+        /// `--physdev-is-bridged`
+        is_bridged: Option<bool>,
+    },
+    /// `set`
+    Set {
+        /// Index of the set in the kernel, which `IPSET_CMD_GET_BYINDEX` names.
+        index: u16,
+        /// Name, where it could be asked.
+        name: Option<String>,
+        /// For each dimension: true takes the source side.
+        dims: Vec<bool>,
+        /// Negated.
+        invert: bool,
+        /// Other flags (counters, nomatch): the match is unknown where any is set.
+        flags: u32,
+    },
+    /// `recent`
+    Recent {
+        /// List name.
+        name: String,
+        /// Seconds; 0 any.
+        seconds: u32,
+        /// Hits; 0 any.
+        hit_count: u32,
+        /// XT_RECENT_*: 1 check, 2 set, 4 update, 8 remove, 16 ttl, 32 reap.
+        check_set: u8,
+        /// Negated.
+        invert: bool,
+        /// 0 source, 1 destination.
+        side: u8,
+    },
+    /// `limit`: matches while the rate is not used up.
+    Limit,
+    /// `hashlimit`
+    Hashlimit {
+        /// Matches above the rate.
+        invert: bool,
+    },
+    /// `iprange`
+    Iprange {
+        /// Source range, negated.
+        src: Option<(IpAddr, IpAddr, bool)>,
+        /// Destination range, negated.
+        dst: Option<(IpAddr, IpAddr, bool)>,
+    },
+    /// `nfacct`: counts and matches.
+    Nfacct(String),
+    /// `mac`
+    Mac {
+        /// Source address.
+        addr: super::MacAddr,
+        /// Negated.
+        invert: bool,
+    },
+    /// `owner`
+    Owner {
+        /// Uid range, negated.
+        uid: Option<(u32, u32, bool)>,
+        /// Gid range, negated.
+        gid: Option<(u32, u32, bool)>,
+        /// `--socket-exists`: wanted value.
+        socket: Option<bool>,
+    },
+    /// `pkttype`
+    Pkttype {
+        /// 0 host, 1 broadcast, 2 multicast, 3 otherhost.
+        kind: u32,
+        /// Negated.
+        invert: bool,
+    },
+    /// `length`: packet length in bytes.
+    Length {
+        /// Range.
+        range: (u16, u16),
+        /// Negated.
+        invert: bool,
+    },
+    /// `ttl`, `hl`
+    Ttl {
+        /// 0 equal, 1 not equal, 2 less, 3 greater.
+        mode: u8,
+        /// Value.
+        value: u8,
+    },
+    /// `rpfilter`
+    Rpfilter {
+        /// XT_RPFILTER_*: 1 loose, 2 validmark, 4 accept_local, 8 invert.
+        flags: u8,
+    },
+    /// `dscp`, `tos` shifted
+    Dscp {
+        /// Value of the six bits.
+        dscp: u8,
+        /// Negated.
+        invert: bool,
+    },
+    /// A match that this program does not know.
+    Other {
+        /// Name.
+        name: String,
+        /// Revision.
+        revision: u8,
+        /// Its structure as the kernel holds it.
+        data: Vec<u8>,
+    },
+}
+
+/// `statistic`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Statistic {
+    /// Matches with a probability.
+    Random {
+        /// Out of 2^31 (the kernel compares 31 random bits with it).
+        probability: u32,
+        /// Negated.
+        invert: bool,
+    },
+    /// Every so many packets.
+    Nth {
+        /// Every `every + 1`-th.
+        every: u32,
+        /// Packet it starts at.
+        packet: u32,
+        /// Negated.
+        invert: bool,
+    },
+}
+
+/// `conntrack` match (`struct xt_conntrack_mtinfo3`); also `state`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConntrackMatch {
+    /// XT_CONNTRACK_*: 1 state, 2 proto, 4 origsrc, 8 origdst, 0x10 replsrc, 0x20 repldst,
+    /// 0x40 status, 0x80 expires, 0x100 origsrc-port, 0x200 origdst-port, 0x400 replsrc-port,
+    /// 0x800 repldst-port, 0x1000 direction, 0x2000 state-alias.
+    pub match_flags: u16,
+    /// The same bits, negated.
+    pub invert_flags: u16,
+    /// XT_CONNTRACK_STATE_*: 1 invalid, 2 established, 4 related, 8 new; 64 snat, 128 dnat,
+    /// 0x100 untracked.
+    pub state_mask: u16,
+    /// IPS_*.
+    pub status_mask: u16,
+    /// Protocol.
+    pub proto: u16,
+    /// Address and mask.
+    pub origsrc: Option<(IpAddr, IpAddr)>,
+    /// Address and mask.
+    pub origdst: Option<(IpAddr, IpAddr)>,
+    /// Address and mask.
+    pub replsrc: Option<(IpAddr, IpAddr)>,
+    /// Address and mask.
+    pub repldst: Option<(IpAddr, IpAddr)>,
+    /// Port range.
+    pub origsrc_port: (u16, u16),
+    /// Port range.
+    pub origdst_port: (u16, u16),
+    /// Port range.
+    pub replsrc_port: (u16, u16),
+    /// Port range.
+    pub repldst_port: (u16, u16),
+    /// Seconds to live, range.
+    pub expires: (u32, u32),
+}
+
+/// One target extension.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum XtTarget {
+    /// The standard target of a legacy rule.
+    Standard(Verdict),
+    /// `DNAT`
+    Dnat(NatRange),
+    /// `SNAT`
+    Snat(NatRange),
+    /// `MASQUERADE`
+    Masquerade(NatRange),
+    /// `REDIRECT`
+    Redirect(NatRange),
+    /// `NETMAP`; destination in PREROUTING and OUTPUT, source elsewhere.
+    Netmap(NatRange),
+    /// `MARK`: `mark = (mark & !mask) ^ value`.
+    Mark {
+        /// Value.
+        mark: u32,
+        /// Mask.
+        mask: u32,
+    },
+    /// `CONNMARK`
+    Connmark {
+        /// 0 set, 1 save, 2 restore.
+        mode: u8,
+        /// Connection-mark value.
+        ctmark: u32,
+        /// Connection mask.
+        ctmask: u32,
+        /// Packet mask.
+        nfmask: u32,
+    },
+    /// `REJECT`
+    Reject {
+        /// IPT_* / IP6T_* reject number.
+        with: u32,
+        /// ICMPv6.
+        v6: bool,
+    },
+    /// `LOG`, `NFLOG`, `AUDIT`, `TRACE`: continues. By name.
+    Log(String),
+    /// `CT`: NOTRACK, zone, helper.
+    Ct {
+        /// XT_CT_NOTRACK.
+        notrack: bool,
+        /// Zone.
+        zone: u16,
+    },
+    /// `TPROXY`
+    Tproxy {
+        /// Mark value and mask.
+        mark: (u32, u32),
+        /// Address; unspecified: that of the incoming device.
+        addr: IpAddr,
+        /// Port; 0: unchanged.
+        port: u16,
+    },
+    /// `TCPMSS`: changes only a TCP option; 0xffff clamps to the path MTU.
+    Tcpmss(u16),
+    /// `NFQUEUE`
+    Queue {
+        /// First queue.
+        num: u16,
+        /// Number of queues.
+        total: u16,
+        /// Accept where no program listens.
+        bypass: bool,
+    },
+    /// `CHECKSUM`, `CLASSIFY` and others that no decision here depends on: continues. By name.
+    Nop(String),
+    /// A target that this program does not know.
+    Other {
+        /// Name.
+        name: String,
+        /// Revision.
+        revision: u8,
+        /// Its structure as the kernel holds it.
+        data: Vec<u8>,
+    },
+}
