@@ -19,7 +19,7 @@ mod wire;
 pub use choose::{Ask, resolve, resolve_place};
 pub use ends::{Destination, Entry, Family, Flow, Resolved, ServiceEnd, Source};
 pub use error::Error;
-pub use names::{ClusterNames, ObjectName};
+pub use names::names;
 pub use objects::ClusterView;
 pub use parse::{
     EndSpec, ObjectKind, ParseError, PortSpec, Protocol, parse as parse_end, parse_local,

@@ -434,34 +434,23 @@ fn unreadable_lists_are_not_absence() {
 
 #[test]
 fn names_for_the_output() {
-    let names = ClusterNames::of(&view());
-    let name = |ip: &str| names.of_ip(ip.parse().unwrap()).map(ToString::to_string);
-    assert_eq!(name("10.96.14.3").as_deref(), Some("shop/api"));
-    assert_eq!(name("192.0.2.11").as_deref(), Some("worker-1"));
-    assert_eq!(name("10.244.1.7").as_deref(), Some("shop/web-0"));
+    let names = names::names(&view());
     assert_eq!(
-        names.node_of_ip("10.244.2.200".parse().unwrap()),
-        Some("worker-2")
+        names.pod_by_ip("10.244.1.7".parse().unwrap()).unwrap().name,
+        "web-0"
     );
+    assert_eq!(names.pod_by_uid("uid-web-0").unwrap().name, "web-0");
+    let service = names.service_by_ip("10.96.14.3".parse().unwrap()).unwrap();
     assert_eq!(
-        names.node_of_ip("10.244.1.7".parse().unwrap()),
-        Some("worker-1")
+        (
+            service.name.as_str(),
+            service.endpoints.len(),
+            service.ports[0].node_port
+        ),
+        ("api", 2, Some(30080))
     );
-    assert_eq!(
-        names
-            .service_at("10.96.14.3".parse().unwrap(), 80, Protocol::Tcp)
-            .unwrap()
-            .proxy_name(),
-        "shop/api:http"
-    );
-    assert_eq!(
-        names
-            .service_at_node_port(30080, Protocol::Tcp)
-            .unwrap()
-            .name,
-        "api"
-    );
-    assert_eq!(names.nodes["worker-1"].pods.len(), 4);
+    let node = names.node_by_ip("192.0.2.11".parse().unwrap()).unwrap();
+    assert_eq!((node.name.as_str(), node.pod_cidrs.len()), ("worker-1", 1));
 }
 
 #[test]
