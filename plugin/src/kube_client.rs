@@ -114,6 +114,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 pub struct Kube {
     /// The client.
     pub client: Client,
+    /// What the client was built from, to build another one on another runtime.
+    pub config: Config,
     /// Namespace for names without one: `-n`, else the context's, else `default`.
     pub namespace: String,
     /// Context in use; `None` inside a cluster or with `--server` alone.
@@ -389,7 +391,7 @@ impl ConnectionFlags {
             .trim_end_matches('/')
             .to_owned();
         let user = self.as_user.clone().unwrap_or(user);
-        let client = Client::try_from(config).map_err(|error| match error {
+        let client = Client::try_from(config.clone()).map_err(|error| match error {
             kube::Error::Auth(_) => {
                 ConnectError::Login(kube_error::login(&error, &server, context.as_deref()))
             }
@@ -402,6 +404,7 @@ impl ConnectionFlags {
         let typed_flags = self.typed();
         Ok(Kube {
             client,
+            config,
             namespace,
             context,
             server,

@@ -6,6 +6,7 @@
 
 mod kube_client;
 mod kube_error;
+mod launch;
 mod resolve;
 
 fn main() {}
