@@ -29,7 +29,9 @@ impl axum::serve::Listener for Cuttable {
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         loop {
             // An error concerns the one connection (ECONNABORTED) or passes (EMFILE).
-            let Ok((stream, address)) = self.listener.accept().await else { continue };
+            let Ok((stream, address)) = self.listener.accept().await else {
+                continue;
+            };
             if self.switch.get().gone {
                 continue;
             }

@@ -22,14 +22,33 @@ const fn of(
     plural: &'static str,
     short: &'static [&'static str],
 ) -> Resource {
-    Resource { group, kind, plural, short, namespaced: true, verbs: READ }
+    Resource {
+        group,
+        kind,
+        plural,
+        short,
+        namespaced: true,
+        verbs: READ,
+    }
 }
 
 const RESOURCES: &[Resource] = &[
-    Resource { namespaced: false, ..of("", "Namespace", "namespaces", &["ns"]) },
-    Resource { namespaced: false, ..of("", "Node", "nodes", &["no"]) },
-    Resource { verbs: POD, ..of("", "Pod", "pods", &["po"]) },
-    Resource { verbs: &["create", "get"], ..of("", "PodExecOptions", "pods/exec", &[]) },
+    Resource {
+        namespaced: false,
+        ..of("", "Namespace", "namespaces", &["ns"])
+    },
+    Resource {
+        namespaced: false,
+        ..of("", "Node", "nodes", &["no"])
+    },
+    Resource {
+        verbs: POD,
+        ..of("", "Pod", "pods", &["po"])
+    },
+    Resource {
+        verbs: &["create", "get"],
+        ..of("", "PodExecOptions", "pods/exec", &[])
+    },
     of("", "Service", "services", &["svc"]),
     of("apps", "DaemonSet", "daemonsets", &["ds"]),
     of("apps", "Deployment", "deployments", &["deploy"]),
@@ -39,12 +58,22 @@ const RESOURCES: &[Resource] = &[
     Resource {
         namespaced: false,
         verbs: CREATE,
-        ..of("authorization.k8s.io", "SelfSubjectAccessReview", "selfsubjectaccessreviews", &[])
+        ..of(
+            "authorization.k8s.io",
+            "SelfSubjectAccessReview",
+            "selfsubjectaccessreviews",
+            &[],
+        )
     },
     Resource {
         namespaced: false,
         verbs: CREATE,
-        ..of("authentication.k8s.io", "SelfSubjectReview", "selfsubjectreviews", &[])
+        ..of(
+            "authentication.k8s.io",
+            "SelfSubjectReview",
+            "selfsubjectreviews",
+            &[],
+        )
     },
 ];
 
@@ -61,11 +90,17 @@ pub(super) fn kind_of(plural: &str) -> Option<(&'static str, String)> {
 
 /// Whether a group serves a resource.
 pub(super) fn serves(group: &str, plural: &str) -> bool {
-    RESOURCES.iter().any(|r| r.group == group && r.plural == plural)
+    RESOURCES
+        .iter()
+        .any(|r| r.group == group && r.plural == plural)
 }
 
 fn version_of(group: &str) -> String {
-    if group.is_empty() { "v1".to_owned() } else { format!("{group}/v1") }
+    if group.is_empty() {
+        "v1".to_owned()
+    } else {
+        format!("{group}/v1")
+    }
 }
 
 /// The document at a path, if the path is one of discovery's.
@@ -81,8 +116,11 @@ pub(super) fn document(path: &str) -> Option<Value> {
             "kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [],
         }),
         ["apis"] => {
-            let mut names: Vec<&str> =
-                RESOURCES.iter().map(|r| r.group).filter(|g| !g.is_empty()).collect();
+            let mut names: Vec<&str> = RESOURCES
+                .iter()
+                .map(|r| r.group)
+                .filter(|g| !g.is_empty())
+                .collect();
             names.dedup();
             let groups: Vec<Value> = names.into_iter().map(group).collect();
             json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})

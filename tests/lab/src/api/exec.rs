@@ -42,13 +42,29 @@ pub(super) fn answer(
     let Some(object) = app.store.get("pods", &namespace, &name) else {
         return not_found("pods", &name);
     };
-    if !app.store.added("pods").contains(&format!("{namespace}/{name}")) {
-        return failure(400, "BadRequest", "the lab's API server runs programs only in pods that it created");
+    if !app
+        .store
+        .added("pods")
+        .contains(&format!("{namespace}/{name}"))
+    {
+        return failure(
+            400,
+            "BadRequest",
+            "the lab's API server runs programs only in pods that it created",
+        );
     }
     if object.pointer("/status/phase").and_then(Value::as_str) != Some("Running") {
-        return failure(500, "InternalError", "unable to upgrade connection: container not found (\"helper\")");
+        return failure(
+            500,
+            "InternalError",
+            "unable to upgrade connection: container not found (\"helper\")",
+        );
     }
-    let node = object.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let node = object
+        .pointer("/spec/nodeName")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned();
     // The helper stands for the program that the command names first.
     let arguments: Vec<String> = query.all("command").into_iter().skip(1).collect();
     let wants_stdin = query.is_true("stdin");
@@ -56,14 +72,16 @@ pub(super) fn answer(
     if app.misbehave.get().exec_v4_only {
         protocols.remove(0);
     }
-    upgrade.protocols(protocols).on_upgrade(async move |socket| {
-        let pod = (namespace, name);
-        let child = app.kubelet.spawn(&pod, &node, &arguments, true);
-        match child {
-            Ok(child) => bridge(&app, &pod, socket, child, wants_stdin).await,
-            Err(error) => refuse(socket, &format!("{error:#}")).await,
-        }
-    })
+    upgrade
+        .protocols(protocols)
+        .on_upgrade(async move |socket| {
+            let pod = (namespace, name);
+            let child = app.kubelet.spawn(&pod, &node, &arguments, true);
+            match child {
+                Ok(child) => bridge(&app, &pod, socket, child, wants_stdin).await,
+                Err(error) => refuse(socket, &format!("{error:#}")).await,
+            }
+        })
 }
 
 fn frame(channel: u8, bytes: &[u8]) -> Message {
@@ -79,7 +97,9 @@ async fn refuse(mut socket: WebSocket, message: &str) {
         "message": format!("Internal error occurred: {message}"),
     });
     // A client that has gone needs no answer.
-    let _ = socket.send(frame(STATUS, status.to_string().as_bytes())).await;
+    let _ = socket
+        .send(frame(STATUS, status.to_string().as_bytes()))
+        .await;
     let _ = socket.send(Message::Close(None)).await;
 }
 
@@ -130,7 +150,10 @@ async fn end_group(app: &App, pod: &(String, String), id: u32, child: &mut Child
         && id > 0
     {
         // It leads its group, and was not waited for yet, so the number is still its own.
-        let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGKILL);
+        let _ = nix::sys::signal::killpg(
+            nix::unistd::Pid::from_raw(id),
+            nix::sys::signal::Signal::SIGKILL,
+        );
     }
     // Waiting frees its number; how it ended is nobody's business any more.
     let _ = child.wait().await;

@@ -36,7 +36,13 @@ struct Inner {
 
 impl Kubelet {
     pub(super) fn new(nodes: Vec<NodeState>, helper: PathBuf) -> Self {
-        Self { helper, inner: Mutex::new(Inner { nodes, ..Inner::default() }) }
+        Self {
+            helper,
+            inner: Mutex::new(Inner {
+                nodes,
+                ..Inner::default()
+            }),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -55,7 +61,13 @@ impl Kubelet {
         arguments: &[String],
         streams: bool,
     ) -> Result<Child> {
-        let stdio = || if streams { Stdio::piped() } else { Stdio::null() };
+        let stdio = || {
+            if streams {
+                Stdio::piped()
+            } else {
+                Stdio::null()
+            }
+        };
         let mut command = Command::new(&self.helper);
         command
             .args(arguments)
@@ -71,17 +83,17 @@ impl Kubelet {
             .find(|state| state.name == node)
             .map(|state| state.holder_pid)
             .with_context(|| format!("find node {node}"))?;
-        let start = || {
-            command.spawn().with_context(|| format!("start {} on {node}", self.helper.display()))
+        let mut start = move || {
+            command
+                .spawn()
+                .with_context(|| format!("start {} on {node}", self.helper.display()))
         };
         let child = if holder == 0 {
             start()?
         } else {
             let runtime = tokio::runtime::Handle::current();
-            let mut start = Some(start);
-            Namespaces::of_node(holder)?.run(|| {
+            Namespaces::of_node(holder)?.run(move || {
                 let _inside = runtime.enter();
-                let start = start.take().context("start once")?;
                 start()
             })?
         };
@@ -152,26 +164,60 @@ pub(super) fn start(app: &Arc<App>, namespace: &str, name: &str, fate: HelperFat
     tokio::spawn(async move {
         if let Err(error) = live(&app, &pod, fate).await {
             let message = format!("{error:#}");
-            report(&app, &pod, "Failed", &terminated(128, "StartError", &message), false);
+            report(
+                &app,
+                &pod,
+                "Failed",
+                &terminated(128, "StartError", &message),
+                false,
+            );
         }
     });
 }
 
 async fn live(app: &Arc<App>, pod: &(String, String), fate: HelperFate) -> Result<()> {
-    let Some(object) = app.store.get("pods", &pod.0, &pod.1) else { return Ok(()) };
-    let image = object.pointer("/spec/containers/0/image").and_then(Value::as_str).unwrap_or("");
-    let waiting = |reason: &str, message: &str| json!({"waiting": {"reason": reason, "message": message}});
+    let Some(object) = app.store.get("pods", &pod.0, &pod.1) else {
+        return Ok(());
+    };
+    let image = object
+        .pointer("/spec/containers/0/image")
+        .and_then(Value::as_str)
+        .unwrap_or("");
+    let waiting =
+        |reason: &str, message: &str| json!({"waiting": {"reason": reason, "message": message}});
     match fate {
         HelperFate::Pending => return Ok(()),
         HelperFate::ImagePullBackOff => {
             let message = format!("Back-off pulling image \"{image}\"");
-            report(app, pod, "Pending", &waiting("ErrImagePull", &format!("failed to pull {image}: not found")), false);
-            report(app, pod, "Pending", &waiting("ImagePullBackOff", &message), false);
+            report(
+                app,
+                pod,
+                "Pending",
+                &waiting(
+                    "ErrImagePull",
+                    &format!("failed to pull {image}: not found"),
+                ),
+                false,
+            );
+            report(
+                app,
+                pod,
+                "Pending",
+                &waiting("ImagePullBackOff", &message),
+                false,
+            );
             return Ok(());
         }
         HelperFate::ErrImageNeverPull => {
-            let message = format!("Container image \"{image}\" is not present with pull policy of Never");
-            report(app, pod, "Pending", &waiting("ErrImageNeverPull", &message), false);
+            let message =
+                format!("Container image \"{image}\" is not present with pull policy of Never");
+            report(
+                app,
+                pod,
+                "Pending",
+                &waiting("ErrImageNeverPull", &message),
+                false,
+            );
             return Ok(());
         }
         HelperFate::OutOfPods => {
@@ -184,21 +230,48 @@ async fn live(app: &Arc<App>, pod: &(String, String), fate: HelperFate) -> Resul
             return Ok(());
         }
         HelperFate::StartError => {
-            let message = "exec: \"/netpath-helper\": stat /netpath-helper: no such file or directory";
-            report(app, pod, "Failed", &terminated(128, "StartError", message), false);
+            let message =
+                "exec: \"/netpath-helper\": stat /netpath-helper: no such file or directory";
+            report(
+                app,
+                pod,
+                "Failed",
+                &terminated(128, "StartError", message),
+                false,
+            );
             return Ok(());
         }
         HelperFate::Run => {}
     }
-    let node = object.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default();
-    if app.misbehave.get().silent_nodes.iter().any(|silent| silent == node) {
+    let node = object
+        .pointer("/spec/nodeName")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    if app
+        .misbehave
+        .get()
+        .silent_nodes
+        .iter()
+        .any(|silent| silent == node)
+    {
         return Ok(());
     }
-    report(app, pod, "Pending", &waiting("ContainerCreating", ""), false);
+    report(
+        app,
+        pod,
+        "Pending",
+        &waiting("ContainerCreating", ""),
+        false,
+    );
     let command: Vec<String> = object
         .pointer("/spec/containers/0/command")
         .and_then(Value::as_array)
-        .map(|list| list.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+        .map(|list| {
+            list.iter()
+                .filter_map(Value::as_str)
+                .map(str::to_owned)
+                .collect()
+        })
         .unwrap_or_default();
     let arguments = command.get(1..).unwrap_or_default();
     let mut child = app.kubelet.spawn(pod, node, arguments, false)?;
@@ -208,7 +281,13 @@ async fn live(app: &Arc<App>, pod: &(String, String), fate: HelperFate) -> Resul
         app.kubelet.kill(&pod.0, &pod.1);
         return Ok(());
     }
-    report(app, pod, "Running", &json!({"running": {"startedAt": CREATED}}), true);
+    report(
+        app,
+        pod,
+        "Running",
+        &json!({"running": {"startedAt": CREATED}}),
+        true,
+    );
     let deadline = object
         .pointer("/spec/activeDeadlineSeconds")
         .and_then(Value::as_u64)
@@ -219,8 +298,11 @@ async fn live(app: &Arc<App>, pod: &(String, String), fate: HelperFate) -> Resul
         Ok(status) => {
             let status = status.context("wait for the helper")?;
             let code = status.code().unwrap_or(137);
-            let (phase, reason) =
-                if code == 0 { ("Succeeded", "Completed") } else { ("Failed", "Error") };
+            let (phase, reason) = if code == 0 {
+                ("Succeeded", "Completed")
+            } else {
+                ("Failed", "Error")
+            };
             report(app, pod, phase, &terminated(code, reason, ""), false);
         }
         Err(_) => {
@@ -244,7 +326,10 @@ fn report(app: &App, pod: &(String, String), phase: &str, state: &Value, ready: 
     let ips: Vec<Value> = {
         let inner = app.kubelet.lock();
         let object = app.store.get("pods", &pod.0, &pod.1).unwrap_or_default();
-        let node = object.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default();
+        let node = object
+            .pointer("/spec/nodeName")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         inner
             .nodes
             .iter()
@@ -253,9 +338,16 @@ fn report(app: &App, pod: &(String, String), phase: &str, state: &Value, ready: 
             .unwrap_or_default()
     };
     app.store.change("pods", &pod.0, &pod.1, |object| {
-        let container = object.pointer("/spec/containers/0").cloned().unwrap_or_default();
+        let container = object
+            .pointer("/spec/containers/0")
+            .cloned()
+            .unwrap_or_default();
         let condition = if ready { "True" } else { "False" };
-        let started = if phase == "Pending" { None } else { ips.first() };
+        let started = if phase == "Pending" {
+            None
+        } else {
+            ips.first()
+        };
         object["status"] = json!({
             "phase": phase,
             "conditions": [

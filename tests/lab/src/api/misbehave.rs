@@ -126,7 +126,10 @@ pub(super) struct Switch {
 impl Switch {
     pub(super) fn new(first: Misbehave) -> Self {
         let (gone, _) = watch::channel(first.gone);
-        Self { now: Arc::new(Mutex::new(first)), gone }
+        Self {
+            now: Arc::new(Mutex::new(first)),
+            gone,
+        }
     }
 
     pub(super) fn set(&self, how: Misbehave) {
@@ -136,7 +139,10 @@ impl Switch {
     }
 
     pub(super) fn get(&self) -> Misbehave {
-        self.now.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.now
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Becomes true when every connection shall break off.
@@ -146,11 +152,18 @@ impl Switch {
 
     pub(super) fn forbids(&self, verb: &str, resource: &str, namespace: Option<&str>) -> bool {
         let now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
-        now.forbid.iter().any(|rule| rule.fits(verb, resource, namespace))
+        now.forbid
+            .iter()
+            .any(|rule| rule.fits(verb, resource, namespace))
     }
 
     /// The error answer that is due for a request, counted down.
-    pub(super) fn failure(&self, verb: &str, resource: &str, namespace: Option<&str>) -> Option<u16> {
+    pub(super) fn failure(
+        &self,
+        verb: &str,
+        resource: &str,
+        namespace: Option<&str>,
+    ) -> Option<u16> {
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         let due = now
             .fail

@@ -87,7 +87,13 @@ impl Server {
     /// Serves the laboratory of a state file, following its changes.
     pub async fn start(state_file: &Path, options: &Options) -> Result<Self> {
         let state = ClusterState::load_from(state_file)?;
-        Self::launch(Some(state_file.to_owned()), state.nodes, state.objects, options).await
+        Self::launch(
+            Some(state_file.to_owned()),
+            state.nodes,
+            state.objects,
+            options,
+        )
+        .await
     }
 
     /// Serves fixed objects. A node whose holder is process 0 has no namespaces of its own: its pods
@@ -109,7 +115,9 @@ impl Server {
         let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, options.port))
             .await
             .with_context(|| format!("listen on 127.0.0.1:{}", options.port))?;
-        let address = listener.local_addr().context("read the address listened on")?;
+        let address = listener
+            .local_addr()
+            .context("read the address listened on")?;
         if let Some(path) = &options.kubeconfig {
             std::fs::write(path, kubeconfig(address))
                 .with_context(|| format!("write kubeconfig {}", path.display()))?;
@@ -135,7 +143,12 @@ impl Server {
                 _ = stopped.wait_for(|stop| *stop) => Ok(()),
             }
         });
-        Ok(Self { address, app, stop, task })
+        Ok(Self {
+            address,
+            app,
+            stop,
+            task,
+        })
     }
 
     /// Where it listens.
@@ -168,7 +181,9 @@ impl Server {
         self.stop.send_replace(true);
         self.app.kubelet.kill_all();
         let Self { task, .. } = self;
-        task.await.context("end the API server")?.context("serve the API")
+        task.await
+            .context("end the API server")?
+            .context("serve the API")
     }
 }
 

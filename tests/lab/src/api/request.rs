@@ -68,7 +68,11 @@ impl Query {
     }
 
     pub(super) fn first(&self, key: &str) -> Option<&str> {
-        self.0.get(key)?.first().map(String::as_str).filter(|value| !value.is_empty())
+        self.0
+            .get(key)?
+            .first()
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
     }
 
     pub(super) fn all(&self, key: &str) -> Vec<String> {
@@ -110,11 +114,20 @@ mod tests {
     fn paths() {
         let exec = Target::parse("/api/v1/namespaces/shop/pods/web-0/exec").unwrap();
         assert_eq!(exec.full(), "pods/exec");
-        assert_eq!((exec.namespace.as_deref(), exec.name.as_deref()), (Some("shop"), Some("web-0")));
+        assert_eq!(
+            (exec.namespace.as_deref(), exec.name.as_deref()),
+            (Some("shop"), Some("web-0"))
+        );
         let namespace = Target::parse("/api/v1/namespaces/shop").unwrap();
-        assert_eq!((namespace.resource.as_str(), namespace.name.as_deref()), ("namespaces", Some("shop")));
+        assert_eq!(
+            (namespace.resource.as_str(), namespace.name.as_deref()),
+            ("namespaces", Some("shop"))
+        );
         let slices = Target::parse("/apis/discovery.k8s.io/v1/endpointslices").unwrap();
-        assert_eq!((slices.group.as_str(), slices.resource.as_str()), ("discovery.k8s.io", "endpointslices"));
+        assert_eq!(
+            (slices.group.as_str(), slices.resource.as_str()),
+            ("discovery.k8s.io", "endpointslices")
+        );
         assert_eq!(Target::parse("/version"), None);
     }
 
@@ -123,6 +136,9 @@ mod tests {
         let query = Query::parse("command=a&command=b%20c&stdin=true&x=1+2&y=%zz&z");
         assert_eq!(query.all("command"), ["a", "b c"]);
         assert!(query.is_true("stdin"));
-        assert_eq!((query.first("x"), query.first("y"), query.first("z")), (Some("1 2"), Some("%zz"), None));
+        assert_eq!(
+            (query.first("x"), query.first("y"), query.first("z")),
+            (Some("1 2"), Some("%zz"), None)
+        );
     }
 }

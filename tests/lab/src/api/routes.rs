@@ -53,7 +53,11 @@ async fn handle(State(app): State<Arc<App>>, request: Request) -> Response {
     };
     match Target::parse(&path).filter(served) {
         Some(target) => resource(&app, &now, target, &mut parts, &body).await,
-        None => failure(404, "NotFound", "the server could not find the requested resource"),
+        None => failure(
+            404,
+            "NotFound",
+            "the server could not find the requested resource",
+        ),
     }
 }
 
@@ -65,7 +69,10 @@ fn misbehave(app: &App, method: &Method, body: &[u8]) -> Response {
         }
     }
     // Every field of the type can be encoded.
-    answer(200, &serde_json::to_value(app.misbehave.get()).unwrap_or_default())
+    answer(
+        200,
+        &serde_json::to_value(app.misbehave.get()).unwrap_or_default(),
+    )
 }
 
 async fn resource(
@@ -83,7 +90,13 @@ async fn resource(
         (&Method::GET, None) => "list",
         (&Method::POST, _) => "create",
         (&Method::DELETE, Some(_)) => "delete",
-        _ => return failure(405, "MethodNotAllowed", "the lab's API server does not do this"),
+        _ => {
+            return failure(
+                405,
+                "MethodNotAllowed",
+                "the lab's API server does not do this",
+            );
+        }
     };
     let namespace = target.namespace.as_deref();
     if let Some(code) = app.misbehave.failure(verb, &target.full(), namespace) {
@@ -98,6 +111,10 @@ async fn resource(
     let verbs: &[&str] = if is_exec { &[verb, "create"] } else { &[verb] };
     for verb in verbs {
         if app.misbehave.forbids(verb, &target.full(), namespace) {
+            if is_exec && *verb != verbs.first().copied().unwrap_or_default() {
+                // As seen on real servers: the second check of an upgrade answers without a text.
+                return axum::http::StatusCode::FORBIDDEN.into_response();
+            }
             let name = target.name.as_deref();
             return forbidden(verb, &target.full(), &target.group, namespace, name);
         }
@@ -111,7 +128,11 @@ async fn resource(
         ("get", _) => get(app, now, &target, parts),
         ("list", _) => list(app, now, &target, &query, parts),
         ("watch", _) => watch::answer(Arc::clone(app), now.clone(), target, query),
-        _ => failure(405, "MethodNotAllowed", "the lab's API server does not do this"),
+        _ => failure(
+            405,
+            "MethodNotAllowed",
+            "the lab's API server does not do this",
+        ),
     }
 }
 
@@ -125,12 +146,20 @@ async fn connect(app: &Arc<App>, target: &Target, query: &Query, parts: &mut Par
 
 /// The object as the server shows it now: nodes whose kubelet is silent are not ready.
 fn shown(now: &Misbehave, mut object: Value) -> Value {
-    let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    let name = object
+        .pointer("/metadata/name")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     let silent = object["kind"] == "Node" && now.silent_nodes.iter().any(|node| node == name);
-    if let Some(conditions) =
-        object.pointer_mut("/status/conditions").and_then(Value::as_array_mut).filter(|_| silent)
+    if let Some(conditions) = object
+        .pointer_mut("/status/conditions")
+        .and_then(Value::as_array_mut)
+        .filter(|_| silent)
     {
-        for condition in conditions.iter_mut().filter(|condition| condition["type"] == "Ready") {
+        for condition in conditions
+            .iter_mut()
+            .filter(|condition| condition["type"] == "Ready")
+        {
             condition["status"] = json!("Unknown");
             condition["reason"] = json!("NodeStatusUnknown");
             condition["message"] = json!("Kubelet stopped posting node status.");
@@ -156,14 +185,21 @@ fn get(app: &App, now: &Misbehave, target: &Target, parts: &Parts) -> Response {
 fn list(app: &App, now: &Misbehave, target: &Target, query: &Query, parts: &Parts) -> Response {
     let (objects, version) = app.store.list(target, query);
     let total = objects.len();
-    let skip: usize = query.first("continue").and_then(|text| text.parse().ok()).unwrap_or(0);
+    let skip: usize = query
+        .first("continue")
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0);
     let limit: usize = query
         .first("limit")
         .and_then(|text| text.parse().ok())
         .filter(|limit| *limit > 0)
         .unwrap_or(usize::MAX);
-    let page: Vec<Value> =
-        objects.into_iter().skip(skip).take(limit).map(|object| shown(now, object)).collect();
+    let page: Vec<Value> = objects
+        .into_iter()
+        .skip(skip)
+        .take(limit)
+        .map(|object| shown(now, object))
+        .collect();
     let mut meta = json!({"resourceVersion": version.to_string()});
     let next = skip.saturating_add(page.len());
     if next < total {
@@ -189,9 +225,16 @@ fn access_review(app: &App, body: &[u8]) -> Response {
         Ok(review) => review,
         Err(error) => return failure(400, "BadRequest", &error.to_string()),
     };
-    let attributes = review.pointer("/spec/resourceAttributes").cloned().unwrap_or_default();
+    let attributes = review
+        .pointer("/spec/resourceAttributes")
+        .cloned()
+        .unwrap_or_default();
     let text = |key: &str| {
-        attributes.get(key).and_then(Value::as_str).filter(|t| !t.is_empty()).map(str::to_owned)
+        attributes
+            .get(key)
+            .and_then(Value::as_str)
+            .filter(|t| !t.is_empty())
+            .map(str::to_owned)
     };
     let resource = text("resource").unwrap_or_default();
     let full = match text("subresource") {
@@ -199,7 +242,9 @@ fn access_review(app: &App, body: &[u8]) -> Response {
         None => resource,
     };
     let verb = text("verb").unwrap_or_default();
-    let forbidden = app.misbehave.forbids(&verb, &full, text("namespace").as_deref());
+    let forbidden = app
+        .misbehave
+        .forbids(&verb, &full, text("namespace").as_deref());
     review["status"] = json!({"allowed": !forbidden});
     answer(201, &review)
 }
@@ -209,8 +254,7 @@ fn subject_review(body: &[u8]) -> Response {
         Ok(review) => review,
         Err(error) => return failure(400, "BadRequest", &error.to_string()),
     };
-    review["status"] =
-        json!({"userInfo": {"username": "lab", "groups": ["system:authenticated"]}});
+    review["status"] = json!({"userInfo": {"username": "lab", "groups": ["system:authenticated"]}});
     answer(201, &review)
 }
 
@@ -230,13 +274,20 @@ async fn create_pod(
         return not_found("namespaces", &namespace);
     }
     let given = |pointer: &str| {
-        pod.pointer(pointer).and_then(Value::as_str).filter(|t| !t.is_empty()).map(str::to_owned)
+        pod.pointer(pointer)
+            .and_then(Value::as_str)
+            .filter(|t| !t.is_empty())
+            .map(str::to_owned)
     };
     let name = match (given("/metadata/name"), given("/metadata/generateName")) {
         (Some(name), _) => name,
         (None, Some(prefix)) => format!("{prefix}{:05x}", app.store.version()),
         (None, None) => {
-            return failure(422, "Invalid", "Pod \"\" is invalid: metadata.name: Required value");
+            return failure(
+                422,
+                "Invalid",
+                "Pod \"\" is invalid: metadata.name: Required value",
+            );
         }
     };
     let message = match now.admission {
@@ -281,7 +332,11 @@ fn delete_pod(app: &App, target: &Target) -> Response {
     let name = target.name.as_deref().unwrap_or_default();
     let namespace = target.namespace.as_deref().unwrap_or_default();
     // The laboratory's own pods are real processes that this server did not start.
-    if !app.store.added("pods").contains(&format!("{namespace}/{name}")) {
+    if !app
+        .store
+        .added("pods")
+        .contains(&format!("{namespace}/{name}"))
+    {
         return match app.store.get("pods", namespace, name) {
             None => not_found("pods", name),
             Some(_) => failure(

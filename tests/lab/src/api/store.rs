@@ -46,7 +46,10 @@ impl Store {
     pub(super) fn new(objects: Vec<Value>) -> Self {
         let (changed, _) = watch::channel(FIRST_VERSION);
         let store = Self {
-            inner: Mutex::new(Inner { version: FIRST_VERSION, ..Inner::default() }),
+            inner: Mutex::new(Inner {
+                version: FIRST_VERSION,
+                ..Inner::default()
+            }),
             changed,
         };
         store.replace_base(objects);
@@ -71,7 +74,10 @@ impl Store {
         for object in objects {
             let Some(key) = key_of(&object) else { continue };
             gone.retain(|other| *other != key);
-            let same = inner.objects.get(&key).is_some_and(|old| equal_but_version(old, &object));
+            let same = inner
+                .objects
+                .get(&key)
+                .is_some_and(|old| equal_but_version(old, &object));
             if !same {
                 inner.put(key, object);
             }
@@ -117,7 +123,9 @@ impl Store {
     ) {
         let key = (resource.to_owned(), namespace.to_owned(), name.to_owned());
         let mut inner = self.lock();
-        let Some(mut object) = inner.objects.get(&key).cloned() else { return };
+        let Some(mut object) = inner.objects.get(&key).cloned() else {
+            return;
+        };
         change(&mut object);
         inner.put(key, object);
         let version = inner.version;
@@ -168,7 +176,8 @@ impl Store {
     pub(super) fn added(&self, resource: &str) -> Vec<String> {
         let inner = self.lock();
         let mine = inner.added.iter().filter(|(kind, _, _)| kind == resource);
-        mine.map(|(_, namespace, name)| format!("{namespace}/{name}")).collect()
+        mine.map(|(_, namespace, name)| format!("{namespace}/{name}"))
+            .collect()
     }
 }
 
@@ -176,7 +185,11 @@ impl Inner {
     fn put(&mut self, key: Key, mut object: Value) -> Value {
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
-        let kind = if self.objects.contains_key(&key) { "MODIFIED" } else { "ADDED" };
+        let kind = if self.objects.contains_key(&key) {
+            "MODIFIED"
+        } else {
+            "ADDED"
+        };
         self.events.push(Event {
             kind,
             resource: key.0.clone(),
@@ -223,7 +236,9 @@ fn key_of(object: &Value) -> Option<Key> {
 
 /// Whether namespace, label selector and field selector let an object through.
 pub(super) fn selects(object: &Value, target: &Target, query: &Query) -> bool {
-    let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str);
+    let namespace = object
+        .pointer("/metadata/namespace")
+        .and_then(Value::as_str);
     let name = object.pointer("/metadata/name").and_then(Value::as_str);
     if target.namespace.is_some() && target.namespace.as_deref() != namespace {
         return false;
@@ -231,7 +246,11 @@ pub(super) fn selects(object: &Value, target: &Target, query: &Query) -> bool {
     if target.name.is_some() && target.name.as_deref() != name {
         return false;
     }
-    let label = |key: &str| object.pointer("/metadata/labels").and_then(|l| l.get(key)?.as_str());
+    let label = |key: &str| {
+        object
+            .pointer("/metadata/labels")
+            .and_then(|l| l.get(key)?.as_str())
+    };
     let field = |key: &str| {
         let pointer = format!("/{}", key.replace('.', "/"));
         object.pointer(&pointer).and_then(Value::as_str)
@@ -295,13 +314,28 @@ mod tests {
     #[test]
     fn selectors() {
         let object = json!({"kind": "Pod", "metadata": {"name": "a", "namespace": "n", "labels": {"app": "web"}}, "spec": {"nodeName": "w1"}});
-        let target = Target { resource: "pods".to_owned(), ..Target::default() };
+        let target = Target {
+            resource: "pods".to_owned(),
+            ..Target::default()
+        };
         let good = |query: &str| selects(&object, &target, &Query::parse(query));
-        for yes in ["", "labelSelector=app=web", "labelSelector=app", "labelSelector=app in (web,api),!x", "labelSelector=x!=y",
-            "fieldSelector=spec.nodeName=w1,metadata.name=a", "fieldSelector=status.phase!=Failed"] {
+        for yes in [
+            "",
+            "labelSelector=app=web",
+            "labelSelector=app",
+            "labelSelector=app in (web,api),!x",
+            "labelSelector=x!=y",
+            "fieldSelector=spec.nodeName=w1,metadata.name=a",
+            "fieldSelector=status.phase!=Failed",
+        ] {
             assert!(good(yes), "{yes}");
         }
-        for no in ["labelSelector=app=api", "labelSelector=x", "labelSelector=app notin (web)", "fieldSelector=spec.nodeName=w2"] {
+        for no in [
+            "labelSelector=app=api",
+            "labelSelector=x",
+            "labelSelector=app notin (web)",
+            "fieldSelector=spec.nodeName=w2",
+        ] {
             assert!(!good(no), "{no}");
         }
     }
@@ -313,8 +347,16 @@ mod tests {
         let version = store.version();
         store.replace_base(vec![pod("b"), pod("c")]);
         store.put(pod("d"));
-        let seen: Vec<_> = store.events_after(version, "pods").iter()
-            .map(|e| (e.kind, e.object["metadata"]["name"].as_str().unwrap().to_owned())).collect();
+        let seen: Vec<_> = store
+            .events_after(version, "pods")
+            .iter()
+            .map(|e| {
+                (
+                    e.kind,
+                    e.object["metadata"]["name"].as_str().unwrap().to_owned(),
+                )
+            })
+            .collect();
         let seen: Vec<_> = seen.iter().map(|(k, n)| (*k, n.as_str())).collect();
         assert_eq!(seen, [("ADDED", "c"), ("DELETED", "a"), ("ADDED", "d")]);
         assert_eq!(store.added("pods"), ["n/d"]);

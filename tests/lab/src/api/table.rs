@@ -87,7 +87,11 @@ pub(super) fn of(resource: &str, objects: &[Value], version: u64) -> Value {
 }
 
 fn text(object: &Value, pointer: &str) -> String {
-    object.pointer(pointer).and_then(Value::as_str).unwrap_or("<none>").to_owned()
+    object
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or("<none>")
+        .to_owned()
 }
 
 /// Objects of a laboratory have a fixed time of creation, so that their age would mean nothing.
@@ -96,12 +100,18 @@ fn age() -> String {
 }
 
 fn array<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
-    object.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    object
+        .pointer(pointer)
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
 }
 
 fn pod(object: &Value) -> Vec<String> {
     let statuses = array(object, "/status/containerStatuses");
-    let ready = statuses.iter().filter(|status| status["ready"] == true).count();
+    let ready = statuses
+        .iter()
+        .filter(|status| status["ready"] == true)
+        .count();
     let total = array(object, "/spec/containers").len();
     let reason = statuses
         .iter()
@@ -158,11 +168,17 @@ fn service(object: &Value) -> Vec<String> {
         .pointer("/spec/selector")
         .and_then(Value::as_object)
         .map(|map| {
-            map.iter().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect()
+            map.iter()
+                .map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default()))
+                .collect()
         })
         .unwrap_or_default();
     let or_none = |list: Vec<String>| {
-        if list.is_empty() { "<none>".to_owned() } else { list.join(",") }
+        if list.is_empty() {
+            "<none>".to_owned()
+        } else {
+            list.join(",")
+        }
     };
     vec![
         text(object, "/metadata/name"),

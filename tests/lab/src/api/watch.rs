@@ -33,7 +33,9 @@ struct Watch {
 /// Starts a watch.
 pub(super) fn answer(app: Arc<App>, now: Misbehave, target: Target, query: Query) -> Response {
     let changed = app.store.subscribe();
-    let given: Option<u64> = query.first("resourceVersion").and_then(|text| text.parse().ok());
+    let given: Option<u64> = query
+        .first("resourceVersion")
+        .and_then(|text| text.parse().ok());
     let initial = query.is_true("sendInitialEvents");
     let mut waiting = VecDeque::new();
     let version = match given {
@@ -65,7 +67,11 @@ pub(super) fn answer(app: Arc<App>, now: Misbehave, target: Target, query: Query
         let line = state.next().await?;
         Some((Ok::<Bytes, std::convert::Infallible>(line), state))
     });
-    ([("content-type", "application/json")], Body::from_stream(stream)).into_response()
+    (
+        [("content-type", "application/json")],
+        Body::from_stream(stream),
+    )
+        .into_response()
 }
 
 fn event(kind: &str, object: &Value) -> Value {
@@ -100,7 +106,10 @@ impl Watch {
             }
             // Seen before looking: what comes between the two is then noticed below.
             self.changed.mark_unchanged();
-            let events = self.app.store.events_after(self.version, &self.target.resource);
+            let events = self
+                .app
+                .store
+                .events_after(self.version, &self.target.resource);
             if let Some(last) = events.last() {
                 self.version = last.version;
                 let mine = events
