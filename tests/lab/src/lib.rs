@@ -21,6 +21,7 @@ pub mod proxy;
 pub mod serve;
 pub mod spec;
 pub mod state;
+pub mod workload;
 
 pub use capture::{Capture, Direction, Seen};
 pub use cluster::{Cluster, Place};
