@@ -15,6 +15,7 @@ pub mod names;
 pub mod namespace;
 pub mod network;
 pub mod objects;
+pub mod oracle;
 pub mod packet;
 pub mod process;
 pub mod proxy;
