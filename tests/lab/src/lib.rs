@@ -2,6 +2,7 @@
 //! machine, ways to break them, and captures that show where packets really went.
 
 pub mod address;
+pub mod api;
 pub mod capture;
 pub mod cgroup;
 pub mod cluster;
