@@ -227,11 +227,7 @@ fn open(ns: &NsKey, skb: &mut Skb, flows: &mut Flows) -> Result<Option<Step>, St
 }
 
 /// The kernel's own entry. A flow whose port is any free one can't have one.
-fn in_kernel(
-    cx: &mut Cx<'_>,
-    ns: &NsKey,
-    tuple: &Tuple,
-) -> Result<Option<ConntrackEntry>, String> {
+fn in_kernel(cx: &mut Cx<'_>, ns: &NsKey, tuple: &Tuple) -> Result<Option<ConntrackEntry>, String> {
     if tuple.sport.is_none() || tuple.dport.is_none() {
         return Ok(None);
     }
@@ -239,9 +235,7 @@ fn in_kernel(
     let answer = known.and_then(|list| list.iter().find(|(own, _)| own == tuple));
     match answer.map(|(_, entry)| entry) {
         Some(Section::Known(entry)) => Ok(entry.clone()),
-        Some(Section::Missing(why)) => {
-            Err(format!("conntrack entry of {}: {why}", words(tuple)))
-        }
+        Some(Section::Missing(why)) => Err(format!("conntrack entry of {}: {why}", words(tuple))),
         Some(Section::NotAsked) | None => {
             let want = Want::Conntrack {
                 netns: ns.netns,

@@ -322,7 +322,10 @@ mod tests {
         assert_eq!(port.at_least(&[0, 0]), Some(true));
         assert_eq!(port.at_least(&[4, 0]), None);
         assert_eq!(Bits::net16(Some(80)).within(&[0, 80], &[0, 90]), Some(true));
-        assert_eq!(Bits::net16(Some(91)).within(&[0, 80], &[0, 90]), Some(false));
+        assert_eq!(
+            Bits::net16(Some(91)).within(&[0, 80], &[0, 90]),
+            Some(false)
+        );
     }
 
     #[test]
@@ -332,7 +335,10 @@ mod tests {
         assert_eq!(left.bytes(), Some([0, 0, 0, 0, 2, 0, 0, 0].as_slice()));
         let right = Bits::known([1, 0, 0, 0, 0, 0, 0, 0]).shift(1, false);
         assert_eq!(right.bytes(), Some([0, 0, 0, 0, 0, 0, 0, 0x80].as_slice()));
-        assert_eq!(Bits::host32(None).shift(24, false).max(), vec![0xff, 0, 0, 0]);
+        assert_eq!(
+            Bits::host32(None).shift(24, false).max(),
+            vec![0xff, 0, 0, 0]
+        );
     }
 
     #[test]

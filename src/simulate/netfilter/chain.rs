@@ -362,12 +362,7 @@ fn end<'a>(eval: &mut Eval<'_, 'a>, vm: &mut Vm<'a>, how: &End<'a>) -> Next<'a> 
 }
 
 /// Ends a NAT chain with a mapping.
-fn map<'a>(
-    eval: &mut Eval<'_, 'a>,
-    vm: &Vm<'a>,
-    rule: &'a Rule,
-    ways: Vec<Mapping>,
-) -> Next<'a> {
+fn map<'a>(eval: &mut Eval<'_, 'a>, vm: &Vm<'a>, rule: &'a Rule, ways: Vec<Mapping>) -> Next<'a> {
     let mut forks = Vec::new();
     for mapping in ways {
         let mut way = vm.clone();
@@ -469,7 +464,8 @@ pub(super) fn set_mark(vm: &mut Vm<'_>, rule: &Rule, mark: Option<u32>) {
         return;
     }
     vm.skb.mark = mark;
-    let words = |mark: Option<u32>| mark.map_or_else(|| "unknown".to_owned(), |m| format!("{m:#x}"));
+    let words =
+        |mark: Option<u32>| mark.map_or_else(|| "unknown".to_owned(), |m| format!("{m:#x}"));
     let (from, to) = (words(old), words(mark));
     let change = FieldChange::new("mark", &from, &to);
     note(

@@ -115,7 +115,10 @@ pub(super) fn store(
 }
 
 /// Mark of the packet's connection; `None`: it has none.
-#[allow(clippy::option_option, reason = "no connection and an unknown mark differ")]
+#[allow(
+    clippy::option_option,
+    reason = "no connection and an unknown mark differ"
+)]
 pub(super) fn mark(eval: &Eval<'_, '_>, vm: &Vm<'_>) -> Option<Option<u32>> {
     entry(eval, vm).map(|(flow, _)| flow.mark)
 }
@@ -148,7 +151,13 @@ pub(super) fn matches(eval: &Eval<'_, '_>, vm: &Vm<'_>, wanted: &ConntrackMatch)
             other => other,
         };
         if let Some((flow, _)) = found {
-            let nat = |bit: u32, flag: u32| if flow.entry.status & bit != 0 { flag } else { 0 };
+            let nat = |bit: u32, flag: u32| {
+                if flow.entry.status & bit != 0 {
+                    flag
+                } else {
+                    0
+                }
+            };
             bits |= nat(status::SRC_NAT, 64) | nat(status::DST_NAT, 128);
         }
         if (u32::from(wanted.state_mask) & bits != 0) == inverted(1) {
@@ -167,10 +176,7 @@ pub(super) fn matches(eval: &Eval<'_, '_>, vm: &Vm<'_>, wanted: &ConntrackMatch)
         }
     };
     also(0x1000, Tri::from(!reply));
-    also(
-        2,
-        Tri::from(u16::from(entry.orig.protocol) == wanted.proto),
-    );
+    also(2, Tri::from(u16::from(entry.orig.protocol) == wanted.proto));
     let addr = |pair: Option<(IpAddr, IpAddr)>, own: IpAddr| {
         Tri::from(pair.is_none_or(|(addr, mask)| masked_equal(own, addr, mask)))
     };

@@ -75,7 +75,9 @@ pub(super) fn eval<'a>(
                 CmpOp::Gt => value.at_most(data).map(|less| !less),
                 CmpOp::Gte => value.at_least(data),
             };
-            Did::when(Tri::from_option(answer, || "a value is not known".to_owned()))
+            Did::when(Tri::from_option(answer, || {
+                "a value is not known".to_owned()
+            }))
         }
         Expr::Range {
             negate,
@@ -148,7 +150,10 @@ pub(super) fn eval<'a>(
             random,
         } => {
             if !*random {
-                assume(vm, "numgen inc: which packet of a series this is is not known");
+                assume(
+                    vm,
+                    "numgen inc: which packet of a series this is is not known",
+                );
             }
             choose(eval, vm, *dreg, *modulus, *offset)
         }
@@ -286,7 +291,10 @@ fn store(vm: &mut Vm<'_>, dreg: Reg, load: Load) -> Did {
 }
 
 /// Ports by register. `None`: not known; `Some(None)`: none are given.
-#[allow(clippy::option_option, reason = "absent and unknown are different answers")]
+#[allow(
+    clippy::option_option,
+    reason = "absent and unknown are different answers"
+)]
 fn ports(regs: &Registers, min: Option<Reg>, max: Option<Reg>) -> Option<Option<(u16, u16)>> {
     let Some(min) = min else {
         return Some(None);

@@ -40,7 +40,13 @@ pub(super) fn addr_from(bytes: &[u8]) -> Option<IpAddr> {
 ///
 /// `local`: it was made here, so that it has no link-layer header yet.
 /// Source: `nft_payload_eval()`, net/netfilter/nft_payload.c.
-pub(super) fn load(packet: &Packet, local: bool, base: PayloadBase, from: usize, len: usize) -> Load {
+pub(super) fn load(
+    packet: &Packet,
+    local: bool,
+    base: PayloadBase,
+    from: usize,
+    len: usize,
+) -> Load {
     let (bytes, total) = match base {
         PayloadBase::LinkLayer => match packet.eth {
             Some((src, dst)) => {
@@ -97,8 +103,8 @@ pub(super) fn store(
                 let high = bytes.slice(0, 1).mask_xor(&[0x0f], &[]);
                 let low = bytes.slice(1, 1).mask_xor(&[0xf0], &[]);
                 let nibble = |part: &Bits| part.bytes().and_then(|b| b.first().copied());
-                packet.tos = nibble(&high).ok_or_else(doubt)? << 4
-                    | nibble(&low).ok_or_else(doubt)? >> 4;
+                packet.tos =
+                    nibble(&high).ok_or_else(doubt)? << 4 | nibble(&low).ok_or_else(doubt)? >> 4;
                 packet.ttl = byte(7).ok_or_else(doubt)?;
                 packet.src = addr(8, 16)?;
                 packet.dst = addr(24, 16)?;
@@ -145,7 +151,7 @@ fn network(packet: &Packet) -> Bits {
     let mut bytes;
     if packet.src.is_ipv6() {
         bytes = Bits::known([0x60 | packet.tos >> 4]);
-                // The low half of this byte and the next two are the flow label, which is unknown.
+        // The low half of this byte and the next two are the flow label, which is unknown.
         let low = Bits::unknown(1).mask_xor(&[0x0f], &[packet.tos << 4]);
         bytes.push(&low);
         bytes.push(&Bits::unknown(2));

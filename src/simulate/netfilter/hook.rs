@@ -132,12 +132,7 @@ pub(super) fn agenda<'a>(
 }
 
 /// Base chains of a backend that this hook runs, oldest first as far as that can be told.
-fn hooked<'a>(
-    rules: &'a Ruleset,
-    ns: &NetNs,
-    at: &HookPoint<'_>,
-    v6: bool,
-) -> Vec<BaseRef<'a>> {
+fn hooked<'a>(rules: &'a Ruleset, ns: &NetNs, at: &HookPoint<'_>, v6: bool) -> Vec<BaseRef<'a>> {
     let device = match at.hook {
         Hook::Ingress => at.devices.iif,
         Hook::Egress => at.devices.oif,

@@ -100,11 +100,7 @@ fn interval<'a>(elements: &'a [SetElem], key: &Bits) -> Option<Option<&'a SetEle
         elements
             .iter()
             .filter(|elem| !elem.catchall && elem.key.as_slice() <= point)
-            .max_by(|a, b| {
-                a.key
-                    .cmp(&b.key)
-                    .then(b.interval_end.cmp(&a.interval_end))
-            })
+            .max_by(|a, b| a.key.cmp(&b.key).then(b.interval_end.cmp(&a.interval_end)))
     };
     let (low, high) = (key.min(), key.max());
     let (first, last) = (below(&low), below(&high));
@@ -178,10 +174,7 @@ mod tests {
         assert!(has(&set, &[192, 168, 3, 4]));
         let net = Bits::known([10, 1, 2, 0]).mask_xor(&[255, 255, 255, 0], &[]);
         assert!(matches!(find(&set, &net), Found::Elem(_)));
-        assert!(matches!(
-            find(&set, &Bits::unknown(4)),
-            Found::Unknown(_)
-        ));
+        assert!(matches!(find(&set, &Bits::unknown(4)), Found::Unknown(_)));
     }
 
     #[test]

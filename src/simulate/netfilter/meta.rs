@@ -23,7 +23,9 @@ pub(super) fn load(eval: &Eval<'_, '_>, skb: &Skb, key: MetaKey) -> Load {
         MetaKey::Iifname => return name(eval, devices.iif),
         MetaKey::Oifname => return name(eval, devices.oif),
         MetaKey::Skuid => return uid(eval, skb),
-        MetaKey::Skgid | MetaKey::Cgroup if no_socket(eval, skb) == Tri::Yes => return Load::Absent,
+        MetaKey::Skgid | MetaKey::Cgroup if no_socket(eval, skb) == Tri::Yes => {
+            return Load::Absent;
+        }
         MetaKey::Nfproto => Bits::known([if v6 { 10 } else { 2 }]),
         MetaKey::L4proto => Bits::known([skb.packet.protocol()]),
         MetaKey::BriIifname => return bridge(eval, devices.iif),
@@ -71,7 +73,10 @@ fn name(eval: &Eval<'_, '_>, index: Option<IfIndex>) -> Load {
 fn bridge(eval: &Eval<'_, '_>, index: Option<IfIndex>) -> Load {
     let master = index.and_then(|index| eval.ns.link(index)?.master);
     let is_bridge = |link: &&Link| matches!(link.kind, LinkKind::Bridge(_));
-    match master.and_then(|index| eval.ns.link(index)).filter(is_bridge) {
+    match master
+        .and_then(|index| eval.ns.link(index))
+        .filter(is_bridge)
+    {
         Some(link) => Load::Value(Bits::name(&link.name)),
         None => Load::Absent,
     }

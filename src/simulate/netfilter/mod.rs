@@ -14,14 +14,14 @@ mod lookup;
 mod machine;
 mod meta;
 mod nat;
-mod reject;
 mod registers;
+mod reject;
 mod reverse;
+#[cfg(test)]
+mod tests;
 mod text;
 mod text_nft;
 mod text_xt;
-#[cfg(test)]
-mod tests;
 mod xt_match;
 mod xt_target;
 

@@ -12,8 +12,8 @@ use crate::model::conntrack::{NatRange, Tuple};
 use crate::model::netfilter::Hook;
 use crate::model::packet::{ICMP, ICMPV6, SCTP, TCP, UDP};
 use crate::simulate::conntrack::{Manip, set_up, translate};
-use crate::simulate::skb::CtRef;
 use crate::simulate::fib;
+use crate::simulate::skb::CtRef;
 use crate::trace::{Evidence, Step, StepKind};
 
 /// NF_NAT_RANGE_MAP_IPS
@@ -292,7 +292,9 @@ fn netmap(own: IpAddr, first: IpAddr, last: IpAddr) -> IpAddr {
     match (own, first, last) {
         (IpAddr::V4(own), IpAddr::V4(first), IpAddr::V4(last)) => {
             let host = u32::from(first) ^ u32::from(last);
-            IpAddr::V4(Ipv4Addr::from(u32::from(own) & host | u32::from(first) & !host))
+            IpAddr::V4(Ipv4Addr::from(
+                u32::from(own) & host | u32::from(first) & !host,
+            ))
         }
         (IpAddr::V6(own), IpAddr::V6(first), IpAddr::V6(last)) => {
             let host = u128::from(first) ^ u128::from(last);
@@ -366,9 +368,7 @@ fn spread(tuple: &Tuple, first: IpAddr, last: IpAddr, flags: u32) -> IpAddr {
 
 /// `jhash2()` of four words, include/linux/jhash.h.
 fn jhash2(key: [u32; 4], seed: u32) -> u32 {
-    let start = 0xdead_beef_u32
-        .wrapping_add(4 << 2)
-        .wrapping_add(seed);
+    let start = 0xdead_beef_u32.wrapping_add(4 << 2).wrapping_add(seed);
     let [k0, k1, k2, k3] = key;
     let (mut a, mut b, mut c) = (
         start.wrapping_add(k0),

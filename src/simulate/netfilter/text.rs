@@ -1,9 +1,7 @@
 //! Rules and set elements in the words of `iptables-save` and `nft list ruleset`.
 
 use super::{header, text_nft, text_xt};
-use crate::model::netfilter::{
-    Backend, Expr, Family, Rule, Set, SetData, SetElem, Table, Verdict,
-};
+use crate::model::netfilter::{Backend, Expr, Family, Rule, Set, SetData, SetElem, Table, Verdict};
 
 /// Whose words are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

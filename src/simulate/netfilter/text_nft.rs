@@ -84,7 +84,8 @@ impl Words {
 
     /// Names of all that a lookup's key is made of, from its first register on.
     fn key(&self, reg: Reg) -> String {
-        let mut parts: Vec<&(Reg, Held)> = self.held.iter().filter(|(own, _)| *own >= reg).collect();
+        let mut parts: Vec<&(Reg, Held)> =
+            self.held.iter().filter(|(own, _)| *own >= reg).collect();
         parts.sort_by_key(|(own, _)| *own);
         let names: Vec<&str> = parts.iter().map(|(_, held)| held.nft.as_str()).collect();
         names.join(" . ")
@@ -145,7 +146,12 @@ impl Words {
                 ..
             } => {
                 let kind = if *random { "random" } else { "inc" };
-                self.hold(*dreg, &format!("numgen {kind} mod {modulus}"), "", Show::HostHex);
+                self.hold(
+                    *dreg,
+                    &format!("numgen {kind} mod {modulus}"),
+                    "",
+                    Show::HostHex,
+                );
             }
             Expr::Hash {
                 dreg,
@@ -280,7 +286,11 @@ impl Words {
             }
             Expr::Masq {
                 proto_min, flags, ..
-            } => format!("masquerade{}{}", addr_port(self, &None, proto_min), random(*flags)),
+            } => format!(
+                "masquerade{}{}",
+                addr_port(self, &None, proto_min),
+                random(*flags)
+            ),
             Expr::Redir { proto_min, .. } => {
                 format!("redirect{}", addr_port(self, &None, proto_min))
             }
@@ -418,7 +428,9 @@ fn show(held: &Held, bytes: &[u8]) -> String {
             Ok(two) => u16::from_be_bytes(two).to_string(),
             Err(_) => hex(bytes),
         },
-        Show::Protocol => bytes.first().map_or_else(String::new, |b| protocol_name(*b)),
+        Show::Protocol => bytes
+            .first()
+            .map_or_else(String::new, |b| protocol_name(*b)),
         Show::Name => {
             let text: Vec<u8> = bytes.iter().copied().take_while(|b| *b != 0).collect();
             let rest = if bytes.last() == Some(&0) { "" } else { "*" };

@@ -14,11 +14,17 @@ fn with_mask(addr: IpAddr, mask: IpAddr) -> String {
     let (ones, plain) = match mask {
         IpAddr::V4(mask) => {
             let bits = u32::from(mask);
-            (bits.leading_ones(), bits.count_ones() == bits.leading_ones())
+            (
+                bits.leading_ones(),
+                bits.count_ones() == bits.leading_ones(),
+            )
         }
         IpAddr::V6(mask) => {
             let bits = u128::from(mask);
-            (bits.leading_ones(), bits.count_ones() == bits.leading_ones())
+            (
+                bits.leading_ones(),
+                bits.count_ones() == bits.leading_ones(),
+            )
         }
     };
     if plain {
@@ -95,7 +101,11 @@ pub(super) fn condition(condition: &XtMatch) -> String {
         XtMatch::Icmp {
             kind, invert, v6, ..
         } => {
-            let name = if *v6 { "icmp6 --icmpv6-type" } else { "icmp --icmp-type" };
+            let name = if *v6 {
+                "icmp6 --icmpv6-type"
+            } else {
+                "icmp --icmp-type"
+            };
             format!("-m {name} {}{kind}", not(*invert))
         }
         XtMatch::Comment(text) => format!("-m comment --comment \"{text}\""),
@@ -122,7 +132,11 @@ pub(super) fn condition(condition: &XtMatch) -> String {
             format!("-m mark {}--mark {}", not(*invert), masked(*mark, *mask))
         }
         XtMatch::Connmark { mark, mask, invert } => {
-            format!("-m connmark {}--mark {}", not(*invert), masked(*mark, *mask))
+            format!(
+                "-m connmark {}--mark {}",
+                not(*invert),
+                masked(*mark, *mask)
+            )
         }
         XtMatch::Statistic(Statistic::Random {
             probability,
@@ -189,7 +203,11 @@ pub(super) fn condition(condition: &XtMatch) -> String {
                 .iter()
                 .map(|src| if *src { "src" } else { "dst" })
                 .collect();
-            format!("-m set {}--match-set {name} {}", not(*invert), sides.join(","))
+            format!(
+                "-m set {}--match-set {name} {}",
+                not(*invert),
+                sides.join(",")
+            )
         }
         XtMatch::Recent {
             name,
@@ -243,7 +261,9 @@ pub(super) fn condition(condition: &XtMatch) -> String {
             }
             text
         }
-        XtMatch::Pkttype { kind, invert } => format!("-m pkttype {}--pkt-type {kind}", not(*invert)),
+        XtMatch::Pkttype { kind, invert } => {
+            format!("-m pkttype {}--pkt-type {kind}", not(*invert))
+        }
         XtMatch::Length {
             range: length,
             invert,

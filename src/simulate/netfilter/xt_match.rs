@@ -18,9 +18,7 @@ use crate::simulate::skb::Skb;
 pub(super) fn header(eval: &Eval<'_, '_>, skb: &Skb, head: &HeaderMatch) -> Tri {
     let packet = &skb.packet;
     let addr = |wanted: Option<(IpAddr, IpAddr, bool)>, own: IpAddr| {
-        let hit = wanted.is_none_or(|(addr, mask, invert)| {
-            masked_equal(own, addr, mask) != invert
-        });
+        let hit = wanted.is_none_or(|(addr, mask, invert)| masked_equal(own, addr, mask) != invert);
         Tri::from(hit)
     };
     let device = |wanted: &Option<(String, bool)>, index: Option<IfIndex>| match wanted {
@@ -30,9 +28,9 @@ pub(super) fn header(eval: &Eval<'_, '_>, skb: &Skb, head: &HeaderMatch) -> Tri 
             Err(why) => Tri::Unknown(why),
         },
     };
-    let proto = head.proto.is_none_or(|(number, invert)| {
-        number == 0 || (number == packet.protocol()) != invert
-    });
+    let proto = head
+        .proto
+        .is_none_or(|(number, invert)| number == 0 || (number == packet.protocol()) != invert);
     // Fragments are not modelled: every packet is whole.
     let whole = head.fragment.is_none_or(|invert| invert);
     Tri::from(proto && whole)
@@ -69,7 +67,10 @@ pub(super) fn eval(eval: &mut Eval<'_, '_>, vm: &mut Vm<'_>, condition: &XtMatch
             Did::Chance(if *invert { 1.0 - share } else { share }.clamp(0.0, 1.0))
         }
         XtMatch::Statistic(Statistic::Nth { every, invert, .. }) => {
-            assume(vm, "statistic nth: which packet of a series this is is not known");
+            assume(
+                vm,
+                "statistic nth: which packet of a series this is is not known",
+            );
             let share = 1.0 / (f64::from(*every) + 1.0);
             Did::Chance(if *invert { 1.0 - share } else { share })
         }
@@ -212,9 +213,7 @@ fn holds(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, condition: &XtMatch) -> Tri {
         }
         XtMatch::Iprange { src, dst } => {
             let within = |range: &Option<(IpAddr, IpAddr, bool)>, own: IpAddr| {
-                range.is_none_or(|(first, last, invert)| {
-                    (first..=last).contains(&own) != invert
-                })
+                range.is_none_or(|(first, last, invert)| (first..=last).contains(&own) != invert)
             };
             Tri::from(within(src, packet.src) && within(dst, packet.dst))
         }
@@ -289,15 +288,15 @@ fn physdev(
     {
         return Tri::No;
     }
-    let fits = |wanted: &Option<(String, bool)>, index: Option<IfIndex>, without: Tri| {
-        match (wanted, index) {
-            (None, _) => Tri::Yes,
-            (Some(_), None) => without,
-            (Some((pattern, invert)), index) => match meta::device_name(eval, index) {
-                Ok(name) => Tri::from(name_matches(pattern, name) != *invert),
-                Err(why) => Tri::Unknown(why),
-            },
-        }
+    let fits = |wanted: &Option<(String, bool)>, index: Option<IfIndex>, without: Tri| match (
+        wanted, index,
+    ) {
+        (None, _) => Tri::Yes,
+        (Some(_), None) => without,
+        (Some((pattern, invert)), index) => match meta::device_name(eval, index) {
+            Ok(name) => Tri::from(name_matches(pattern, name) != *invert),
+            Err(why) => Tri::Unknown(why),
+        },
     };
     fits(physin, devices.physin, Tri::Yes).and(|| fits(physout, devices.physout, Tri::No))
 }
@@ -331,8 +330,5 @@ fn owner(
 
 /// Whether a packet is of a protocol with ports.
 pub(super) fn has_ports(packet: &Packet) -> bool {
-    matches!(
-        packet.l4,
-        L4::Tcp { .. } | L4::Udp { .. } | L4::Sctp { .. }
-    )
+    matches!(packet.l4, L4::Tcp { .. } | L4::Udp { .. } | L4::Sctp { .. })
 }
