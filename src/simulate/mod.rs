@@ -11,6 +11,7 @@ pub(crate) mod fib;
 pub(crate) mod netfilter;
 pub mod peer;
 pub(crate) mod skb;
+pub(crate) mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
