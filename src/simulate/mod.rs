@@ -7,21 +7,35 @@
 //!
 //! Read [`walk`] for the order of things on a node, then the file of each subsystem.
 
+pub(crate) mod bridge;
+pub(crate) mod device;
 pub(crate) mod fib;
+pub(crate) mod forward;
+pub(crate) mod input;
+pub(crate) mod l2;
+pub(crate) mod neigh;
 pub(crate) mod netfilter;
+pub(crate) mod output;
 pub mod peer;
 pub(crate) mod skb;
+pub(crate) mod socket;
 pub(crate) mod source;
+pub(crate) mod underlay;
+pub(crate) mod vxlan;
+pub(crate) mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
+use self::skb::{CtRef, Flows, Skb};
+use self::walk::{Finished, Goal, Next, Origin, Walk, follow};
 use crate::model::NsKey;
+use crate::model::packet::{ICMP, ICMPV6, L4, Packet, SCTP, TCP, UDP};
 use crate::model::topology::Topology;
-use crate::model::want::Want;
-use crate::trace::Trace;
+use crate::model::want::{Depth, NsTarget, Want};
+use crate::trace::{Disposition, Hop, Step, StepKind, Trace};
 
 /// Facts that were lacking, by node.
 pub type Wants = BTreeMap<String, BTreeSet<Want>>;
@@ -92,4 +106,180 @@ impl Cx<'_> {
     pub(crate) fn want(&mut self, node: &str, want: Want) {
         self.wants.entry(node.to_owned()).or_default().insert(want);
     }
+}
+
+/// TTL of packets where the setting was not read (IPDEFTTL).
+const DEFAULT_TTL: u8 = 64;
+
+/// Follows a flow's first packet on every way it may take, and the answer back.
+///
+/// Total: for any topology and flow there is at least one trace, and probabilities add up to 1.
+pub fn simulate(topology: &Topology, flow: &Flow, limits: &Limits) -> Outcome {
+    let mut cx = Cx {
+        topology,
+        limits: *limits,
+        wants: Wants::new(),
+    };
+    if topology.netns(&flow.from).is_none() {
+        let target = NsTarget::Id(flow.from.netns);
+        cx.want(
+            &flow.from.node,
+            Want::NetNs {
+                target,
+                depth: Depth::Likely,
+            },
+        );
+    }
+    let packet = first_packet(&cx, flow);
+    let walk = start(
+        flow.from.clone(),
+        packet,
+        flow.uid,
+        Flows::default(),
+        Goal::Listener,
+        1.0,
+    );
+    let mut traces = Vec::new();
+    for end in follow(&mut cx, walk, Next::LocalOut(None)) {
+        if end.disposition != Disposition::Delivered {
+            traces.push(trace(end, None));
+            continue;
+        }
+        for reply in answer(&mut cx, flow, &end) {
+            let mut forth = end.clone();
+            forth.walk.share = reply.walk.share;
+            let mut back = trace(reply, None);
+            back.probability = 1.0;
+            traces.push(trace(forth, Some(back)));
+        }
+    }
+    Outcome {
+        traces,
+        wants: cx.wants,
+    }
+}
+
+fn trace(end: Finished, reply: Option<Trace>) -> Trace {
+    Trace {
+        probability: end.walk.share,
+        disposition: end.disposition,
+        hops: end.walk.hops,
+        reply: reply.map(Box::new),
+    }
+}
+
+fn first_packet(cx: &Cx<'_>, flow: &Flow) -> Packet {
+    let unspecified: IpAddr = if flow.dst.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
+    let (sport, dport) = (flow.sport, flow.dport);
+    let l4 = match flow.protocol {
+        TCP => L4::Tcp {
+            sport,
+            dport,
+            flags: 0x02,
+        },
+        UDP => L4::Udp { sport, dport },
+        SCTP => L4::Sctp { sport, dport },
+        ICMP | ICMPV6 if flow.dst.is_ipv4() => L4::Icmp {
+            kind: 8,
+            code: 0,
+            id: sport,
+        },
+        ICMP | ICMPV6 => L4::Icmp {
+            kind: 128,
+            code: 0,
+            id: sport,
+        },
+        other => L4::Other(other),
+    };
+    Packet {
+        eth: None,
+        src: flow.src.unwrap_or(unspecified),
+        dst: flow.dst,
+        ttl: ttl(cx, &flow.from),
+        tos: 0,
+        df: true,
+        len: flow.len,
+        l4,
+        inner: None,
+    }
+}
+
+/// TTL that a namespace gives its own packets.
+pub(crate) fn ttl(cx: &Cx<'_>, ns: &NsKey) -> u8 {
+    let sysctls = cx
+        .topology
+        .netns(ns)
+        .and_then(|netns| netns.sysctls.known());
+    let set = sysctls.and_then(|sysctls| sysctls.ip_default_ttl.known().copied());
+    set.unwrap_or(DEFAULT_TTL)
+}
+
+fn start(
+    ns: NsKey,
+    packet: Packet,
+    uid: Option<u32>,
+    flows: Flows,
+    goal: Goal,
+    share: f64,
+) -> Walk {
+    let origin = match goal {
+        Goal::Listener => "a socket sends",
+        Goal::Origin(_) => "the answer is sent",
+    };
+    let hop = Hop {
+        ns: ns.clone(),
+        iif: None,
+        oif: None,
+        packet: packet.clone(),
+        steps: vec![Step::new(StepKind::Origin, origin)],
+    };
+    Walk {
+        ns,
+        skb: Skb {
+            packet,
+            mark: Some(0),
+            ct: CtRef::None,
+            uid,
+            local: true,
+        },
+        flows,
+        hops: vec![hop],
+        share,
+        seen: Vec::new(),
+        goal,
+        physin: None,
+        next_hop: None,
+    }
+}
+
+/// The answer to a packet that arrived: from its socket to the one that asked.
+fn answer(cx: &mut Cx<'_>, flow: &Flow, end: &Finished) -> Vec<Finished> {
+    let first = end
+        .walk
+        .hops
+        .first()
+        .map_or(&end.walk.skb.packet, |hop| &hop.packet);
+    let origin = Origin {
+        ns: flow.from.clone(),
+        src: first.src,
+        sport: first.sport(),
+        dst: first.dst,
+        dport: first.dport(),
+    };
+    let ns = end.walk.ns.clone();
+    let packet = end.walk.skb.packet.reply(ttl(cx, &ns));
+    let flows = end.walk.flows.clone();
+    let back = start(
+        ns,
+        packet,
+        None,
+        flows,
+        Goal::Origin(origin),
+        end.walk.share,
+    );
+    follow(cx, back, Next::LocalOut(None))
 }
