@@ -1,11 +1,11 @@
 //! Exactly what was typed. What it means is checked in [`crate::request`].
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::kube_client::{ConnectionFlags, parse_duration};
+use crate::kube_client::ConnectionFlags;
+use crate::launch::HelperFlags;
 
 /// Where a packet goes between pods, Services and nodes, and what stops it.
 #[derive(Parser, Debug)]
@@ -115,7 +115,7 @@ pub enum ProtocolName {
 }
 
 /// Where facts come from: helpers in the cluster, this machine, or a file.
-#[derive(Args, Debug, Clone, Default)]
+#[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Where facts come from")]
 pub struct AccessFlags {
     /// Look at this Linux machine, without Kubernetes (needs root)
@@ -124,21 +124,9 @@ pub struct AccessFlags {
     /// Look at a file made by `snapshot save` (needs no cluster and no root)
     #[arg(long, value_name = "FILE")]
     pub snapshot: Option<PathBuf>,
-    /// Image of the helper, for private registries
-    #[arg(long, value_name = "IMAGE", env = "NETPATH_IMAGE")]
-    pub image: Option<String>,
-    /// Namespace that helper pods run in
-    #[arg(long, value_name = "NAME", env = "NETPATH_NAMESPACE")]
-    pub helper_namespace: Option<String>,
-    /// Run helpers privileged, where a node's policy needs it
-    #[arg(long)]
-    pub privileged: bool,
-    /// Keep helpers warm for the next call, for instance 10m
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
-    pub keep: Option<Duration>,
-    /// How long a node's helper may take to start
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "30s")]
-    pub node_timeout: Option<Duration>,
+    /// About helper pods.
+    #[command(flatten)]
+    pub helper: HelperFlags,
 }
 
 /// `trace`.
@@ -321,9 +309,12 @@ pub struct CleanupArgs {
     /// Only in this namespace [default: every namespace that can be listed]
     #[arg(long, value_name = "NAME")]
     pub helper_namespace: Option<String>,
-    /// Also those of other users and those kept warm by --keep
+    /// Also those of other users
     #[arg(long)]
     pub all: bool,
+    /// Only say what would be removed
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// `version`.

@@ -209,6 +209,10 @@ pub struct HopView {
     pub iif: Option<String>,
     /// Device it left by.
     pub oif: Option<String>,
+    /// The device it came in by with what else tells about it: `veth3fa2c1, port 4 of cni0`.
+    pub iif_words: Option<String>,
+    /// The device it left by, likewise.
+    pub oif_words: Option<String>,
     /// The packet as it came in.
     pub packet: Packet,
     /// Decisions.
@@ -310,6 +314,8 @@ fn way(naming: &Naming<'_>, trace: &Trace) -> Way {
             netns: naming.netns(&hop.ns),
             iif: hop.iif.clone(),
             oif: hop.oif.clone(),
+            iif_words: hop.iif.as_ref().map(|dev| naming.device(&hop.ns, dev)),
+            oif_words: hop.oif.as_ref().map(|dev| naming.device(&hop.ns, dev)),
             packet: hop.packet.clone(),
             steps: hop
                 .steps

@@ -8,10 +8,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use crate::model::link::LinkKind;
 use crate::model::names::Names;
 use crate::model::topology::Topology;
 use crate::model::{IfIndex, NsKey};
 use crate::trace::{Evidence, Trace};
+
+use super::words;
 
 /// What a chain of kube-proxy is for, by chain name: `shop/api:http`, or with the endpoint behind it.
 ///
@@ -127,6 +130,23 @@ impl Naming<'_> {
         let ns = self.topology.netns(key);
         ns.and_then(|ns| ns.link(index))
             .map_or_else(|| format!("if{index}"), |link| link.name.clone())
+    }
+
+    /// A device with what else tells about it: `veth3fa2c1@if2, port 4 of cni0`.
+    pub fn device(&self, key: &NsKey, name: &str) -> String {
+        let link = self.topology.netns(key).and_then(|ns| ns.link_named(name));
+        let Some(link) = link else {
+            return name.to_owned();
+        };
+        let mut text = words::link_name(link, &|index| self.dev(key, index));
+        if let (Some(port), Some(master)) = (&link.port, link.master) {
+            let number = port.number.map_or(String::new(), |number| format!(" {number}"));
+            text.push_str(&format!(", port{number} of {}", self.dev(key, master)));
+        }
+        if let LinkKind::Vxlan(vxlan) = &link.kind {
+            text.push_str(&format!(", vxlan vni {}", vxlan.vni));
+        }
+        text
     }
 
     /// What a chain is for, where it is one of kube-proxy's; `comment` is that of a rule in it or
