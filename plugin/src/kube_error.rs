@@ -41,20 +41,21 @@ impl Doing {
 
     /// `kubectl auth can-i` for this right.
     pub fn can_i(&self) -> String {
-        let scope = match &self.namespace {
-            Some(namespace) => format!("-n {namespace}"),
-            None => "--all-namespaces".to_owned(),
-        };
-        // can-i takes a subresource as a flag of its own.
-        match self.resource.split_once('/') {
-            Some((resource, sub)) => {
-                format!(
-                    "kubectl auth can-i {} {resource} --subresource={sub} {scope}",
-                    self.verb
-                )
-            }
-            None => format!("kubectl auth can-i {} {} {scope}", self.verb, self.resource),
+        can_i(self.verb, self.resource, self.namespace.as_deref())
+    }
+}
+
+fn can_i(verb: &str, resource: &str, namespace: Option<&str>) -> String {
+    let scope = match namespace {
+        Some(namespace) => format!("-n {namespace}"),
+        None => "--all-namespaces".to_owned(),
+    };
+    // can-i takes a subresource as a flag of its own.
+    match resource.split_once('/') {
+        Some((resource, sub)) => {
+            format!("kubectl auth can-i {verb} {resource} --subresource={sub} {scope}")
         }
+        None => format!("kubectl auth can-i {verb} {resource} {scope}"),
     }
 }
 
@@ -263,6 +264,12 @@ fn forbidden(doing: &Doing, said: &str) -> (Refusal, String) {
             || "your user".to_owned(),
             |(user, _)| format!("user {user:?}"),
         );
+    // The server knows best which right it looked for: one request may need several.
+    let lacking = said
+        .split_once("cannot ")
+        .and_then(|(_, rest)| rest.split_once(" resource \""))
+        .and_then(|(verb, rest)| Some((verb, rest.split_once('"')?.0)));
+    let (verb, resource) = lacking.unwrap_or((doing.verb, doing.resource));
     let place = match &doing.namespace {
         Some(namespace) => format!("in namespace {namespace}"),
         None => "in the whole cluster".to_owned(),
@@ -270,10 +277,8 @@ fn forbidden(doing: &Doing, said: &str) -> (Refusal, String) {
     (
         Refusal::Forbidden,
         format!(
-            "{doing}: not allowed; {user} needs the right \"{} {}\" {place} (check: {})",
-            doing.verb,
-            doing.resource,
-            doing.can_i()
+            "{doing}: not allowed; {user} needs the right \"{verb} {resource}\" {place} (check: {})",
+            can_i(verb, resource, doing.namespace.as_deref())
         ),
     )
 }

@@ -1,1 +1,80 @@
-fn main() {}
+//! The node helper: reads the kernel for `kubectl netpath`, which speaks to it on stdin and stdout.
+//!
+//! It opens no port, writes nothing, runs no program and sends no netlink message that changes anything.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use netpath::collect::serve::{IDLE, serve};
+use netpath::collect::{Collector, Roots};
+use netpath::model::want::{Depth, NsTarget, Want};
+
+const USAGE: &str = "usage: netpath-helper serve            answer requests on stdin and stdout
+       netpath-helper idle [SECONDS]   wait, then end; for a pod's main process
+       netpath-helper dump             print all facts of this node as JSON
+       netpath-helper version";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let result = match args.as_slice() {
+        ["serve"] => run_serve(),
+        ["dump"] => run_dump(),
+        ["idle"] => netpath::collect::idle::wait(None),
+        ["idle", seconds] => match seconds.parse() {
+            Ok(seconds) => netpath::collect::idle::wait(Some(Duration::from_secs(seconds))),
+            Err(_) => return usage(),
+        },
+        ["version" | "--version"] => {
+            println!("netpath-helper {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+        _ => return usage(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("netpath-helper: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn usage() -> ExitCode {
+    eprintln!("{USAGE}");
+    ExitCode::from(2)
+}
+
+fn collector() -> Result<Collector, String> {
+    Collector::new(Roots::default()).map_err(|error| error.to_string())
+}
+
+fn run_serve() -> Result<(), String> {
+    let mut collector = collector()?;
+    serve(
+        io::stdin().lock(),
+        io::stdout().lock(),
+        &mut collector,
+        IDLE,
+    )
+    .map_err(|error| error.to_string())
+}
+
+fn run_dump() -> Result<(), String> {
+    let everything = Want::NetNs {
+        target: NsTarget::All,
+        depth: Depth::Full,
+    };
+    let facts = collector()?.collect(&[everything], Duration::from_secs(120));
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let written = serde_json::to_writer(&mut out, &facts).map_err(io::Error::from);
+    let written = written
+        .and_then(|()| out.write_all(b"\n"))
+        .and_then(|()| out.flush());
+    match written {
+        // The reader has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(|error| format!("print the facts: {error}")),
+    }
+}

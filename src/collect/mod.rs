@@ -1,1 +1,38 @@
-//! Reads the kernel. Linux only.
+//! Reads the kernel: wants in, facts out. Linux only; needs root for most of it.
+//!
+//! Nothing here changes anything: messages are checked against a list of reads before they are sent,
+//! x_tables is asked only for tables that exist, and a subsystem whose module is not loaded is not asked.
+//! A section that can't be read is [`Section::Missing`](crate::model::Section) with the reason, and the
+//! others are still read.
+
+pub mod addr;
+pub mod cgroup;
+pub mod conntrack;
+pub mod discovery;
+pub mod error;
+pub mod fdb;
+pub mod idle;
+pub mod link;
+pub mod link_kind;
+pub mod module;
+pub mod neigh;
+pub mod netfilter;
+pub mod netlink;
+pub mod netns;
+pub mod nexthop;
+pub mod nla;
+pub mod nsid;
+pub mod route;
+pub mod rtnl;
+pub mod rule;
+pub mod serve;
+pub mod socket;
+pub mod sysctl;
+pub mod tc;
+
+mod collector;
+mod namespace;
+
+pub use collector::Collector;
+pub use discovery::Roots;
+pub use error::{Error, Result};

@@ -148,6 +148,7 @@ fn up(cx: &mut Cx<'_>, mut walk: Walk, master: IfIndex, prerouted: bool) -> Ways
         walk.step(Step::new(StepKind::Bridge, format!("{} is down", link.name)).with(evidence));
         return walk.end(Disposition::Dropped(DropReason::DevReady));
     }
+    walk.tap(&link.name, false);
     if let Some(program) = link
         .tc
         .iter()

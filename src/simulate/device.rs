@@ -43,6 +43,7 @@ pub(crate) fn transmit(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
         let why = format!("{} has {program}, which may do anything", link.name);
         return walk.unknown(why);
     }
+    walk.tap(&link.name, true);
     match &link.kind {
         LinkKind::Veth | LinkKind::Netkit => to_peer(cx, walk, link),
         LinkKind::Bridge(_) => walk.then(Next::Bridge(dev, None, false)),
@@ -69,8 +70,9 @@ pub(crate) fn transmit(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
 }
 
 /// Packets to this host come back in by the loopback device, with their connection.
-pub(crate) fn loopback(mut walk: Walk, lo: IfIndex) -> Ways {
+pub(crate) fn loopback(cx: &Cx<'_>, mut walk: Walk, lo: IfIndex) -> Ways {
     walk.skb.packet.eth = None;
+    walk.tap(&walk.dev(cx, lo), true);
     walk.skb.uid = None;
     walk.then(Next::Receive(lo))
 }
@@ -135,6 +137,8 @@ pub(crate) fn receive(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
         walk.step(Step::new(StepKind::Receive, format!("{} is down", link.name)).with(evidence));
         return walk.end(Disposition::Dropped(DropReason::DevReady));
     }
+    // XDP runs before the taps; it makes the way unknown anyway.
+    walk.tap(&link.name, false);
     if link.xdp {
         let why = format!("{} has an XDP program, which may do anything", link.name);
         return walk.unknown(why);

@@ -229,11 +229,14 @@ fn answers_for(cx: &mut Cx<'_>, ns: &NsKey, link: &Link, addr: IpAddr) -> Result
         let proxy = has_proxy && link.inet6.is_some_and(|conf| conf.proxy_ndp);
         return Ok(addrs.iter().any(|own| usable(&own)) || proxy);
     }
-    let own = link.inet.unwrap_or_default();
     let sysctls = netns.sysctls.known();
-    let all = sysctls
-        .and_then(|sysctls| sysctls.inet_all.known().copied())
-        .unwrap_or_default();
+    let all = sysctls.and_then(|sysctls| sysctls.inet_all.known().copied());
+    let (Some(own), Some(all)) = (link.inet, all) else {
+        return Err(format!(
+            "ARP settings of {} in {ns} were not read",
+            link.name
+        ));
+    };
     if addr_type(cx, ns, addr, None)? == RouteKind::Local {
         return match own.arp_ignore.max(all.arp_ignore) {
             0 => Ok(true),

@@ -8,6 +8,7 @@
 //! Read [`walk`] for the order of things on a node, then the file of each subsystem.
 
 pub(crate) mod bridge;
+pub(crate) mod conntrack;
 pub(crate) mod device;
 pub(crate) mod fib;
 pub(crate) mod forward;
@@ -141,11 +142,16 @@ pub fn simulate(topology: &Topology, flow: &Flow, limits: &Limits) -> Outcome {
     );
     let mut traces = Vec::new();
     for end in follow(&mut cx, walk, Next::LocalOut(None)) {
-        if end.disposition != Disposition::Delivered {
+        let answers = match end.disposition {
+            Disposition::Delivered => answer(&mut cx, flow, &end),
+            Disposition::LeavesCluster => answer_from_outside(&mut cx, flow, &end),
+            _ => Vec::new(),
+        };
+        if answers.is_empty() {
             traces.push(trace(end, None));
             continue;
         }
-        for reply in answer(&mut cx, flow, &end) {
+        for reply in answers {
             let mut forth = end.clone();
             forth.walk.share = reply.walk.share;
             let mut back = trace(reply, None);
@@ -236,6 +242,7 @@ fn start(
         oif: None,
         packet: packet.clone(),
         steps: vec![Step::new(StepKind::Origin, origin)],
+        taps: Vec::new(),
     };
     Walk {
         ns,
@@ -256,30 +263,49 @@ fn start(
     }
 }
 
-/// The answer to a packet that arrived: from its socket to the one that asked.
-fn answer(cx: &mut Cx<'_>, flow: &Flow, end: &Finished) -> Vec<Finished> {
-    let first = end
-        .walk
-        .hops
-        .first()
-        .map_or(&end.walk.skb.packet, |hop| &hop.packet);
-    let origin = Origin {
+/// The socket that asked, as the first packet shows it.
+fn origin(flow: &Flow, end: &Finished) -> Origin {
+    let sent = end.walk.hops.first();
+    let first = sent.map_or(&end.walk.skb.packet, |hop| &hop.packet);
+    Origin {
         ns: flow.from.clone(),
         src: first.src,
         sport: first.sport(),
         dst: first.dst,
         dport: first.dport(),
-    };
+    }
+}
+
+/// The answer to a packet that arrived: from its socket to the one that asked.
+fn answer(cx: &mut Cx<'_>, flow: &Flow, end: &Finished) -> Vec<Finished> {
     let ns = end.walk.ns.clone();
     let packet = end.walk.skb.packet.reply(ttl(cx, &ns));
     let flows = end.walk.flows.clone();
-    let back = start(
-        ns,
-        packet,
-        None,
-        flows,
-        Goal::Origin(origin),
-        end.walk.share,
-    );
+    let goal = Goal::Origin(origin(flow, end));
+    let back = start(ns, packet, None, flows, goal, end.walk.share);
     follow(cx, back, Next::LocalOut(None))
+}
+
+/// The answer to a packet that left, should one come: back in by the device it left by.
+fn answer_from_outside(cx: &mut Cx<'_>, flow: &Flow, end: &Finished) -> Vec<Finished> {
+    let left_by = end.walk.hops.last().and_then(|hop| hop.oif.as_deref());
+    let netns = cx.topology.netns(&end.walk.ns);
+    let Some(dev) = left_by
+        .and_then(|name| netns?.link_named(name))
+        .map(|link| link.index)
+    else {
+        return Vec::new();
+    };
+    let ns = end.walk.ns.clone();
+    let packet = end.walk.skb.packet.reply(DEFAULT_TTL);
+    let flows = end.walk.flows.clone();
+    let goal = Goal::Origin(origin(flow, end));
+    let mut back = start(ns.clone(), packet, None, flows, goal, end.walk.share);
+    back.hops.clear();
+    back.enter(cx, ns, dev);
+    back.step(Step::new(
+        StepKind::Origin,
+        "should an answer come, it comes in here",
+    ));
+    follow(cx, back, Next::Receive(dev))
 }

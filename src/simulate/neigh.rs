@@ -20,7 +20,7 @@ pub(crate) fn resolve(cx: &mut Cx<'_>, mut walk: Walk, out: &Out) -> Ways {
         return walk.unknown(why);
     };
     if out.local || link.loopback {
-        return device::loopback(walk, link.index);
+        return device::loopback(cx, walk, link.index);
     }
     let next_hop = out.via.unwrap_or(walk.skb.packet.dst);
     walk.next_hop = Some(next_hop);
@@ -144,6 +144,11 @@ fn ask(cx: &mut Cx<'_>, ns: &NsKey, link: &Link, addr: IpAddr, entry: Option<&Ne
     }
     let failed =
         entry.is_some_and(|e| matches!(e.state, NeighState::Failed | NeighState::Incomplete));
+    if segment.outside.is_some() {
+        if let Some(why) = underlay::blind(cx) {
+            return Resolved::Unknown(why);
+        }
+    }
     match segment.outside {
         Some(_) if failed => Resolved::Nobody(
             Step::new(StepKind::Neigh, format!("nobody answers for {addr}")).with(known),

@@ -36,6 +36,21 @@ fn outward<'t>(cx: &Cx<'t>) -> Vec<(NsKey, &'t NetNs, &'t Link)> {
     found
 }
 
+/// What must be read before "nobody has it" can be said: devices and addresses of every namespace that
+/// may lead out.
+pub(crate) fn blind(cx: &mut Cx<'_>) -> Option<String> {
+    let mut missing = None;
+    let topology = cx.topology;
+    for (key, netns) in topology.all() {
+        let links = super::fib::section(cx, &key, &netns.links, "devices").err();
+        let addrs = super::fib::section(cx, &key, &netns.addrs, "addresses").err();
+        // A veth leads out only where no namespace of the node is its peer's.
+        let nsids = super::fib::section(cx, &key, &netns.nsids, "namespace ids").err();
+        missing = missing.or(links).or(addrs).or(nsids);
+    }
+    missing
+}
+
 /// Whether a device, or the bridge it is a port of, has an address.
 fn holds(netns: &NetNs, link: &Link, addr: IpAddr) -> bool {
     let addrs = netns.addrs.known().map(Vec::as_slice).unwrap_or_default();
@@ -62,6 +77,7 @@ pub(crate) fn owner_on_link(cx: &Cx<'_>, from: &NsKey, addr: IpAddr) -> Option<(
 pub(crate) fn cross(cx: &mut Cx<'_>, mut walk: Walk, link: &Link) -> Ways {
     let dst = walk.skb.packet.dst;
     let next_hop = walk.next_hop.unwrap_or(dst);
+    let unread = blind(cx);
     let stations = outward(cx);
     let others = || stations.iter().filter(|(key, ..)| *key != walk.ns);
     let named = |mac: MacAddr| {
@@ -83,6 +99,9 @@ pub(crate) fn cross(cx: &mut Cx<'_>, mut walk: Walk, link: &Link) -> Ways {
             Some((key.clone(), device.index, why))
         }
         (None, Some((key, netns, device))) => {
+            if let Some(why) = unread {
+                return walk.unknown(why);
+            }
             let upper = device.master.and_then(|m| netns.link(m)).unwrap_or(device);
             if let Some(mac) = mac {
                 let (name, node) = (device.name.clone(), key.node.clone());
@@ -108,7 +127,10 @@ pub(crate) fn cross(cx: &mut Cx<'_>, mut walk: Walk, link: &Link) -> Ways {
                 return walk.unknown(why);
             }
             Target::NoHelper(why) => return walk.unknown(why),
-            Target::Nobody => None,
+            Target::Nobody => match unread {
+                Some(why) => return walk.unknown(why),
+                None => None,
+            },
         },
     };
     let Some((ns, dev, why)) = arrival else {

@@ -13,7 +13,7 @@ use crate::model::link::Link;
 use crate::model::netfilter::Hook;
 use crate::model::netns::NetNs;
 use crate::model::{IfIndex, NsKey};
-use crate::trace::{Disposition, Evidence, Hop, Step, StepKind};
+use crate::trace::{Disposition, Evidence, Hop, Step, StepKind, Tap};
 
 /// A packet under way.
 #[derive(Clone, Debug)]
@@ -126,6 +126,18 @@ impl Walk {
         }
     }
 
+    /// Notes that a device carries it.
+    pub(crate) fn tap(&mut self, dev: &str, out: bool) {
+        let packet = self.skb.packet.clone();
+        if let Some(hop) = self.hops.last_mut() {
+            hop.taps.push(Tap {
+                dev: dev.to_owned(),
+                out,
+                packet,
+            });
+        }
+    }
+
     /// Ends here.
     pub(crate) fn end(self, disposition: Disposition) -> Ways {
         vec![(self, Next::End(disposition))]
@@ -179,6 +191,7 @@ impl Walk {
             oif: None,
             packet: self.skb.packet.clone(),
             steps: Vec::new(),
+            taps: Vec::new(),
         });
     }
 

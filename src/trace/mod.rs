@@ -25,7 +25,8 @@ pub struct Trace {
     pub disposition: Disposition,
     /// Namespaces in the order they are entered. Never empty.
     pub hops: Vec<Hop>,
-    /// The way of the answer, where the packet reached a socket (or a kernel) that answers.
+    /// The way of the answer, where the packet reached a socket (or a kernel) that answers, or left
+    /// for one that may.
     pub reply: Option<Box<Trace>>,
 }
 
@@ -39,11 +40,11 @@ impl Trace {
         arrives && self.reply.as_deref().is_none_or(Self::works)
     }
 
-    /// How the whole exchange ends: that of the answer where the packet itself arrives.
+    /// How the whole exchange ends: the packet's own end, unless it arrives and its answer does not.
     pub fn outcome(&self) -> &Disposition {
-        match (&self.disposition, &self.reply) {
-            (Disposition::Delivered, Some(reply)) => reply.outcome(),
-            (own, _) => own,
+        match &self.reply {
+            Some(reply) if !reply.works() => reply.outcome(),
+            _ => &self.disposition,
         }
     }
 
@@ -69,6 +70,22 @@ pub struct Hop {
     pub packet: Packet,
     /// Decisions in order.
     pub steps: Vec<Step>,
+    /// Where a capture (`tcpdump -i DEV`) in this namespace would see it, in order.
+    pub taps: Vec<Tap>,
+}
+
+/// A place where a packet can be seen, and the packet as it is there.
+///
+/// Source: `dev_queue_xmit_nit()` and the taps of `__netif_receive_skb_core()`, net/core/dev.c, v6.12:
+/// a received packet is seen before any rule, one that is sent behind all of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tap {
+    /// Device.
+    pub dev: String,
+    /// It leaves by the device; it comes in where false.
+    pub out: bool,
+    /// The packet.
+    pub packet: Packet,
 }
 
 /// One decision.

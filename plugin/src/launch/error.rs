@@ -144,12 +144,13 @@ pub async fn allowed(kube: &Kube, doing: &Doing) -> Result<bool, ApiError> {
     Ok(answer.status.is_some_and(|status| status.allowed))
 }
 
-/// A refused upgrade carries a status code but no text, so the cause is found by asking again.
+/// A refused upgrade often carries a status code but no text, so the cause is found by asking again.
 pub(super) async fn upgrade_refused(
     kube: &Kube,
     namespace: &str,
     pod: &str,
     code: u16,
+    said: &str,
 ) -> LaunchError {
     let path = format!("{namespace}/{pod}");
     let exec = |cause: String, remedy: &str| LaunchError::Exec {
@@ -213,7 +214,10 @@ pub(super) async fn upgrade_refused(
                 Err(error) => error.to_string(),
             };
             exec(
-                format!("the API server answered {code} (the pod is {state})"),
+                format!(
+                    "the API server answered {code}{} (the pod is {state})",
+                    colon(said)
+                ),
                 "it may not reach the node's kubelet (port 10250), or the node has none \
                  (virtual nodes); try kubectl exec there",
             )

@@ -60,7 +60,15 @@ pub async fn exec(
     let mut process = match started {
         Ok(process) => process,
         Err(kube::Error::UpgradeConnection(UpgradeConnectionError::ProtocolSwitch(status))) => {
-            return Err(super::error::upgrade_refused(kube, namespace, pod, status.as_u16()).await);
+            let code = status.as_u16();
+            return Err(super::error::upgrade_refused(kube, namespace, pod, code, "").await);
+        }
+        // A refusal that came with a text.
+        Err(kube::Error::Api(status)) => {
+            let said = one_line(&status.message);
+            let refused =
+                super::error::upgrade_refused(kube, namespace, pod, status.code, &said).await;
+            return Err(refused);
         }
         Err(kube::Error::UpgradeConnection(other)) => {
             return Err(LaunchError::Exec {

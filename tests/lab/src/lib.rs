@@ -2,6 +2,7 @@
 //! machine, ways to break them, and captures that show where packets really went.
 
 pub mod address;
+pub mod api;
 pub mod capture;
 pub mod cgroup;
 pub mod cluster;
@@ -14,12 +15,14 @@ pub mod names;
 pub mod namespace;
 pub mod network;
 pub mod objects;
+pub mod oracle;
 pub mod packet;
 pub mod process;
 pub mod proxy;
 pub mod serve;
 pub mod spec;
 pub mod state;
+pub mod workload;
 
 pub use capture::{Capture, Direction, Seen};
 pub use cluster::{Cluster, Place};

@@ -35,6 +35,9 @@ enum Task {
         /// Number of nodes, 2 to 4.
         #[arg(long, default_value_t = 2)]
         nodes: usize,
+        /// Stay until Ctrl-C, then take it down.
+        #[arg(long)]
+        foreground: bool,
     },
     /// Take a laboratory down.
     Down {
@@ -42,11 +45,13 @@ enum Task {
         #[arg(long, default_value = "lab")]
         name: String,
     },
-    /// Show the nodes, pods and faults of a laboratory.
+    /// Remove what laboratories left whose owner was killed.
+    Prune,
+    /// Show the nodes, pods and faults of one laboratory or of all.
     Status {
         /// Name of the laboratory.
-        #[arg(long, default_value = "lab")]
-        name: String,
+        #[arg(long)]
+        name: Option<String>,
     },
     /// Break something, or mend it again.
     Fault {
@@ -129,12 +134,29 @@ fn run(task: Task) -> Result<ExitCode> {
             overlay,
             proxy,
             nodes,
-        } => up(Spec::new(overlay, proxy).named(&name).with_nodes(nodes))?,
+            foreground,
+        } => up(
+            Spec::new(overlay, proxy).named(&name).with_nodes(nodes),
+            foreground,
+        )?,
         Task::Down { name } => {
             Cluster::down_by_name(&name)?;
             println!("{name} is down");
         }
-        Task::Status { name } => status(&ClusterState::load(&name)?),
+        Task::Prune => {
+            for name in Cluster::prune()? {
+                println!("{name} is removed");
+            }
+        }
+        Task::Status { name } => {
+            let names = match name {
+                Some(name) => vec![name],
+                None => Cluster::names()?,
+            };
+            for name in names {
+                status(&ClusterState::load(&name)?);
+            }
+        }
         Task::Fault {
             name,
             switch,
@@ -184,6 +206,8 @@ fn run(task: Task) -> Result<ExitCode> {
             holder::pause()?;
         }
         Task::Serve(args) => {
+            // `up` blocks signals, and its children inherit that.
+            SigSet::all().thread_unblock().context("unblock signals")?;
             launch::join_cgroup()?;
             serve::serve(&args)?;
         }
@@ -191,7 +215,7 @@ fn run(task: Task) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn up(spec: Spec) -> Result<()> {
+fn up(spec: Spec, foreground: bool) -> Result<()> {
     let start = Instant::now();
     let name = spec.name.clone();
     // Signals wait until the laboratory is complete or has been taken away again.
@@ -205,13 +229,18 @@ fn up(spec: Spec) -> Result<()> {
         cluster.down()?;
         bail!("bring up laboratory {name}: interrupted");
     }
-    let (nodes, pods) = (cluster.state.nodes.len(), cluster.state.pods.len());
-    cluster.detach()?;
     println!(
-        "{name} is up: {nodes} nodes, {pods} pods, {:.2} s",
+        "{name} is up: {} nodes, {} pods, {:.2} s",
+        cluster.state.nodes.len(),
+        cluster.state.pods.len(),
         start.elapsed().as_secs_f64()
     );
-    Ok(())
+    if foreground {
+        mask.wait().context("wait for a signal")?;
+        cluster.down()
+    } else {
+        cluster.detach()
+    }
 }
 
 /// Whether one of the blocked signals waits.

@@ -55,9 +55,11 @@ pub fn nftables_service(namespace: &str, name: &str, protocol: &str, port: &str)
 
 /// The first `length` (at most 64) hexadecimal digits of `text`'s SHA-256.
 pub fn hex(text: &str, length: usize) -> String {
-    let mut name: String = digest(text).iter().map(|b| format!("{b:02x}")).collect();
-    name.truncate(length);
-    name
+    let digit = |n: u8| char::from_digit(u32::from(n), 16).unwrap_or('0');
+    let digits = digest(text)
+        .into_iter()
+        .flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.map(digit).take(length).collect()
 }
 
 /// A version 4 UUID made from `text`.
@@ -76,8 +78,10 @@ pub fn uid(text: &str) -> String {
 
 /// A locally administered unicast MAC address made from `text`.
 pub fn mac(text: &str) -> String {
-    let [a, b, c, d, e, ..] = digest(text);
-    format!("0e:{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}")
+    let digits = hex(text, 10);
+    // `hex` gave 10 ASCII digits, so every slice exists.
+    let pairs = [0, 2, 4, 6, 8].map(|at| &digits[at..at + 2]);
+    format!("0e:{}", pairs.join(":"))
 }
 
 #[cfg(test)]

@@ -162,7 +162,8 @@ fn arp(bytes: &[u8]) -> Option<Arp> {
 fn ipv4(bytes: &[u8]) -> Option<IpPacket> {
     let header = usize::from(bytes.first()? & 0x0f) * 4;
     let protocol = *bytes.get(9)?;
-    let first_fragment = u16_at(bytes, 6)? & 0x1fff == 0;
+    // The offset is what follows the three flags.
+    let first_fragment = u16_at(bytes, 6)? << 3 == 0;
     let payload = bytes.get(header..).unwrap_or_default();
     Some(IpPacket {
         source: Ipv4Addr::from(array::<4>(bytes, 12)?).into(),

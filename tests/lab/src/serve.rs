@@ -105,7 +105,7 @@ fn answer(mut stream: TcpStream, peer: SocketAddr, name: &str) -> io::Result<()>
 }
 
 fn serve_udp(socket: &UdpSocket, name: &str) {
-    let mut buffer = [0; 65536];
+    let mut buffer = vec![0; 65536];
     loop {
         let sent = socket.recv_from(&mut buffer).and_then(|(length, peer)| {
             let mut reply = format!("{name} {}\n", plain(peer)).into_bytes();

@@ -10,6 +10,8 @@ use anyhow::{Result, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use crate::workload;
+
 /// Pod network of the whole cluster, IPv4.
 pub const CLUSTER_CIDR4: &str = "10.244.0.0/16";
 /// Pod network of the whole cluster, IPv6.
@@ -182,7 +184,7 @@ impl PodSpec {
     }
 }
 
-fn port(name: &str, port: u16, protocol: Protocol) -> PodPort {
+pub(crate) fn port(name: &str, port: u16, protocol: Protocol) -> PodPort {
     PodPort {
         name: name.to_owned(),
         port,
@@ -295,8 +297,8 @@ impl Default for Spec {
             overlay: Overlay::default(),
             proxy: Proxy::default(),
             nodes: 2,
-            pods: default_pods(2),
-            services: default_services(),
+            pods: workload::pods(2),
+            services: workload::services(),
         }
     }
 }
@@ -322,7 +324,7 @@ impl Spec {
     #[must_use]
     pub fn with_nodes(mut self, nodes: usize) -> Self {
         self.nodes = nodes;
-        self.pods = default_pods(nodes);
+        self.pods = workload::pods(nodes);
         self
     }
 
@@ -375,93 +377,4 @@ impl Spec {
         }
         Ok(())
     }
-}
-
-/// The pods of namespaces `shop`, `default` and `kube-system` on `nodes` nodes.
-fn default_pods(nodes: usize) -> Vec<PodSpec> {
-    let mut pods = Vec::new();
-    for node in 1..=nodes {
-        pods.push(
-            PodSpec::new("shop", &format!("web-{}", node - 1), node, 7, "web")
-                .owned_by(Owner::StatefulSet),
-        );
-    }
-    for (suffix, node, host) in [("x2k7p", 1, 9), ("k9wqz", 2, 4), ("7pdmt", 2, 8)] {
-        pods.push(
-            PodSpec::new(
-                "shop",
-                &format!("api-5d4c7b9f6d-{suffix}"),
-                node,
-                host,
-                "api",
-            )
-            .owned_by(Owner::Deployment),
-        );
-    }
-    pods.push(PodSpec::new("default", "pod-a", 1, 11, "pod-a"));
-    pods.push(PodSpec::new("default", "pod-b-1", 1, 12, "svc-b"));
-    pods.push(PodSpec::new("default", "pod-b-2", 2, 12, "svc-b"));
-    for (node, suffix) in (1..=nodes).zip(["4xq9d", "r8vnt", "m2c6k", "zw5hb"]) {
-        let mut pod = PodSpec::new(
-            "kube-system",
-            &format!("node-exporter-{suffix}"),
-            node,
-            0,
-            "node-exporter",
-        )
-        .owned_by(Owner::DaemonSet);
-        pod.host_network = true;
-        pod.ports = vec![port("metrics", 9100, Protocol::Tcp)];
-        pods.push(pod);
-    }
-    pods
-}
-
-/// The Services of namespaces `shop` and `default`.
-fn default_services() -> Vec<ServiceSpec> {
-    let cluster_ip = |v4: &str, v6: &str| ServiceKind::ClusterIp(v4.to_owned(), v6.to_owned());
-    vec![
-        ServiceSpec::new(
-            "shop",
-            "api",
-            "api",
-            cluster_ip("10.96.14.3", "fd00:10:96::e03"),
-        )
-        .port("http", 80, "http", Protocol::Tcp)
-        .node_port(30080)
-        .port("dns", 53, "dns", Protocol::Udp),
-        ServiceSpec::new(
-            "shop",
-            "web",
-            "web",
-            cluster_ip("10.96.14.4", "fd00:10:96::e04"),
-        )
-        .port("http", 80, "http", Protocol::Tcp),
-        ServiceSpec::new("shop", "api-headless", "api", ServiceKind::Headless).port(
-            "http",
-            8080,
-            "http",
-            Protocol::Tcp,
-        ),
-        ServiceSpec::new(
-            "shop",
-            "empty",
-            "nobody",
-            cluster_ip("10.96.14.5", "fd00:10:96::e05"),
-        )
-        .port("http", 80, "http", Protocol::Tcp),
-        ServiceSpec::new(
-            "shop",
-            "ext",
-            "",
-            ServiceKind::ExternalName("example.com".to_owned()),
-        ),
-        ServiceSpec::new(
-            "default",
-            "svc-b",
-            "svc-b",
-            cluster_ip("10.96.20.2", "fd00:10:96::1402"),
-        )
-        .port("http", 80, "http", Protocol::Tcp),
-    ]
 }

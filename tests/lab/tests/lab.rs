@@ -196,7 +196,7 @@ fn breaks(
     } else {
         LONG
     };
-    let ask = |cluster: &Cluster, (place, target): (&str, &str)| {
+    let ask = |cluster: &Cluster, (place, target): (&str, &str), wait| {
         cluster
             .place(place)
             .unwrap()
@@ -206,14 +206,19 @@ fn breaks(
     let said = cluster.fault_on(fault, None).unwrap();
     assert!(!said.is_empty());
     for end in broken {
-        assert_eq!(&ask(cluster, *end), expected, "{fault}: {end:?} ({said})");
+        let outcome = ask(cluster, *end, wait);
+        assert_eq!(&outcome, expected, "{fault}: {end:?} ({said})");
     }
     for end in whole {
-        assert!(ask(cluster, *end).connected(), "{fault}: {end:?} ({said})");
+        let outcome = ask(cluster, *end, LONG);
+        assert!(
+            outcome.connected(),
+            "{fault}: {end:?}: {outcome:?} ({said})"
+        );
     }
     cluster.fault_off(fault, None).unwrap();
     for end in broken.iter().chain(whole) {
-        let outcome = ask(cluster, *end);
+        let outcome = ask(cluster, *end, LONG);
         assert!(outcome.connected(), "after {fault}: {end:?}: {outcome:?}");
     }
 }
@@ -368,12 +373,11 @@ fn service_faults(proxy: Proxy) {
     let mut broken = 0;
     for _ in 0..20 {
         let outcome = pod_a.tcp_exchange(at("10.96.20.2:80"), SHORT).unwrap();
-        match outcome.pod() {
-            Some(pod) => assert_eq!(pod, "pod-b-2"),
-            None => {
-                assert_eq!(outcome, Outcome::TimedOut);
-                broken += 1;
-            }
+        if let Some(pod) = outcome.pod() {
+            assert_eq!(pod, "pod-b-2");
+        } else {
+            assert_eq!(outcome, Outcome::TimedOut);
+            broken += 1;
         }
     }
     assert!(
@@ -627,4 +631,58 @@ fn the_program_keeps_a_laboratory_until_down() {
     assert_eq!(remains_of(&name), Vec::<String>::new());
     let (code, text) = program(&["down", "--name", &name]);
     assert!(code == 2 && text.contains("no such laboratory"), "{text}");
+}
+
+/// A laboratory in the foreground ends in order on Ctrl-C; its nodes end even when it is killed.
+#[test]
+fn the_program_ends_what_it_holds() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Child, Command, Stdio};
+
+    let start = |name: &str| -> Child {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_netpath-lab"))
+            .args(["up", "--foreground", "--name", name])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        assert!(line.contains("is up"), "{line}");
+        child
+    };
+    let signal = |child: &Child, signal| {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+        nix::sys::signal::kill(pid, signal).unwrap();
+    };
+
+    let name = unique();
+    let mut child = start(&name);
+    signal(&child, nix::sys::signal::Signal::SIGINT);
+    assert!(child.wait().unwrap().success());
+    assert_eq!(remains_of(&name), Vec::<String>::new());
+
+    let name = unique();
+    let mut child = start(&name);
+    let state = ClusterState::load(&name).unwrap();
+    signal(&child, nix::sys::signal::Signal::SIGKILL);
+    child.wait().unwrap();
+    let deadline = Instant::now() + LONG;
+    for node in state.nodes.iter().chain([&state.underlay]) {
+        while fs::read_link(format!("/proc/{}/ns/net", node.holder_pid)).is_ok() {
+            assert!(
+                Instant::now() < deadline,
+                "{} outlived its owner",
+                node.name
+            );
+            std::thread::yield_now();
+        }
+    }
+    assert!(!remains_of(&name).is_empty());
+    let other = up(Overlay::Routed, Proxy::Nftables);
+    assert!(Cluster::names().unwrap().contains(&name));
+    assert!(Cluster::prune().unwrap().contains(&name));
+    assert_eq!(remains_of(&name), Vec::<String>::new());
+    assert!(tcp(&other.pod(WEB).unwrap(), THERE.1).connected());
 }

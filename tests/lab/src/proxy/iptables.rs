@@ -1,14 +1,13 @@
 //! kube-proxy's mode `iptables` with kubelet's and flannel's rules, as `iptables-restore` input.
 //!
-//! The order of rules is that of the recorded 1.36.2 cluster. Left out: `nfacct` matches, which
-//! kube-proxy leaves out too where the kernel has no accounting objects.
+//! The order of rules is that of a recorded 1.36.2 cluster.
 //!
 //! Source: kube-proxy, `syncProxyRules()` in pkg/proxy/iptables/proxier.go (v1.36).
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use super::{Input, ServicePortRules};
+use super::{ACCOUNTING, Input, ServicePortRules};
 use crate::address::Family;
 use crate::names;
 
@@ -155,7 +154,10 @@ fn filter(input: &Input) -> Table {
         ));
     }
     firewall(input, &mut table);
-    table.rule("KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP");
+    table.rule(format!(
+        "KUBE-FORWARD -m conntrack --ctstate INVALID {}-j DROP",
+        counting(input, 0)
+    ));
     table.rule("KUBE-FORWARD -m comment --comment \"kubernetes forwarding rules\" -m mark --mark 0x4000/0x4000 -j ACCEPT");
     table.rule("KUBE-FORWARD -m comment --comment \"kubernetes forwarding conntrack rule\" -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT");
     for port in input.ports.iter().filter(|port| port.endpoints.is_empty()) {
@@ -255,6 +257,12 @@ fn service(input: &Input, port: &ServicePortRules, table: &mut Table) {
     if let Some(node_port) = port.node_port {
         let external = format!("KUBE-EXT-{hash}");
         table.chain(&external);
+        if input.accounting && input.family == Family::V4 {
+            table.rule(format!(
+                "KUBE-NODEPORTS -d 127.0.0.0/8 -p {protocol} -m comment --comment \"{label}\" -m {protocol} --dport {node_port} {}-j {external}",
+                counting(input, 1)
+            ));
+        }
         table.rule(format!("KUBE-NODEPORTS -p {protocol} -m comment --comment \"{label}\" -m {protocol} --dport {node_port} -j {external}"));
         table.rule(format!("{external} -m comment --comment \"masquerade traffic for {label} external destinations\" -j KUBE-MARK-MASQ"));
         table.rule(format!("{external} -j {chain}"));
@@ -287,6 +295,14 @@ fn service(input: &Input, port: &ServicePortRules, table: &mut Table) {
             one(endpoint.ip())
         ));
         table.rule(format!("{target} -p {protocol} -m comment --comment \"{label}\" -m {protocol} -j DNAT --to-destination {endpoint}"));
+    }
+}
+
+/// Match that counts into accounting object `index`, or nothing.
+fn counting(input: &Input, index: usize) -> String {
+    match ACCOUNTING.get(index) {
+        Some(name) if input.accounting => format!("-m nfacct --nfacct-name {name} "),
+        _ => String::new(),
     }
 }
 

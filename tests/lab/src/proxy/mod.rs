@@ -1,5 +1,6 @@
 //! Rules on a node, in the shape that kube-proxy, kubelet and flannel give them.
 
+mod accounting;
 mod iptables;
 mod nftables;
 
@@ -50,7 +51,15 @@ pub(crate) struct Input {
     family: Family,
     node: NodePlan,
     ports: Vec<ServicePortRules>,
+    /// Whether rules may count into the objects of [`ACCOUNTING`].
+    accounting: bool,
 }
+
+/// Invalid packets dropped, and packets to a node port of a loopback address.
+const ACCOUNTING: [&str; 2] = [
+    "ct_state_invalid_dropped_pkts",
+    "localhost_nps_accepted_pkts",
+];
 
 impl Input {
     fn cluster_cidr(&self) -> &'static str {
@@ -128,10 +137,17 @@ pub fn service_ports(spec: &Spec, emptied: &[String], family: Family) -> Vec<Ser
 ///
 /// Rules that are there already are replaced, the policies of built-in chains included.
 pub fn program(spec: &Spec, emptied: &[String], number: usize) -> Result<()> {
+    let mut accounting = spec.proxy != Proxy::Nftables;
+    if accounting {
+        for name in ACCOUNTING {
+            accounting &= accounting::ensure(name)?;
+        }
+    }
     for family in Family::BOTH {
         let input = Input {
             family,
             node: NodePlan(number),
+            accounting,
             ports: service_ports(spec, emptied, family),
         };
         let restore = restore_program(spec.proxy, family);

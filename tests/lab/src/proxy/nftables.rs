@@ -2,6 +2,7 @@
 //!
 //! Source: kube-proxy, `setupNFTables()` and `syncProxyRules()` in pkg/proxy/nftables/proxier.go (v1.36).
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use super::{Input, ServicePortRules};
@@ -146,7 +147,9 @@ fn service_chains(ip: &str, port: &ServicePortRules, name: &str) -> String {
         choices.join(", ")
     );
     if port.node_port.is_some() {
-        text += &format!(
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
             "    chain external-{name} {{
         meta mark set meta mark or 0x4000 comment \"masquerade\"
         goto service-{name}

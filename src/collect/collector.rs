@@ -1,0 +1,420 @@
+//! Answers wants with facts, and keeps namespaces open between requests.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::discovery::{Discovery, Found, Roots};
+use super::error::{Error, Result};
+use super::module::Modules;
+use super::namespace::{Namespace, Shared};
+use super::netfilter::{closure, set};
+use super::netns::{Hopper, NsFile};
+use crate::model::netfilter::{Backend, Chain, Family, Set};
+use crate::model::netns::NetNs;
+use crate::model::want::{Depth, Fact, NsTarget, Want};
+use crate::model::{NetNsId, Section};
+
+/// Namespaces that stay open between requests. An open one is kept alive, so not for long.
+const MOST_OPEN: usize = 64;
+/// How long an unused namespace stays open.
+const OPEN_FOR: Duration = Duration::from_secs(60);
+
+/// Reads one node's kernel.
+pub struct Collector {
+    roots: Roots,
+    shared: Shared,
+    open: BTreeMap<NetNsId, Namespace>,
+}
+
+/// What is known while one request is answered.
+struct Request {
+    discovery: Option<Discovery>,
+    files: Option<Vec<NsFile>>,
+    deadline: Instant,
+}
+
+impl Collector {
+    /// Starts the threads that reading needs. `roots` says where proc and namespace files are.
+    pub fn new(roots: Roots) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()
+            .map_err(|error| Error::io("start the runtime of rtnetlink", &error))?;
+        Ok(Self {
+            shared: Shared {
+                hopper: Hopper::start()?,
+                runtime,
+                proc: roots.proc.clone(),
+                modules: Modules::new(&roots.proc),
+            },
+            roots,
+            open: BTreeMap::new(),
+        })
+    }
+
+    /// Answers wants, all at once.
+    pub fn collect(&mut self, wants: &[Want], within: Duration) -> Vec<Fact> {
+        let mut facts = Vec::new();
+        self.each(wants, within, |fact| facts.push(fact));
+        facts
+    }
+
+    /// Answers wants one fact at a time; what is not read within the time is missing by name.
+    pub fn each(&mut self, wants: &[Want], within: Duration, mut answer: impl FnMut(Fact)) {
+        let mut request = Request {
+            discovery: None,
+            files: None,
+            deadline: Instant::now() + within,
+        };
+        self.namespaces(wants, &mut request, &mut answer);
+        for want in wants {
+            match want {
+                Want::NetNs { .. } => {}
+                Want::Chain {
+                    netns,
+                    backend,
+                    family,
+                    table,
+                    chain,
+                } => self.chain(
+                    &mut request,
+                    *netns,
+                    *backend,
+                    *family,
+                    table,
+                    chain,
+                    &mut answer,
+                ),
+                Want::Set {
+                    netns,
+                    family,
+                    table,
+                    set,
+                } => {
+                    let found = self.with(&mut request, *netns, |ns, shared| {
+                        match ns.nf_tables(shared) {
+                            Some(socket) => closure::whole_set(socket, *family, table, set),
+                            None => Ok(None),
+                        }
+                    });
+                    answer(set_fact(*netns, *family, table, set, found.into()));
+                }
+                Want::SetElem {
+                    netns,
+                    family,
+                    table,
+                    set,
+                    key,
+                } => {
+                    let elem = self.with(&mut request, *netns, |ns, shared| {
+                        match ns.nf_tables(shared) {
+                            Some(socket) => set::element_by_key(socket, *family, table, set, key),
+                            None => Ok(None),
+                        }
+                    });
+                    answer(Fact::SetElem {
+                        netns: *netns,
+                        family: *family,
+                        table: table.clone(),
+                        set: set.clone(),
+                        key: key.clone(),
+                        elem: elem.into(),
+                    });
+                }
+                Want::Conntrack { netns, tuple } => {
+                    let entry = self.with(&mut request, *netns, |ns, shared| {
+                        ns.conntrack(shared, tuple)
+                    });
+                    answer(Fact::Conntrack {
+                        netns: *netns,
+                        tuple: *tuple,
+                        entry: entry.into(),
+                    });
+                }
+            }
+        }
+        self.tidy();
+    }
+
+    /// Closes namespaces that were not used lately, or whose sockets are in the middle of an answer.
+    fn tidy(&mut self) {
+        self.open
+            .retain(|_, ns| !ns.is_broken() && ns.used.elapsed() < OPEN_FOR);
+        while self.open.len() > MOST_OPEN {
+            let oldest = self
+                .open
+                .iter()
+                .min_by_key(|(_, ns)| ns.used)
+                .map(|(id, _)| *id);
+            let Some(oldest) = oldest else { return };
+            self.open.remove(&oldest);
+        }
+    }
+
+    fn namespaces(&mut self, wants: &[Want], request: &mut Request, answer: &mut impl FnMut(Fact)) {
+        let targets: Vec<(&NsTarget, Depth)> = wants
+            .iter()
+            .filter_map(|want| match want {
+                Want::NetNs { target, depth } => Some((target, *depth)),
+                _ => None,
+            })
+            .collect();
+        if targets.is_empty() {
+            return;
+        }
+        // Each namespace is sent once, as deep as any want asks.
+        let mut wanted: BTreeMap<NetNsId, Depth> = BTreeMap::new();
+        for (target, depth) in targets {
+            match self.find(request, target) {
+                Ok(ids) => {
+                    for id in ids {
+                        let entry = wanted.entry(id).or_insert(depth);
+                        *entry = depth.max(*entry);
+                    }
+                }
+                Err(why) => answer(Fact::NoNetNs {
+                    target: target.clone(),
+                    why,
+                }),
+            }
+        }
+        for (id, depth) in wanted {
+            let ns = self.namespace(request, id, depth);
+            answer(Fact::NetNs(Box::new(ns)));
+            if self.open.len() > MOST_OPEN {
+                self.tidy();
+            }
+        }
+    }
+
+    /// Identities of the namespaces that fit a target, or why there are none.
+    fn find(
+        &mut self,
+        request: &mut Request,
+        target: &NsTarget,
+    ) -> std::result::Result<Vec<NetNsId>, String> {
+        let roots = &self.roots;
+        let discovery = discovery(roots, request).map_err(|error| error.to_string())?;
+        let all = || discovery.namespaces.values();
+        let ids = |found: Vec<&Found>| found.iter().map(|ns| ns.id).collect::<Vec<_>>();
+        let found = match target {
+            NsTarget::All => ids(all().collect()),
+            NsTarget::Host => ids(all().filter(|ns| ns.host).collect()),
+            NsTarget::Id(id) => ids(all().filter(|ns| ns.id == *id).collect()),
+            NsTarget::Pid(pid) => ids(all().filter(|ns| ns.pids.contains(pid)).collect()),
+            NsTarget::PodUid(uid) => ids(all()
+                .filter(|ns| ns.pod_uid.as_ref() == Some(uid))
+                .collect()),
+            NsTarget::Named(name) => {
+                let named = |ns: &&Found| {
+                    ns.paths
+                        .iter()
+                        .any(|path| path.file_name().is_some_and(|file| file == &**name))
+                };
+                ids(all().filter(named).collect())
+            }
+        };
+        if !found.is_empty() {
+            return Ok(found);
+        }
+        Err(why_not(roots, discovery, target))
+    }
+
+    fn namespace(&mut self, request: &mut Request, id: NetNsId, depth: Depth) -> NetNs {
+        let identity = discovery(&self.roots, request)
+            .ok()
+            .and_then(|discovery| discovery.namespaces.get(&id))
+            .map(|found| self.roots.identity(found));
+        // The identity was just found by discovery; without it there would be nothing to read.
+        let identity = identity.unwrap_or_else(|| crate::model::netns::NsIdentity {
+            id,
+            host: false,
+            pod_uid: None,
+            paths: Vec::new(),
+            processes: Vec::new(),
+        });
+        if depth == Depth::Identity {
+            return NetNs::new(identity);
+        }
+        let others = self.others(request);
+        let deadline = request.deadline;
+        let read = self.with(request, id, |ns, shared| {
+            Ok(ns.read(shared, identity.clone(), depth, &others, deadline))
+        });
+        read.unwrap_or_else(|error| all_missing(NetNs::new(identity), &error))
+    }
+
+    /// Files of all namespaces that can be opened, for their ids.
+    fn others(&mut self, request: &mut Request) -> Vec<NsFile> {
+        if let Some(files) = &request.files {
+            return files.clone();
+        }
+        let roots = &self.roots;
+        let files: Vec<NsFile> = match discovery(roots, request) {
+            // One that went away meanwhile has no id that matters.
+            Ok(found) => found
+                .namespaces
+                .values()
+                .filter_map(|ns| roots.open(ns).ok())
+                .collect(),
+            Err(_) => Vec::new(),
+        };
+        request.files = Some(files.clone());
+        files
+    }
+
+    /// Does work in an open namespace, opening it first where needed.
+    fn with<T>(
+        &mut self,
+        request: &mut Request,
+        id: NetNsId,
+        work: impl FnOnce(&mut Namespace, &mut Shared) -> Result<T>,
+    ) -> Result<T> {
+        if self.open.get(&id).is_some_and(Namespace::is_broken) {
+            self.open.remove(&id);
+        }
+        if !self.open.contains_key(&id) {
+            let found = discovery(&self.roots, request)?
+                .namespaces
+                .get(&id)
+                .cloned();
+            let gone = || {
+                let operation = format!("open network namespace net:[{}]", id.ino);
+                Error::malformed(operation, "no process is in it and no file keeps it")
+            };
+            let file = self.roots.open(&found.ok_or_else(gone)?)?;
+            self.open.insert(id, Namespace::open(&self.shared, file)?);
+        }
+        let Some(ns) = self.open.get_mut(&id) else {
+            return Err(Error::malformed(
+                "open network namespace",
+                "it was not kept",
+            ));
+        };
+        ns.used = Instant::now();
+        ns.set_deadline(request.deadline);
+        work(ns, &mut self.shared)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the fields of Want::Chain")]
+    fn chain(
+        &mut self,
+        request: &mut Request,
+        netns: NetNsId,
+        backend: Backend,
+        family: Family,
+        table: &str,
+        name: &str,
+        answer: &mut impl FnMut(Fact),
+    ) {
+        let found = self.with(request, netns, |ns, shared| match backend {
+            Backend::Nft => {
+                let Some(socket) = ns.nf_tables(shared) else {
+                    return Ok(None);
+                };
+                let mut found = closure::chain(socket, family, table, name)?;
+                if let Some((chains, _)) = &mut found {
+                    ns.name_sets(shared, chains.values_mut());
+                }
+                Ok(found)
+            }
+            Backend::Legacy => {
+                let whole = ns.legacy_table(shared, family == Family::Ip6, table)?;
+                let chains = whole.and_then(|mut whole| closure::chain_of(&mut whole, name));
+                Ok(chains.map(|chains| (chains, BTreeMap::new())))
+            }
+        });
+        let fact = |name: String, chain: Section<Option<Chain>>| Fact::Chain {
+            netns,
+            backend,
+            family,
+            table: table.to_owned(),
+            name,
+            chain,
+        };
+        match found {
+            Err(error) => answer(fact(name.to_owned(), Section::Missing(error.to_string()))),
+            Ok(None) => answer(fact(name.to_owned(), Section::Known(None))),
+            Ok(Some((chains, sets))) => {
+                for (name, chain) in chains {
+                    answer(fact(name, Section::Known(Some(chain))));
+                }
+                for (name, set) in sets {
+                    answer(set_fact(
+                        netns,
+                        family,
+                        table,
+                        &name,
+                        Section::Known(Some(set)),
+                    ));
+                }
+            }
+        }
+    }
+}
+
+fn set_fact(
+    netns: NetNsId,
+    family: Family,
+    table: &str,
+    name: &str,
+    set: Section<Option<Set>>,
+) -> Fact {
+    Fact::Set {
+        netns,
+        family,
+        table: table.to_owned(),
+        name: name.to_owned(),
+        set,
+    }
+}
+
+fn discovery<'a>(roots: &Roots, request: &'a mut Request) -> Result<&'a Discovery> {
+    let found = match request.discovery.take() {
+        Some(found) => found,
+        None => roots.discover()?,
+    };
+    Ok(request.discovery.insert(found))
+}
+
+fn why_not(roots: &Roots, discovery: &Discovery, target: &NsTarget) -> String {
+    let mut why = match target {
+        NsTarget::Host => "the node's own network namespace was not found".to_owned(),
+        NsTarget::PodUid(uid) => {
+            let host = discovery.namespaces.values().find(|ns| ns.host);
+            if host.is_some_and(|host| roots.pod_in(host, uid)) {
+                format!("pod {uid} is in the node's own network namespace (hostNetwork)")
+            } else {
+                format!(
+                    "no process in a namespace of its own belongs to pod {uid}; is it running on this node?"
+                )
+            }
+        }
+        NsTarget::Id(id) => format!("network namespace net:[{}] is not there any more", id.ino),
+        NsTarget::Pid(pid) => format!("no process {pid} whose network namespace can be read"),
+        NsTarget::Named(name) => format!("no namespace file is called '{name}'"),
+        NsTarget::All => "no network namespace was found".to_owned(),
+    };
+    for problem in &discovery.problems {
+        why.push_str("; ");
+        why.push_str(problem);
+    }
+    why
+}
+
+fn all_missing(mut ns: NetNs, error: &Error) -> NetNs {
+    let why = error.to_string();
+    ns.links = Section::Missing(why.clone());
+    ns.addrs = Section::Missing(why.clone());
+    ns.rules = Section::Missing(why.clone());
+    ns.routes = Section::Missing(why.clone());
+    ns.neighs = Section::Missing(why.clone());
+    ns.fdb = Section::Missing(why.clone());
+    ns.nsids = Section::Missing(why.clone());
+    ns.sysctls = Section::Missing(why.clone());
+    ns.sockets = Section::Missing(why.clone());
+    ns.nft = Section::Missing(why.clone());
+    ns.legacy = Section::Missing(why);
+    ns
+}

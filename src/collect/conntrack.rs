@@ -1,0 +1,121 @@
+//! Single connection tracking entries, by IPCTNL_MSG_CT_GET.
+//!
+//! Source: include/uapi/linux/netfilter/nfnetlink_conntrack.h. The kernel finds an entry by the tuple of
+//! either direction. Only zone 0 is asked.
+
+use std::net::IpAddr;
+
+use super::error::{Error, Result};
+use super::netlink::Netlink;
+use super::nla::{self, Attrs, Writer};
+use crate::model::conntrack::{ConntrackEntry, Tuple};
+use crate::model::packet::{ICMP, ICMPV6};
+
+const CT_GET: u16 = 0x0101;
+/// `sizeof(struct nfgenmsg)`
+const HEADER: usize = 4;
+
+/// The entry that has this tuple in either direction. Ports must be fixed.
+pub fn find(socket: &mut Netlink, tuple: &Tuple) -> Result<Option<ConntrackEntry>> {
+    let operation = format!(
+        "look up the conntrack entry of {} to {} protocol {}",
+        tuple.src, tuple.dst, tuple.protocol
+    );
+    let (Some(sport), Some(dport)) = (tuple.sport, tuple.dport) else {
+        return Err(Error::malformed(operation, "its ports are not fixed"));
+    };
+    let family = if tuple.src.is_ipv6() {
+        libc::AF_INET6
+    } else {
+        libc::AF_INET
+    };
+    let mut request = Writer::new(&[u8::try_from(family).unwrap_or_default(), 0, 0, 0]);
+    request.nest(1, |orig| {
+        orig.nest(1, |ip| {
+            let (src, dst) = if tuple.src.is_ipv6() { (3, 4) } else { (1, 2) };
+            ip.put(src, &octets(tuple.src)).put(dst, &octets(tuple.dst));
+        });
+        orig.nest(2, |proto| {
+            proto.put(1, &[tuple.protocol]);
+            let [kind, code] = dport.to_be_bytes();
+            match tuple.protocol {
+                ICMP => {
+                    proto
+                        .put(4, &sport.to_be_bytes())
+                        .put(5, &[kind])
+                        .put(6, &[code]);
+                }
+                ICMPV6 => {
+                    proto
+                        .put(7, &sport.to_be_bytes())
+                        .put(8, &[kind])
+                        .put(9, &[code]);
+                }
+                _ => {
+                    proto
+                        .put(2, &sport.to_be_bytes())
+                        .put(3, &dport.to_be_bytes());
+                }
+            }
+        });
+    });
+    let Some(answer) = socket.get(CT_GET, request.bytes(), &operation)? else {
+        return Ok(None);
+    };
+    let entry = answer.get(HEADER..).and_then(|attrs| decode(Attrs(attrs)));
+    entry
+        .map(Some)
+        .ok_or_else(|| Error::malformed(operation, "the entry can't be decoded"))
+}
+
+fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+fn decode(attrs: Attrs<'_>) -> Option<ConntrackEntry> {
+    let number = |kind| attrs.find(kind).and_then(nla::be32);
+    Some(ConntrackEntry {
+        orig: tuple(Attrs(attrs.find(1)?))?,
+        reply: tuple(Attrs(attrs.find(2)?))?,
+        status: number(3)?,
+        mark: number(8).unwrap_or(0),
+        zone: attrs.find(18).and_then(|b| nla::be16_at(b, 0)).unwrap_or(0),
+        timeout: number(7),
+        tcp_state: attrs
+            .find(4)
+            .and_then(|info| Attrs(info).find(1))
+            .and_then(|tcp| Attrs(tcp).find(1))
+            .and_then(|state| state.first().copied()),
+        labels: attrs.find(22).map(<[u8]>::to_vec).unwrap_or_default(),
+        helper: attrs
+            .find(5)
+            .and_then(|help| Attrs(help).find(1))
+            .map(nla::text),
+    })
+}
+
+fn tuple(attrs: Attrs<'_>) -> Option<Tuple> {
+    let ip = Attrs(attrs.find(1)?);
+    let address = |v4, v6| ip.find(v4).or_else(|| ip.find(v6)).and_then(nla::ip);
+    let proto = Attrs(attrs.find(2)?);
+    let port = |kind| proto.find(kind).and_then(|bytes| nla::be16_at(bytes, 0));
+    let byte = |kind| proto.find(kind).and_then(|bytes| bytes.first().copied());
+    let protocol = byte(1)?;
+    let type_code = |kind, code| Some(u16::from_be_bytes([byte(kind)?, byte(code)?]));
+    let (sport, dport) = match protocol {
+        ICMP => (port(4), type_code(5, 6)),
+        ICMPV6 => (port(7), type_code(8, 9)),
+        // Protocols without ports have zeros as their tuple's ports.
+        _ => (port(2).or(Some(0)), port(3).or(Some(0))),
+    };
+    Some(Tuple {
+        src: address(1, 3)?,
+        dst: address(2, 4)?,
+        protocol,
+        sport,
+        dport,
+    })
+}

@@ -1,0 +1,137 @@
+//! Why a fact can't be had.
+
+use std::io;
+
+/// A read that did not succeed. One line says operation, object, cause and, where there is one, the
+/// remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel refused (NLMSG_ERROR or errno).
+    #[error("{operation}: {}{}", name(*errno), remedy(*errno))]
+    Errno {
+        /// Operation and object.
+        operation: String,
+        /// Positive errno.
+        errno: i32,
+    },
+    /// The answer is not what this program can read.
+    #[error("{operation}: {what}")]
+    Malformed {
+        /// Operation and object.
+        operation: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// It changed under each of several attempts.
+    #[error("{operation}: it kept changing while it was read; try again")]
+    Changing {
+        /// Operation and object.
+        operation: String,
+    },
+    /// No answer in time.
+    #[error("{operation}: no answer within the time allowed; try again, or ask for less at a time")]
+    Timeout {
+        /// Operation and object.
+        operation: String,
+    },
+    /// A message that is not a plain get or dump: never sent.
+    #[error("{operation}: message type {kind:#x} is not a read, refused to send it")]
+    NotARead {
+        /// Operation and object.
+        operation: String,
+        /// `nlmsg_type`.
+        kind: u16,
+    },
+    /// The kernel module that would answer is not loaded, and asking would load it.
+    #[error(
+        "{operation}: kernel module {module} is not loaded, and netpath loads none; load it on the node (modprobe {module})"
+    )]
+    Module {
+        /// Operation and object.
+        operation: String,
+        /// Name for modprobe.
+        module: &'static str,
+    },
+}
+
+impl Error {
+    /// From an I/O error.
+    pub fn io(operation: impl Into<String>, error: &io::Error) -> Self {
+        let operation = operation.into();
+        match error.raw_os_error() {
+            Some(errno) => Self::Errno { operation, errno },
+            None if error.kind() == io::ErrorKind::TimedOut => Self::Timeout { operation },
+            None => Self::Malformed {
+                operation,
+                what: error.to_string(),
+            },
+        }
+    }
+
+    /// From a `nix` call.
+    pub fn nix(operation: impl Into<String>, errno: nix::Error) -> Self {
+        Self::Errno {
+            operation: operation.into(),
+            errno: errno as i32,
+        }
+    }
+
+    /// For an answer that can't be read.
+    pub fn malformed(operation: impl Into<String>, what: impl Into<String>) -> Self {
+        Self::Malformed {
+            operation: operation.into(),
+            what: what.into(),
+        }
+    }
+
+    /// The errno, where the kernel gave one.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Errno { errno, .. } => Some(*errno),
+            _ => None,
+        }
+    }
+}
+
+fn name(errno: i32) -> String {
+    let known = nix::Error::from_raw(errno);
+    if known == nix::Error::UnknownErrno {
+        format!("errno {errno}")
+    } else {
+        format!("{known:?} ({})", known.desc())
+    }
+}
+
+fn remedy(errno: i32) -> &'static str {
+    match errno {
+        libc::EPERM | libc::EACCES => {
+            "; the helper needs CAP_NET_ADMIN, CAP_SYS_ADMIN and CAP_SYS_PTRACE on the node, and no security module in its way"
+        }
+        libc::EMFILE | libc::ENFILE => "; raise the limit of open files, or ask for fewer pods",
+        libc::ENOBUFS | libc::ENOMEM => "; the node is short of memory, try again",
+        _ => "",
+    }
+}
+
+/// Result of a read.
+pub type Result<T> = std::result::Result<T, Error>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_with_operation_cause_and_remedy() {
+        let error = Error::Errno {
+            operation: "list nf_tables tables in net:[4026532621]".to_owned(),
+            errno: libc::EPERM,
+        };
+        let text = error.to_string();
+        assert!(
+            text.starts_with(
+                "list nf_tables tables in net:[4026532621]: EPERM (Operation not permitted); the helper needs"
+            ),
+            "{text}"
+        );
+    }
+}

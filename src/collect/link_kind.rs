@@ -1,0 +1,121 @@
+//! Kinds of devices with their own attributes (IFLA_INFO_KIND, IFLA_INFO_DATA).
+
+use std::net::IpAddr;
+
+use netlink_packet_route::link::{
+    BridgeStpState, InfoBridge, InfoData, InfoIpTunnel, InfoIpVlan, InfoKind, InfoMacVlan,
+    InfoVlan, InfoVrf, InfoVxlan, MacVlanMode,
+};
+
+use crate::model::IfIndex;
+use crate::model::link::{Bridge, LinkKind, MacvlanMode, Vxlan};
+
+/// The model's kind.
+pub fn kind(kind: &InfoKind, data: Option<&InfoData>) -> LinkKind {
+    match (kind, data) {
+        (InfoKind::Veth, _) => LinkKind::Veth,
+        (InfoKind::Tun, _) => LinkKind::Tun,
+        (InfoKind::Dummy, _) => LinkKind::Dummy,
+        (InfoKind::Wireguard, _) => LinkKind::Wireguard,
+        (InfoKind::Netkit, _) => LinkKind::Netkit,
+        (InfoKind::Bridge, Some(InfoData::Bridge(data))) => LinkKind::Bridge(bridge(data)),
+        (InfoKind::Vxlan, Some(InfoData::Vxlan(data))) => LinkKind::Vxlan(vxlan(data)),
+        (InfoKind::MacVlan, Some(InfoData::MacVlan(data))) => macvlan(data),
+        (InfoKind::IpVlan, Some(InfoData::IpVlan(data))) => ipvlan(data),
+        (InfoKind::Vlan, Some(InfoData::Vlan(data))) => vlan(data),
+        (InfoKind::Vrf, Some(InfoData::Vrf(data))) => vrf(data),
+        (InfoKind::IpIp, Some(InfoData::IpTunnel(data))) => ipip(data),
+        (other, _) => LinkKind::Other(other.to_string()),
+    }
+}
+
+fn bridge(data: &[InfoBridge]) -> Bridge {
+    let mut bridge = Bridge::default();
+    for attribute in data {
+        match attribute {
+            InfoBridge::VlanFiltering(on) => bridge.vlan_filtering = *on,
+            InfoBridge::NfCallIpTables(on) => bridge.nf_call_iptables = *on,
+            InfoBridge::NfCallIp6Tables(on) => bridge.nf_call_ip6tables = *on,
+            InfoBridge::StpState(state) => bridge.stp = *state != BridgeStpState::Disabled,
+            InfoBridge::MulticastSnooping(on) => bridge.mcast_snooping = *on,
+            InfoBridge::AgeingTime(time) => bridge.ageing_time = *time,
+            _ => {}
+        }
+    }
+    bridge
+}
+
+fn vxlan(data: &[InfoVxlan]) -> Vxlan {
+    let mut vxlan = Vxlan::default();
+    for attribute in data {
+        match attribute {
+            InfoVxlan::Id(vni) => vxlan.vni = *vni,
+            InfoVxlan::Local(ip) => vxlan.local = Some(IpAddr::V4(*ip)),
+            InfoVxlan::Local6(ip) => vxlan.local = Some(IpAddr::V6(*ip)),
+            InfoVxlan::Group(ip) => vxlan.group = Some(IpAddr::V4(*ip)),
+            InfoVxlan::Group6(ip) => vxlan.group = Some(IpAddr::V6(*ip)),
+            InfoVxlan::Link(index) => vxlan.lower = IfIndex::new(*index),
+            InfoVxlan::Port(port) => vxlan.port = *port,
+            InfoVxlan::Learning(on) => vxlan.learning = *on,
+            InfoVxlan::Ttl(ttl) => vxlan.ttl = *ttl,
+            InfoVxlan::CollectMetadata(on) => vxlan.collect_metadata = *on,
+            _ => {}
+        }
+    }
+    vxlan
+}
+
+fn macvlan(data: &[InfoMacVlan]) -> LinkKind {
+    let mode = data.iter().find_map(|attribute| match attribute {
+        InfoMacVlan::Mode(mode) => Some(*mode),
+        _ => None,
+    });
+    let Some(mode) = mode else {
+        return LinkKind::Other("macvlan".to_owned());
+    };
+    LinkKind::Macvlan(match mode {
+        MacVlanMode::Private => MacvlanMode::Private,
+        MacVlanMode::Vepa => MacvlanMode::Vepa,
+        MacVlanMode::Bridge => MacvlanMode::Bridge,
+        MacVlanMode::Passthrough => MacvlanMode::Passthru,
+        MacVlanMode::Source => MacvlanMode::Source,
+        other => MacvlanMode::Other(u32::from(other)),
+    })
+}
+
+fn ipvlan(data: &[InfoIpVlan]) -> LinkKind {
+    let mode = data.iter().find_map(|attribute| match attribute {
+        InfoIpVlan::Mode(mode) => Some(format!("{mode:?}").to_ascii_lowercase()),
+        _ => None,
+    });
+    mode.map_or_else(|| LinkKind::Other("ipvlan".to_owned()), LinkKind::Ipvlan)
+}
+
+fn vlan(data: &[InfoVlan]) -> LinkKind {
+    let id = data.iter().find_map(|attribute| match attribute {
+        InfoVlan::Id(id) => Some(*id),
+        _ => None,
+    });
+    id.map_or_else(|| LinkKind::Other("vlan".to_owned()), LinkKind::Vlan)
+}
+
+fn vrf(data: &[InfoVrf]) -> LinkKind {
+    let table = data.iter().find_map(|attribute| match attribute {
+        InfoVrf::TableId(table) => Some(*table),
+        _ => None,
+    });
+    table.map_or_else(|| LinkKind::Other("vrf".to_owned()), LinkKind::Vrf)
+}
+
+fn ipip(data: &[InfoIpTunnel]) -> LinkKind {
+    let set = |ip: &IpAddr| (!ip.is_unspecified()).then_some(*ip);
+    let (mut local, mut remote) = (None, None);
+    for attribute in data {
+        match attribute {
+            InfoIpTunnel::Local(ip) => local = set(ip),
+            InfoIpTunnel::Remote(ip) => remote = set(ip),
+            _ => {}
+        }
+    }
+    LinkKind::Ipip(local, remote)
+}

@@ -1,0 +1,281 @@
+//! One namespace with its open sockets, and the reading of its sections.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+use tokio::runtime::Runtime;
+
+use super::error::{Error, Result};
+use super::module::{Modules, Subsystem};
+use super::netfilter::{closure, ipset, iptables};
+use super::netlink::{Netlink, Protocol};
+use super::netns::{Hopper, NsFile};
+use super::rtnl::{Route, Session};
+use super::{addr, conntrack, fdb, link, neigh, nsid, route, rule, socket as sockets, sysctl, tc};
+use crate::model::Section;
+use crate::model::conntrack::{ConntrackEntry, Tuple};
+use crate::model::link::Link;
+use crate::model::netfilter::{Chain, Ruleset, Table};
+use crate::model::netns::{NetNs, NsIdentity};
+use crate::model::sysctl::Sysctls;
+use crate::model::want::Depth;
+
+/// What all namespaces share.
+pub struct Shared {
+    /// Enters namespaces.
+    pub hopper: Hopper,
+    /// Drives `rtnetlink`.
+    pub runtime: Runtime,
+    /// Mount point of proc.
+    pub proc: PathBuf,
+    /// What may be asked.
+    pub modules: Modules,
+}
+
+/// Open sockets of one namespace.
+pub struct Namespace {
+    file: NsFile,
+    route: Route,
+    raw: Netlink,
+    netfilter: Netlink,
+    diag: Netlink,
+    /// When it was last used.
+    pub used: Instant,
+}
+
+/// What is read by files, on the thread that entered the namespace.
+struct Files {
+    sysctls: Sysctls,
+    legacy: [Section<Vec<String>>; 2],
+}
+
+impl Namespace {
+    /// Enters a namespace and opens its sockets.
+    pub fn open(shared: &Shared, file: NsFile) -> Result<Self> {
+        let handle = shared.runtime.handle().clone();
+        let (route, raw, netfilter, diag) = shared.hopper.run(&file, move || {
+            Ok::<_, Error>((
+                Route::open(&handle)?,
+                Netlink::open(Protocol::Route)?,
+                Netlink::open(Protocol::Netfilter)?,
+                Netlink::open(Protocol::SockDiag)?,
+            ))
+        })??;
+        Ok(Self {
+            file,
+            route,
+            raw,
+            netfilter,
+            diag,
+            used: Instant::now(),
+        })
+    }
+
+    /// Whether a socket was left in the middle of an answer.
+    pub fn is_broken(&self) -> bool {
+        self.raw.is_broken() || self.netfilter.is_broken() || self.diag.is_broken()
+    }
+
+    /// Ends reads that would go on after this time.
+    pub fn set_deadline(&mut self, deadline: Instant) {
+        for socket in [&mut self.raw, &mut self.netfilter, &mut self.diag] {
+            socket.set_deadline(Some(deadline));
+        }
+    }
+
+    /// Reads all light sections, and rules to a depth. `others` are the namespaces that ids are asked for.
+    pub fn read(
+        &mut self,
+        shared: &mut Shared,
+        identity: NsIdentity,
+        depth: Depth,
+        others: &[NsFile],
+        deadline: Instant,
+    ) -> NetNs {
+        let mut ns = NetNs::new(identity);
+        let files = self.files(shared);
+        let mut session = Session {
+            runtime: &shared.runtime,
+            route: &self.route,
+            raw: &mut self.raw,
+            deadline,
+        };
+        ns.links = links(&mut session).into();
+        ns.addrs = addr::read(&mut session).into();
+        ns.rules = rule::read(&mut session).into();
+        ns.routes = route::read(&mut session).into();
+        ns.neighs = neigh::read(&mut session).into();
+        ns.fdb = fdb::read(&mut session).into();
+        ns.nsids = nsid::read(&mut self.raw, others).into();
+        ns.sockets = self.sockets(shared).into();
+        ns.nft = self.nft(shared, depth).into();
+        match files {
+            Ok(files) => {
+                ns.sysctls = Section::Known(files.sysctls);
+                ns.legacy = self.legacy(shared, &files.legacy, depth).into();
+            }
+            Err(error) => {
+                ns.sysctls = Section::Missing(error.to_string());
+                ns.legacy = Section::Missing(error.to_string());
+            }
+        }
+        ns
+    }
+
+    fn files(&self, shared: &Shared) -> Result<Files> {
+        let proc = shared.proc.clone();
+        shared.hopper.run(&self.file, move || Files {
+            sysctls: sysctl::read(&proc),
+            legacy: [
+                sysctl::legacy_tables(&proc, false),
+                sysctl::legacy_tables(&proc, true),
+            ],
+        })
+    }
+
+    fn sockets(&mut self, shared: &mut Shared) -> Result<Vec<crate::model::socket::Socket>> {
+        if shared.modules.has(Subsystem::InetDiag) {
+            match sockets::read(&mut self.diag) {
+                // No handler for the protocol: the kernel has no inet_diag.
+                Err(error) if error.errno() == Some(libc::ENOENT) => {}
+                other => return other,
+            }
+        }
+        let proc = shared.proc.clone();
+        shared
+            .hopper
+            .run(&self.file, move || sockets::read_files(&proc))?
+    }
+
+    /// Socket for nf_tables; `None`: the kernel has no nf_tables, so there are no rules.
+    pub fn nf_tables(&mut self, shared: &mut Shared) -> Option<&mut Netlink> {
+        shared
+            .modules
+            .has(Subsystem::NfTables)
+            .then_some(&mut self.netfilter)
+    }
+
+    /// Names the ipsets that rules refer to.
+    pub fn name_sets<'a>(
+        &mut self,
+        shared: &mut Shared,
+        chains: impl Iterator<Item = &'a mut Chain>,
+    ) {
+        if shared.modules.has(Subsystem::IpSet) {
+            ipset::fill_names(&mut self.netfilter, chains);
+        }
+    }
+
+    fn nft(&mut self, shared: &mut Shared, depth: Depth) -> Result<Ruleset> {
+        let mut ruleset = match self.nf_tables(shared) {
+            None => Ruleset::default(),
+            Some(socket) => closure::ruleset(socket, depth)?,
+        };
+        let tables = ruleset.tables.iter_mut();
+        self.name_sets(shared, tables.flat_map(|table| table.chains.values_mut()));
+        Ok(ruleset)
+    }
+
+    fn legacy(
+        &mut self,
+        shared: &mut Shared,
+        names: &[Section<Vec<String>>; 2],
+        depth: Depth,
+    ) -> Result<Ruleset> {
+        let mut ruleset = Ruleset::default();
+        for (v6, names) in [false, true].into_iter().zip(names) {
+            let names = match names {
+                Section::Known(names) => names,
+                Section::Missing(why) => {
+                    return Err(Error::malformed("list x_tables tables", why.clone()));
+                }
+                Section::NotAsked => continue,
+            };
+            if names.is_empty() {
+                continue;
+            }
+            let socket = self.raw_socket(shared, v6)?;
+            for name in names {
+                let mut table = iptables::table(&socket, v6, name)?;
+                closure::trim(&mut table, depth);
+                ruleset.tables.push(table);
+            }
+        }
+        let tables = ruleset.tables.iter_mut();
+        self.name_sets(shared, tables.flat_map(|table| table.chains.values_mut()));
+        Ok(ruleset)
+    }
+
+    /// One legacy table; `None` where it does not exist.
+    pub fn legacy_table(
+        &mut self,
+        shared: &mut Shared,
+        v6: bool,
+        name: &str,
+    ) -> Result<Option<Table>> {
+        let files = self.files(shared)?;
+        match &files.legacy[usize::from(v6)] {
+            Section::Known(names) if names.iter().any(|known| known == name) => {
+                let socket = self.raw_socket(shared, v6)?;
+                let mut table = iptables::table(&socket, v6, name)?;
+                self.name_sets(shared, table.chains.values_mut());
+                Ok(Some(table))
+            }
+            Section::Missing(why) => Err(Error::malformed("list x_tables tables", why.clone())),
+            _ => Ok(None),
+        }
+    }
+
+    fn raw_socket(&self, shared: &Shared, v6: bool) -> Result<File> {
+        let family = if v6 {
+            AddressFamily::Inet6
+        } else {
+            AddressFamily::Inet
+        };
+        let open = move || {
+            socket(
+                family,
+                SockType::Raw,
+                SockFlag::SOCK_CLOEXEC,
+                SockProtocol::Raw,
+            )
+            .map(File::from)
+            .map_err(|errno| Error::nix("open a raw socket for x_tables", errno))
+        };
+        shared.hopper.run(&self.file, open)?
+    }
+
+    /// The conntrack entry of a tuple.
+    pub fn conntrack(
+        &mut self,
+        shared: &mut Shared,
+        tuple: &Tuple,
+    ) -> Result<Option<ConntrackEntry>> {
+        if !shared.modules.has(Subsystem::Conntrack) {
+            if !tracked(&shared.proc) {
+                return Ok(None);
+            }
+            return Err(Error::Module {
+                operation: "look up a conntrack entry".to_owned(),
+                module: Subsystem::Conntrack.module(),
+            });
+        }
+        conntrack::find(&mut self.netfilter, tuple)
+    }
+}
+
+/// Whether the kernel tracks connections at all.
+fn tracked(proc: &Path) -> bool {
+    proc.join("sys/net/netfilter/nf_conntrack_max").exists()
+}
+
+fn links(session: &mut Session<'_>) -> Result<Vec<Link>> {
+    let mut links = link::read(session)?;
+    let mut filters = tc::read(session.raw)?;
+    for link in &mut links {
+        link.tc = filters.remove(&link.index.get()).unwrap_or_default();
+    }
+    Ok(links)
+}

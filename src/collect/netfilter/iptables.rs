@@ -1,0 +1,399 @@
+//! Legacy x_tables, by `getsockopt(2)`: a table is one blob of entries.
+//!
+//! Source: include/uapi/linux/netfilter_ipv4/ip_tables.h, netfilter_ipv6/ip6_tables.h; layouts are those of
+//! 64-bit kernels. Asking for a table that does not exist makes the kernel create it, so only those that
+//! `ip_tables_names` lists are asked for.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::net::IpAddr;
+
+use super::sockopt::{GET_ENTRIES, GET_INFO, getsockopt};
+use super::xt_match::{self, inet_addr, masked_name};
+use super::{nft, xt_target};
+use crate::collect::error::{Error, Result};
+use crate::collect::nla::{text, u16_at, u32_at, u64_at};
+use crate::model::Section;
+use crate::model::netfilter::{
+    Backend, BaseChain, Chain, ChainKind, Counters, Expr, Family, Hook, Policy, Rule, Table,
+    Verdict,
+};
+use crate::model::xtables::{HeaderMatch, XtTarget};
+
+/// XT_TABLE_MAXNAMELEN
+const NAME: usize = 32;
+/// `sizeof(struct ipt_getinfo)`
+const INFO: usize = 84;
+/// `sizeof(struct ipt_get_entries)`: name, size, and padding up to the entries.
+const ENTRIES: usize = 40;
+/// `sizeof(struct xt_entry_match)` and `_target`
+const EXTENSION: usize = 32;
+/// Largest table read, in bytes; kube-proxy's with 10,000 Services takes 48 MB.
+const MOST: usize = 256 << 20;
+const ATTEMPTS: usize = 8;
+const HOOKS: [Hook; 5] = [
+    Hook::Prerouting,
+    Hook::Input,
+    Hook::Forward,
+    Hook::Output,
+    Hook::Postrouting,
+];
+
+/// Where fields of an entry are.
+struct Layout {
+    v6: bool,
+    /// `nfcache`, behind which target_offset, next_offset, comefrom and counters follow.
+    nfcache: usize,
+    /// `sizeof(struct ipt_entry)`: matches start here.
+    size: usize,
+}
+
+const V4: Layout = Layout {
+    v6: false,
+    nfcache: 84,
+    size: 112,
+};
+const V6: Layout = Layout {
+    v6: true,
+    nfcache: 136,
+    size: 168,
+};
+
+/// Reads a table that exists, whole.
+pub fn table(socket: &File, v6: bool, name: &str) -> Result<Table> {
+    let tool = if v6 {
+        "ip6tables-legacy"
+    } else {
+        "iptables-legacy"
+    };
+    let operation = format!("read {tool} table {name}");
+    for _ in 0..ATTEMPTS {
+        let mut info = [0u8; INFO];
+        put_name(&mut info, name);
+        getsockopt(socket, v6, GET_INFO, &mut info)
+            .map_err(|error| Error::io(&operation, &error))?;
+        let damaged = || Error::malformed(&operation, "the answer is cut short");
+        let size = u32_at(&info, 80).ok_or_else(damaged)? as usize;
+        if size > MOST {
+            let what = format!("it takes {size} bytes, more than {MOST}");
+            return Err(Error::malformed(operation, what));
+        }
+        let mut blob = vec![0u8; ENTRIES + size];
+        put_name(&mut blob, name);
+        if let Some(field) = blob.get_mut(NAME..NAME + 4) {
+            field.copy_from_slice(&info[80..84]);
+        }
+        match getsockopt(socket, v6, GET_ENTRIES, &mut blob) {
+            Ok(_) => {
+                let entries = blob.get(ENTRIES..).unwrap_or_default();
+                return decode(v6, name, &info, entries)
+                    .ok_or_else(|| Error::malformed(operation, "its entries can't be decoded"));
+            }
+            // The table changed its size between the two calls.
+            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {}
+            Err(error) => return Err(Error::io(operation, &error)),
+        }
+    }
+    Err(Error::Changing { operation })
+}
+
+fn put_name(buffer: &mut [u8], name: &str) {
+    let len = name.len().min(NAME - 1);
+    for (to, from) in buffer.iter_mut().zip(name.as_bytes().iter().take(len)) {
+        *to = *from;
+    }
+}
+
+/// Priority and type of a table's hook (`xt_table.priority`, `nf_nat_ipv4_ops`).
+fn base(table: &str, hook: Hook) -> (i32, ChainKind) {
+    match (table, hook) {
+        ("raw", _) => (-300, ChainKind::Filter),
+        ("mangle", Hook::Output) => (-150, ChainKind::Route),
+        ("mangle", _) => (-150, ChainKind::Filter),
+        ("nat", Hook::Prerouting | Hook::Output) => (-100, ChainKind::Nat),
+        ("nat", _) => (100, ChainKind::Nat),
+        ("security", _) => (50, ChainKind::Filter),
+        _ => (0, ChainKind::Filter),
+    }
+}
+
+/// An entry of the blob.
+struct Entry<'a> {
+    offset: usize,
+    bytes: &'a [u8],
+    target: &'a str,
+    target_data: &'a [u8],
+    target_offset: usize,
+}
+
+fn decode(v6: bool, name: &str, info: &[u8], blob: &[u8]) -> Option<Table> {
+    let layout = if v6 { V6 } else { V4 };
+    let entries = split(&layout, blob)?;
+    let valid = u32_at(info, NAME)?;
+    // Offsets at which base chains begin, and where their policies stand.
+    let mut hooks = BTreeMap::new();
+    let mut policies = BTreeMap::new();
+    for (number, hook) in HOOKS.into_iter().enumerate() {
+        if valid & (1 << number) != 0 {
+            hooks.insert(u32_at(info, 36 + 4 * number)? as usize, hook);
+            policies.insert(u32_at(info, 56 + 4 * number)? as usize, hook);
+        }
+    }
+    // An ERROR target heads a user chain, whose rules begin behind it; the last one ends the table.
+    let mut starts: BTreeMap<usize, String> = BTreeMap::new();
+    for (index, entry) in entries.iter().enumerate() {
+        if let Some(hook) = hooks.get(&entry.offset) {
+            starts.insert(entry.offset, hook.name().to_ascii_uppercase());
+        } else if entry.target == "ERROR" && index + 1 < entries.len() {
+            let first = entries.get(index + 1)?.offset;
+            starts.insert(first, text(entry.target_data));
+        }
+    }
+    let mut table = Table {
+        backend: Backend::Legacy,
+        family: if v6 { Family::Ip6 } else { Family::Ip },
+        name: name.to_owned(),
+        dormant: false,
+        chains: BTreeMap::new(),
+        chains_complete: true,
+        sets: BTreeMap::new(),
+        sets_complete: true,
+        flowtables: BTreeMap::new(),
+    };
+    let mut current: Option<Open> = None;
+    for (index, entry) in entries.iter().enumerate() {
+        if let Some(chain) = starts.get(&entry.offset) {
+            close(&mut table, current.take());
+            current = Some(Open::new(
+                chain.clone(),
+                hooks.get(&entry.offset).copied(),
+                name,
+            ));
+        }
+        if entry.target == "ERROR" {
+            close(&mut table, current.take());
+            continue;
+        }
+        let open = current.as_mut()?;
+        let counters = counters(&layout, entry)?;
+        // A chain's last entry is its policy, or a user chain's RETURN.
+        let last = policies.contains_key(&entry.offset)
+            || entries
+                .get(index + 1)
+                .is_none_or(|next| next.target == "ERROR" || starts.contains_key(&next.offset));
+        if last {
+            if let Some(base) = &mut open.base {
+                base.policy = match standard(entry.target_data)? {
+                    Standard::Verdict(Verdict::Drop) => Policy::Drop,
+                    _ => Policy::Accept,
+                };
+                base.counters = Some(counters);
+            }
+        } else {
+            let rule = rule(&layout, entry, counters, open.rules.len(), &starts)?;
+            open.rules.push(rule);
+        }
+    }
+    close(&mut table, current.take());
+    Some(table)
+}
+
+/// A chain whose entries are being read.
+struct Open {
+    name: String,
+    base: Option<BaseChain>,
+    rules: Vec<Rule>,
+}
+
+impl Open {
+    fn new(name: String, hook: Option<Hook>, table: &str) -> Self {
+        let base = hook.map(|hook| {
+            let (priority, kind) = base(table, hook);
+            BaseChain {
+                hook,
+                priority,
+                kind,
+                policy: Policy::Accept,
+                devices: Vec::new(),
+                counters: None,
+            }
+        });
+        Self {
+            name,
+            base,
+            rules: Vec::new(),
+        }
+    }
+}
+
+fn close(table: &mut Table, open: Option<Open>) {
+    if let Some(open) = open {
+        let chain = Chain {
+            name: open.name.clone(),
+            handle: 0,
+            base: open.base,
+            rules: Section::Known(open.rules),
+        };
+        table.chains.insert(open.name, chain);
+    }
+}
+
+fn split<'a>(layout: &Layout, blob: &'a [u8]) -> Option<Vec<Entry<'a>>> {
+    let mut entries = Vec::new();
+    let mut offset = 0;
+    while offset < blob.len() {
+        let rest = blob.get(offset..)?;
+        let target_offset = usize::from(u16_at(rest, layout.nfcache + 4)?);
+        let next = usize::from(u16_at(rest, layout.nfcache + 6)?);
+        if next < layout.size || target_offset < layout.size {
+            return None;
+        }
+        let bytes = rest.get(..next)?;
+        let target = bytes.get(target_offset..)?;
+        entries.push(Entry {
+            offset,
+            bytes,
+            target: extension_name(target)?,
+            target_data: target.get(EXTENSION..)?,
+            target_offset,
+        });
+        offset += next;
+    }
+    Some(entries)
+}
+
+/// Name of a match or target: behind its `u16` size, 29 bytes.
+fn extension_name(bytes: &[u8]) -> Option<&str> {
+    let name = bytes.get(2..31)?;
+    let end = name
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(name.len());
+    std::str::from_utf8(name.get(..end)?).ok()
+}
+
+fn counters(layout: &Layout, entry: &Entry<'_>) -> Option<Counters> {
+    // Behind nfcache (4), two offsets (4), comefrom (4), aligned to 8.
+    let at = layout.size - 16;
+    Some(Counters {
+        packets: u64_at(entry.bytes, at)?,
+        bytes: u64_at(entry.bytes, at + 8)?,
+    })
+}
+
+enum Standard {
+    Verdict(Verdict),
+    /// Offset of a chain's first rule.
+    Jump(usize),
+}
+
+/// `struct xt_standard_target`: negative is a verdict - 1, XT_RETURN is -5.
+fn standard(data: &[u8]) -> Option<Standard> {
+    let verdict = u32_at(data, 0)?.cast_signed();
+    Some(match verdict {
+        0.. => Standard::Jump(usize::try_from(verdict).ok()?),
+        -1 => Standard::Verdict(Verdict::Drop),
+        -2 => Standard::Verdict(Verdict::Accept),
+        -5 => Standard::Verdict(Verdict::Return),
+        // The upper half names the queue.
+        queue if (-queue - 1) & 0xff == 3 => {
+            Standard::Verdict(Verdict::Queue(u16::try_from((-queue - 1) >> 16).ok()?))
+        }
+        other => Standard::Verdict(Verdict::Other(other)),
+    })
+}
+
+fn rule(
+    layout: &Layout,
+    entry: &Entry<'_>,
+    counters: Counters,
+    position: usize,
+    starts: &BTreeMap<usize, String>,
+) -> Option<Rule> {
+    let header = header(layout, entry.bytes)?;
+    let goto =
+        *entry.bytes.get(if layout.v6 { 131 } else { 82 })? & if layout.v6 { 0x04 } else { 0x02 };
+    let mut exprs = vec![Expr::Header(header)];
+    let mut at = layout.size;
+    while at < entry.target_offset {
+        let bytes = entry.bytes.get(at..entry.target_offset)?;
+        let size = usize::from(u16_at(bytes, 0)?);
+        let data = bytes.get(EXTENSION..size)?;
+        let (name, revision) = (extension_name(bytes)?, *bytes.get(31)?);
+        exprs.push(Expr::Match(xt_match::decode(
+            name, revision, data, layout.v6,
+        )));
+        at += size;
+    }
+    exprs.push(Expr::Counter(counters));
+    let next = entry.offset + entry.bytes.len();
+    match entry.target {
+        "" => match standard(entry.target_data)? {
+            Standard::Verdict(verdict) => {
+                exprs.push(Expr::Target(XtTarget::Standard(verdict)));
+            }
+            // A rule without a target falls through to the next entry.
+            Standard::Jump(to) if to == next && !starts.contains_key(&to) => {}
+            Standard::Jump(to) => {
+                let chain = starts.get(&to)?.clone();
+                exprs.push(Expr::Target(XtTarget::Standard(if goto != 0 {
+                    Verdict::Goto(chain)
+                } else {
+                    Verdict::Jump(chain)
+                })));
+            }
+        },
+        name => {
+            let revision = *entry.bytes.get(entry.target_offset + 31)?;
+            let target = xt_target::decode(name, revision, entry.target_data, layout.v6);
+            exprs.push(Expr::Target(target));
+        }
+    }
+    Some(Rule {
+        handle: u64::try_from(position).ok()? + 1,
+        comment: nft::comment_of(&exprs),
+        exprs,
+    })
+}
+
+/// `struct ipt_ip`, `struct ip6t_ip6`.
+fn header(layout: &Layout, entry: &[u8]) -> Option<HeaderMatch> {
+    const INV_IN: u8 = 0x01;
+    const INV_OUT: u8 = 0x02;
+    const INV_SRC: u8 = 0x08;
+    const INV_DST: u8 = 0x10;
+    const INV_FRAG: u8 = 0x20;
+    const INV_PROTO: u8 = 0x40;
+    let v6 = layout.v6;
+    let width = if v6 { 16 } else { 4 };
+    let names = 4 * width;
+    let proto_at = names + 64;
+    // IPv6 has a TOS byte before the flags.
+    let flags_at = proto_at + if v6 { 3 } else { 2 };
+    let (flags, invert) = (*entry.get(flags_at)?, *entry.get(flags_at + 1)?);
+    let address = |index: usize, inverted: u8| {
+        let addr = inet_addr(entry, index * width, v6)?;
+        let mask = inet_addr(entry, (index + 2) * width, v6)?;
+        Some((!unspecified(mask)).then_some((addr, mask, invert & inverted != 0)))
+    };
+    let name = |index: usize, inverted: u8| {
+        let at = names + 16 * index;
+        let found = masked_name(entry.get(at..at + 16)?, entry.get(at + 32..at + 48)?);
+        Some(found.map(|name| (name, invert & inverted != 0)))
+    };
+    let proto = u8::try_from(u16_at(entry, proto_at)?).ok()?;
+    // IPv6 says by a flag that the protocol counts; IPv4 by its not being 0.
+    let proto_counts = if v6 { flags & 1 != 0 } else { proto != 0 };
+    Some(HeaderMatch {
+        src: address(0, INV_SRC)?,
+        dst: address(1, INV_DST)?,
+        iif: name(0, INV_IN)?,
+        oif: name(1, INV_OUT)?,
+        proto: proto_counts.then_some((proto, invert & INV_PROTO != 0)),
+        fragment: (!v6 && flags & 1 != 0).then_some(invert & INV_FRAG != 0),
+    })
+}
+
+fn unspecified(mask: IpAddr) -> bool {
+    mask.is_unspecified()
+}

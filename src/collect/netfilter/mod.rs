@@ -1,0 +1,14 @@
+//! Rules: nf_tables by nfnetlink, legacy x_tables by getsockopt. Both give [`crate::model::netfilter`].
+
+pub mod closure;
+pub mod expr;
+pub mod ipset;
+pub mod iptables;
+pub mod nft;
+pub mod set;
+mod sockopt;
+pub mod xt_match;
+pub mod xt_target;
+
+#[cfg(test)]
+mod tests;

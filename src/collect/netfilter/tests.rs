@@ -1,0 +1,1 @@
+//! Byte fixtures of real rules.

@@ -1,0 +1,320 @@
+//! x_tables matches, from the structures the kernel holds.
+//!
+//! Source: include/uapi/linux/netfilter/xt_*.h (v6.1 headers). Numbers are in host order unless the header
+//! says `__be`. A name, revision or size that is not listed gives [`XtMatch::Other`] with the bytes.
+
+use std::net::IpAddr;
+
+use crate::collect::nla::{be16_at, ip, text, u16_at, u32_at};
+use crate::model::MacAddr;
+use crate::model::xtables::{ConntrackMatch, Statistic, XtMatch};
+
+/// Bit of `state` for untracked packets, and of `conntrack` for the same.
+const STATE_UNTRACKED: u32 = 1 << 6;
+const CONNTRACK_UNTRACKED: u16 = 1 << 8;
+
+/// Decodes a match. `v6`: it stands in a table of IPv6, which decides how addresses are kept.
+pub fn decode(name: &str, revision: u8, data: &[u8], v6: bool) -> XtMatch {
+    known(name, revision, data, v6).unwrap_or_else(|| XtMatch::Other {
+        name: name.to_owned(),
+        revision,
+        data: data.to_vec(),
+    })
+}
+
+fn known(name: &str, revision: u8, data: &[u8], v6: bool) -> Option<XtMatch> {
+    let byte = |at: usize| data.get(at).copied();
+    let flag = |at: usize| byte(at).map(|b| b != 0);
+    let pair = |at: usize| Some((u16_at(data, at)?, u16_at(data, at + 2)?));
+    Some(match (name, revision) {
+        ("tcp", 0) => XtMatch::Tcp {
+            sports: pair(0)?,
+            dports: pair(4)?,
+            option: byte(8)?,
+            flag_mask: byte(9)?,
+            flag_cmp: byte(10)?,
+            invert: byte(11)?,
+        },
+        ("udp", 0) => XtMatch::Udp {
+            sports: pair(0)?,
+            dports: pair(4)?,
+            invert: byte(8)?,
+        },
+        ("icmp" | "icmp6", 0) => XtMatch::Icmp {
+            kind: byte(0)?,
+            codes: (byte(1)?, byte(2)?),
+            invert: byte(3)? & 1 != 0,
+            v6: name == "icmp6",
+        },
+        ("comment", 0) => XtMatch::Comment(text(data)),
+        ("state", 0) => state(u32_at(data, 0)?),
+        ("conntrack", 1..=3) => conntrack(revision, data, v6)?,
+        ("addrtype", 0) => XtMatch::Addrtype {
+            source: u16_at(data, 0)?,
+            dest: u16_at(data, 2)?,
+            invert_source: u32_at(data, 4)? != 0,
+            invert_dest: u32_at(data, 8)? != 0,
+            limit_in: false,
+            limit_out: false,
+        },
+        ("addrtype", 1) => {
+            let flags = u32_at(data, 4)?;
+            XtMatch::Addrtype {
+                source: u16_at(data, 0)?,
+                dest: u16_at(data, 2)?,
+                invert_source: flags & 1 != 0,
+                invert_dest: flags & 2 != 0,
+                limit_in: flags & 4 != 0,
+                limit_out: flags & 8 != 0,
+            }
+        }
+        ("mark", 1) => XtMatch::Mark {
+            mark: u32_at(data, 0)?,
+            mask: u32_at(data, 4)?,
+            invert: flag(8)?,
+        },
+        ("connmark", 1) => XtMatch::Connmark {
+            mark: u32_at(data, 0)?,
+            mask: u32_at(data, 4)?,
+            invert: flag(8)?,
+        },
+        ("statistic", 0) => statistic(data)?,
+        ("multiport", 0 | 1) => multiport(revision, data)?,
+        ("physdev", 0) => physdev(data)?,
+        ("set", 1..=4) => set(revision, data)?,
+        ("recent", 0 | 1) => XtMatch::Recent {
+            seconds: u32_at(data, 0)?,
+            hit_count: u32_at(data, 4)?,
+            check_set: byte(8)?,
+            invert: flag(9)?,
+            name: text(data.get(10..210)?),
+            side: byte(210)?,
+        },
+        ("limit", 0) => XtMatch::Limit,
+        // The first revision can't invert; its mode has other bits.
+        ("hashlimit", 0) => XtMatch::Hashlimit { invert: false },
+        ("hashlimit", 1) => XtMatch::Hashlimit {
+            invert: u32_at(data, 16)? & 0x10 != 0,
+        },
+        ("hashlimit", 2 | 3) => XtMatch::Hashlimit {
+            invert: u32_at(data, 272)? & 0x10 != 0,
+        },
+        ("iprange", 1) => iprange(data, v6)?,
+        ("nfacct", 0 | 1) => XtMatch::Nfacct(text(data.get(..32)?)),
+        ("mac", 0) => XtMatch::Mac {
+            addr: MacAddr(*data.first_chunk()?),
+            invert: u32_at(data, 8)? != 0,
+        },
+        ("owner", 1) => owner(data)?,
+        ("pkttype", 0) => XtMatch::Pkttype {
+            kind: u32_at(data, 0)?,
+            invert: u32_at(data, 4)? != 0,
+        },
+        ("length", 0) => XtMatch::Length {
+            range: pair(0)?,
+            invert: flag(4)?,
+        },
+        ("ttl" | "hl", 0) => XtMatch::Ttl {
+            mode: byte(0)?,
+            value: byte(1)?,
+        },
+        ("rpfilter", 0) => XtMatch::Rpfilter { flags: byte(0)? },
+        ("dscp", 0) => XtMatch::Dscp {
+            dscp: byte(0)?,
+            invert: flag(1)?,
+        },
+        // mask, value: only where the mask is that of the DSCP bits.
+        ("tos", 1) if byte(0)? == 0xfc => XtMatch::Dscp {
+            dscp: byte(1)? >> 2,
+            invert: flag(2)?,
+        },
+        _ => return None,
+    })
+}
+
+/// `union nf_inet_addr` at an offset.
+pub(super) fn inet_addr(data: &[u8], at: usize, v6: bool) -> Option<IpAddr> {
+    ip(data.get(at..at + if v6 { 16 } else { 4 })?)
+}
+
+/// An interface name under a byte mask, as iptables writes it: a mask that ends before the NUL means any
+/// rest. `None`: nothing is compared.
+pub(super) fn masked_name(name: &[u8], mask: &[u8]) -> Option<String> {
+    let compared = mask.iter().take_while(|byte| **byte != 0).count();
+    if compared == 0 {
+        return None;
+    }
+    let shown = text(name);
+    Some(if compared > shown.len() {
+        shown
+    } else {
+        format!("{}+", text(name.get(..compared).unwrap_or_default()))
+    })
+}
+
+fn state(mask: u32) -> XtMatch {
+    let untracked = if mask & STATE_UNTRACKED == 0 {
+        0
+    } else {
+        CONNTRACK_UNTRACKED
+    };
+    let low = u16::try_from(mask & 0x3f).unwrap_or_default();
+    XtMatch::Conntrack(Box::new(ConntrackMatch {
+        match_flags: 1,
+        state_mask: low | untracked,
+        ..ConntrackMatch::default()
+    }))
+}
+
+fn conntrack(revision: u8, data: &[u8], v6: bool) -> Option<XtMatch> {
+    let match_flags = u16_at(data, 146)?;
+    let addr = |flag: u16, at: usize| {
+        (match_flags & flag != 0)
+            .then(|| Some((inet_addr(data, at, v6)?, inet_addr(data, at + 16, v6)?)))
+            .flatten()
+    };
+    let ports = |low: usize, high: usize| {
+        if revision == 3 {
+            Some((u16_at(data, low)?, u16_at(data, high)?))
+        } else {
+            let port = be16_at(data, low)?;
+            Some((port, port))
+        }
+    };
+    let (state_mask, status_mask) = if revision == 1 {
+        (u16::from(*data.get(150)?), u16::from(*data.get(151)?))
+    } else {
+        (u16_at(data, 150)?, u16_at(data, 152)?)
+    };
+    Some(XtMatch::Conntrack(Box::new(ConntrackMatch {
+        match_flags,
+        invert_flags: u16_at(data, 148)?,
+        state_mask,
+        status_mask,
+        proto: u16_at(data, 136)?,
+        origsrc: addr(0x04, 0),
+        origdst: addr(0x08, 32),
+        replsrc: addr(0x10, 64),
+        repldst: addr(0x20, 96),
+        origsrc_port: ports(138, 154)?,
+        origdst_port: ports(140, 156)?,
+        replsrc_port: ports(142, 158)?,
+        repldst_port: ports(144, 160)?,
+        expires: (u32_at(data, 128)?, u32_at(data, 132)?),
+    })))
+}
+
+fn statistic(data: &[u8]) -> Option<XtMatch> {
+    let invert = u16_at(data, 2)? & 1 != 0;
+    Some(XtMatch::Statistic(match u16_at(data, 0)? {
+        0 => Statistic::Random {
+            probability: u32_at(data, 4)?,
+            invert,
+        },
+        1 => Statistic::Nth {
+            every: u32_at(data, 4)?,
+            packet: u32_at(data, 8)?,
+            invert,
+        },
+        _ => return None,
+    }))
+}
+
+fn multiport(revision: u8, data: &[u8]) -> Option<XtMatch> {
+    let count = usize::from(*data.get(1)?);
+    let port = |index: usize| u16_at(data, 2 + 2 * index);
+    // A set flag says that this port and the next are a range.
+    let starts = |index: usize| revision == 1 && data.get(32 + index).is_some_and(|f| *f != 0);
+    let mut ports = Vec::new();
+    let mut index = 0;
+    while index < count {
+        let first = port(index)?;
+        if starts(index) {
+            ports.push((first, port(index + 1)?));
+            index += 2;
+        } else {
+            ports.push((first, first));
+            index += 1;
+        }
+    }
+    Some(XtMatch::Multiport {
+        which: *data.first()?,
+        ports,
+        invert: revision == 1 && *data.get(47)? != 0,
+    })
+}
+
+fn physdev(data: &[u8]) -> Option<XtMatch> {
+    let (invert, wanted) = (*data.get(64)?, *data.get(65)?);
+    let name = |bit: u8, at: usize| {
+        let found = masked_name(data.get(at..at + 16)?, data.get(at + 16..at + 32)?)?;
+        (wanted & bit != 0).then_some((found, invert & bit != 0))
+    };
+    let is = |bit: u8| (wanted & bit != 0).then_some(invert & bit == 0);
+    Some(XtMatch::Physdev {
+        physin: name(0x01, 0),
+        physout: name(0x02, 32),
+        is_in: is(0x08),
+        is_out: is(0x10),
+        is_bridged: is(0x04),
+    })
+}
+
+fn set(revision: u8, data: &[u8]) -> Option<XtMatch> {
+    const INVERT: u8 = 0x01;
+    const RETURN_NOMATCH: u8 = 0x80;
+    const MATCH_COUNTERS: u32 = 1 << 5;
+    /// IPSET_FLAG_SKIP_COUNTER_UPDATE, _SKIP_SUBCOUNTER_UPDATE: no decision depends on them.
+    const HARMLESS: u32 = 0x18;
+    let (dim, flags) = (*data.get(2)?, *data.get(3)?);
+    let mut other = u32::from(flags & RETURN_NOMATCH);
+    if revision >= 3 {
+        // Revision 3 has the operator before the value, revision 4 behind it.
+        let (packets, bytes) = if revision == 3 { (8, 24) } else { (16, 32) };
+        if *data.get(packets)? != 0 || *data.get(bytes)? != 0 {
+            other |= MATCH_COUNTERS;
+        }
+        other |= u32_at(data, 40)? & !HARMLESS;
+    }
+    Some(XtMatch::Set {
+        index: u16_at(data, 0)?,
+        name: None,
+        dims: (0..dim.min(6)).map(|d| flags & (2 << d) != 0).collect(),
+        invert: flags & INVERT != 0,
+        flags: other,
+    })
+}
+
+fn iprange(data: &[u8], v6: bool) -> Option<XtMatch> {
+    let flags = *data.get(64)?;
+    let range = |bit: u8, at: usize| {
+        (flags & bit != 0)
+            .then(|| {
+                let ends = (inet_addr(data, at, v6)?, inet_addr(data, at + 16, v6)?);
+                Some((ends.0, ends.1, flags & (bit << 4) != 0))
+            })
+            .flatten()
+    };
+    Some(XtMatch::Iprange {
+        src: range(1, 0),
+        dst: range(2, 32),
+    })
+}
+
+fn owner(data: &[u8]) -> Option<XtMatch> {
+    let (wanted, invert) = (*data.get(16)?, *data.get(17)?);
+    // Supplementary groups of the sender are not known.
+    if wanted & 8 != 0 {
+        return None;
+    }
+    let range = |bit: u8, at: usize| {
+        (wanted & bit != 0)
+            .then(|| Some((u32_at(data, at)?, u32_at(data, at + 4)?, invert & bit != 0)))
+            .flatten()
+    };
+    Some(XtMatch::Owner {
+        uid: range(1, 0),
+        gid: range(2, 8),
+        socket: (wanted & 4 != 0).then_some(invert & 4 == 0),
+    })
+}

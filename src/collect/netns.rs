@@ -1,0 +1,166 @@
+//! Network namespaces: files that stand for them, and the only thread that enters them.
+//!
+//! `setns(2)` works per thread, so one thread of its own hops from namespace to namespace, opens
+//! sockets and reads `/proc/thread-self/net` and `/proc/sys/net` there, and returns home after each job.
+//! What it opened is then used from any thread: a socket stays in the namespace it was born in.
+
+use std::any::Any;
+use std::fs::File;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+
+use nix::sched::{CloneFlags, setns};
+use nix::sys::statfs::fstatfs;
+
+use super::error::{Error, Result};
+use crate::model::NetNsId;
+
+/// NSFS_MAGIC, include/uapi/linux/magic.h
+const NSFS_MAGIC: i64 = 0x6e73_6673;
+
+/// An open namespace file. Holding it keeps the namespace alive.
+#[derive(Clone, Debug)]
+pub struct NsFile {
+    file: Arc<File>,
+    id: NetNsId,
+}
+
+impl NsFile {
+    /// Opens a file and makes sure that it is a namespace's. Stale plain files in `/run/netns` are
+    /// refused here.
+    pub fn open(path: &Path) -> Result<Self> {
+        let operation = || format!("open namespace {}", path.display());
+        let file = File::options()
+            .read(true)
+            // A FIFO put in the directory must not block.
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(path)
+            .map_err(|error| Error::io(operation(), &error))?;
+        let magic = fstatfs(&file)
+            .map_err(|errno| Error::nix(operation(), errno))?
+            .filesystem_type()
+            .0;
+        if magic != NSFS_MAGIC {
+            return Err(Error::malformed(operation(), "it is no namespace file"));
+        }
+        let meta = file
+            .metadata()
+            .map_err(|error| Error::io(operation(), &error))?;
+        let id = NetNsId {
+            dev: meta.dev(),
+            ino: meta.ino(),
+        };
+        Ok(Self {
+            file: Arc::new(file),
+            id,
+        })
+    }
+
+    /// Identity.
+    pub fn id(&self) -> NetNsId {
+        self.id
+    }
+
+    /// The descriptor, for RTM_GETNSID.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+type Job = Box<dyn FnOnce(&File) + Send>;
+
+/// The thread that enters namespaces.
+pub struct Hopper {
+    jobs: Option<Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Hopper {
+    /// Starts the thread. It waits in the namespace of the caller.
+    pub fn start() -> Result<Self> {
+        let operation = "start the thread that enters namespaces";
+        let home = File::open("/proc/thread-self/ns/net")
+            .map_err(|error| Error::io("open the helper's own network namespace", &error))?;
+        let (jobs, queue) = channel::<Job>();
+        let thread = std::thread::Builder::new()
+            .name("netns".to_owned())
+            .spawn(move || {
+                for job in queue {
+                    job(&home);
+                }
+            })
+            .map_err(|error| Error::io(operation, &error))?;
+        Ok(Self {
+            jobs: Some(jobs),
+            thread: Some(thread),
+        })
+    }
+
+    /// Runs `work` inside a namespace and waits for it.
+    pub fn run<T: Send + 'static>(
+        &self,
+        ns: &NsFile,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        let operation = format!("enter network namespace net:[{}]", ns.id.ino);
+        let gone =
+            || Error::malformed(operation.clone(), "the thread that enters namespaces ended");
+        let (answer, wait) = channel();
+        let file = ns.file.clone();
+        let job: Job = Box::new(move |home| {
+            let result = setns(&*file, CloneFlags::CLONE_NEWNET)
+                .map(|()| catch_unwind(AssertUnwindSafe(work)));
+            // Staying would keep a deleted pod's namespace alive.
+            let back = setns(home, CloneFlags::CLONE_NEWNET);
+            // The caller waits for exactly this answer; it can't have gone.
+            let _ = answer.send((result, back));
+        });
+        let jobs = self.jobs.as_ref().ok_or_else(gone)?;
+        jobs.send(job).map_err(|_| gone())?;
+        let (result, back) = wait.recv().map_err(|_| gone())?;
+        back.map_err(|errno| Error::nix("return to the helper's own namespace", errno))?;
+        match result {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(panic)) => Err(Error::malformed(operation, panic_text(&*panic))),
+            Err(errno) => Err(Error::nix(operation, errno)),
+        }
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned());
+    format!(
+        "the work inside panicked: {}",
+        text.unwrap_or_else(|| "(no text)".to_owned())
+    )
+}
+
+impl Drop for Hopper {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread was already reported by the job that met it.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_files_are_no_namespaces() {
+        let error = NsFile::open(Path::new("/proc/self/status")).expect_err("not a namespace");
+        assert!(error.to_string().contains("no namespace file"), "{error}");
+        let own = NsFile::open(Path::new("/proc/self/ns/net")).expect("own namespace");
+        assert_ne!(own.id().ino, 0);
+    }
+}

@@ -1,0 +1,184 @@
+//! The helper's conversation: requests on one stream, answers on the other.
+//!
+//! Ends when the input ends, on a goodbye, or when nothing was asked for a while. Answers are cut into
+//! frames so that neither side must hold a whole node's rules as one message.
+
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::collector::Collector;
+use super::netlink::REQUEST;
+use crate::contract::frame::{Decoder, FrameError, encode};
+use crate::contract::{MAGIC, Reply, Request, SCHEMA_VERSION};
+use crate::model::want::{Fact, Want};
+
+/// The helper ends after this long without a request.
+pub const IDLE: Duration = Duration::from_secs(600);
+/// Facts of about this many bytes make a frame.
+const FRAME: usize = 4 << 20;
+/// Largest request in bytes: some thousand wants.
+const MOST_PENDING: usize = 4 << 20;
+
+/// Why a conversation ended otherwise than by its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The streams failed.
+    #[error("serve requests: the connection failed: {0}")]
+    Io(#[from] io::Error),
+    /// What came is no request.
+    #[error("serve requests: {0}")]
+    Frame(#[from] FrameError),
+    /// The first request was not a hello.
+    #[error("serve requests: the first request is not a hello; is the peer netpath?")]
+    NoHello,
+    /// A request that never ends.
+    #[error("serve requests: a request is larger than {MOST_PENDING} bytes")]
+    TooLarge,
+}
+
+/// Answers requests until the conversation ends. `idle` is how long it waits for one.
+pub fn serve(
+    mut input: impl Read + AsFd,
+    output: impl Write,
+    collector: &mut Collector,
+    idle: Duration,
+) -> Result<(), ServeError> {
+    let mut peer = Peer {
+        output,
+        greeted: false,
+    };
+    let mut decoder = Decoder::default();
+    let mut chunk = vec![0u8; 64 << 10];
+    loop {
+        let request = match decoder.next::<Request>() {
+            Ok(request) => request,
+            Err(error) => {
+                peer.send(&Reply::Error {
+                    id: 0,
+                    message: error.to_string(),
+                })?;
+                return Err(error.into());
+            }
+        };
+        if let Some(request) = request {
+            if !peer.answer(request, collector)? {
+                return Ok(());
+            }
+            continue;
+        }
+        if decoder.pending() > MOST_PENDING {
+            return Err(ServeError::TooLarge);
+        }
+        if !readable(&input, idle)? {
+            return Ok(());
+        }
+        let len = match input.read(&mut chunk) {
+            Ok(0) => return Ok(()),
+            Ok(len) => len,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error.into()),
+        };
+        decoder.push(chunk.get(..len).unwrap_or_default());
+    }
+}
+
+/// Waits for input; `false` when none came in time.
+fn readable(input: &impl AsFd, idle: Duration) -> io::Result<bool> {
+    let deadline = Instant::now() + idle;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let mut fds = [PollFd::new(input.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, timeout) {
+            Ok(0) => return Ok(false),
+            Ok(_) => return Ok(true),
+            Err(nix::Error::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+struct Peer<W> {
+    output: W,
+    greeted: bool,
+}
+
+impl<W: Write> Peer<W> {
+    fn send(&mut self, reply: &Reply) -> Result<(), ServeError> {
+        let frame = encode(reply)?;
+        self.output.write_all(&frame)?;
+        self.output.flush()?;
+        Ok(())
+    }
+
+    /// `false`: the conversation is over.
+    fn answer(&mut self, request: Request, collector: &mut Collector) -> Result<bool, ServeError> {
+        match request {
+            Request::Hello { .. } => {
+                self.greeted = true;
+                self.send(&hello())?;
+            }
+            _ if !self.greeted => return Err(ServeError::NoHello),
+            Request::Ping { id } => self.send(&Reply::Pong { id })?,
+            Request::Bye => return Ok(false),
+            Request::Collect { id, wants } => self.collect(id, &wants, collector)?,
+        }
+        Ok(true)
+    }
+
+    fn collect(
+        &mut self,
+        id: u32,
+        wants: &[Want],
+        collector: &mut Collector,
+    ) -> Result<(), ServeError> {
+        let begun = Instant::now();
+        let mut pending = Vec::new();
+        let mut weight = 0;
+        let mut result = Ok(());
+        collector.each(wants, REQUEST, |fact| {
+            weight += weigh(&fact);
+            pending.push(fact);
+            if weight >= FRAME && result.is_ok() {
+                weight = 0;
+                result = self.send(&facts(id, std::mem::take(&mut pending), false, begun));
+            }
+        });
+        result?;
+        self.send(&facts(id, pending, true, begun))
+    }
+}
+
+fn facts(id: u32, facts: Vec<Fact>, last: bool, begun: Instant) -> Reply {
+    Reply::Facts {
+        id,
+        facts,
+        last,
+        micros: u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
+    }
+}
+
+/// About how many bytes a fact takes: the length of its encoding without the compression.
+fn weigh(fact: &Fact) -> usize {
+    postcard::experimental::serialized_size(fact).unwrap_or(FRAME)
+}
+
+/// What the helper says of itself.
+pub fn hello() -> Reply {
+    let kernel = nix::sys::utsname::uname()
+        .map(|name| name.release().to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Reply::Hello {
+        magic: MAGIC.to_owned(),
+        schema: SCHEMA_VERSION,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        kernel,
+        now: now.as_secs(),
+    }
+}
