@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::WebSocketUpgrade;
-use axum::extract::ws::{Message, WebSocket};
+use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
 use axum::response::Response;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
@@ -91,6 +91,14 @@ fn frame(channel: u8, bytes: &[u8]) -> Message {
     Message::Binary(Bytes::from(frame))
 }
 
+/// kubectl takes any other close for a failure.
+fn goodbye() -> Message {
+    Message::Close(Some(CloseFrame {
+        code: close_code::NORMAL,
+        reason: "".into(),
+    }))
+}
+
 async fn refuse(mut socket: WebSocket, message: &str) {
     let status = json!({
         "metadata": {}, "status": "Failure", "reason": "InternalError", "code": 500,
@@ -100,7 +108,7 @@ async fn refuse(mut socket: WebSocket, message: &str) {
     let _ = socket
         .send(frame(STATUS, status.to_string().as_bytes()))
         .await;
-    let _ = socket.send(Message::Close(None)).await;
+    let _ = socket.send(goodbye()).await;
 }
 
 async fn bridge(
@@ -135,7 +143,7 @@ async fn bridge(
                     // A client that has gone needs no status.
                     let text = ending(status).to_string();
                     let _ = to_client.send(frame(STATUS, text.as_bytes())).await;
-                    let _ = to_client.send(Message::Close(None)).await;
+                    let _ = to_client.send(goodbye()).await;
                 }
             }
             Sent::Broken => end_group(app, pod, id, &mut child).await,

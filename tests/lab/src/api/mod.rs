@@ -11,6 +11,7 @@ mod discovery;
 mod exec;
 mod kubelet;
 mod misbehave;
+mod protobuf;
 mod request;
 mod routes;
 mod status;

@@ -221,7 +221,11 @@ fn list(app: &App, now: &Misbehave, target: &Target, query: &Query, parts: &Part
 }
 
 fn access_review(app: &App, body: &[u8]) -> Response {
-    let mut review: Value = match serde_json::from_slice(body) {
+    let decoded = match super::protobuf::access_review(body) {
+        Some(review) => Ok(review),
+        None => serde_json::from_slice(body),
+    };
+    let mut review: Value = match decoded {
         Ok(review) => review,
         Err(error) => return failure(400, "BadRequest", &error.to_string()),
     };
