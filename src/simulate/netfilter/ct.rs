@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use super::bits::{Bits, Tri};
+use super::bits::{Bits, Tri, free_port_within};
 use super::chain::{self, Did};
 use super::header::{Load, addr_bytes};
 use super::machine::{Eval, Vm};
@@ -75,8 +75,8 @@ pub(super) fn load(eval: &Eval<'_, '_>, vm: &Vm<'_>, key: CtKey, dir: Option<u8>
         CtKey::Protocol => Bits::known([tuple.protocol]),
         CtKey::Src => Bits::known(addr_bytes(tuple.src)),
         CtKey::Dst => Bits::known(addr_bytes(tuple.dst)),
-        CtKey::ProtoSrc => Bits::net16(tuple.sport),
-        CtKey::ProtoDst => Bits::net16(tuple.dport),
+        CtKey::ProtoSrc => Bits::port(tuple.sport),
+        CtKey::ProtoDst => Bits::port(tuple.dport),
         CtKey::SrcIp => return v4_only(tuple.src, false),
         CtKey::DstIp => return v4_only(tuple.dst, false),
         CtKey::SrcIp6 => return v4_only(tuple.src, true),
@@ -201,9 +201,18 @@ pub(super) fn matches(eval: &Eval<'_, '_>, vm: &Vm<'_>, wanted: &ConntrackMatch)
 
 fn port(range: (u16, u16), tuple: Tuple, source: bool) -> Tri {
     let own = if source { tuple.sport } else { tuple.dport };
-    let (first, last) = range;
-    let answer = own.map(|port| (first..=last).contains(&port));
-    Tri::from_option(answer, || "a port is not known".to_owned())
+    port_within(own, range)
+}
+
+/// Whether a port lies in a range, ends included; `None` is any free one.
+pub(super) fn port_within(port: Option<u16>, (first, last): (u16, u16)) -> Tri {
+    let answer = match port {
+        Some(port) => Some((first..=last).contains(&port)),
+        None => free_port_within(first, last),
+    };
+    Tri::from_option(answer, || {
+        format!("the port is any free one, which may lie in {first} to {last}")
+    })
 }
 
 /// Whether an address equals another under a mask.

@@ -2,7 +2,7 @@
 //!
 //! Source: net/netfilter/nft_set_{hash,rbtree,pipapo}.c, nft_lookup.c (v6.12).
 
-use super::bits::Bits;
+use super::bits::{Bits, free_port_within};
 use crate::model::netfilter::{Elements, Set, SetElem};
 
 /// Answer of a lookup.
@@ -102,6 +102,9 @@ fn interval<'a>(elements: &'a [SetElem], key: &Bits) -> Option<Option<&'a SetEle
             .filter(|elem| !elem.catchall && elem.key.as_slice() <= point)
             .max_by(|a, b| a.key.cmp(&b.key).then(b.interval_end.cmp(&a.interval_end)))
     };
+    if key.is_free_port() {
+        return free_port(elements);
+    }
     let (low, high) = (key.min(), key.max());
     let (first, last) = (below(&low), below(&high));
     let same = match (first, last) {
@@ -110,6 +113,27 @@ fn interval<'a>(elements: &'a [SetElem], key: &Bits) -> Option<Option<&'a SetEle
         _ => false,
     };
     same.then(|| first.filter(|elem| !elem.interval_end))
+}
+
+/// Any free port in a set of port ranges: in none of them unless they name many.
+fn free_port(elements: &[SetElem]) -> Option<Option<&SetElem>> {
+    let starts = elements.iter().filter(|elem| !elem.catchall && !elem.interval_end);
+    for elem in starts {
+        let above = elements.iter().filter(|other| !other.catchall && other.key > elem.key);
+        let next = above.map(|other| other.key.as_slice()).min();
+        let port = |bytes: &[u8]| <[u8; 2]>::try_from(bytes).ok().map(u16::from_be_bytes);
+        let first = port(&elem.key)?;
+        let last = match next {
+            Some(next) => port(next)?.saturating_sub(1),
+            None => u16::MAX,
+        };
+        match free_port_within(first, last) {
+            Some(false) => {}
+            Some(true) => return Some(Some(elem)),
+            None => return None,
+        }
+    }
+    Some(None)
 }
 
 #[cfg(test)]
