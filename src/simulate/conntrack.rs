@@ -19,6 +19,27 @@ const TCP_TIME_WAIT: u8 = 7;
 /// TCP_CONNTRACK_CLOSE
 const TCP_CLOSE: u8 = 8;
 
+/// Port that a mapping gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NewPort {
+    /// The one that was there.
+    Keep,
+    /// Any free one.
+    Free,
+    /// This one.
+    Is(u16),
+}
+
+impl NewPort {
+    fn instead_of(self, old: Option<u16>) -> Option<u16> {
+        match self {
+            Self::Keep => old,
+            Self::Free => None,
+            Self::Is(port) => Some(port),
+        }
+    }
+}
+
 /// Which end of a packet is translated (`enum nf_nat_manip_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Manip {
@@ -300,13 +321,12 @@ pub(crate) fn confirm(ns: &NsKey, skb: &Skb, flows: &mut Flows) {
     }
 }
 
-/// Decides one end of a flow (`nf_nat_setup_info()`). `addr` and `port` of `None` keep what is there;
-/// a port of `Some(None)` is any free one.
+/// Decides one end of a flow (`nf_nat_setup_info()`). An `addr` of `None` keeps what is there.
 pub(crate) fn set_up(
     entry: &mut ConntrackEntry,
     manip: Manip,
     addr: Option<std::net::IpAddr>,
-    port: Option<Option<u16>>,
+    port: NewPort,
 ) {
     let current = entry.reply.inverted();
     let mut new = current;
@@ -314,16 +334,16 @@ pub(crate) fn set_up(
     match manip {
         Manip::Src => {
             new.src = addr.unwrap_or(new.src);
-            new.sport = port.unwrap_or(new.sport);
+            new.sport = port.instead_of(new.sport);
         }
         Manip::Dst => {
             new.dst = addr.unwrap_or(new.dst);
             if !echo {
-                new.dport = port.unwrap_or(new.dport);
+                new.dport = port.instead_of(new.dport);
             }
         }
     }
-    if new != current || port == Some(None) {
+    if new != current || port == NewPort::Free {
         entry.reply = new.inverted();
         entry.status |= manip.bit();
     }
@@ -414,13 +434,13 @@ mod tests {
             &mut entry,
             Manip::Dst,
             Some(dnat.parse().unwrap()),
-            Some(Some(dport)),
+            NewPort::Is(dport),
         );
         set_up(
             &mut entry,
             Manip::Src,
             Some(snat.parse().unwrap()),
-            Some(sport),
+            sport.map_or(NewPort::Free, NewPort::Is),
         );
         let mut there = first.clone();
         assert!(translate(&mut there, &entry, false, Manip::Dst));
@@ -458,7 +478,7 @@ mod tests {
             dport: Some(53),
         });
         let mut entry = entry(udp.tuple());
-        set_up(&mut entry, Manip::Dst, None, None);
+        set_up(&mut entry, Manip::Dst, None, NewPort::Keep);
         assert_eq!(entry.status, status::DST_NAT_DONE);
         let mut same = udp.clone();
         assert!(!translate(&mut same, &entry, false, Manip::Dst));

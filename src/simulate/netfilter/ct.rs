@@ -27,10 +27,13 @@ fn state(ct: CtRef) -> u32 {
     match ct {
         CtRef::None | CtRef::Invalid => INVALID,
         CtRef::Untracked => UNTRACKED,
-        CtRef::Entry {
-            established: true, ..
-        } => ESTABLISHED,
-        CtRef::Entry { .. } => NEW,
+        CtRef::Entry { established, .. } => {
+            if established {
+                ESTABLISHED
+            } else {
+                NEW
+            }
+        }
     }
 }
 
@@ -53,12 +56,8 @@ pub(super) fn load(eval: &Eval<'_, '_>, vm: &Vm<'_>, key: CtKey, dir: Option<u8>
         return Load::Absent;
     };
     let entry = &flow.entry;
-    let tuple = match dir {
-        Some(1) => entry.reply,
-        Some(_) => entry.orig,
-        None if reply => entry.reply,
-        None => entry.orig,
-    };
+    let backwards = dir.map_or(reply, |dir| dir == 1);
+    let tuple = if backwards { entry.reply } else { entry.orig };
     let v4_only = |addr: IpAddr, v6: bool| {
         if addr.is_ipv6() == v6 {
             Load::Value(Bits::known(addr_bytes(addr)))
@@ -67,7 +66,6 @@ pub(super) fn load(eval: &Eval<'_, '_>, vm: &Vm<'_>, key: CtKey, dir: Option<u8>
         }
     };
     let value = match key {
-        CtKey::State => Bits::unknown(4),
         CtKey::Direction => Bits::known([u8::from(reply)]),
         CtKey::Status => Bits::host32(Some(entry.status)),
         CtKey::Mark => Bits::host32(flow.mark),
@@ -83,12 +81,11 @@ pub(super) fn load(eval: &Eval<'_, '_>, vm: &Vm<'_>, key: CtKey, dir: Option<u8>
         CtKey::DstIp6 => return v4_only(tuple.dst, true),
         CtKey::Labels if !flow.existing => Bits::known([0; 16]),
         CtKey::Labels if entry.labels.len() == 16 => Bits::known(entry.labels.clone()),
-        CtKey::Labels => Bits::unknown(16),
         CtKey::Zone => Bits::known(entry.zone.to_le_bytes()),
         CtKey::Helper if entry.helper.is_none() && !flow.existing => return Load::Absent,
-        CtKey::Helper => Bits::unknown(16),
+        CtKey::Labels | CtKey::Helper => Bits::unknown(16),
         CtKey::Pkts | CtKey::Bytes | CtKey::Avgpkt => Bits::unknown(8),
-        CtKey::Expiration | CtKey::Eventmask | CtKey::Id => Bits::unknown(4),
+        CtKey::State | CtKey::Expiration | CtKey::Eventmask | CtKey::Id => Bits::unknown(4),
         CtKey::Other(number) => return Load::Unknown(format!("ct {number} is not known")),
     };
     Load::Value(value)

@@ -9,9 +9,7 @@ use super::lookup::{self, Found};
 use super::machine::{Eval, Vm};
 use super::registers::Registers;
 use super::{ct, meta, nat, reject, reverse, text, xt_match, xt_target};
-use crate::model::netfilter::{
-    BitwiseOp, CmpOp, Elements, Expr, MetaKey, Reg, Rule, SetData, SetElem,
-};
+use crate::model::netfilter::{BitwiseOp, CmpOp, Expr, MetaKey, Reg, Rule, SetData, SetElem};
 use crate::simulate::conntrack::Manip;
 use crate::simulate::skb::CtRef;
 use crate::trace::Evidence;
@@ -379,9 +377,4 @@ fn found(vm: &mut Vm<'_>, dreg: Option<Reg>, elem: &SetElem) -> Did {
         (None, Some(_)) => Did::Blind("the element of the map has no data".to_owned()),
         (_, None) => Did::Next,
     }
-}
-
-/// Whether the elements of a set are all there.
-pub(super) fn is_read(elements: &Elements) -> bool {
-    matches!(elements, Elements::Known(_))
 }

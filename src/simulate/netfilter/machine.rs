@@ -267,7 +267,7 @@ impl<'c, 'a> Eval<'c, 'a> {
     }
 }
 
-impl<'a> Vm<'a> {
+impl Vm<'_> {
     pub(super) fn end(self: Box<Self>, verdict: HookVerdict) -> HookOutcome {
         HookOutcome {
             share: self.share,

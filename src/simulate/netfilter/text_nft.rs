@@ -31,7 +31,7 @@ struct Held {
 /// A rule's words so far.
 pub(super) struct Words {
     style: Style,
-    words: Vec<String>,
+    parts: Vec<String>,
     held: Vec<(Reg, Held)>,
     protocol: Option<String>,
 }
@@ -40,7 +40,7 @@ impl Words {
     pub(super) fn new(style: Style) -> Self {
         Self {
             style,
-            words: Vec::new(),
+            parts: Vec::new(),
             held: Vec::new(),
             protocol: None,
         }
@@ -49,13 +49,13 @@ impl Words {
     /// Adds words; an empty text adds none.
     pub(super) fn push(&mut self, text: &str) {
         if !text.is_empty() {
-            self.words.push(text.to_owned());
+            self.parts.push(text.to_owned());
         }
     }
 
     /// The line.
     pub(super) fn done(self) -> String {
-        self.words.join(" ")
+        self.parts.join(" ")
     }
 
     fn hold(&mut self, reg: Reg, nft: &str, xt: &'static str, show: Show) {
@@ -208,7 +208,7 @@ impl Words {
                         format!("{} {not}{from}-{to}", held.nft)
                     }
                 };
-                self.words.push(text);
+                self.parts.push(text);
             }
             Expr::Lookup {
                 set,
@@ -218,7 +218,7 @@ impl Words {
             } => {
                 let key = self.key(*sreg);
                 match dreg {
-                    Some(0) => self.words.push(format!("{key} vmap @{set}")),
+                    Some(0) => self.parts.push(format!("{key} vmap @{set}")),
                     Some(dreg) => {
                         let nft = format!("{key} map @{set}");
                         self.held.clear();
@@ -227,7 +227,7 @@ impl Words {
                     }
                     None => {
                         let not = if *inverted { "!= " } else { "" };
-                        self.words.push(format!("{key} {not}@{set}"));
+                        self.parts.push(format!("{key} {not}@{set}"));
                     }
                 }
                 self.held.clear();
@@ -375,7 +375,7 @@ impl Words {
                 _ => format!("{} {sign}{shown}", held.nft),
             },
         };
-        self.words.push(text);
+        self.parts.push(text);
     }
 }
 

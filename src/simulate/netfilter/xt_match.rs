@@ -256,10 +256,13 @@ fn mark_is(own: Option<u32>, mark: u32, mask: u32) -> Tri {
     Tri::from_option(answer, || "the mark is not known".to_owned())
 }
 
+/// A device name to match, and whether it is negated.
+type Pattern<'a> = &'a Option<(String, bool)>;
+
 /// `physdev_mt()`: without bridge information only negated conditions hold.
 fn physdev(
     eval: &Eval<'_, '_>,
-    (physin, physout): (&Option<(String, bool)>, &Option<(String, bool)>),
+    (physin, physout): (Pattern<'_>, Pattern<'_>),
     (is_in, is_out, is_bridged): (Option<bool>, Option<bool>, Option<bool>),
 ) -> Tri {
     let devices = eval.at.devices;
