@@ -3,7 +3,7 @@
 //! Not modelled: expectations and helpers (RELATED), zones other than 0, port clashes, windows.
 
 use crate::model::conntrack::{ConntrackEntry, Tuple, status};
-use crate::model::netfilter::{ChainKind, Expr, Family};
+use crate::model::netfilter::{Expr, Family};
 use crate::model::netns::NetNs;
 use crate::model::packet::{ICMP, ICMPV6, L4, Packet};
 use crate::model::want::Want;
@@ -89,21 +89,6 @@ pub(crate) fn is_active(ns: &NetNs, v6: bool) -> bool {
                     Section::NotAsked | Section::Missing(_) => true,
                 })
         })
-    })
-}
-
-/// Whether NAT is hooked in: some NAT chain is there (`nf_nat_register_fn()`).
-pub(crate) fn has_nat(ns: &NetNs, v6: bool) -> bool {
-    let sections = [&ns.nft, &ns.legacy];
-    let known = sections.into_iter().filter_map(Section::known);
-    let mut tables = known.flat_map(|rules| &rules.tables);
-    tables.any(|table| {
-        applies(table.family, v6)
-            && !table.dormant
-            && table.chains.values().any(|chain| {
-                let base = chain.base.as_ref();
-                base.is_some_and(|base| base.kind == ChainKind::Nat)
-            })
     })
 }
 

@@ -65,6 +65,13 @@ pub(super) fn eval<'a>(
         }
         Expr::Cmp { op, sreg, data } => {
             let value = regs.load(*sreg, data.len());
+            if let (true, Some(last)) = (value.is_free_port(), end_of_range(rule, expr)) {
+                // nft writes a range as two comparisons; a free port needs both at once.
+                let within = value.within(data, last);
+                return Did::when(Tri::from_option(within, || {
+                    "the port is any free one".to_owned()
+                }));
+            }
             let answer = match op {
                 CmpOp::Eq => value.equals(data),
                 CmpOp::Neq => value.equals(data).map(|equal| !equal),
@@ -269,6 +276,27 @@ pub(super) fn eval<'a>(
         Expr::Other { name, .. } => {
             Did::Blind(format!("expression {name} is not known to this program"))
         }
+    }
+}
+
+/// Upper end of a range of which `expr` compares the lower one.
+fn end_of_range<'a>(rule: &'a Rule, expr: &Expr) -> Option<&'a [u8]> {
+    let Expr::Cmp {
+        op: CmpOp::Gte,
+        sreg,
+        ..
+    } = expr
+    else {
+        return None;
+    };
+    let index = rule.exprs.iter().position(|own| std::ptr::eq(own, expr))?;
+    match rule.exprs.get(index + 1)? {
+        Expr::Cmp {
+            op: CmpOp::Lte,
+            sreg: same,
+            data,
+        } if same == sreg => Some(data),
+        _ => None,
     }
 }
 

@@ -34,6 +34,8 @@ pub(super) struct Words {
     parts: Vec<String>,
     held: Vec<(Reg, Held)>,
     protocol: Option<String>,
+    /// Lower end of a range: its register, its value, and where its words begin.
+    lower: Option<(Reg, String, usize)>,
 }
 
 impl Words {
@@ -43,6 +45,7 @@ impl Words {
             parts: Vec::new(),
             held: Vec::new(),
             protocol: None,
+            lower: None,
         }
     }
 
@@ -343,10 +346,25 @@ impl Words {
 
     fn compare(&mut self, op: CmpOp, sreg: Reg, value: &[u8]) {
         let held = self.held(sreg);
-        self.held.retain(|(own, _)| *own != sreg);
+        if op == CmpOp::Gte {
+            self.lower = Some((sreg, show(&held, value), self.parts.len()));
+        } else {
+            self.held.retain(|(own, _)| *own != sreg);
+        }
         let mut shown = show(&held, value);
         if held.show == Show::Protocol && op == CmpOp::Eq {
             self.protocol = Some(shown.clone());
+        }
+        if let (CmpOp::Lte, Some((reg, first, at))) = (op, self.lower.take_if(|_| op != CmpOp::Gte))
+            && reg == sreg
+        {
+            let (name, to) = match (self.style, held.xt) {
+                (Style::Iptables, xt) if !xt.is_empty() => (xt, ':'),
+                _ => (held.nft.as_str(), '-'),
+            };
+            self.parts.truncate(at);
+            self.parts.push(format!("{name} {first}{to}{shown}"));
+            return;
         }
         let sign = match op {
             CmpOp::Eq => "",
