@@ -95,6 +95,7 @@ pub(super) fn agenda<'a>(
             Section::Missing(why) => return Err(format!("{name} rules of {}: {why}", at.ns)),
         }
     }
+    want_unread(cx, at, &chains);
     let nat_age = chains
         .iter()
         .position(|chain| chain.base.kind == ChainKind::Nat);
@@ -159,6 +160,26 @@ fn hooked<'a>(rules: &'a Ruleset, at: &HookPoint<'_>, v6: bool) -> Vec<BaseRef<'
         found.extend(here);
     }
     found
+}
+
+/// Wishes for all base chains that were not read, of all hooks at once, where this hook has one: the
+/// packet will meet the others too.
+fn want_unread(cx: &mut Cx<'_>, at: &HookPoint<'_>, chains: &[BaseRef<'_>]) {
+    let unread = |chain: &&BaseRef<'_>| chain.chain.rules.is_not_asked();
+    let here = |chain: &BaseRef<'_>| chain.base.hook == at.hook;
+    if !chains.iter().filter(unread).any(here) {
+        return;
+    }
+    for chain in chains.iter().filter(unread) {
+        let want = Want::Chain {
+            netns: at.ns.netns,
+            backend: chain.table.backend,
+            family: chain.table.family,
+            table: chain.table.name.clone(),
+            chain: chain.chain.name.clone(),
+        };
+        cx.want(&at.ns.node, want);
+    }
 }
 
 /// Device whose ingress or egress hook this is.
