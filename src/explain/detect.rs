@@ -122,19 +122,9 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// The packet as it was when the last step looked at it.
+    /// The packet as it was where it ended.
     fn packet(&self) -> Packet {
-        let mut packet = self.hop.packet.clone();
-        for change in self.hop.steps.iter().flat_map(|step| &step.changes) {
-            match change.field.as_str() {
-                "src" => packet.src = change.to.parse().unwrap_or(packet.src),
-                "dst" => packet.dst = change.to.parse().unwrap_or(packet.dst),
-                "dport" => packet.set_dport(change.to.parse().ok()),
-                "sport" => packet.set_sport(change.to.parse().ok()),
-                _ => {}
-            }
-        }
-        packet
+        self.trace.packet.clone()
     }
 
     fn ns(&self) -> Option<&'a NetNs> {
@@ -187,7 +177,9 @@ impl<'a> Case<'a> {
             DropReason::NeighFailed => self.unresolved(&packet),
             DropReason::Otherhost => self.other_station(&packet),
             DropReason::VxlanNoRemote | DropReason::VxlanVniNotFound => self.tunnel(),
-            DropReason::IpInnoroutes | DropReason::IpOutnoroutes => self.no_route(&packet),
+            DropReason::IpInnoroutes | DropReason::IpOutnoroutes | DropReason::NoRouteToNode => {
+                self.no_route(&packet)
+            }
             DropReason::NoSocket => self.no_listener(&packet),
             DropReason::DevReady => self.link_down(),
             DropReason::BridgeHairpinOff => {
@@ -399,8 +391,7 @@ impl<'a> Case<'a> {
     }
 
     fn in_tunnel(&self) -> bool {
-        let kind = |kind| self.hop.steps.iter().any(|step| step.kind == kind);
-        kind(StepKind::Encap) || kind(StepKind::Decap) || self.packet().inner.is_some() || {
+        self.packet().inner.is_some() || {
             let dev = self
                 .step
                 .evidence
@@ -415,6 +406,10 @@ impl<'a> Case<'a> {
     }
 
     fn unresolved(&self, packet: &Packet) -> (Code, String) {
+        let down = |evidence: &Evidence| matches!(evidence, Evidence::Link { .. });
+        if self.step.evidence.iter().any(down) {
+            return self.link_down();
+        }
         if self.in_tunnel() {
             return self.tunnel();
         }
