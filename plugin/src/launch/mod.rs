@@ -1,6 +1,6 @@
 //! Gets a helper running where the question needs one, talks to it, and takes it away again.
 //!
-//! Read in this order: [`manifest`] (the pod, pure), [`pods`] (create, wait, remove), [`exec`] and
+//! Read in this order: [`manifest`] (the pod, pure), [`pods`] (create and wait), `removal`, [`exec`] and
 //! [`local`] (two ways to a helper's stdin and stdout), [`session`] (the framed contract over either),
 //! [`signals`] (nothing is left behind), [`cleanup`] (what a killed client left).
 
@@ -10,6 +10,7 @@ pub mod exec;
 pub mod local;
 pub mod manifest;
 pub mod pods;
+mod removal;
 pub mod session;
 pub mod signals;
 mod state;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::choose::Chooser;
 use super::destination::Target;
 use super::ends::{Destination, Entry, Family, Flow, Resolved, Source};
-use super::error::Error;
+use super::error::{Choices, Error};
 
 impl Chooser<'_> {
     pub(super) fn flows(
@@ -52,10 +52,35 @@ impl Chooser<'_> {
 }
 
 impl Resolved {
-    /// Gives a [`Destination::Name`] its addresses once they were looked up.
+    /// Looks a [`Destination::Name`] up on this machine and takes its address into the flow; other
+    /// destinations are left as they are.
     ///
-    /// Errors: none of them is of a family that the source has.
-    pub fn looked_up(
+    /// The cluster's DNS may answer otherwise, which a note says. Errors: the name has no address, or
+    /// none of a family that the source has.
+    pub async fn look_up(&mut self, family: Option<Family>) -> Result<(), Error> {
+        let Destination::Name { host, port, .. } = self.destination.clone() else {
+            return Ok(());
+        };
+        let failed = |why: String| Error::Unfit {
+            end: host.clone(),
+            why: format!("look it up: {why}; give its address instead"),
+            choices: Choices::default(),
+        };
+        let found = tokio::net::lookup_host((host.as_str(), port.unwrap_or(0)))
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        let mut addresses: Vec<IpAddr> = found.map(|address| address.ip()).collect();
+        addresses.dedup();
+        let Some(first) = addresses.first() else {
+            return Err(failed("it has no address".to_owned()));
+        };
+        self.notes.push(format!(
+            "{host} is {first}, as this machine sees it; the pod's DNS may say otherwise"
+        ));
+        self.take_addresses(&addresses, family, port)
+    }
+
+    fn take_addresses(
         &mut self,
         addresses: &[IpAddr],
         family: Option<Family>,

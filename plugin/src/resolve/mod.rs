@@ -13,8 +13,10 @@ mod flow;
 pub mod names;
 pub mod objects;
 pub mod parse;
+mod port;
 mod source;
 mod wire;
+mod words;
 
 pub use choose::{Ask, resolve, resolve_place};
 pub use ends::{Destination, Entry, Family, Flow, Resolved, ServiceEnd, Source};

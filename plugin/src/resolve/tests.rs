@@ -302,6 +302,16 @@ fn external_names() {
         matches!(&found.destination, Destination::Name { host, .. } if host == "db.example.com")
     );
     assert!(found.flows.is_empty());
+    let mut here = go("web-0", "http://127.0.0.1.nowhere.invalid").unwrap();
+    let waiting = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let text = waiting
+        .block_on(here.look_up(None))
+        .unwrap_err()
+        .to_string();
+    assert!(text.contains("give its address instead"), "{text}");
     assert!(trouble("web-0", "ext").contains("add :PORT"));
     assert_eq!(
         go("web-0", "alias").unwrap().destination.describe(),
