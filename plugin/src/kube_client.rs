@@ -471,7 +471,7 @@ impl ConnectionFlags {
         let mut push = |name: &str, value: Option<&str>| {
             if let Some(value) = value {
                 flags.push(name.to_owned());
-                flags.push(value.to_owned());
+                flags.push(quoted(value));
             }
         };
         push("-n", self.namespace.as_deref());
@@ -489,6 +489,16 @@ impl ConnectionFlags {
         }
         push("--as-uid", self.as_uid.as_deref());
         flags
+    }
+}
+
+/// A value as a POSIX shell reads it back: these commands are printed to be pasted, never run here.
+fn quoted(value: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@=+,".contains(c);
+    if !value.is_empty() && value.chars().all(plain) {
+        value.to_owned()
+    } else {
+        format!("'{}'", value.replace('\'', "'\\''"))
     }
 }
 

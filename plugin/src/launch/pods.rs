@@ -55,6 +55,11 @@ impl NodeTarget {
         }
     }
 
+    /// A node by name, with what the view knows of it.
+    pub fn find(view: &ClusterView, name: &str) -> Self {
+        view.node(name).map_or_else(|| Self::named(name), Self::of)
+    }
+
     /// A node as the API describes it.
     ///
     /// A node that is not ready for lack of a network still starts host-network pods, and is the one

@@ -300,7 +300,8 @@ impl Session {
         self.figures
     }
 
-    /// Asks for facts and waits for all of them.
+    /// Asks for facts and waits for all of them. A session whose call was dropped half-way is good
+    /// for nothing but dropping: part of a request may have been sent.
     ///
     /// Errors: the helper ends, is silent for a minute, or refuses the request.
     pub async fn collect(&mut self, wants: Vec<Want>) -> Result<Vec<Fact>, SessionError> {

@@ -848,5 +848,31 @@ async fn real_helpers_in_a_real_laboratory() {
     }
     launcher.close(false).await.unwrap();
     assert!(server.helper_pods().is_empty() && server.processes().is_empty());
+    // Given up at any moment, 200 times: no pod and no process is left.
+    let kube = flags.connect().await.unwrap();
+    for step in 0..200_u64 {
+        let launcher = Launcher::new(kube.clone(), HelperFlags::default());
+        let work = async {
+            let mut sessions = launcher.launch(&targets, None).await;
+            for session in sessions.values_mut().flatten() {
+                let target = NsTarget::All;
+                let wants = vec![Want::NetNs {
+                    target,
+                    depth: Depth::Likely,
+                }];
+                session.collect(wants).await.unwrap();
+            }
+        };
+        // Steps that share no factor with the number of moments visit them in a scattered order.
+        let moment = Duration::from_millis(step * 37 % 101);
+        let _ = tokio::time::timeout(moment, work).await;
+        launcher.close(true).await.unwrap();
+        assert!(server.helper_pods().is_empty());
+        let until = Instant::now() + Duration::from_secs(3);
+        while !server.processes().is_empty() {
+            assert!(Instant::now() < until, "left: {:?}", server.processes());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
     server.stop().await.unwrap();
 }
