@@ -309,10 +309,16 @@ impl Collector {
         answer: &mut impl FnMut(Fact),
     ) {
         let found = self.with(request, netns, |ns, shared| match backend {
-            Backend::Nft => match ns.nf_tables(shared) {
-                Some(socket) => closure::chain(socket, family, table, name),
-                None => Ok(None),
-            },
+            Backend::Nft => {
+                let Some(socket) = ns.nf_tables(shared) else {
+                    return Ok(None);
+                };
+                let mut found = closure::chain(socket, family, table, name)?;
+                if let Some((chains, _)) = &mut found {
+                    ns.name_sets(shared, chains.values_mut());
+                }
+                Ok(found)
+            }
             Backend::Legacy => {
                 let whole = ns.legacy_table(shared, family == Family::Ip6, table)?;
                 let chains = whole.and_then(|mut whole| closure::chain_of(&mut whole, name));

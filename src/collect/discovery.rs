@@ -23,8 +23,8 @@ const NSFS_MAGIC: i64 = 0x6e73_6673;
 const CGROUPS: usize = 4;
 /// Processes that are listed per namespace.
 const LISTED: usize = 24;
-/// Namespaces looked at; a node has some hundred pods.
-const MAX_NAMESPACES: usize = 4096;
+/// PF_KTHREAD, include/linux/sched.h
+const KERNEL_THREAD: u32 = 0x0020_0000;
 
 /// Where to look.
 #[derive(Clone, Debug)]
@@ -111,9 +111,8 @@ impl Roots {
             };
             match self.read_pid_netns(pid, own.dev) {
                 Ok(Some(id)) => found.entry(id).pids.push(pid),
-                Ok(None) => {}
-                // Ended since the directory was read.
-                Err(errno) if matches!(errno, Some(libc::ENOENT | libc::ESRCH)) => {}
+                // Without a namespace any more, or ended since the directory was read.
+                Ok(None) | Err(Some(libc::ENOENT | libc::ESRCH)) => {}
                 Err(_) => refused += 1,
             }
         }
@@ -229,11 +228,12 @@ impl Roots {
 
     /// Identity with names and processes.
     pub fn identity(&self, ns: &Found) -> NsIdentity {
-        let processes = ns.pids.iter().take(LISTED).filter_map(|pid| {
+        let processes = ns.pids.iter().filter_map(|pid| {
             let process = Process::new_with_root(self.proc.join(pid.to_string())).ok()?;
-            Some(NsProcess {
+            let stat = process.stat().ok()?;
+            (stat.flags & KERNEL_THREAD == 0).then(|| NsProcess {
                 pid: *pid,
-                comm: process.stat().ok()?.comm,
+                comm: stat.comm,
                 container_id: self.cgroup(*pid).container_id,
             })
         });
@@ -246,7 +246,7 @@ impl Roots {
                 .iter()
                 .map(|path| path.display().to_string())
                 .collect(),
-            processes: processes.collect(),
+            processes: processes.take(LISTED).collect(),
         }
     }
 
@@ -277,12 +277,6 @@ impl Roots {
 
 impl Discovery {
     fn entry(&mut self, id: NetNsId) -> &mut Found {
-        if self.namespaces.len() >= MAX_NAMESPACES && !self.namespaces.contains_key(&id) {
-            let why = format!("list namespaces: only the first {MAX_NAMESPACES} are looked at");
-            if self.problems.last() != Some(&why) {
-                self.problems.push(why);
-            }
-        }
         self.namespaces.entry(id).or_insert_with(|| Found {
             id,
             host: false,

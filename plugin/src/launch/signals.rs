@@ -64,14 +64,16 @@ pub async fn guard<T>(
     (outcome, left)
 }
 
+/// Listens for the signals that end the program, which do not end it by themselves any more.
 #[cfg(unix)]
-struct Signals {
+pub struct Signals {
     streams: Vec<(Signal, tokio::signal::unix::Signal)>,
 }
 
 #[cfg(unix)]
 impl Signals {
-    fn listen() -> Self {
+    /// Starts to listen.
+    pub fn listen() -> Self {
         use tokio::signal::unix::{SignalKind, signal};
         let wanted = [
             (Signal::Interrupt, SignalKind::interrupt()),
@@ -87,7 +89,8 @@ impl Signals {
         Self { streams }
     }
 
-    async fn next(&mut self) -> Signal {
+    /// The next signal.
+    pub async fn next(&mut self) -> Signal {
         std::future::poll_fn(|cx| {
             for (name, stream) in &mut self.streams {
                 if stream.poll_recv(cx).is_ready() {
@@ -100,16 +103,19 @@ impl Signals {
     }
 }
 
+/// Listens for the signals that end the program, which do not end it by themselves any more.
 #[cfg(not(unix))]
-struct Signals;
+pub struct Signals;
 
 #[cfg(not(unix))]
 impl Signals {
-    fn listen() -> Self {
+    /// Starts to listen.
+    pub fn listen() -> Self {
         Self
     }
 
-    async fn next(&mut self) -> Signal {
+    /// The next signal.
+    pub async fn next(&mut self) -> Signal {
         match tokio::signal::ctrl_c().await {
             Ok(()) => Signal::Interrupt,
             // Without a handler no signal can be awaited; the default action ends the program.

@@ -125,13 +125,16 @@ fn likely(socket: &mut Netlink, table: &mut Table, budget: &mut usize) -> Result
     Ok(())
 }
 
+/// Chains and the sets that their rules use, by name.
+pub type Reached = (BTreeMap<String, Chain>, BTreeMap<String, Set>);
+
 /// One chain with the chains it leads to and the sets these use. `None`: there is no such chain.
 pub fn chain(
     socket: &mut Netlink,
     family: Family,
     table: &str,
     name: &str,
-) -> Result<Option<(BTreeMap<String, Chain>, BTreeMap<String, Set>)>> {
+) -> Result<Option<Reached>> {
     let Some(head) = nft::chain_head(socket, family, table, name)? else {
         return Ok(None);
     };

@@ -8,7 +8,7 @@ use super::nft::request;
 use crate::collect::error::Result;
 use crate::collect::netlink::Netlink;
 use crate::collect::nla::{Attrs, text};
-use crate::model::netfilter::{Expr, Ruleset};
+use crate::model::netfilter::{Chain, Expr};
 use crate::model::xtables::XtMatch;
 
 const GET_BYINDEX: u16 = 0x060f;
@@ -34,23 +34,21 @@ fn name(socket: &mut Netlink, index: u16) -> Result<Option<String>> {
     }))
 }
 
-/// Fills in the names of all sets that rules refer to. A name that can't be had stays unknown.
-pub fn fill_names(socket: &mut Netlink, ruleset: &mut Ruleset) {
+/// Fills in the names of all sets that rules of these chains refer to. A name that can't be had stays
+/// unknown.
+pub fn fill_names<'a>(socket: &mut Netlink, chains: impl Iterator<Item = &'a mut Chain>) {
     let mut names: BTreeMap<u16, Option<String>> = BTreeMap::new();
-    let chains = ruleset
-        .tables
-        .iter_mut()
-        .flat_map(|table| table.chains.values_mut());
     let rules = chains.filter_map(|chain| chain.rules.known_mut()).flatten();
     for expr in rules.flat_map(|rule| rule.exprs.iter_mut()) {
-        if let Expr::Match(XtMatch::Set {
+        let Expr::Match(XtMatch::Set {
             index, name: known, ..
         }) = expr
-        {
-            *known = names
-                .entry(*index)
-                .or_insert_with(|| name(socket, *index).unwrap_or_default())
-                .clone();
-        }
+        else {
+            continue;
+        };
+        let found = names
+            .entry(*index)
+            .or_insert_with(|| name(socket, *index).unwrap_or_default());
+        known.clone_from(found);
     }
 }

@@ -92,13 +92,14 @@ fn table(body: &[u8]) -> Option<TableHead> {
 
 /// A chain and the table it is in.
 pub type ChainOf = (Family, String, Chain);
+/// Chains, and the tables of those that were left out.
+pub type Chains = (Vec<ChainOf>, Vec<(Family, String)>);
+/// Family, table, name and devices of a flowtable.
+pub type Flowtable = (Family, String, String, Vec<String>);
 
 /// All chains of all tables, without their rules. `only_base` leaves out those without a hook and counts
 /// them.
-pub fn chains(
-    socket: &mut Netlink,
-    only_base: bool,
-) -> Result<(Vec<ChainOf>, Vec<(Family, String)>)> {
+pub fn chains(socket: &mut Netlink, only_base: bool) -> Result<Chains> {
     let (found, left_out, damaged) = socket.dump(
         GET_CHAIN,
         request(0).bytes(),
@@ -274,7 +275,7 @@ pub fn comment_of(exprs: &[Expr]) -> Option<String> {
 }
 
 /// Flowtables of all tables, as family, table, name and devices.
-pub fn flowtables(socket: &mut Netlink) -> Result<Vec<(Family, String, String, Vec<String>)>> {
+pub fn flowtables(socket: &mut Netlink) -> Result<Vec<Flowtable>> {
     let found = socket.dump(
         GET_FLOWTABLE,
         request(0).bytes(),
@@ -291,7 +292,7 @@ pub fn flowtables(socket: &mut Netlink) -> Result<Vec<(Family, String, String, V
     }
 }
 
-fn flowtable(body: &[u8]) -> Option<(Family, String, String, Vec<String>)> {
+fn flowtable(body: &[u8]) -> Option<Flowtable> {
     let attrs = Attrs(body.get(HEADER..)?);
     let devices = attrs
         .find(3)

@@ -76,9 +76,9 @@ fn known(name: &str, revision: u8, data: &[u8], v6: bool) -> Option<XtTarget> {
             "CHECKSUM" | "CLASSIFY" | "SECMARK" | "CONNSECMARK" | "RATEEST" | "LED" | "IDLETIMER"
             | "TCPOPTSTRIP" | "TEE" | "ECN",
             _,
-        ) => XtTarget::Nop(name.to_owned()),
+        )
         // From revision 3 on it may also change the mark.
-        ("SET", 1 | 2) => XtTarget::Nop(name.to_owned()),
+        | ("SET", 1 | 2) => XtTarget::Nop(name.to_owned()),
         ("SET", 3) if u16_at(data, 8)? == u16::MAX => XtTarget::Nop(name.to_owned()),
         _ => return None,
     })

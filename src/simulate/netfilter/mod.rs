@@ -1,11 +1,37 @@
 //! Netfilter hooks: base chains of all tables, families and backends in priority order, with
 //! conntrack and NAT at their places.
+//!
+//! Read first: [`hook`] for the order of things at one hook, [`machine`] for forks and unknowns,
+//! [`chain`] for the rule walk, [`expr`] for nf_tables, [`xt_match`] and [`xt_target`] for x_tables.
+
+mod bits;
+mod chain;
+mod ct;
+mod expr;
+mod header;
+mod hook;
+mod lookup;
+mod machine;
+mod meta;
+mod nat;
+mod registers;
+mod reject;
+mod reverse;
+#[cfg(test)]
+mod tests;
+mod text;
+mod text_nft;
+mod text_xt;
+mod xt_match;
+mod xt_target;
 
 use super::Cx;
 use super::skb::{Devices, Flows, Skb};
 use crate::model::NsKey;
 use crate::model::netfilter::Hook;
 use crate::trace::{DropReason, RejectWith, Step};
+
+pub(crate) use text::protocol_name;
 
 /// Where and at which hook.
 #[derive(Clone, Debug)]
@@ -50,12 +76,17 @@ pub(crate) enum HookVerdict {
 
 /// Sends a packet through one hook.
 pub(crate) fn run(cx: &mut Cx<'_>, at: &HookPoint<'_>, skb: Skb, flows: Flows) -> Vec<HookOutcome> {
-    let _ = (cx, at);
-    vec![HookOutcome {
-        share: 1.0,
-        verdict: HookVerdict::Accept,
-        skb,
-        flows,
-        steps: Vec::new(),
-    }]
+    let unknown = |skb, flows, why| {
+        vec![HookOutcome {
+            share: 1.0,
+            verdict: HookVerdict::Unknown(why),
+            skb,
+            flows,
+            steps: Vec::new(),
+        }]
+    };
+    match hook::agenda(cx, at, skb.packet.src.is_ipv6()) {
+        Ok((ns, agenda)) => machine::Eval::new(cx, at, ns, agenda).start(skb, flows),
+        Err(why) => unknown(skb, flows, why),
+    }
 }

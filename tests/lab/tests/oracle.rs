@@ -156,9 +156,44 @@ fn agrees(cluster: &Cluster, oracle: &mut Oracle, case: &Case) -> Result<(), Str
     ))
 }
 
+/// Which way a bridged packet takes inside its node depends on whether its neighbour was confirmed a
+/// moment ago; pinned ones do not change between prediction and packet.
+fn pin_neighbours(cluster: &Cluster) {
+    for pod in cluster.state.pods.iter().filter(|pod| !pod.host_network) {
+        let place = cluster
+            .pod(&format!("{}/{}", pod.namespace, pod.name))
+            .expect("a pod");
+        let links = place
+            .run(["ip", "-j", "link", "show", "eth0"])
+            .expect("the pod's device");
+        let links: serde_json::Value = serde_json::from_str(&links).expect("JSON");
+        let mac = links[0]["address"].as_str().expect("an address").to_owned();
+        let node = cluster.node(&pod.node).expect("a node");
+        for ip in &pod.ips {
+            let ip = ip.to_string();
+            node.run([
+                "ip",
+                "neigh",
+                "replace",
+                &ip,
+                "lladdr",
+                &mac,
+                "dev",
+                "cni0",
+                "nud",
+                "permanent",
+            ])
+            .expect("a neighbour");
+        }
+    }
+}
+
 fn matrix(overlay: Overlay, proxy: Proxy) {
     let cluster = Cluster::up(Spec::new(overlay, proxy).named(&unique())).expect("a laboratory");
     let mut oracle = Oracle::start(&cluster).expect("helpers");
+    pin_neighbours(&cluster);
+    // The kernel stamps packets only from a while after the first socket that asks for it.
+    let stamping = Capture::of_cluster(&cluster).expect("a capture");
     // Neighbours and forwarding entries settle in a first exchange, so that ARP is not in the way.
     for (_, from, to) in CASES {
         for _ in 0..4 {
@@ -172,6 +207,7 @@ fn matrix(overlay: Overlay, proxy: Proxy) {
         .iter()
         .filter_map(|case| agrees(&cluster, &mut oracle, case).err())
         .collect();
+    drop(stamping);
     drop(oracle);
     cluster.down().expect("down");
     assert!(
