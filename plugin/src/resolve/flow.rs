@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use super::choose::Chooser;
 use super::destination::Target;
 use super::ends::{Destination, Entry, Family, Flow, Resolved, Source};
-use super::error::{Choices, Error};
+use super::error::Error;
+use super::parse::Protocol;
 
 impl Chooser<'_> {
     pub(super) fn flows(
@@ -52,40 +53,24 @@ impl Chooser<'_> {
 }
 
 impl Resolved {
-    /// Looks a [`Destination::Name`] up on this machine and takes its address into the flow; other
-    /// destinations are left as they are.
+    /// Gives a [`Destination::Name`] its addresses once they were looked up. `port` is the number that
+    /// was typed; without one the port that the destination itself knows is taken.
     ///
-    /// The cluster's DNS may answer otherwise, which a note says. Errors: the name has no address, or
-    /// none of a family that the source has.
-    pub async fn look_up(&mut self, family: Option<Family>) -> Result<(), Error> {
-        let Destination::Name { host, port, .. } = self.destination.clone() else {
-            return Ok(());
-        };
-        let failed = |why: String| Error::Unfit {
-            end: host.clone(),
-            why: format!("look it up: {why}; give its address instead"),
-            choices: Choices::default(),
-        };
-        let found = tokio::net::lookup_host((host.as_str(), port.unwrap_or(0)))
-            .await
-            .map_err(|error| failed(error.to_string()))?;
-        let mut addresses: Vec<IpAddr> = found.map(|address| address.ip()).collect();
-        addresses.dedup();
-        let Some(first) = addresses.first() else {
-            return Err(failed("it has no address".to_owned()));
-        };
-        self.notes.push(format!(
-            "{host} is {first}, as this machine sees it; the pod's DNS may say otherwise"
-        ));
-        self.take_addresses(&addresses, family, port)
-    }
-
-    fn take_addresses(
+    /// Errors: none of the addresses is of a family that the source has.
+    pub fn looked_up(
         &mut self,
         addresses: &[IpAddr],
         family: Option<Family>,
         port: Option<u16>,
     ) -> Result<(), Error> {
+        let known = match &self.destination {
+            Destination::Name { port, .. } => *port,
+            _ => None,
+        };
+        let port = match self.protocol {
+            Protocol::Icmp => None,
+            _ => port.or(known),
+        };
         let ends = format!(
             "{} to {}",
             self.source.describe(),
