@@ -15,12 +15,11 @@ pub mod session;
 pub mod signals;
 mod state;
 
-pub use cleanup::{Cleaned, CleanupScope, cleanup};
-pub use error::LaunchError;
+pub use cleanup::{CleanupScope, cleanup};
 pub use local::spawn_local;
 pub use manifest::HelperFlags;
 pub use pods::{Launcher, NodeTarget};
-pub use session::{Session, SessionError};
+pub use session::Session;
 pub use signals::{Outcome, Signal, guard};
 
 #[cfg(all(test, target_os = "linux"))]

@@ -55,11 +55,6 @@ impl NodeTarget {
         }
     }
 
-    /// A node by name, with what the view knows of it.
-    pub fn find(view: &ClusterView, name: &str) -> Self {
-        view.node(name).map_or_else(|| Self::named(name), Self::of)
-    }
-
     /// A node as the API describes it.
     ///
     /// A node that is not ready for lack of a network still starts host-network pods, and is the one
@@ -143,11 +138,6 @@ impl Launcher {
             kube,
             flags,
         }
-    }
-
-    /// Namespace of the helper pods.
-    pub fn namespace(&self) -> &str {
-        &self.namespace
     }
 
     /// Starts helpers on all `targets` at once, reusing warm ones that `view` shows, and returns a

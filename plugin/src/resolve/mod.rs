@@ -19,13 +19,9 @@ mod wire;
 mod words;
 
 pub use choose::{Ask, resolve, resolve_place};
-pub use ends::{Destination, Entry, Family, Flow, Resolved, ServiceEnd, Source};
-pub use error::Error;
-pub use names::names;
+pub use ends::{Destination, Entry, Family, Resolved, Source};
 pub use objects::ClusterView;
-pub use parse::{
-    EndSpec, ObjectKind, ParseError, PortSpec, Protocol, parse as parse_end, parse_local,
-};
+pub use parse::{EndSpec, PortSpec, Protocol, parse as parse_end, parse_local};
 
 #[cfg(test)]
 mod tests;

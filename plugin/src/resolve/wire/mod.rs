@@ -6,12 +6,17 @@ mod node;
 mod pod;
 mod service;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+#[cfg(test)]
+use std::collections::BTreeSet;
 
 use serde::Deserialize;
+#[cfg(test)]
 use serde_json::Value;
 
-use super::objects::{ClusterView, WorkloadInfo};
+#[cfg(test)]
+use super::objects::ClusterView;
+use super::objects::WorkloadInfo;
 use super::parse::ObjectKind;
 pub(super) use endpoints::{EndpointSlice, gather_slices};
 pub(super) use node::Node;
@@ -128,8 +133,9 @@ impl Namespace {
     }
 }
 
+#[cfg(test)]
 impl ClusterView {
-    /// Builds a view from API objects of any kind (each with its `kind`), for tests and saved files.
+    /// Builds a view from API objects of any kind (each with its `kind`), for tests.
     ///
     /// Objects of kinds that are not used are passed over. Errors: an object of a used kind that
     /// cannot be decoded, by its kind and name.
