@@ -9,9 +9,7 @@ use super::lookup::{self, Found};
 use super::machine::{Eval, Vm};
 use super::registers::Registers;
 use super::{ct, meta, nat, reject, reverse, text, xt_match, xt_target};
-use crate::model::netfilter::{
-    BitwiseOp, CmpOp, Elements, Expr, MetaKey, Reg, Rule, SetData, SetElem,
-};
+use crate::model::netfilter::{BitwiseOp, CmpOp, Expr, MetaKey, Reg, Rule, SetData, SetElem};
 use crate::simulate::conntrack::Manip;
 use crate::simulate::skb::CtRef;
 use crate::trace::Evidence;
@@ -67,6 +65,13 @@ pub(super) fn eval<'a>(
         }
         Expr::Cmp { op, sreg, data } => {
             let value = regs.load(*sreg, data.len());
+            if let (true, Some(last)) = (value.is_free_port(), end_of_range(rule, expr)) {
+                // nft writes a range as two comparisons; a free port needs both at once.
+                let within = value.within(data, last);
+                return Did::when(Tri::from_option(within, || {
+                    "the port is any free one".to_owned()
+                }));
+            }
             let answer = match op {
                 CmpOp::Eq => value.equals(data),
                 CmpOp::Neq => value.equals(data).map(|equal| !equal),
@@ -274,6 +279,27 @@ pub(super) fn eval<'a>(
     }
 }
 
+/// Upper end of a range of which `expr` compares the lower one.
+fn end_of_range<'a>(rule: &'a Rule, expr: &Expr) -> Option<&'a [u8]> {
+    let Expr::Cmp {
+        op: CmpOp::Gte,
+        sreg,
+        ..
+    } = expr
+    else {
+        return None;
+    };
+    let index = rule.exprs.iter().position(|own| std::ptr::eq(own, expr))?;
+    match rule.exprs.get(index + 1)? {
+        Expr::Cmp {
+            op: CmpOp::Lte,
+            sreg: same,
+            data,
+        } if same == sreg => Some(data),
+        _ => None,
+    }
+}
+
 fn size(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX).min(4096)
 }
@@ -379,9 +405,4 @@ fn found(vm: &mut Vm<'_>, dreg: Option<Reg>, elem: &SetElem) -> Did {
         (None, Some(_)) => Did::Blind("the element of the map has no data".to_owned()),
         (_, None) => Did::Next,
     }
-}
-
-/// Whether the elements of a set are all there.
-pub(super) fn is_read(elements: &Elements) -> bool {
-    matches!(elements, Elements::Known(_))
 }

@@ -11,7 +11,7 @@ use super::machine::{Eval, Vm};
 use crate::model::conntrack::{NatRange, Tuple};
 use crate::model::netfilter::Hook;
 use crate::model::packet::{ICMP, ICMPV6, SCTP, TCP, UDP};
-use crate::simulate::conntrack::{Manip, set_up, translate};
+use crate::simulate::conntrack::{Manip, NewPort, set_up, translate};
 use crate::simulate::fib;
 use crate::simulate::skb::CtRef;
 use crate::trace::{Evidence, Step, StepKind};
@@ -35,8 +35,7 @@ pub(super) struct Mapping {
     pub(super) share: f64,
     manip: Manip,
     addr: Option<IpAddr>,
-    /// New port; `Some(None)` is any free one, `None` keeps it.
-    port: Option<Option<u16>>,
+    port: NewPort,
     word: &'static str,
 }
 
@@ -71,7 +70,7 @@ pub(super) fn next_chain<'a>(
             if let Some(chain) = chains.get(vm.nat_chain) {
                 return Some(*chain);
             }
-            set_up(&mut flow.entry, manip, None, None);
+            set_up(&mut flow.entry, manip, None, NewPort::Keep);
         }
     }
     finish(at, vm, None);
@@ -214,25 +213,27 @@ pub(super) fn to_range(
 
 /// The new port (`get_unique_tuple()`, `nf_nat_l4proto_unique_tuple()`): a clash with another flow
 /// is not modelled.
-fn port(current: &Tuple, manip: Manip, range: Range) -> Option<Option<u16>> {
+fn port(current: &Tuple, manip: Manip, range: Range) -> NewPort {
     let echo = matches!(current.protocol, ICMP | ICMPV6);
     if !echo && !matches!(current.protocol, TCP | UDP | SCTP) {
-        return None;
+        return NewPort::Keep;
     }
     let own = match manip {
         Manip::Src => current.sport,
-        Manip::Dst if echo => return None,
+        Manip::Dst if echo => return NewPort::Keep,
         Manip::Dst => current.dport,
     };
     let random = range.flags & PROTO_RANDOM_ALL != 0;
     match range.ports {
-        Some((first, last)) if first == last => Some(Some(first)),
-        Some(_) if range.flags & PROTO_OFFSET != 0 => Some(None),
-        Some((first, last)) if !random && own.is_some_and(|p| (first..=last).contains(&p)) => None,
-        Some((first, _)) if manip == Manip::Dst && !random => Some(Some(first)),
-        Some(_) => Some(None),
-        None if random && manip == Manip::Src => Some(None),
-        None => None,
+        Some((first, last)) if first == last => NewPort::Is(first),
+        Some(_) if range.flags & PROTO_OFFSET != 0 => NewPort::Free,
+        Some((first, last)) if !random && own.is_some_and(|p| (first..=last).contains(&p)) => {
+            NewPort::Keep
+        }
+        Some((first, _)) if manip == Manip::Dst && !random => NewPort::Is(first),
+        Some(_) => NewPort::Free,
+        None if random && manip == Manip::Src => NewPort::Free,
+        None => NewPort::Keep,
     }
 }
 
@@ -316,8 +317,11 @@ fn spread(tuple: &Tuple, first: IpAddr, last: IpAddr, flags: u32) -> IpAddr {
         for (slot, byte) in bytes.iter_mut().zip(octets) {
             *slot = byte;
         }
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
-        [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]].map(u32::from_le_bytes)
+        let all = u128::from_le_bytes(bytes);
+        [0, 32, 64, 96].map(|shift| {
+            let word = all >> shift & u128::from(u32::MAX);
+            u32::try_from(word).unwrap_or(0)
+        })
     };
     let top = usize::from(first.is_ipv6()) * 3;
     let last_word = |words: [u32; 4]| words.get(top).copied().unwrap_or(0);
@@ -339,7 +343,7 @@ fn spread(tuple: &Tuple, first: IpAddr, last: IpAddr, flags: u32) -> IpAddr {
             (min, max.wrapping_sub(min).wrapping_add(1))
         };
         // reciprocal_scale()
-        let offset = u64::from(hash) * u64::from(range) >> 32;
+        let offset = (u64::from(hash) * u64::from(range)) >> 32;
         let chosen = min.wrapping_add(u32::try_from(offset).unwrap_or(0));
         full |= chosen != max;
         if let Some(slot) = out.get_mut(index) {

@@ -31,31 +31,34 @@ struct Held {
 /// A rule's words so far.
 pub(super) struct Words {
     style: Style,
-    words: Vec<String>,
+    parts: Vec<String>,
     held: Vec<(Reg, Held)>,
     protocol: Option<String>,
+    /// Lower end of a range: its register, its value, and where its words begin.
+    lower: Option<(Reg, String, usize)>,
 }
 
 impl Words {
     pub(super) fn new(style: Style) -> Self {
         Self {
             style,
-            words: Vec::new(),
+            parts: Vec::new(),
             held: Vec::new(),
             protocol: None,
+            lower: None,
         }
     }
 
     /// Adds words; an empty text adds none.
     pub(super) fn push(&mut self, text: &str) {
         if !text.is_empty() {
-            self.words.push(text.to_owned());
+            self.parts.push(text.to_owned());
         }
     }
 
     /// The line.
     pub(super) fn done(self) -> String {
-        self.words.join(" ")
+        self.parts.join(" ")
     }
 
     fn hold(&mut self, reg: Reg, nft: &str, xt: &'static str, show: Show) {
@@ -208,7 +211,7 @@ impl Words {
                         format!("{} {not}{from}-{to}", held.nft)
                     }
                 };
-                self.words.push(text);
+                self.parts.push(text);
             }
             Expr::Lookup {
                 set,
@@ -218,7 +221,7 @@ impl Words {
             } => {
                 let key = self.key(*sreg);
                 match dreg {
-                    Some(0) => self.words.push(format!("{key} vmap @{set}")),
+                    Some(0) => self.parts.push(format!("{key} vmap @{set}")),
                     Some(dreg) => {
                         let nft = format!("{key} map @{set}");
                         self.held.clear();
@@ -227,7 +230,7 @@ impl Words {
                     }
                     None => {
                         let not = if *inverted { "!= " } else { "" };
-                        self.words.push(format!("{key} {not}@{set}"));
+                        self.parts.push(format!("{key} {not}@{set}"));
                     }
                 }
                 self.held.clear();
@@ -343,10 +346,25 @@ impl Words {
 
     fn compare(&mut self, op: CmpOp, sreg: Reg, value: &[u8]) {
         let held = self.held(sreg);
-        self.held.retain(|(own, _)| *own != sreg);
+        if op == CmpOp::Gte {
+            self.lower = Some((sreg, show(&held, value), self.parts.len()));
+        } else {
+            self.held.retain(|(own, _)| *own != sreg);
+        }
         let mut shown = show(&held, value);
         if held.show == Show::Protocol && op == CmpOp::Eq {
             self.protocol = Some(shown.clone());
+        }
+        if let (CmpOp::Lte, Some((reg, first, at))) = (op, self.lower.take_if(|_| op != CmpOp::Gte))
+            && reg == sreg
+        {
+            let (name, to) = match (self.style, held.xt) {
+                (Style::Iptables, xt) if !xt.is_empty() => (xt, ':'),
+                _ => (held.nft.as_str(), '-'),
+            };
+            self.parts.truncate(at);
+            self.parts.push(format!("{name} {first}{to}{shown}"));
+            return;
         }
         let sign = match op {
             CmpOp::Eq => "",
@@ -375,7 +393,7 @@ impl Words {
                 _ => format!("{} {sign}{shown}", held.nft),
             },
         };
-        self.words.push(text);
+        self.parts.push(text);
     }
 }
 
