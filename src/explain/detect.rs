@@ -81,10 +81,16 @@ impl<'a> Case<'a> {
             evidence.push("the request arrives; it is the answer that fails".to_owned());
         }
         if !self.step.result.is_empty() {
-            evidence.push(self.step.result.clone());
+            evidence.push(self.naming.text(&self.step.result));
         }
         // Rules that only led to the deciding one are in the trace.
-        let objects = self.step.evidence.iter();
+        let leading = self.step.evidence.len().saturating_sub(3);
+        let by_rules = matches!(self.step.kind, StepKind::Netfilter | StepKind::Nat);
+        let objects = self
+            .step
+            .evidence
+            .iter()
+            .skip(if by_rules { leading } else { 0 });
         evidence.extend(
             objects
                 .rev()

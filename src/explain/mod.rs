@@ -270,7 +270,7 @@ pub fn explain(question: &Question<'_>) -> Explanation {
         branches,
         findings,
         unknown: unknown::unknown(naming, traces()),
-        assumed: unknown::assumed(traces()),
+        assumed: unknown::assumed(naming, traces()),
         notes: question.notes.clone(),
     }
 }

@@ -44,14 +44,14 @@ pub fn view(naming: &Naming<'_>, hop: &Hop, step: &Step) -> StepView {
     StepView {
         kind: step.kind,
         label: label(step),
-        words: words_of(naming, hop, step),
+        words: naming.text(&words_of(naming, hop, step)),
         objects: step
             .evidence
             .iter()
-            .map(|evidence| object(naming, hop, evidence))
+            .map(|evidence| naming.text(&object(naming, hop, evidence)))
             .collect(),
         key: is_key(step, last && hop.oif.is_none()),
-        result: step.result.clone(),
+        result: naming.text(&step.result),
         evidence: step.evidence.clone(),
         changes: step.changes.clone(),
     }
@@ -103,14 +103,6 @@ fn words_of(naming: &Naming<'_>, hop: &Hop, step: &Step) -> String {
             Evidence::Neigh { neigh, dev } => Some(words::neigh(neigh, dev)),
             _ => None,
         }),
-        StepKind::Socket => step.evidence.iter().find_map(|evidence| match evidence {
-            Evidence::Socket { socket } => Some(format!(
-                "{}: {}",
-                step.result,
-                words::socket(socket, &|index| naming.dev(&hop.ns, index))
-            )),
-            _ => None,
-        }),
         StepKind::Bridge | StepKind::Encap => {
             step.evidence.iter().find_map(|evidence| match evidence {
                 Evidence::Fdb { fdb, .. } => Some(format!(
@@ -124,11 +116,22 @@ fn words_of(naming: &Naming<'_>, hop: &Hop, step: &Step) -> String {
         _ => None,
     };
     let mut words = by_kind.unwrap_or_else(|| step.result.clone());
+    let ends = hop.oif.is_none()
+        && hop
+            .steps
+            .last()
+            .is_some_and(|last| std::ptr::eq(last, step));
     for evidence in &step.evidence {
         let why = match evidence {
-            Evidence::Assumed { why } => format!("assumed: {why}"),
+            // The reason is long and stands once, below all branches.
+            Evidence::Assumed { .. } => "assumed".to_owned(),
             Evidence::Unreadable { what } => format!("unknown: {what}"),
             Evidence::Sysctl { name, value } => format!("{name} = {value}"),
+            Evidence::Absent { what } if ends => format!("not there: {what}"),
+            Evidence::Socket { socket } if ends && words.contains("nothing listens") => format!(
+                "there is {}",
+                words::socket(socket, &|index| naming.dev(&hop.ns, index))
+            ),
             _ => continue,
         };
         if !words.contains(&why) {
@@ -192,7 +195,9 @@ fn rules(naming: &Naming<'_>, step: &Step) -> Option<String> {
                 ..
             } => {
                 base = Some(of);
-                let named = match naming.chain(chain, comment.as_deref().or(last_comment)) {
+                // An endpoint's chain needs no name: the translation that it makes follows.
+                let service = naming.chain(chain, comment.as_deref().or(last_comment));
+                let named = match service.filter(|_| !chain.starts_with("KUBE-SEP-")) {
                     Some(name) => format!("{chain} ({name})"),
                     None => chain.clone(),
                 };
@@ -226,17 +231,20 @@ fn rules(naming: &Naming<'_>, step: &Step) -> Option<String> {
     }
     words.push_str(" → ");
     words.push_str(&translation(step).unwrap_or_else(|| step.result.clone()));
-    if step.changes.is_empty()
-        && let Some((chain, handle, text, comment)) = deciding
-    {
+    let Some((chain, handle, text, comment)) = deciding else {
+        return Some(words);
+    };
+    if step.changes.is_empty() {
         let comment = comment
             .as_ref()
             .map(|comment| format!(" \"{comment}\""))
             .unwrap_or_default();
-        words.push_str(&format!(", {chain} rule {handle}: {text}"));
+        words.push_str(&format!(", {chain} {} {handle}: {text}", number_word(base)));
         if !text.contains(comment.trim()) {
             words.push_str(&comment);
         }
+    } else {
+        words.push_str(&format!(" ({} {handle})", number_word(base)));
     }
     Some(words)
 }
@@ -275,6 +283,14 @@ fn end(addr: Option<String>, port: Option<String>) -> String {
         },
         (Some(addr), None) => addr,
         (None, port) => format!("port {}", port.unwrap_or_default()),
+    }
+}
+
+/// nf_tables numbers rules by handle, x_tables by place.
+fn number_word(base: &ChainRef) -> &'static str {
+    match base.backend {
+        Backend::Nft => "handle",
+        Backend::Legacy => "rule",
     }
 }
 
@@ -318,10 +334,7 @@ pub(super) fn object(naming: &Naming<'_>, hop: &Hop, evidence: &Evidence) -> Str
             counters,
             comment,
         } => {
-            let number = match base.backend {
-                Backend::Nft => format!("handle {handle}"),
-                Backend::Legacy => format!("rule {handle}"),
-            };
+            let number = format!("{} {handle}", number_word(base));
             let service = naming
                 .chain(chain, comment.as_deref())
                 .map(|name| format!(" ({name})"))
