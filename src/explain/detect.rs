@@ -4,6 +4,7 @@
 //! Chain and map names of kube-proxy and of policy engines only tell apart who made a rule that was
 //! met anyway.
 
+use crate::model::link::Link;
 use crate::model::netfilter::{Backend, Hook, Policy};
 use crate::model::netns::NetNs;
 use crate::model::packet::Packet;
@@ -14,7 +15,7 @@ use crate::trace::{Disposition, DropReason, Evidence, Hop, RejectWith, Step, Ste
 
 use super::codes::{self, Code, Severity};
 use super::naming::Naming;
-use super::steps::{base_name, object};
+use super::steps::{base_name, carried, object};
 use super::{Finding, Place, words};
 
 /// What is wrong with one trace and with the way of its answer.
@@ -27,6 +28,7 @@ pub(super) fn of_trace(naming: &Naming<'_>, trace: &Trace) -> Vec<Finding> {
             findings.push(cause);
         }
         findings.extend(stale_conntrack(naming, trace));
+        findings.extend(by_default_route(naming, trace));
         way = trace.reply.as_deref();
         answer = true;
     }
@@ -128,19 +130,15 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// The packet as it was when the last step looked at it.
+    /// The packet that matters, as it was when the last step looked at it.
     fn packet(&self) -> Packet {
-        let mut packet = self.hop.packet.clone();
-        for change in self.hop.steps.iter().flat_map(|step| &step.changes) {
-            match change.field.as_str() {
-                "src" => packet.src = change.to.parse().unwrap_or(packet.src),
-                "dst" => packet.dst = change.to.parse().unwrap_or(packet.dst),
-                "dport" => packet.set_dport(change.to.parse().ok()),
-                "sport" => packet.set_sport(change.to.parse().ok()),
-                _ => {}
-            }
-        }
-        packet
+        carried(self.hop)
+    }
+
+    /// What the last step looked at is a tunnel packet between nodes.
+    fn is_outer(&self) -> bool {
+        let kind = |kind| self.hop.steps.iter().any(|step| step.kind == kind);
+        kind(StepKind::Encap) || self.hop.packet.inner.is_some() && !kind(StepKind::Decap)
     }
 
     fn ns(&self) -> Option<&'a NetNs> {
@@ -289,11 +287,11 @@ impl<'a> Case<'a> {
             );
             return (codes::RP_FILTER, mend);
         }
-        if self.packet().inner.is_some() {
+        if self.is_outer() {
             let mend = format!(
                 "{here}: accept the tunnel's packets from {} before this rule (UDP {})",
-                self.packet().src,
-                self.packet().dport().unwrap_or(0)
+                self.hop.packet.src,
+                self.hop.packet.dport().unwrap_or(0)
             );
             return (codes::TUNNEL_FILTERED, mend);
         }
@@ -405,8 +403,7 @@ impl<'a> Case<'a> {
     }
 
     fn in_tunnel(&self) -> bool {
-        let kind = |kind| self.hop.steps.iter().any(|step| step.kind == kind);
-        kind(StepKind::Encap) || kind(StepKind::Decap) || self.packet().inner.is_some() || {
+        self.is_outer() || {
             let dev = self
                 .step
                 .evidence
@@ -424,6 +421,9 @@ impl<'a> Case<'a> {
         if self.in_tunnel() {
             return self.tunnel();
         }
+        if let Some(down) = self.without_carrier(packet) {
+            return down;
+        }
         let mend = format!(
             "{}: is the next hop for {} alive and on this link? ip neigh show; where the entry is stale: ip neigh flush dev {}",
             self.here(),
@@ -431,6 +431,51 @@ impl<'a> Case<'a> {
             self.hop.oif.clone().unwrap_or_else(|| "DEVICE".to_owned())
         );
         (codes::NEIGH_UNRESOLVED, mend)
+    }
+
+    /// The address has an owner here, which does not answer because its pair of devices is down.
+    fn without_carrier(&self, packet: &Packet) -> Option<(Code, String)> {
+        let topology = self.naming.topology;
+        for key in self.naming.holders(packet.dst) {
+            let ns = topology.netns(&key)?;
+            let addr = ns
+                .addrs
+                .known()?
+                .iter()
+                .find(|addr| addr.local == packet.dst)?;
+            let link = ns
+                .link(addr.link)
+                .filter(|link| !link.up || !link.lower_up)?;
+            // Its other end, where that is in this namespace.
+            let ids = self.ns().and_then(|own| own.nsids.known());
+            let is_other = |other: &&Link| {
+                let id = other.link_netnsid;
+                let leads = ids.is_some_and(|ids| {
+                    ids.iter().any(|(n, ns)| Some(*n) == id && *ns == key.netns)
+                });
+                other.link == Some(link.index) && leads
+            };
+            let links = self.ns().and_then(|own| own.links.known());
+            let other = links.and_then(|links| links.iter().find(is_other));
+            let place = self.naming.netns(&key);
+            let mend = match other {
+                _ if !link.up => {
+                    format!("in {place} on {}: ip link set {} up", key.node, link.name)
+                }
+                Some(other) if !other.up => format!(
+                    "{}: ip link set {} up; it is the other end of {} in {place}",
+                    self.here(),
+                    other.name,
+                    link.name
+                ),
+                _ => format!(
+                    "{} in {place} on {} has no carrier: set its other end up",
+                    link.name, key.node
+                ),
+            };
+            return Some((codes::LINK_DOWN, mend));
+        }
+        None
     }
 
     fn tunnel(&self) -> (Code, String) {
@@ -643,6 +688,47 @@ fn stale_conntrack(naming: &Naming<'_>, trace: &Trace) -> Vec<Finding> {
                 branches: Vec::new(),
             });
         }
+    }
+    findings
+}
+
+/// Hops that hand a packet for another node's pod to a gateway of which nothing is known.
+fn by_default_route(naming: &Naming<'_>, trace: &Trace) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for hop in &trace.hops {
+        let packet = carried(hop);
+        let Some(pod) = naming.names.pod_by_ip(packet.dst) else {
+            continue;
+        };
+        let assumed = hop.steps.iter().any(|step| step.kind == StepKind::Underlay);
+        let encap = hop.steps.iter().any(|step| step.kind == StepKind::Encap);
+        let route = hop
+            .steps
+            .iter()
+            .rev()
+            .find(|step| step.kind == StepKind::Route);
+        let default = route.into_iter().flat_map(|step| &step.evidence).find(
+            |evidence| matches!(evidence, Evidence::Route { route, .. } if route.dst.len() == 0),
+        );
+        let Some(evidence) = default.filter(|_| assumed && !encap) else {
+            continue;
+        };
+        let node = pod.node.as_deref().unwrap_or("another node");
+        findings.push(Finding {
+            code: codes::BY_DEFAULT_ROUTE,
+            severity: Severity::Warning,
+            place: Place {
+                node: hop.ns.node.clone(),
+                netns: naming.netns(&hop.ns),
+                object: hop.oif.clone(),
+            },
+            evidence: vec![object(naming, hop, evidence)],
+            mend: format!(
+                "does the gateway know the pods of {node}? Where other nodes' pod CIDRs have routes on {}, restart the CNI's agent there: the one to {node} is missing",
+                hop.ns.node
+            ),
+            branches: Vec::new(),
+        });
     }
     findings
 }

@@ -164,6 +164,8 @@ pub struct Way {
     pub end: Option<Place>,
     /// The step that ended it, in words.
     pub why: String,
+    /// The packet as it was at the end, out of any tunnel and translated.
+    pub packet: Option<Packet>,
     /// Who owns the address that it was last sent to: `pod shop/api-5d-x2`.
     pub to: Option<String>,
     /// Namespaces in order.
@@ -176,11 +178,6 @@ impl Way {
     /// Whether the packet itself arrives.
     pub fn arrives(&self) -> bool {
         Verdict::of(&self.disposition) == Verdict::Delivered
-    }
-
-    /// The packet as it came into the last namespace.
-    pub fn last_packet(&self) -> Option<&Packet> {
-        Some(&self.hops.last()?.packet)
     }
 }
 
@@ -335,11 +332,15 @@ fn way(naming: &Naming<'_>, trace: &Trace) -> Way {
         .find_map(|hop| hop.steps.last())
         .map(|step| step.words.clone())
         .unwrap_or_default();
-    let to = hops.last().and_then(|hop| naming.address(hop.packet.dst));
+    let packet = trace.hops.last().map(|hop| steps::carried(hop));
+    let to = packet
+        .as_ref()
+        .and_then(|packet| naming.address(packet.dst));
     Way {
         disposition: trace.disposition.clone(),
         end,
         why,
+        packet,
         to,
         hops,
         reply: trace

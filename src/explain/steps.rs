@@ -7,7 +7,8 @@
 
 use std::net::IpAddr;
 
-use crate::model::netfilter::{Backend, Counters, Policy};
+use crate::model::netfilter::{Backend, Counters, Hook, Policy};
+use crate::model::packet::Packet;
 use crate::trace::evidence::ChainRef;
 use crate::trace::{Evidence, FieldChange, Hop, Step, StepKind};
 
@@ -33,6 +34,40 @@ pub struct StepView {
     pub evidence: Vec<Evidence>,
     /// What it changed in the packet.
     pub changes: Vec<FieldChange>,
+}
+
+/// The packet that matters in a hop, as its steps left it: what a tunnel packet carries rather than the
+/// tunnel packet.
+pub(super) fn carried(hop: &Hop) -> Packet {
+    let mut packet = &hop.packet;
+    while let Some(inner) = &packet.inner {
+        packet = &inner.packet;
+    }
+    let mut packet = packet.clone();
+    // What comes behind an encapsulation, or before a decapsulation, changes the outer packet.
+    let decap = hop
+        .steps
+        .iter()
+        .position(|step| step.kind == StepKind::Decap);
+    let from = decap.unwrap_or(if hop.packet.inner.is_some() {
+        hop.steps.len()
+    } else {
+        0
+    });
+    let inside = hop.steps.iter().skip(from);
+    for change in inside
+        .take_while(|step| step.kind != StepKind::Encap)
+        .flat_map(|step| &step.changes)
+    {
+        match change.field.as_str() {
+            "src" => packet.src = change.to.parse().unwrap_or(packet.src),
+            "dst" => packet.dst = change.to.parse().unwrap_or(packet.dst),
+            "sport" => packet.set_sport(change.to.parse().ok()),
+            "dport" => packet.set_dport(change.to.parse().ok()),
+            _ => {}
+        }
+    }
+    packet
 }
 
 /// Puts one step of a hop into words.
@@ -98,7 +133,7 @@ fn label(step: &Step) -> &'static str {
 fn words_of(naming: &Naming<'_>, hop: &Hop, step: &Step) -> String {
     let by_kind = match step.kind {
         StepKind::Route => route(naming, hop, step),
-        StepKind::Netfilter | StepKind::Nat => rules(naming, step),
+        StepKind::Netfilter | StepKind::Nat => rules(naming, hop, step),
         StepKind::Neigh => step.evidence.iter().find_map(|evidence| match evidence {
             Evidence::Neigh { neigh, dev } => Some(words::neigh(neigh, dev)),
             _ => None,
@@ -121,13 +156,17 @@ fn words_of(naming: &Naming<'_>, hop: &Hop, step: &Step) -> String {
             .steps
             .last()
             .is_some_and(|last| std::ptr::eq(last, step));
+    let mut absent = false;
     for evidence in &step.evidence {
         let why = match evidence {
             // The reason is long and stands once, below all branches.
             Evidence::Assumed { .. } => "assumed".to_owned(),
             Evidence::Unreadable { what } => format!("unknown: {what}"),
             Evidence::Sysctl { name, value } => format!("{name} = {value}"),
-            Evidence::Absent { what } if ends => format!("not there: {what}"),
+            // The first one is the one that counts.
+            Evidence::Absent { what } if ends && !std::mem::replace(&mut absent, true) => {
+                format!("not there: {what}")
+            }
             Evidence::Socket { socket } if ends && words.contains("nothing listens") => format!(
                 "there is {}",
                 words::socket(socket, &|index| naming.dev(&hop.ns, index))
@@ -179,7 +218,7 @@ pub(super) fn base_name(base: &ChainRef) -> String {
     }
 }
 
-fn rules(naming: &Naming<'_>, step: &Step) -> Option<String> {
+fn rules(naming: &Naming<'_>, hop: &Hop, step: &Step) -> Option<String> {
     let mut base = None;
     let mut path: Vec<String> = Vec::new();
     let mut deciding = None;
@@ -214,11 +253,15 @@ fn rules(naming: &Naming<'_>, step: &Step) -> Option<String> {
                         Policy::Accept => "accept",
                         Policy::Drop => "drop",
                     };
-                    return Some(format!(
-                        "{}, policy {word}: {}",
-                        base_name(chain),
-                        step.result
-                    ));
+                    // The step before says between which devices.
+                    let between = hop.steps.iter().rev().find(|s| s.kind == StepKind::Forward);
+                    let what = match (policy, between) {
+                        (Policy::Drop, Some(forward)) if chain.hook == Hook::Forward => {
+                            format!("no rule accepts {}", forward.result)
+                        }
+                        _ => step.result.clone(),
+                    };
+                    return Some(format!("{}, policy {word}: {what}", base_name(chain)));
                 }
             }
             _ => {}

@@ -264,7 +264,7 @@ impl Writer<'_> {
         let Some(found) = self.answer.branches.get(branch) else {
             return;
         };
-        let to = found.way.last_packet().map_or(String::new(), |packet| {
+        let to = found.way.packet.as_ref().map_or(String::new(), |packet| {
             let address = words::socket_addr(packet.dst, packet.dport());
             match &found.way.to {
                 Some(name) => format!("  {address}  {name}"),
@@ -447,7 +447,7 @@ fn devices(way: &Way) -> String {
         text.push_str(&names.join(" › "));
     }
     let from = |packet: &Packet| words::socket_addr(packet.src, packet.sport());
-    if let (Some(first), Some(last)) = (way.hops.first(), way.last_packet()) {
+    if let (Some(first), Some(last)) = (way.hops.first(), way.packet.as_ref()) {
         let (first, last) = (from(&first.packet), from(last));
         if first != last {
             text.push_str(&format!(", source {first} translated back to {last}"));
