@@ -15,7 +15,7 @@ use crate::trace::{Disposition, DropReason, Evidence, Hop, RejectWith, Step, Ste
 
 use super::codes::{self, Code, Severity};
 use super::naming::Naming;
-use super::steps::{base_name, carried, object};
+use super::steps::{base_name, carried, object, words_of};
 use super::{Finding, Place, words};
 
 /// What is wrong with one trace and with the way of its answer.
@@ -24,6 +24,11 @@ pub(super) fn of_trace(naming: &Naming<'_>, trace: &Trace) -> Vec<Finding> {
     let mut way = Some(trace);
     let mut answer = false;
     while let Some(trace) = way {
+        if let Some(lost) = tunnel_to_nobody(naming, trace) {
+            // What would come back is no answer to what the tunnel carries.
+            findings.push(lost);
+            break;
+        }
         if let Some(cause) = Case::of(naming, trace, answer).and_then(|case| case.finding()) {
             findings.push(cause);
         }
@@ -82,11 +87,18 @@ impl<'a> Case<'a> {
         if self.answer {
             evidence.push("the request arrives; it is the answer that fails".to_owned());
         }
-        if !self.step.result.is_empty() {
-            evidence.push(self.naming.text(&self.step.result));
+        // A rule is spelled out by its own line below.
+        let by_rule = self.rule().is_some_and(|(_, by_policy)| !by_policy);
+        let words = if by_rule {
+            self.step.result.clone()
+        } else {
+            words_of(self.naming, self.hop, self.step)
+        };
+        if !words.is_empty() {
+            evidence.push(self.naming.text(&words));
         }
         // Rules that only led to the deciding one are in the trace.
-        let leading = self.step.evidence.len().saturating_sub(3);
+        let leading = self.step.evidence.len().saturating_sub(1);
         let by_rules = matches!(self.step.kind, StepKind::Netfilter | StepKind::Nat);
         let objects = self
             .step
@@ -99,10 +111,26 @@ impl<'a> Case<'a> {
                 .take(3)
                 .map(|e| object(self.naming, self.hop, e)),
         );
+        let mut place = self.place();
+        if code == codes::BRIDGE_NF_OFF
+            && let Some((hop, name)) = self.bypassing_bridge()
+        {
+            place = Place {
+                node: hop.ns.node.clone(),
+                netns: self.naming.netns(&hop.ns),
+                object: Some(name.to_owned()),
+            };
+            evidence.push(format!("sysctl {name} is not 1 there"));
+        }
+        if code == codes::LINK_DOWN
+            && let Some((_, Some(other))) = self.without_carrier(&self.packet())
+        {
+            place.object = Some(other);
+        }
         Some(Finding {
             code,
             severity,
-            place: self.place(),
+            place,
             evidence,
             mend,
             branches: Vec::new(),
@@ -180,7 +208,19 @@ impl<'a> Case<'a> {
                 (codes::FORWARDING_OFF, mend)
             }
             DropReason::IpRpfilter => {
-                let dev = self.dev();
+                // The setting names the device: behind a tunnel it is not the one of the frame.
+                let of_setting = self
+                    .step
+                    .evidence
+                    .iter()
+                    .find_map(|evidence| match evidence {
+                        Evidence::Sysctl { name, .. } => name
+                            .strip_prefix("net.ipv4.conf.")?
+                            .strip_suffix(".rp_filter")
+                            .filter(|dev| *dev != "all"),
+                        _ => None,
+                    });
+                let dev = of_setting.map_or_else(|| self.dev(), str::to_owned);
                 let mend = format!(
                     "{here}: route {} by {dev}, or make the check loose: sysctl -w net.ipv4.conf.{dev}.rp_filter=2",
                     packet.src
@@ -421,8 +461,8 @@ impl<'a> Case<'a> {
         if self.in_tunnel() {
             return self.tunnel();
         }
-        if let Some(down) = self.without_carrier(packet) {
-            return down;
+        if let Some((mend, _)) = self.without_carrier(packet) {
+            return (codes::LINK_DOWN, mend);
         }
         let mend = format!(
             "{}: is the next hop for {} alive and on this link? ip neigh show; where the entry is stale: ip neigh flush dev {}",
@@ -434,7 +474,7 @@ impl<'a> Case<'a> {
     }
 
     /// The address has an owner here, which does not answer because its pair of devices is down.
-    fn without_carrier(&self, packet: &Packet) -> Option<(Code, String)> {
+    fn without_carrier(&self, packet: &Packet) -> Option<(String, Option<String>)> {
         let topology = self.naming.topology;
         for key in self.naming.holders(packet.dst) {
             let ns = topology.netns(&key)?;
@@ -473,7 +513,7 @@ impl<'a> Case<'a> {
                     link.name, key.node
                 ),
             };
-            return Some((codes::LINK_DOWN, mend));
+            return Some((mend, other.map(|other| other.name.clone())));
         }
         None
     }
@@ -612,8 +652,20 @@ impl<'a> Case<'a> {
     }
 
     fn not_from_peer(&self) -> (Code, String) {
-        // The answer crossed a bridge on a node that translated the request, and no rule saw it.
-        let bridged = self.trace.hops.iter().find(|hop| {
+        if let Some((hop, name)) = self.bypassing_bridge() {
+            let mend = format!(
+                "on {}: modprobe br_netfilter; sysctl -w {name}=1",
+                hop.ns.node
+            );
+            return (codes::BRIDGE_NF_OFF, mend);
+        }
+        let mend = "let the answer take the way of the request, or masquerade the request; look for NOTRACK rules".to_owned();
+        (codes::NOT_FROM_PEER, mend)
+    }
+
+    /// A bridge that the answer crossed without meeting rules, and the setting that makes it so.
+    fn bypassing_bridge(&self) -> Option<(&'a Hop, &'static str)> {
+        let hop = self.trace.hops.iter().find(|hop| {
             let crossed = hop.steps.iter().any(|step| step.kind == StepKind::Bridge);
             let v4 = hop.packet.dst.is_ipv4();
             let sysctls = self
@@ -630,22 +682,40 @@ impl<'a> Case<'a> {
                 setting.known().copied()
             });
             crossed && calls.is_some_and(|value| value != Some(true))
-        });
-        if let Some(hop) = bridged {
-            let name = if hop.packet.dst.is_ipv4() {
-                "iptables"
-            } else {
-                "ip6tables"
-            };
-            let mend = format!(
-                "on {}: modprobe br_netfilter; sysctl -w net.bridge.bridge-nf-call-{name}=1",
-                hop.ns.node
-            );
-            return (codes::BRIDGE_NF_OFF, mend);
-        }
-        let mend = "let the answer take the way of the request, or masquerade the request; look for NOTRACK rules".to_owned();
-        (codes::NOT_FROM_PEER, mend)
+        })?;
+        let name = if hop.packet.dst.is_ipv4() {
+            "net.bridge.bridge-nf-call-iptables"
+        } else {
+            "net.bridge.bridge-nf-call-ip6tables"
+        };
+        Some((hop, name))
     }
+}
+
+/// A tunnel packet that leaves for an address that no node has: its entry is stale.
+fn tunnel_to_nobody(naming: &Naming<'_>, trace: &Trace) -> Option<Finding> {
+    let case = Case::of(naming, trace, false)?;
+    if trace.disposition != Disposition::LeavesCluster || !case.is_outer() {
+        return None;
+    }
+    let (code, mend) = case.tunnel();
+    let encap = case
+        .hop
+        .steps
+        .iter()
+        .find(|step| step.kind == StepKind::Encap);
+    let mut evidence = vec![naming.text(&case.step.result)];
+    for found in encap.into_iter().flat_map(|step| &step.evidence) {
+        evidence.push(object(naming, case.hop, found));
+    }
+    Some(Finding {
+        code,
+        severity: Severity::Error,
+        place: case.place(),
+        evidence,
+        mend,
+        branches: Vec::new(),
+    })
 }
 
 /// Existing entries that translate to an address which is no endpoint of the Service asked for.

@@ -130,7 +130,7 @@ fn label(step: &Step) -> &'static str {
     }
 }
 
-fn words_of(naming: &Naming<'_>, hop: &Hop, step: &Step) -> String {
+pub(super) fn words_of(naming: &Naming<'_>, hop: &Hop, step: &Step) -> String {
     let by_kind = match step.kind {
         StepKind::Route => route(naming, hop, step),
         StepKind::Netfilter | StepKind::Nat => rules(naming, hop, step),
