@@ -98,8 +98,6 @@ codes! {
     NOT_FROM_PEER "NP0129" "the answer is not translated back";
     /// Source or destination that a kernel refuses.
     MARTIAN "NP0130" "the kernel refuses the packet's addresses";
-    /// Only a default route leads to another node's pods.
-    BY_DEFAULT_ROUTE "NP0131" "only a default route leads to another node's pod";
     /// Could not be read or decoded.
     UNKNOWN "NP0132" "something that decides could not be read";
 }

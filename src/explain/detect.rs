@@ -4,7 +4,6 @@
 //! Chain and map names of kube-proxy and of policy engines only tell apart who made a rule that was
 //! met anyway.
 
-use crate::model::link::Link;
 use crate::model::netfilter::{Backend, Hook, Policy};
 use crate::model::netns::NetNs;
 use crate::model::packet::Packet;
@@ -15,7 +14,7 @@ use crate::trace::{Disposition, DropReason, Evidence, Hop, RejectWith, Step, Ste
 
 use super::codes::{self, Code, Severity};
 use super::naming::Naming;
-use super::steps::{base_name, carried, object, words_of};
+use super::steps::{base_name, object, words_of};
 use super::{Finding, Place, words};
 
 /// What is wrong with one trace and with the way of its answer.
@@ -24,16 +23,10 @@ pub(super) fn of_trace(naming: &Naming<'_>, trace: &Trace) -> Vec<Finding> {
     let mut way = Some(trace);
     let mut answer = false;
     while let Some(trace) = way {
-        if let Some(lost) = tunnel_to_nobody(naming, trace) {
-            // What would come back is no answer to what the tunnel carries.
-            findings.push(lost);
-            break;
-        }
         if let Some(cause) = Case::of(naming, trace, answer).and_then(|case| case.finding()) {
             findings.push(cause);
         }
         findings.extend(stale_conntrack(naming, trace));
-        findings.extend(by_default_route(naming, trace));
         way = trace.reply.as_deref();
         answer = true;
     }
@@ -122,11 +115,6 @@ impl<'a> Case<'a> {
             };
             evidence.push(format!("sysctl {name} is not 1 there"));
         }
-        if code == codes::LINK_DOWN
-            && let Some((_, Some(other))) = self.without_carrier(&self.packet())
-        {
-            place.object = Some(other);
-        }
         Some(Finding {
             code,
             severity,
@@ -158,15 +146,14 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// The packet that matters, as it was when the last step looked at it.
+    /// The packet as it was where it ended: the tunnel's, where it was in one.
     fn packet(&self) -> Packet {
-        carried(self.hop)
+        self.trace.packet.clone()
     }
 
     /// What the last step looked at is a tunnel packet between nodes.
     fn is_outer(&self) -> bool {
-        let kind = |kind| self.hop.steps.iter().any(|step| step.kind == kind);
-        kind(StepKind::Encap) || self.hop.packet.inner.is_some() && !kind(StepKind::Decap)
+        self.trace.packet.inner.is_some()
     }
 
     fn ns(&self) -> Option<&'a NetNs> {
@@ -231,7 +218,9 @@ impl<'a> Case<'a> {
             DropReason::NeighFailed => self.unresolved(&packet),
             DropReason::Otherhost => self.other_station(&packet),
             DropReason::VxlanNoRemote | DropReason::VxlanVniNotFound => self.tunnel(),
-            DropReason::IpInnoroutes | DropReason::IpOutnoroutes => self.no_route(&packet),
+            DropReason::IpInnoroutes | DropReason::IpOutnoroutes | DropReason::NoRouteToNode => {
+                self.no_route(&packet)
+            }
             DropReason::NoSocket => self.no_listener(&packet),
             DropReason::DevReady => self.link_down(),
             DropReason::BridgeHairpinOff => {
@@ -330,8 +319,8 @@ impl<'a> Case<'a> {
         if self.is_outer() {
             let mend = format!(
                 "{here}: accept the tunnel's packets from {} before this rule (UDP {})",
-                self.hop.packet.src,
-                self.hop.packet.dport().unwrap_or(0)
+                self.packet().src,
+                self.packet().dport().unwrap_or(0)
             );
             return (codes::TUNNEL_FILTERED, mend);
         }
@@ -458,11 +447,12 @@ impl<'a> Case<'a> {
     }
 
     fn unresolved(&self, packet: &Packet) -> (Code, String) {
+        let down = |evidence: &Evidence| matches!(evidence, Evidence::Link { .. });
+        if self.step.evidence.iter().any(down) {
+            return self.link_down();
+        }
         if self.in_tunnel() {
             return self.tunnel();
-        }
-        if let Some((mend, _)) = self.without_carrier(packet) {
-            return (codes::LINK_DOWN, mend);
         }
         let mend = format!(
             "{}: is the next hop for {} alive and on this link? ip neigh show; where the entry is stale: ip neigh flush dev {}",
@@ -471,51 +461,6 @@ impl<'a> Case<'a> {
             self.hop.oif.clone().unwrap_or_else(|| "DEVICE".to_owned())
         );
         (codes::NEIGH_UNRESOLVED, mend)
-    }
-
-    /// The address has an owner here, which does not answer because its pair of devices is down.
-    fn without_carrier(&self, packet: &Packet) -> Option<(String, Option<String>)> {
-        let topology = self.naming.topology;
-        for key in self.naming.holders(packet.dst) {
-            let ns = topology.netns(&key)?;
-            let addr = ns
-                .addrs
-                .known()?
-                .iter()
-                .find(|addr| addr.local == packet.dst)?;
-            let link = ns
-                .link(addr.link)
-                .filter(|link| !link.up || !link.lower_up)?;
-            // Its other end, where that is in this namespace.
-            let ids = self.ns().and_then(|own| own.nsids.known());
-            let is_other = |other: &&Link| {
-                let id = other.link_netnsid;
-                let leads = ids.is_some_and(|ids| {
-                    ids.iter().any(|(n, ns)| Some(*n) == id && *ns == key.netns)
-                });
-                other.link == Some(link.index) && leads
-            };
-            let links = self.ns().and_then(|own| own.links.known());
-            let other = links.and_then(|links| links.iter().find(is_other));
-            let place = self.naming.netns(&key);
-            let mend = match other {
-                _ if !link.up => {
-                    format!("in {place} on {}: ip link set {} up", key.node, link.name)
-                }
-                Some(other) if !other.up => format!(
-                    "{}: ip link set {} up; it is the other end of {} in {place}",
-                    self.here(),
-                    other.name,
-                    link.name
-                ),
-                _ => format!(
-                    "{} in {place} on {} has no carrier: set its other end up",
-                    link.name, key.node
-                ),
-            };
-            return Some((mend, other.map(|other| other.name.clone())));
-        }
-        None
     }
 
     fn tunnel(&self) -> (Code, String) {
@@ -692,32 +637,6 @@ impl<'a> Case<'a> {
     }
 }
 
-/// A tunnel packet that leaves for an address that no node has: its entry is stale.
-fn tunnel_to_nobody(naming: &Naming<'_>, trace: &Trace) -> Option<Finding> {
-    let case = Case::of(naming, trace, false)?;
-    if trace.disposition != Disposition::LeavesCluster || !case.is_outer() {
-        return None;
-    }
-    let (code, mend) = case.tunnel();
-    let encap = case
-        .hop
-        .steps
-        .iter()
-        .find(|step| step.kind == StepKind::Encap);
-    let mut evidence = vec![naming.text(&case.step.result)];
-    for found in encap.into_iter().flat_map(|step| &step.evidence) {
-        evidence.push(object(naming, case.hop, found));
-    }
-    Some(Finding {
-        code,
-        severity: Severity::Error,
-        place: case.place(),
-        evidence,
-        mend,
-        branches: Vec::new(),
-    })
-}
-
 /// Existing entries that translate to an address which is no endpoint of the Service asked for.
 fn stale_conntrack(naming: &Naming<'_>, trace: &Trace) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -758,47 +677,6 @@ fn stale_conntrack(naming: &Naming<'_>, trace: &Trace) -> Vec<Finding> {
                 branches: Vec::new(),
             });
         }
-    }
-    findings
-}
-
-/// Hops that hand a packet for another node's pod to a gateway of which nothing is known.
-fn by_default_route(naming: &Naming<'_>, trace: &Trace) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for hop in &trace.hops {
-        let packet = carried(hop);
-        let Some(pod) = naming.names.pod_by_ip(packet.dst) else {
-            continue;
-        };
-        let assumed = hop.steps.iter().any(|step| step.kind == StepKind::Underlay);
-        let encap = hop.steps.iter().any(|step| step.kind == StepKind::Encap);
-        let route = hop
-            .steps
-            .iter()
-            .rev()
-            .find(|step| step.kind == StepKind::Route);
-        let default = route.into_iter().flat_map(|step| &step.evidence).find(
-            |evidence| matches!(evidence, Evidence::Route { route, .. } if route.dst.len() == 0),
-        );
-        let Some(evidence) = default.filter(|_| assumed && !encap) else {
-            continue;
-        };
-        let node = pod.node.as_deref().unwrap_or("another node");
-        findings.push(Finding {
-            code: codes::BY_DEFAULT_ROUTE,
-            severity: Severity::Warning,
-            place: Place {
-                node: hop.ns.node.clone(),
-                netns: naming.netns(&hop.ns),
-                object: hop.oif.clone(),
-            },
-            evidence: vec![object(naming, hop, evidence)],
-            mend: format!(
-                "does the gateway know the pods of {node}? Where other nodes' pod CIDRs have routes on {}, restart the CNI's agent there: the one to {node} is missing",
-                hop.ns.node
-            ),
-            branches: Vec::new(),
-        });
     }
     findings
 }

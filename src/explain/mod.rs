@@ -165,7 +165,7 @@ pub struct Way {
     /// The step that ended it, in words.
     pub why: String,
     /// The packet as it was at the end, out of any tunnel and translated.
-    pub packet: Option<Packet>,
+    pub packet: Packet,
     /// Who owns the address that it was last sent to: `pod shop/api-5d-x2`.
     pub to: Option<String>,
     /// Namespaces in order.
@@ -332,10 +332,12 @@ fn way(naming: &Naming<'_>, trace: &Trace) -> Way {
         .find_map(|hop| hop.steps.last())
         .map(|step| step.words.clone())
         .unwrap_or_default();
-    let packet = trace.hops.last().map(|hop| steps::carried(hop));
-    let to = packet
-        .as_ref()
-        .and_then(|packet| naming.address(packet.dst));
+    let mut packet = &trace.packet;
+    while let Some(inner) = &packet.inner {
+        packet = &inner.packet;
+    }
+    let packet = packet.clone();
+    let to = naming.address(packet.dst);
     Way {
         disposition: trace.disposition.clone(),
         end,

@@ -8,7 +8,6 @@
 use std::net::IpAddr;
 
 use crate::model::netfilter::{Backend, Counters, Hook, Policy};
-use crate::model::packet::Packet;
 use crate::trace::evidence::ChainRef;
 use crate::trace::{Evidence, FieldChange, Hop, Step, StepKind};
 
@@ -34,40 +33,6 @@ pub struct StepView {
     pub evidence: Vec<Evidence>,
     /// What it changed in the packet.
     pub changes: Vec<FieldChange>,
-}
-
-/// The packet that matters in a hop, as its steps left it: what a tunnel packet carries rather than the
-/// tunnel packet.
-pub(super) fn carried(hop: &Hop) -> Packet {
-    let mut packet = &hop.packet;
-    while let Some(inner) = &packet.inner {
-        packet = &inner.packet;
-    }
-    let mut packet = packet.clone();
-    // What comes behind an encapsulation, or before a decapsulation, changes the outer packet.
-    let decap = hop
-        .steps
-        .iter()
-        .position(|step| step.kind == StepKind::Decap);
-    let from = decap.unwrap_or(if hop.packet.inner.is_some() {
-        hop.steps.len()
-    } else {
-        0
-    });
-    let inside = hop.steps.iter().skip(from);
-    for change in inside
-        .take_while(|step| step.kind != StepKind::Encap)
-        .flat_map(|step| &step.changes)
-    {
-        match change.field.as_str() {
-            "src" => packet.src = change.to.parse().unwrap_or(packet.src),
-            "dst" => packet.dst = change.to.parse().unwrap_or(packet.dst),
-            "sport" => packet.set_sport(change.to.parse().ok()),
-            "dport" => packet.set_dport(change.to.parse().ok()),
-            _ => {}
-        }
-    }
-    packet
 }
 
 /// Puts one step of a hop into words.

@@ -172,6 +172,7 @@ fn trace(end: Finished, reply: Option<Trace>) -> Trace {
         probability: end.walk.share,
         disposition: end.disposition,
         hops: end.walk.hops,
+        packet: end.walk.skb.packet,
         reply: reply.map(Box::new),
     }
 }

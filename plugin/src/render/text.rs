@@ -264,13 +264,12 @@ impl Writer<'_> {
         let Some(found) = self.answer.branches.get(branch) else {
             return;
         };
-        let to = found.way.packet.as_ref().map_or(String::new(), |packet| {
-            let address = words::socket_addr(packet.dst, packet.dport());
-            match &found.way.to {
-                Some(name) => format!("  {address}  {name}"),
-                None => format!("  {address}"),
-            }
-        });
+        let packet = &found.way.packet;
+        let address = words::socket_addr(packet.dst, packet.dport());
+        let to = match &found.way.to {
+            Some(name) => format!("  {address}  {name}"),
+            None => format!("  {address}"),
+        };
         let on = found
             .way
             .end
@@ -447,8 +446,8 @@ fn devices(way: &Way) -> String {
         text.push_str(&names.join(" › "));
     }
     let from = |packet: &Packet| words::socket_addr(packet.src, packet.sport());
-    if let (Some(first), Some(last)) = (way.hops.first(), way.packet.as_ref()) {
-        let (first, last) = (from(&first.packet), from(last));
+    if let Some(first) = way.hops.first() {
+        let (first, last) = (from(&first.packet), from(&way.packet));
         if first != last {
             text.push_str(&format!(", source {first} translated back to {last}"));
         }
