@@ -2,7 +2,7 @@
 
 use netpath::explain::{Branch, End, Explanation, Finding, Severity, Verdict, Way, words};
 use netpath::model::packet::Packet;
-use netpath::trace::Disposition;
+use netpath::trace::{Disposition, Evidence, StepKind};
 
 use super::paint::{Options, Style, columns, fold};
 use super::tree::{Line, Node, Path, Then, grow};
@@ -264,13 +264,12 @@ impl Writer<'_> {
         let Some(found) = self.answer.branches.get(branch) else {
             return;
         };
-        let to = found.way.last_packet().map_or(String::new(), |packet| {
-            let address = words::socket_addr(packet.dst, packet.dport());
-            match &found.way.to {
-                Some(name) => format!("  {address}  {name}"),
-                None => format!("  {address}"),
-            }
-        });
+        let packet = &found.way.packet;
+        let address = words::socket_addr(packet.dst, packet.dport());
+        let to = match &found.way.to {
+            Some(name) => format!("  {address}  {name}"),
+            None => format!("  {address}"),
+        };
         let on = found
             .way
             .end
@@ -420,9 +419,19 @@ fn devices(way: &Way) -> String {
     let mut text = String::new();
     let mut node: Option<&str> = None;
     for hop in &way.hops {
-        let names: Vec<&str> = [&hop.iif, &hop.oif]
+        let tunnels = hop.steps.iter().filter_map(|step| {
+            let dev = step.evidence.iter().find_map(|evidence| match evidence {
+                Evidence::Fdb { dev, .. } | Evidence::Link { dev, .. } => Some(dev.as_str()),
+                _ => None,
+            });
+            dev.filter(|_| matches!(step.kind, StepKind::Encap | StepKind::Decap))
+        });
+        let names: Vec<&str> = hop
+            .iif
+            .as_deref()
             .into_iter()
-            .filter_map(|dev| dev.as_deref())
+            .chain(tunnels)
+            .chain(hop.oif.as_deref())
             .collect();
         if names.is_empty() {
             continue;
@@ -437,8 +446,8 @@ fn devices(way: &Way) -> String {
         text.push_str(&names.join(" › "));
     }
     let from = |packet: &Packet| words::socket_addr(packet.src, packet.sport());
-    if let (Some(first), Some(last)) = (way.hops.first(), way.last_packet()) {
-        let (first, last) = (from(&first.packet), from(last));
+    if let Some(first) = way.hops.first() {
+        let (first, last) = (from(&first.packet), from(&way.packet));
         if first != last {
             text.push_str(&format!(", source {first} translated back to {last}"));
         }

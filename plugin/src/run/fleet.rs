@@ -197,6 +197,13 @@ impl<'a> Fleet<'a> {
                     for fact in facts {
                         self.topology.merge(&node, fact);
                     }
+                    let greeting = self.sessions.get(&node).map(Session::greeting);
+                    if let (Some(greeting), Some(snapshot)) =
+                        (greeting, self.topology.nodes.get_mut(&node))
+                    {
+                        snapshot.kernel.clone_from(&greeting.kernel);
+                        snapshot.taken_at = greeting.now;
+                    }
                 }
                 Err(error) => self.lost(node, chain(&error)),
             }
