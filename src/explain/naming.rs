@@ -151,6 +151,18 @@ impl Naming<'_> {
         text
     }
 
+    /// A text of the simulation, which names namespaces by node and inode, with their names instead.
+    pub fn text(&self, text: &str) -> String {
+        let mut named = text.to_owned();
+        // Few texts name a namespace; the others are not searched for each.
+        if named.contains("/net:[") {
+            for (key, _) in self.topology.all() {
+                named = named.replace(&key.to_string(), &self.place(&key));
+            }
+        }
+        named
+    }
+
     /// What a chain is for, where it is one of kube-proxy's; `comment` is that of a rule in it or
     /// leading to it.
     pub fn chain(&self, chain: &str, comment: Option<&str>) -> Option<String> {
