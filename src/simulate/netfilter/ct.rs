@@ -8,6 +8,7 @@ use super::bits::{Bits, Tri, free_port_within};
 use super::chain::{self, Did};
 use super::header::{Load, addr_bytes};
 use super::machine::{Eval, Vm};
+use super::step;
 use crate::model::conntrack::{Tuple, status};
 use crate::model::netfilter::{CtKey, Family, Reg, Rule};
 use crate::model::xtables::ConntrackMatch;
@@ -134,7 +135,7 @@ pub(super) fn set_mark(eval: &Eval<'_, '_>, vm: &mut Vm<'_>, rule: &Rule, mark: 
     flow.mark = mark;
     flow.entry.mark = mark.unwrap_or(flow.entry.mark);
     let words = mark.map_or_else(|| "unknown".to_owned(), |mark| format!("{mark:#x}"));
-    chain::note(vm, rule, format!("connection mark {words}"), Vec::new());
+    step::note(vm, rule, format!("connection mark {words}"), Vec::new());
 }
 
 /// The `conntrack` match (`conntrack_mt()`).

@@ -3,11 +3,13 @@
 //! Source: net/netfilter/nft_*.c (v6.12).
 
 use super::bits::{Bits, Tri};
-use super::chain::{Did, assume, set_mark, want_set};
+use super::chain::Did;
 use super::header::{self, Load};
 use super::lookup::{self, Found};
 use super::machine::{Eval, Vm};
 use super::registers::Registers;
+use super::step::{assume, note, set_mark};
+use super::want::{asks_by_key, want_set};
 use super::{ct, meta, nat, reject, reverse, text, xt_match, xt_target};
 use crate::model::netfilter::{BitwiseOp, CmpOp, Expr, MetaKey, Reg, Rule, SetData, SetElem};
 use crate::simulate::conntrack::Manip;
@@ -259,7 +261,7 @@ pub(super) fn eval<'a>(
         Expr::Notrack => {
             if vm.skb.ct == CtRef::None {
                 vm.skb.ct = CtRef::Untracked;
-                super::chain::note(vm, rule, "not tracked".to_owned(), Vec::new());
+                note(vm, rule, "not tracked".to_owned(), Vec::new());
             }
             Did::Next
         }
@@ -374,7 +376,7 @@ fn look_up<'a>(
     let key = walk.regs.load(sreg, size(set.key_len));
     match lookup::find(set, &key) {
         Found::Unread => {
-            let by_key = super::chain::asks_by_key(set) && set.key_len > 0;
+            let by_key = asks_by_key(set) && set.key_len > 0;
             let exact = key.bytes().filter(|_| by_key).map(<[u8]>::to_vec);
             want_set(eval, table, name, exact);
             lacking(format!("elements of set {name} not read"))

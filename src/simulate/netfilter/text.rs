@@ -1,6 +1,6 @@
 //! Rules and set elements in the words of `iptables-save` and `nft list ruleset`.
 
-use super::{header, text_nft, text_xt};
+use super::{header, text_nft, text_target, text_xt};
 use crate::model::netfilter::{Backend, Expr, Family, Rule, Set, SetData, SetElem, Table, Verdict};
 
 /// Whose words are used.
@@ -30,7 +30,7 @@ pub(super) fn rule(rule: &Rule, style: Style) -> String {
         match expr {
             Expr::Header(head) => words.push(&text_xt::header(head)),
             Expr::Match(condition) => words.push(&text_xt::condition(condition)),
-            Expr::Target(target) => words.push(&text_xt::target(target)),
+            Expr::Target(target) => words.push(&text_target::target(target)),
             other => words.native(other),
         }
     }

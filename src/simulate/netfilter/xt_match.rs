@@ -5,9 +5,10 @@
 use std::net::IpAddr;
 
 use super::bits::Tri;
-use super::chain::{Did, assume};
+use super::chain::Did;
 use super::ct::{self, masked_equal, port_within};
 use super::machine::{Eval, Vm};
+use super::step::assume;
 use super::{meta, reverse};
 use crate::model::IfIndex;
 use crate::model::packet::L4;

@@ -2,9 +2,10 @@
 //!
 //! Source: net/netfilter/xt_*.c (v6.12).
 
-use super::chain::{Did, note, set_mark};
+use super::chain::Did;
 use super::machine::{Eval, Vm};
 use super::nat::{self, Range};
+use super::step::{note, set_mark};
 use super::{ct, reject};
 use crate::model::netfilter::{Hook, Rule};
 use crate::model::xtables::XtTarget;
