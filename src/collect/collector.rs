@@ -165,10 +165,14 @@ impl Collector {
         }
         // Each namespace is sent once, as deep as any want asks.
         let mut wanted: BTreeMap<NetNsId, Depth> = BTreeMap::new();
+        let mut named: BTreeMap<NetNsId, &NsTarget> = BTreeMap::new();
         for (target, depth) in targets {
             match self.find(request, target) {
                 Ok(ids) => {
                     for id in ids {
+                        if *target != NsTarget::All {
+                            named.insert(id, target);
+                        }
                         let entry = wanted.entry(id).or_insert(depth);
                         *entry = depth.max(*entry);
                     }
@@ -180,8 +184,15 @@ impl Collector {
             }
         }
         for (id, depth) in wanted {
-            let ns = self.namespace(request, id, depth);
-            answer(Fact::NetNs(Box::new(ns)));
+            match (self.namespace(request, id, depth), named.get(&id)) {
+                (Ok(ns), _) => answer(Fact::NetNs(Box::new(ns))),
+                (Err(why), Some(target)) => answer(Fact::NoNetNs {
+                    target: (*target).clone(),
+                    why,
+                }),
+                // Pods come and go: what ended between the listing and its turn is not there.
+                (Err(_), None) => {}
+            }
             if self.open.len() > MOST_OPEN {
                 self.tidy();
             }
@@ -221,7 +232,13 @@ impl Collector {
         Err(why_not(roots, discovery, target))
     }
 
-    fn namespace(&mut self, request: &mut Request, id: NetNsId, depth: Depth) -> NetNs {
+    /// One namespace with its sections; `Err`: it has ended.
+    fn namespace(
+        &mut self,
+        request: &mut Request,
+        id: NetNsId,
+        depth: Depth,
+    ) -> std::result::Result<NetNs, String> {
         let identity = discovery(&self.roots, request)
             .ok()
             .and_then(|discovery| discovery.namespaces.get(&id))
@@ -235,14 +252,18 @@ impl Collector {
             processes: Vec::new(),
         });
         if depth == Depth::Identity {
-            return NetNs::new(identity);
+            return Ok(NetNs::new(identity));
         }
         let others = self.others(request);
         let deadline = request.deadline;
         let read = self.with(request, id, |ns, shared| {
             Ok(ns.read(shared, identity.clone(), depth, &others, deadline))
         });
-        read.unwrap_or_else(|error| all_missing(NetNs::new(identity), &error))
+        match read {
+            Err(error @ Error::Gone { .. }) => Err(error.to_string()),
+            Err(error) => Ok(all_missing(NetNs::new(identity), &error)),
+            Ok(ns) => Ok(ns),
+        }
     }
 
     /// Files of all namespaces that can be opened, for their ids.

@@ -263,14 +263,17 @@ impl Roots {
             match NsFile::open(&path) {
                 Ok(file) if file.id() == ns.id => return Ok(file),
                 Ok(_) => {}
+                // The process or the file has gone, or the file keeps no namespace any more.
+                Err(error)
+                    if matches!(
+                        error.errno(),
+                        None | Some(libc::ENOENT | libc::ESRCH | libc::EINVAL)
+                    ) => {}
                 Err(error) => last = Some(error),
             }
         }
-        Err(last.unwrap_or_else(|| {
-            Error::malformed(
-                format!("open network namespace net:[{}]", ns.id.ino),
-                "its processes and files are gone",
-            )
+        Err(last.unwrap_or_else(|| Error::Gone {
+            operation: format!("open network namespace net:[{}]", ns.id.ino),
         }))
     }
 }

@@ -22,6 +22,12 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
     },
+    /// It was there a moment ago.
+    #[error("{operation}: it ended while it was looked at")]
+    Gone {
+        /// Operation and object.
+        operation: String,
+    },
     /// It changed under each of several attempts.
     #[error("{operation}: it kept changing while it was read; try again")]
     Changing {
