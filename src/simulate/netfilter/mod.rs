@@ -14,14 +14,19 @@ mod lookup;
 mod machine;
 mod meta;
 mod nat;
+mod nat_addr;
 mod registers;
 mod reject;
 mod reverse;
+mod step;
 #[cfg(test)]
 mod tests;
 mod text;
 mod text_nft;
+mod text_target;
+mod text_value;
 mod text_xt;
+mod want;
 mod xt_match;
 mod xt_target;
 

@@ -25,10 +25,6 @@ pub(super) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-pub(super) fn dev(index: u32) -> Option<IfIndex> {
-    IfIndex::new(index)
-}
-
 pub(super) fn key() -> NsKey {
     NsKey {
         node: NODE.to_owned(),

@@ -173,7 +173,7 @@ fn an_answer_whose_question_was_not_seen_is_invalid_and_dropped() {
 
 #[test]
 fn affinity_lists_are_taken_to_be_empty_and_said_so() {
-    let rules = r#"
+    let rules = r"
 *nat
 :PREROUTING ACCEPT
 :SVC -
@@ -186,7 +186,7 @@ fn affinity_lists_are_taken_to_be_empty_and_said_so() {
 -A SVC -j SEP-2
 -A SEP-1 -p tcp -m recent --set --name SEP-1 --rsource -m tcp -j DNAT --to-destination 10.244.1.2:8080
 -A SEP-2 -p tcp -m recent --set --name SEP-2 --rsource -m tcp -j DNAT --to-destination 10.244.2.2:8080
-"#;
+";
     let mut world = World::new(with_iptables(rules));
     let packet = skb(tcp("10.244.1.7", None, "10.96.0.10", 80), false);
     let outcomes = world.run(Hook::Prerouting, (3, 0), packet, Flows::default());
@@ -197,4 +197,26 @@ fn affinity_lists_are_taken_to_be_empty_and_said_so() {
         outcomes[0].steps[0].evidence.iter().filter(assumed).count(),
         1
     );
+}
+
+#[test]
+fn ten_thousand_services_are_walked() {
+    use std::fmt::Write as _;
+    let mut save = "*nat\n:PREROUTING ACCEPT\n:KUBE-SERVICES -\n:SEP -\n\
+                    -A PREROUTING -j KUBE-SERVICES\n"
+        .to_owned();
+    for service in 0..10_000 {
+        let (high, low) = (service / 250, service % 250 + 1);
+        writeln!(
+            save,
+            "-A KUBE-SERVICES -d 10.96.{high}.{low}/32 -p tcp -m comment --comment \"a service\" \
+             -m tcp --dport 80 -j SEP"
+        )
+        .unwrap();
+    }
+    save.push_str("-A SEP -p tcp -m tcp -j DNAT --to-destination 10.244.2.2:8080\n");
+    let mut world = World::new(with_iptables(&save));
+    let packet = skb(tcp("10.244.1.7", None, "10.96.39.250", 80), false);
+    let outcome = world.one(Hook::Prerouting, (3, 0), packet, Flows::default());
+    assert_eq!(said(&outcome), "dnat to 10.244.2.2:8080");
 }

@@ -33,8 +33,8 @@ fn elem(key: &[u8], data: Option<SetData>) -> SetElem {
     }
 }
 
-fn goto(chain: &str) -> Option<SetData> {
-    Some(SetData::Verdict(Verdict::Goto(chain.to_owned())))
+fn goto(chain: &str) -> SetData {
+    SetData::Verdict(Verdict::Goto(chain.to_owned()))
 }
 
 /// `ip daddr . meta l4proto . th dport vmap @name`
@@ -221,13 +221,13 @@ fn ruleset() -> Table {
                 "service-ips",
                 &[4, 1, 2],
                 true,
-                vec![elem(&service(10), goto("service-a"))],
+                vec![elem(&service(10), Some(goto("service-a")))],
             ),
             set(
                 "no-endpoint-services",
                 &[4, 1, 2],
                 true,
-                vec![elem(&service(50), goto("reject-chain"))],
+                vec![elem(&service(50), Some(goto("reject-chain")))],
             ),
             set(
                 "hairpin-connections",

@@ -158,6 +158,56 @@ fn of_equal_priorities_the_younger_chain_runs_first() {
 }
 
 #[test]
+fn nat_ranks_with_its_first_chain_among_equal_priorities() {
+    // Seen in a kernel: a filter chain at -100 that is younger than the first NAT chain runs before
+    // NAT, whatever the NAT chain's own priority.
+    let nat = || {
+        let redirect = Expr::Redir {
+            proto_min: None,
+            proto_max: None,
+            flags: 0,
+        };
+        let kind = Some(base(Hook::Prerouting, -90, ChainKind::Nat));
+        table(
+            Family::Ip,
+            "nat",
+            vec![chain("nat", kind, vec![vec![redirect]])],
+            vec![],
+        )
+    };
+    let drop_original = || {
+        let rule = vec![
+            Expr::Payload {
+                base: PayloadBase::Network,
+                offset: 16,
+                len: 4,
+                dreg: 4,
+            },
+            Expr::Cmp {
+                op: CmpOp::Eq,
+                sreg: 4,
+                data: vec![1, 1, 1, 1],
+            },
+            Expr::Verdict(Verdict::Drop),
+        ];
+        table(
+            Family::Ip,
+            "drop",
+            vec![chain("drop", pre(-100), vec![rule])],
+            vec![],
+        )
+    };
+    let through = |tables| {
+        let packet = skb(tcp("10.244.1.7", None, "1.1.1.1", 80), false);
+        World::new(with_nft(tables)).one(Hook::Prerouting, (3, 0), packet, Flows::default())
+    };
+    let younger = through(vec![nat(), drop_original()]);
+    assert!(matches!(younger.verdict, HookVerdict::Drop(_)));
+    let older = through(vec![drop_original(), nat()]);
+    assert!(is_accept(&older));
+}
+
+#[test]
 fn goto_returns_to_the_caller_of_the_chain_that_used_it() {
     let go = |verdict| vec![Expr::Verdict(verdict)];
     let name = str::to_owned;
