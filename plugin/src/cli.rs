@@ -343,9 +343,26 @@ pub fn invocation(argv0: Option<&std::ffi::OsStr>) -> String {
     }
 }
 
+/// Examples before the flags: what most readers of a help text look for.
+const TEMPLATE: &str = "\
+{before-help}{about-with-newline}
+{usage-heading} {usage}
+
+{after-help}
+
+{all-args}";
+
 /// The command line with its name as [`invocation`] gives it.
 pub fn command(argv0: Option<&std::ffi::OsStr>) -> clap::Command {
-    Cli::command().bin_name(invocation(argv0))
+    fn examples_first(command: clap::Command) -> clap::Command {
+        let command = command.mut_subcommands(examples_first);
+        if command.get_after_help().is_some() {
+            command.help_template(TEMPLATE)
+        } else {
+            command
+        }
+    }
+    examples_first(Cli::command().bin_name(invocation(argv0)))
 }
 
 /// Takes the arguments apart. Errors carry their own exit code (2, or 0 for `--help`).

@@ -98,12 +98,23 @@ impl<'a> Case<'a> {
             .evidence
             .iter()
             .skip(if by_rules { leading } else { 0 });
-        evidence.extend(
-            objects
-                .rev()
-                .take(3)
-                .map(|e| object(self.naming, self.hop, e)),
-        );
+        // What could not be read is the step's own text.
+        let objects = objects.filter(|found| !matches!(found, Evidence::Unreadable { .. }));
+        evidence.extend(objects.map(|found| self.object(found)));
+        if code == codes::STALE_TUNNEL {
+            // The entry that chose the remote stands in an earlier step.
+            let encaps = self
+                .hop
+                .steps
+                .iter()
+                .filter(|step| step.kind == StepKind::Encap);
+            for found in encaps.flat_map(|step| &step.evidence) {
+                let line = self.object(found);
+                if !evidence.contains(&line) {
+                    evidence.push(line);
+                }
+            }
+        }
         let mut place = self.place();
         if code == codes::BRIDGE_NF_OFF
             && let Some((hop, name)) = self.bypassing_bridge()
@@ -123,6 +134,10 @@ impl<'a> Case<'a> {
             mend,
             branches: Vec::new(),
         })
+    }
+
+    fn object(&self, evidence: &Evidence) -> String {
+        self.naming.text(&object(self.naming, self.hop, evidence))
     }
 
     fn place(&self) -> Place {
@@ -296,7 +311,8 @@ impl<'a> Case<'a> {
     fn filtered(&self) -> (Code, String) {
         let here = self.here();
         let Some((base, by_policy)) = self.rule() else {
-            return (codes::FILTERED, format!("{here}: {}", self.step.result));
+            let mend = format!("{here}: {}", self.naming.text(&self.step.result));
+            return (codes::SWALLOWED, mend);
         };
         if let Some(service) = self.no_endpoint() {
             let mend = format!(
@@ -503,12 +519,17 @@ impl<'a> Case<'a> {
             return (codes::ROUTE_REFUSES, mend);
         }
         let mend = match self.naming.node_of(packet.dst) {
-            Some(node) if node != self.hop.ns.node => format!(
-                "{here}: add the route to {node}, where {} is, or restart the CNI's agent, which should have: ip route add {}/{} via ADDRESS_OF_{node}",
-                packet.dst,
-                packet.dst,
-                if packet.dst.is_ipv4() { 32 } else { 128 }
-            ),
+            Some(node) if node != self.hop.ns.node => {
+                let hint = self.naming.topology.hints.get(&node);
+                let cidr = hint.and_then(|hint| {
+                    let cidrs = hint.pod_cidrs.iter();
+                    cidrs.copied().find(|cidr| cidr.contains(packet.dst))
+                });
+                let what = cidr.map_or_else(|| packet.dst.to_string(), |cidr| cidr.to_string());
+                format!(
+                    "{here}: restart the CNI's agent, which should have added the route to {what}, where {node} is"
+                )
+            }
             _ => format!("{here}: add a route for {}: ip route add", packet.dst),
         };
         (codes::NO_ROUTE, mend)

@@ -99,6 +99,10 @@ pub(super) fn words_of(naming: &Naming<'_>, hop: &Hop, step: &Step) -> String {
     let by_kind = match step.kind {
         StepKind::Route => route(naming, hop, step),
         StepKind::Netfilter | StepKind::Nat => rules(naming, hop, step),
+        StepKind::Unknown => step.evidence.iter().find_map(|evidence| match evidence {
+            Evidence::Unreadable { what } => Some(format!("unknown: {what}")),
+            _ => None,
+        }),
         StepKind::Neigh => step.evidence.iter().find_map(|evidence| match evidence {
             Evidence::Neigh { neigh, dev } => Some(words::neigh(neigh, dev)),
             _ => None,
@@ -129,8 +133,15 @@ pub(super) fn words_of(naming: &Naming<'_>, hop: &Hop, step: &Step) -> String {
             Evidence::Unreadable { what } => format!("unknown: {what}"),
             Evidence::Sysctl { name, value } => format!("{name} = {value}"),
             // The first one is the one that counts.
-            Evidence::Absent { what } if ends && !std::mem::replace(&mut absent, true) => {
+            Evidence::Absent { what }
+                if ends
+                    && step.kind != StepKind::Neigh
+                    && !std::mem::replace(&mut absent, true) =>
+            {
                 format!("not there: {what}")
+            }
+            Evidence::Link { dev, state } if ends && step.kind == StepKind::Neigh => {
+                format!("{dev} is {state}")
             }
             Evidence::Socket { socket } if ends && words.contains("nothing listens") => format!(
                 "there is {}",

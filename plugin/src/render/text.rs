@@ -1,5 +1,10 @@
 //! A trace for people: the verdict, the ways hop by hop, then findings with their mend.
 
+#![expect(
+    clippy::format_push_string,
+    reason = "writing to a String cannot fail, and its result would have to be ignored"
+)]
+
 use netpath::explain::{Branch, End, Explanation, Finding, Severity, Verdict, Way, words};
 use netpath::model::packet::Packet;
 use netpath::trace::{Disposition, Evidence, StepKind};
@@ -280,7 +285,9 @@ impl Writer<'_> {
         let ending = self
             .options
             .paint(style, &format!("{sign} {}", ending(&found.way)));
-        text.push_str(&format!("{indent}{corner} {share}{to}{on}   {ending}\n"));
+        let first = format!("{indent}{corner} {share}");
+        let words = format!("{to}{on}   {ending}");
+        text.push_str(&fold(self.options, &first, &format!("{below}  "), &words));
         let works = found.verdict == Verdict::Delivered;
         if works && *shown == 0 && !self.options.wide {
             return;
