@@ -1,1 +1,41 @@
-fn main() {}
+//! `kubectl netpath`: where a packet goes between pods, Services and nodes, and what stops it.
+//!
+//! Read [`run`] for the order of things: what was typed ([`cli`]) is checked ([`request`]), names are
+//! looked up ([`resolve`]), helpers are started ([`launch`]), the packet is followed, and the answer
+//! is written ([`render`]).
+
+mod cli;
+mod kube_client;
+mod kube_error;
+mod launch;
+mod proxy_names;
+mod render;
+mod request;
+mod resolve;
+mod run;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = match cli::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        // Help and version go to stdout with code 0, mistakes to stderr with code 2.
+        Err(error) => error.exit(),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => {
+            let code = runtime.block_on(run::run(cli));
+            // A blocked name lookup must not keep the program from ending.
+            runtime.shutdown_background();
+            code
+        }
+        Err(error) => {
+            eprintln!("error: start the runtime: {error}");
+            ExitCode::from(run::TOOL_FAILURE)
+        }
+    }
+}

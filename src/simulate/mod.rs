@@ -1,1 +1,319 @@
-//! simulate
+//! From a packet at a socket to where it ends, and back: a total function of what kernels hold.
+//!
+//! It never reads. Facts that it lacks come back as [`Wants`]; the driver fetches them and calls
+//! again, until nothing is wanted or what is wanted can't be had, which makes the trace inconclusive.
+//! Forks (a random rule, several next hops) become several traces, in the kernel's order of the
+//! choices, so that equal input gives equal output.
+//!
+//! Read [`walk`] for the order of things on a node, then the file of each subsystem.
+
+pub(crate) mod bridge;
+pub(crate) mod conntrack;
+pub(crate) mod device;
+pub(crate) mod fib;
+pub(crate) mod forward;
+pub(crate) mod input;
+pub(crate) mod l2;
+pub(crate) mod neigh;
+pub(crate) mod netfilter;
+pub(crate) mod output;
+pub mod peer;
+pub(crate) mod skb;
+pub(crate) mod socket;
+pub(crate) mod source;
+pub(crate) mod underlay;
+pub(crate) mod vxlan;
+pub(crate) mod walk;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use serde::{Deserialize, Serialize};
+
+use self::skb::{CtRef, Flows, Skb};
+use self::walk::{Finished, Goal, Next, Origin, Walk, follow};
+use crate::model::NsKey;
+use crate::model::packet::{ICMP, ICMPV6, L4, Packet, SCTP, TCP, UDP};
+use crate::model::topology::Topology;
+use crate::model::want::{Depth, NsTarget, Want};
+use crate::trace::{Disposition, Hop, Step, StepKind, Trace};
+
+/// Facts that were lacking, by node.
+pub type Wants = BTreeMap<String, BTreeSet<Want>>;
+
+/// The question.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flow {
+    /// Namespace of the sending socket.
+    pub from: NsKey,
+    /// Address the sending socket is bound to; `None`: the kernel chooses.
+    pub src: Option<IpAddr>,
+    /// Source port; `None`: any free one, so that the flow is a new one.
+    pub sport: Option<u16>,
+    /// Destination address.
+    pub dst: IpAddr,
+    /// Destination port; for echo, none.
+    pub dport: Option<u16>,
+    /// IPPROTO_*: 6, 17, 132, 1 or 58.
+    pub protocol: u8,
+    /// Bytes from the IP header on.
+    pub len: u32,
+    /// Uid of the sender, where rules ask for it.
+    pub uid: Option<u32>,
+}
+
+/// What bounds a simulation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Namespaces that one packet may enter.
+    pub hops: usize,
+    /// Ways that one question may fork into; further ones become one inconclusive trace.
+    pub branches: usize,
+    /// Rules that one packet may meet at one hook.
+    pub rules: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            hops: 64,
+            branches: 1024,
+            rules: 1_000_000,
+        }
+    }
+}
+
+/// The answer.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outcome {
+    /// At least one trace; their probabilities add up to 1.
+    pub traces: Vec<Trace>,
+    /// Facts that were lacking.
+    pub wants: Wants,
+}
+
+/// What all rooms of the simulation share: the facts, and the wish list.
+pub(crate) struct Cx<'a> {
+    /// Facts.
+    pub(crate) topology: &'a Topology,
+    /// Bounds.
+    pub(crate) limits: Limits,
+    /// Facts that were lacking so far.
+    pub(crate) wants: Wants,
+}
+
+impl Cx<'_> {
+    /// Notes a fact that is lacking.
+    pub(crate) fn want(&mut self, node: &str, want: Want) {
+        self.wants.entry(node.to_owned()).or_default().insert(want);
+    }
+}
+
+/// TTL of packets where the setting was not read (IPDEFTTL).
+const DEFAULT_TTL: u8 = 64;
+
+/// Follows a flow's first packet on every way it may take, and the answer back.
+///
+/// Total: for any topology and flow there is at least one trace, and probabilities add up to 1.
+pub fn simulate(topology: &Topology, flow: &Flow, limits: &Limits) -> Outcome {
+    let mut cx = Cx {
+        topology,
+        limits: *limits,
+        wants: Wants::new(),
+    };
+    if topology.netns(&flow.from).is_none() {
+        let target = NsTarget::Id(flow.from.netns);
+        cx.want(
+            &flow.from.node,
+            Want::NetNs {
+                target,
+                depth: Depth::Likely,
+            },
+        );
+    }
+    let packet = first_packet(&cx, flow);
+    let walk = start(
+        flow.from.clone(),
+        packet,
+        flow.uid,
+        Flows::default(),
+        Goal::Listener,
+        1.0,
+    );
+    let mut traces = Vec::new();
+    for end in follow(&mut cx, walk, Next::LocalOut(None)) {
+        let answers = match end.disposition {
+            Disposition::Delivered => answer(&mut cx, flow, &end),
+            Disposition::LeavesCluster => answer_from_outside(&mut cx, flow, &end),
+            _ => Vec::new(),
+        };
+        if answers.is_empty() {
+            traces.push(trace(end, None));
+            continue;
+        }
+        for reply in answers {
+            let mut forth = end.clone();
+            forth.walk.share = reply.walk.share;
+            let mut back = trace(reply, None);
+            back.probability = 1.0;
+            traces.push(trace(forth, Some(back)));
+        }
+    }
+    Outcome {
+        traces,
+        wants: cx.wants,
+    }
+}
+
+fn trace(end: Finished, reply: Option<Trace>) -> Trace {
+    Trace {
+        probability: end.walk.share,
+        disposition: end.disposition,
+        hops: end.walk.hops,
+        reply: reply.map(Box::new),
+    }
+}
+
+fn first_packet(cx: &Cx<'_>, flow: &Flow) -> Packet {
+    let unspecified: IpAddr = if flow.dst.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
+    let (sport, dport) = (flow.sport, flow.dport);
+    let l4 = match flow.protocol {
+        TCP => L4::Tcp {
+            sport,
+            dport,
+            flags: 0x02,
+        },
+        UDP => L4::Udp { sport, dport },
+        SCTP => L4::Sctp { sport, dport },
+        ICMP | ICMPV6 if flow.dst.is_ipv4() => L4::Icmp {
+            kind: 8,
+            code: 0,
+            id: sport,
+        },
+        ICMP | ICMPV6 => L4::Icmp {
+            kind: 128,
+            code: 0,
+            id: sport,
+        },
+        other => L4::Other(other),
+    };
+    Packet {
+        eth: None,
+        src: flow.src.unwrap_or(unspecified),
+        dst: flow.dst,
+        ttl: ttl(cx, &flow.from),
+        tos: 0,
+        df: true,
+        len: flow.len,
+        l4,
+        inner: None,
+    }
+}
+
+/// TTL that a namespace gives its own packets.
+pub(crate) fn ttl(cx: &Cx<'_>, ns: &NsKey) -> u8 {
+    let sysctls = cx
+        .topology
+        .netns(ns)
+        .and_then(|netns| netns.sysctls.known());
+    let set = sysctls.and_then(|sysctls| sysctls.ip_default_ttl.known().copied());
+    set.unwrap_or(DEFAULT_TTL)
+}
+
+fn start(
+    ns: NsKey,
+    packet: Packet,
+    uid: Option<u32>,
+    flows: Flows,
+    goal: Goal,
+    share: f64,
+) -> Walk {
+    let origin = match goal {
+        Goal::Listener => "a socket sends",
+        Goal::Origin(_) => "the answer is sent",
+    };
+    let hop = Hop {
+        ns: ns.clone(),
+        iif: None,
+        oif: None,
+        packet: packet.clone(),
+        steps: vec![Step::new(StepKind::Origin, origin)],
+        taps: Vec::new(),
+    };
+    Walk {
+        ns,
+        skb: Skb {
+            packet,
+            mark: Some(0),
+            ct: CtRef::None,
+            uid,
+            local: true,
+        },
+        flows,
+        hops: vec![hop],
+        share,
+        seen: Vec::new(),
+        goal,
+        physin: None,
+        next_hop: None,
+    }
+}
+
+/// The socket that asked, as the first packet shows it.
+fn origin(flow: &Flow, end: &Finished) -> Origin {
+    let sent = end.walk.hops.first();
+    let first = sent.map_or(&end.walk.skb.packet, |hop| &hop.packet);
+    Origin {
+        ns: flow.from.clone(),
+        src: first.src,
+        sport: first.sport(),
+        dst: first.dst,
+        dport: first.dport(),
+    }
+}
+
+/// The answer to a packet that arrived: from its socket to the one that asked.
+fn answer(cx: &mut Cx<'_>, flow: &Flow, end: &Finished) -> Vec<Finished> {
+    let ns = end.walk.ns.clone();
+    let packet = end.walk.skb.packet.reply(ttl(cx, &ns));
+    let flows = end.walk.flows.clone();
+    let goal = Goal::Origin(origin(flow, end));
+    let back = start(ns, packet, None, flows, goal, end.walk.share);
+    follow(cx, back, Next::LocalOut(None))
+}
+
+/// The answer to a packet that left, should one come: back in by the device it left by.
+fn answer_from_outside(cx: &mut Cx<'_>, flow: &Flow, end: &Finished) -> Vec<Finished> {
+    let left_by = end.walk.hops.last().and_then(|hop| hop.oif.as_deref());
+    let netns = cx.topology.netns(&end.walk.ns);
+    let Some(dev) = left_by
+        .and_then(|name| netns?.link_named(name))
+        .map(|link| link.index)
+    else {
+        return Vec::new();
+    };
+    let ns = end.walk.ns.clone();
+    let packet = end.walk.skb.packet.reply(DEFAULT_TTL);
+    let flows = end.walk.flows.clone();
+    let goal = Goal::Origin(origin(flow, end));
+    let mut back = start(ns.clone(), packet, None, flows, goal, end.walk.share);
+    back.hops.clear();
+    back.enter(cx, ns, dev);
+    back.step(Step::new(
+        StepKind::Origin,
+        "should an answer come, it comes in here",
+    ));
+    follow(cx, back, Next::Receive(dev))
+}
+/// A rule in the words of `iptables-save` or `nft`, whichever most likely made it.
+pub fn rule_text(table: &crate::model::netfilter::Table, rule: &crate::model::netfilter::Rule) -> String {
+    let _ = table; format!("{rule:?}")
+}
+/// An element.
+pub fn element_text(set: &crate::model::netfilter::Set, elem: &crate::model::netfilter::SetElem) -> String {
+    let _ = set; format!("{elem:?}")
+}

@@ -1,1 +1,235 @@
-//! trace
+//! What an answer is: a trace is hops and one disposition; a hop is one network namespace; a step is
+//! one decision with the objects that made it.
+//!
+//! The words are Batfish's. Read [`disposition`] for how a trace can end, [`evidence`] for what can
+//! decide.
+
+pub mod disposition;
+pub mod evidence;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::NsKey;
+use crate::model::packet::Packet;
+
+pub use disposition::{Disposition, DropReason, RejectWith};
+pub use evidence::Evidence;
+
+/// One way a packet may take, with the share of packets that take it, and the way of the answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Trace {
+    /// Share of packets of this flow's kind that take this way, 0 to 1. All traces of one question add
+    /// up to 1.
+    pub probability: f64,
+    /// How it ends.
+    pub disposition: Disposition,
+    /// Namespaces in the order they are entered. Never empty.
+    pub hops: Vec<Hop>,
+    /// The way of the answer, where the packet reached a socket (or a kernel) that answers, or left
+    /// for one that may.
+    pub reply: Option<Box<Trace>>,
+}
+
+impl Trace {
+    /// Whether the packet arrives and its answer comes back.
+    pub fn works(&self) -> bool {
+        let arrives = matches!(
+            self.disposition,
+            Disposition::Delivered | Disposition::LeavesCluster
+        );
+        arrives && self.reply.as_deref().is_none_or(Self::works)
+    }
+
+    /// How the whole exchange ends: the packet's own end, unless it arrives and its answer does not.
+    pub fn outcome(&self) -> &Disposition {
+        match &self.reply {
+            Some(reply) if !reply.works() => reply.outcome(),
+            _ => &self.disposition,
+        }
+    }
+
+    /// Hop and step where it ended, if it has any step.
+    pub fn last_step(&self) -> Option<(&Hop, &Step)> {
+        self.hops
+            .iter()
+            .rev()
+            .find_map(|hop| Some((hop, hop.steps.last()?)))
+    }
+}
+
+/// What happened in one namespace.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hop {
+    /// Where.
+    pub ns: NsKey,
+    /// Device it came in by; `None` where it was sent here.
+    pub iif: Option<String>,
+    /// Device it left by; `None` where it ended here.
+    pub oif: Option<String>,
+    /// The packet as it came in or was made.
+    pub packet: Packet,
+    /// Decisions in order.
+    pub steps: Vec<Step>,
+    /// Where a capture (`tcpdump -i DEV`) in this namespace would see it, in order.
+    pub taps: Vec<Tap>,
+}
+
+/// A place where a packet can be seen, and the packet as it is there.
+///
+/// Source: `dev_queue_xmit_nit()` and the taps of `__netif_receive_skb_core()`, net/core/dev.c, v6.12:
+/// a received packet is seen before any rule, one that is sent behind all of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tap {
+    /// Device.
+    pub dev: String,
+    /// It leaves by the device; it comes in where false.
+    pub out: bool,
+    /// The packet.
+    pub packet: Packet,
+}
+
+/// One decision.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// What kind of decision.
+    pub kind: StepKind,
+    /// What was decided, in kernel words, one line without object names that are in the evidence.
+    pub result: String,
+    /// Objects that decided, the most telling one first.
+    pub evidence: Vec<Evidence>,
+    /// What it changed in the packet.
+    pub changes: Vec<FieldChange>,
+}
+
+impl Step {
+    /// A step that changes nothing.
+    pub fn new(kind: StepKind, result: impl Into<String>) -> Self {
+        Self {
+            kind,
+            result: result.into(),
+            evidence: Vec::new(),
+            changes: Vec::new(),
+        }
+    }
+
+    /// Adds an object that decided.
+    #[must_use]
+    pub fn with(mut self, evidence: Evidence) -> Self {
+        self.evidence.push(evidence);
+        self
+    }
+
+    /// Adds what differs between two packets. Fields that are equal are not changes.
+    #[must_use]
+    pub fn changing(mut self, before: &Packet, after: &Packet) -> Self {
+        self.changes.extend(FieldChange::between(before, after));
+        self
+    }
+}
+
+/// Kinds of decisions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StepKind {
+    /// A socket sends.
+    Origin,
+    /// A source address was chosen.
+    SourceAddress,
+    /// A route was looked up.
+    Route,
+    /// The source was checked against the routes (reverse path, martians).
+    RpFilter,
+    /// A next hop's link-layer address was found.
+    Neigh,
+    /// A bridge chose a port.
+    Bridge,
+    /// A conntrack entry was found or made.
+    Conntrack,
+    /// Rules of one base chain.
+    Netfilter,
+    /// Addresses or ports were translated.
+    Nat,
+    /// Forwarded: switches and TTL.
+    Forward,
+    /// Size against MTU.
+    Mtu,
+    /// Handed to a device.
+    Transmit,
+    /// Taken from a device.
+    Receive,
+    /// Put into a tunnel packet.
+    Encap,
+    /// Taken out of a tunnel packet.
+    Decap,
+    /// The way between nodes, which no kernel here can tell.
+    Underlay,
+    /// A socket takes it.
+    Socket,
+    /// Something that can't be evaluated.
+    Unknown,
+}
+
+impl StepKind {
+    /// The word used in output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Origin => "origin",
+            Self::SourceAddress => "source-address",
+            Self::Route => "route",
+            Self::RpFilter => "rp-filter",
+            Self::Neigh => "neigh",
+            Self::Bridge => "bridge",
+            Self::Conntrack => "conntrack",
+            Self::Netfilter => "netfilter",
+            Self::Nat => "nat",
+            Self::Forward => "forward",
+            Self::Mtu => "mtu",
+            Self::Transmit => "transmit",
+            Self::Receive => "receive",
+            Self::Encap => "encap",
+            Self::Decap => "decap",
+            Self::Underlay => "underlay",
+            Self::Socket => "socket",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// One field of the packet that a step changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FieldChange {
+    /// `src`, `dst`, `sport`, `dport`, `ttl`, `tos`, `mark`.
+    pub field: String,
+    /// Before.
+    pub from: String,
+    /// After.
+    pub to: String,
+}
+
+impl FieldChange {
+    /// A change, unless both are equal.
+    pub fn new(field: &str, from: &impl ToString, to: &impl ToString) -> Option<Self> {
+        let (from, to) = (from.to_string(), to.to_string());
+        (from != to).then(|| Self {
+            field: field.to_owned(),
+            from,
+            to,
+        })
+    }
+
+    /// What differs between two packets, link-layer addresses and what is inside apart.
+    pub fn between(before: &Packet, after: &Packet) -> Vec<Self> {
+        let port = |port: Option<u16>| port.map_or_else(|| "any".to_owned(), |p| p.to_string());
+        [
+            Self::new("src", &before.src, &after.src),
+            Self::new("dst", &before.dst, &after.dst),
+            Self::new("sport", &port(before.sport()), &port(after.sport())),
+            Self::new("dport", &port(before.dport()), &port(after.dport())),
+            Self::new("ttl", &before.ttl, &after.ttl),
+            Self::new("tos", &before.tos, &after.tos),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+}

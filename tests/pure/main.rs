@@ -1,1 +1,7 @@
-fn main() {}
+//! Tests that need no kernel: they run on any operating system.
+#![allow(missing_docs, reason = "tests")]
+
+mod layering;
+mod properties;
+mod walks;
+mod world;

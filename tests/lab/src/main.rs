@@ -1,1 +1,294 @@
-fn main() {}
+//! `netpath-lab`: brings laboratories up and down, breaks them, and sends packets in them.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand, ValueEnum};
+use netpath_lab::holder::{self, HolderArgs};
+use netpath_lab::serve::{self, ServeArgs};
+use netpath_lab::state::ClusterState;
+use netpath_lab::{Cluster, Fault, Outcome, Overlay, Proxy, Spec, launch};
+use nix::sys::signal::{SigSet, Signal};
+
+/// Clusters made of network namespaces.
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Bring a laboratory up.
+    Up {
+        /// Name of the laboratory.
+        #[arg(long, default_value = "lab")]
+        name: String,
+        /// How packets travel between nodes.
+        #[arg(long, value_enum, default_value_t)]
+        overlay: Overlay,
+        /// How Services are programmed.
+        #[arg(long, value_enum, default_value_t)]
+        proxy: Proxy,
+        /// Number of nodes, 2 to 4.
+        #[arg(long, default_value_t = 2)]
+        nodes: usize,
+        /// Stay until Ctrl-C, then take it down.
+        #[arg(long)]
+        foreground: bool,
+    },
+    /// Take a laboratory down.
+    Down {
+        /// Name of the laboratory.
+        #[arg(long, default_value = "lab")]
+        name: String,
+    },
+    /// Remove what laboratories left whose owner was killed.
+    Prune,
+    /// Show the nodes, pods and faults of one laboratory or of all.
+    Status {
+        /// Name of the laboratory.
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Break something, or mend it again.
+    Fault {
+        /// Name of the laboratory.
+        #[arg(long, default_value = "lab")]
+        name: String,
+        /// On or off.
+        #[arg(value_enum)]
+        switch: Switch,
+        /// Kind of fault.
+        #[arg(value_enum)]
+        fault: Fault,
+        /// Node, NAMESPACE/POD or NAMESPACE/SERVICE, where the fault's default is not meant.
+        target: Option<String>,
+    },
+    /// Run a program in a node, a pod (NAMESPACE/NAME), or `underlay`.
+    Exec {
+        /// Name of the laboratory.
+        #[arg(long, default_value = "lab")]
+        name: String,
+        /// Node, NAMESPACE/POD or `underlay`.
+        place: String,
+        /// Program and arguments.
+        #[arg(last = true, required = true)]
+        argv: Vec<String>,
+    },
+    /// Send one request and show the answer.
+    Curl {
+        /// Name of the laboratory.
+        #[arg(long, default_value = "lab")]
+        name: String,
+        /// Node, NAMESPACE/POD or `underlay` to send from.
+        place: String,
+        /// ADDRESS:PORT to send to.
+        target: String,
+        /// UDP instead of TCP.
+        #[arg(long)]
+        udp: bool,
+        /// Milliseconds to wait.
+        #[arg(long, default_value_t = 2000)]
+        timeout: u64,
+    },
+    /// Internal: namespaces of a node.
+    #[command(hide = true)]
+    Holder(HolderArgs),
+    /// Internal: pid 1 of a node.
+    #[command(hide = true)]
+    Init(HolderArgs),
+    /// Internal: starts pod processes.
+    #[command(hide = true)]
+    Launch,
+    /// Internal: sandbox process.
+    #[command(hide = true)]
+    Pause,
+    /// Internal: listener.
+    #[command(hide = true)]
+    Serve(ServeArgs),
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("netpath-lab: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Up {
+            name,
+            overlay,
+            proxy,
+            nodes,
+            foreground,
+        } => up(
+            Spec::new(overlay, proxy).named(&name).with_nodes(nodes),
+            foreground,
+        )?,
+        Task::Down { name } => {
+            Cluster::down_by_name(&name)?;
+            println!("{name} is down");
+        }
+        Task::Prune => {
+            for name in Cluster::prune()? {
+                println!("{name} is removed");
+            }
+        }
+        Task::Status { name } => {
+            let names = match name {
+                Some(name) => vec![name],
+                None => Cluster::names()?,
+            };
+            for name in names {
+                status(&ClusterState::load(&name)?);
+            }
+        }
+        Task::Fault {
+            name,
+            switch,
+            fault,
+            target,
+        } => {
+            let mut cluster = Cluster::load(&name)?;
+            println!(
+                "{}",
+                match switch {
+                    Switch::On => cluster.fault_on(fault, target.as_deref())?,
+                    Switch::Off => cluster.fault_off(fault, target.as_deref())?,
+                }
+            );
+        }
+        Task::Exec { name, place, argv } => {
+            let status = Cluster::load(&name)?.place(&place)?.run_attached(&argv)?;
+            return Ok(ExitCode::from(
+                status
+                    .code()
+                    .and_then(|c| u8::try_from(c).ok())
+                    .unwrap_or(255),
+            ));
+        }
+        Task::Curl {
+            name,
+            place,
+            target,
+            udp,
+            timeout,
+        } => {
+            let place = Cluster::load(&name)?.place(&place)?;
+            let to = serve::parse_target(&target)?;
+            let timeout = Duration::from_millis(timeout);
+            let outcome = if udp {
+                place.udp_exchange(to, timeout)?
+            } else {
+                place.tcp_exchange(to, timeout)?
+            };
+            return Ok(show(&outcome));
+        }
+        Task::Holder(args) => holder::hold(&args)?,
+        Task::Init(args) => holder::init(&args)?,
+        Task::Launch => launch::launch()?,
+        Task::Pause => {
+            launch::join_cgroup()?;
+            holder::pause()?;
+        }
+        Task::Serve(args) => {
+            // `up` blocks signals, and its children inherit that.
+            SigSet::all().thread_unblock().context("unblock signals")?;
+            launch::join_cgroup()?;
+            serve::serve(&args)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn up(spec: Spec, foreground: bool) -> Result<()> {
+    let start = Instant::now();
+    let name = spec.name.clone();
+    // Signals wait until the laboratory is complete or has been taken away again.
+    let mut mask = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        mask.add(signal);
+    }
+    mask.thread_block().context("block signals")?;
+    let cluster = Cluster::up(spec)?;
+    if interrupted(&mask)? {
+        cluster.down()?;
+        bail!("bring up laboratory {name}: interrupted");
+    }
+    println!(
+        "{name} is up: {} nodes, {} pods, {:.2} s",
+        cluster.state.nodes.len(),
+        cluster.state.pods.len(),
+        start.elapsed().as_secs_f64()
+    );
+    if foreground {
+        mask.wait().context("wait for a signal")?;
+        cluster.down()
+    } else {
+        cluster.detach()
+    }
+}
+
+/// Whether one of the blocked signals waits.
+fn interrupted(mask: &SigSet) -> Result<bool> {
+    use nix::sys::signalfd::{SfdFlags, SignalFd};
+    let signals = SignalFd::with_flags(mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+        .context("open a signal descriptor")?;
+    Ok(signals
+        .read_signal()
+        .context("look for a signal")?
+        .is_some())
+}
+
+fn show(outcome: &Outcome) -> ExitCode {
+    match outcome {
+        Outcome::Connected { reply } => {
+            println!("{reply}");
+            return ExitCode::SUCCESS;
+        }
+        Outcome::Refused => println!("refused"),
+        Outcome::TimedOut => println!("timed out"),
+        Outcome::Unreachable(errno) => println!("unreachable: {errno}"),
+    }
+    ExitCode::FAILURE
+}
+
+fn status(state: &ClusterState) {
+    println!(
+        "{}: {} {}",
+        state.name, state.spec.overlay, state.spec.proxy
+    );
+    for node in state.nodes.iter().chain([&state.underlay]) {
+        println!("{}  pid {}  {:?}", node.name, node.holder_pid, node.ips);
+    }
+    for pod in &state.pods {
+        println!(
+            "{}/{}  {}  {}  {:?}",
+            pod.namespace,
+            pod.name,
+            pod.node,
+            pod.host_veth.as_deref().unwrap_or("host network"),
+            pod.ips
+        );
+    }
+    for fault in &state.faults {
+        println!(
+            "fault {} on {}: {}",
+            fault.fault, fault.target, fault.description
+        );
+    }
+}

@@ -1,0 +1,382 @@
+//! Exactly what was typed. What it means is checked in [`crate::request`].
+
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use crate::kube_client::ConnectionFlags;
+use crate::launch::HelperFlags;
+
+/// Where a packet goes between pods, Services and nodes, and what stops it.
+#[derive(Parser, Debug)]
+#[command(
+    name = "kubectl-netpath",
+    version,
+    disable_help_subcommand = true,
+    after_help = EXAMPLES,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Flags of every command.
+    #[command(flatten)]
+    pub global: GlobalFlags,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  kubectl netpath trace web-0 api                 from pod web-0 to Service api, and back
+  kubectl netpath trace deploy/web svc/api:http   from a ready pod of a Deployment, to a named port
+  kubectl netpath trace node/worker-1 10.96.0.10:53 --protocol udp
+  kubectl netpath map web-0                       its veth, bridge port, MAC, MTU and namespace
+  kubectl netpath map veth/veth3fa2c1@worker-1    which pod is behind this device
+  kubectl netpath dump routes web-0               the routes inside the pod's namespace
+  kubectl netpath snapshot save net.json          everything, for later:
+  kubectl netpath trace --snapshot net.json web-0 api
+  kubectl-netpath trace --local netns/a 10.0.1.3  on this machine, without Kubernetes
+  kubectl netpath explain NP0101                  what a finding means and how to mend it
+
+Exit codes: 0 delivered on every branch; 1 dropped, rejected or looping on some branch;
+            2 wrong usage or the tool failed; 3 inconclusive.";
+
+/// Commands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Trace a packet from SRC to DST and its reply back
+    Trace(TraceArgs),
+    /// Show which host device belongs to which pod, or the other way round
+    Map(MapArgs),
+    /// Show what the kernel of a node or of a pod's namespace holds
+    Dump(DumpArgs),
+    /// Save what kernels hold to a file that trace, map and dump run on later
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
+    /// Explain a finding and how to mend it
+    Explain(ExplainArgs),
+    /// Remove helper pods that a killed client left behind
+    Cleanup(CleanupArgs),
+    /// Print versions
+    Version(VersionArgs),
+    /// Print a completion script
+    Completion(CompletionArgs),
+}
+
+/// Flags of every command.
+#[derive(Args, Debug, Clone)]
+pub struct GlobalFlags {
+    /// When to colour: never alone the carrier of meaning
+    #[arg(long, global = true, value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN")]
+    pub color: ColorChoice,
+    /// Say on stderr what is done: rounds, bytes, times
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+    /// How to reach the cluster.
+    #[command(flatten)]
+    pub connection: ConnectionFlags,
+}
+
+/// When to colour.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ColorChoice {
+    /// On a terminal, unless NO_COLOR is set or TERM is dumb.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// How to write the answer.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For people: every decision with the objects that made it.
+    Wide,
+    /// For programs: docs/output.md.
+    Json,
+    /// The same as JSON, in YAML.
+    Yaml,
+}
+
+/// Transport protocols by name.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProtocolName {
+    /// Transmission Control Protocol.
+    Tcp,
+    /// User Datagram Protocol.
+    Udp,
+    /// Echo request and reply.
+    Icmp,
+    /// Stream Control Transmission Protocol.
+    Sctp,
+}
+
+/// Where facts come from: helpers in the cluster, this machine, or a file.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Where facts come from")]
+pub struct AccessFlags {
+    /// Look at this Linux machine, without Kubernetes (needs root)
+    #[arg(long, conflicts_with = "snapshot")]
+    pub local: bool,
+    /// Look at a file made by `snapshot save` (needs no cluster and no root)
+    #[arg(long, value_name = "FILE")]
+    pub snapshot: Option<PathBuf>,
+    /// About helper pods.
+    #[command(flatten)]
+    pub helper: HelperFlags,
+}
+
+/// `trace`.
+#[derive(Args, Debug, Clone)]
+#[command(
+    after_help = "\
+Ends: [TYPE/]NAME[.NAMESPACE][:PORT], an address with or without a port, or a URL.
+  web-0   pod/web-0   svc/api:http   api.shop:80   deploy/api   node/worker-1   10.96.0.10:53
+  A bare name is a pod as SRC; as DST a Service, then a pod.
+  With --local: netns/NAME, pid/N, host, or an address.
+
+Examples:
+  kubectl netpath trace web-0 api                          which way, and does it arrive
+  kubectl netpath trace -n shop web-0 api.db:5432 -o wide  every decision with its kernel object
+  kubectl netpath trace web-0 api -o json | jq .verdict
+  kubectl netpath trace web-0 1.1.1.1 --protocol icmp
+  kubectl-netpath trace --local netns/net0 10.0.1.3        echo request between two namespaces
+  kubectl-netpath trace --local netns/net0 10.0.1.3:8080   a TCP connection"
+)]
+pub struct TraceArgs {
+    /// Where the packet starts
+    #[arg(value_name = "SRC")]
+    pub source: String,
+    /// Where it is sent
+    #[arg(value_name = "DST")]
+    pub destination: String,
+    /// Format of the answer
+    #[arg(short, long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    pub output: Format,
+    /// Protocol [default: that of the Service's port, else tcp; with --local and no port, icmp]
+    #[arg(long, value_enum, value_name = "PROTOCOL")]
+    pub protocol: Option<ProtocolName>,
+    /// Source port [default: any free one]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub source_port: Option<u16>,
+    /// Size of the packet in bytes, IP header included: try 1500 where large answers hang
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(28..=65535))]
+    pub size: Option<u32>,
+    /// IPv4 only
+    #[arg(short = '4', long = "ipv4", conflicts_with = "ipv6")]
+    pub ipv4: bool,
+    /// IPv6 only
+    #[arg(short = '6', long = "ipv6")]
+    pub ipv6: bool,
+    /// Do not show the way of the reply (it still decides)
+    #[arg(long)]
+    pub no_reply: bool,
+    /// Where facts come from.
+    #[command(flatten)]
+    pub access: AccessFlags,
+}
+
+/// `map`.
+#[derive(Args, Debug, Clone)]
+#[command(
+    after_help = "\
+WHAT is nothing (everything), a pod, a node, or what is known of one side:
+  web-0   pod/web-0.shop   node/worker-1
+  veth/NAME[@NODE]   ifindex/N[@NODE]   netns/INODE[@NODE]   ip/ADDRESS   mac/ADDRESS
+
+Examples:
+  kubectl netpath map                             every pod of every node
+  kubectl netpath map web-0 -o wide
+  kubectl netpath map veth/veth3fa2c1@worker-1    whose device is this
+  kubectl netpath map ifindex/12@worker-1
+  kubectl netpath map netns/4026532621
+  kubectl netpath map 10.244.1.7"
+)]
+pub struct MapArgs {
+    /// Pod, node, device, ifindex, namespace inode, or address [default: everything]
+    #[arg(value_name = "WHAT")]
+    pub what: Option<String>,
+    /// Format of the answer
+    #[arg(short, long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    pub output: Format,
+    /// Where facts come from.
+    #[command(flatten)]
+    pub access: AccessFlags,
+}
+
+/// What `dump` shows.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DumpWhat {
+    /// Devices, as `ip -d link`.
+    #[value(alias = "link")]
+    Links,
+    /// Addresses, as `ip addr`.
+    #[value(alias = "addr")]
+    Addrs,
+    /// Routes of all tables, as `ip route show table all`.
+    #[value(alias = "route")]
+    Routes,
+    /// Policy rules, as `ip rule`.
+    #[value(alias = "rule")]
+    Rules,
+    /// Neighbours, as `ip neigh`.
+    #[value(alias = "neighbours", alias = "neighbors")]
+    Neigh,
+    /// Forwarding entries of bridges and tunnels, as `bridge fdb`.
+    Fdb,
+    /// Rules of nf_tables and of x_tables.
+    #[value(alias = "nft", alias = "iptables")]
+    Netfilter,
+    /// Conntrack entries that were read.
+    #[value(alias = "ct")]
+    Conntrack,
+    /// Sockets that wait for packets, as `ss -ltun`.
+    #[value(alias = "socket")]
+    Sockets,
+    /// Settings that decide about packets.
+    #[value(alias = "sysctl")]
+    Sysctls,
+}
+
+/// `dump`.
+#[derive(Args, Debug, Clone)]
+#[command(
+    after_help = "\
+Examples:
+  kubectl netpath dump routes web-0          inside the pod's namespace
+  kubectl netpath dump netfilter node/worker-1
+  kubectl netpath dump neigh node/worker-1 -o json
+  kubectl-netpath dump links host --local
+  kubectl-netpath dump sockets netns/net0 --local"
+)]
+pub struct DumpArgs {
+    /// What to show
+    #[arg(value_enum, value_name = "WHAT")]
+    pub what: DumpWhat,
+    /// A pod, a node (node/NAME), or with --local netns/NAME, pid/N, host
+    #[arg(value_name = "WHERE")]
+    pub place: String,
+    /// Format of the answer
+    #[arg(short, long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    pub output: Format,
+    /// Where facts come from.
+    #[command(flatten)]
+    pub access: AccessFlags,
+}
+
+/// `snapshot`.
+#[derive(Subcommand, Debug, Clone)]
+pub enum SnapshotCommand {
+    /// Read everything of all nodes (or of those named) into one file
+    #[command(after_help = "\
+Examples:
+  kubectl netpath snapshot save net.json
+  kubectl netpath snapshot save net.json worker-1 worker-3
+  kubectl-netpath snapshot save net.json --local
+
+The file holds addresses, rules and process names of the nodes: treat it as you treat logs.")]
+    Save(SaveArgs),
+}
+
+/// `snapshot save`.
+#[derive(Args, Debug, Clone)]
+pub struct SaveArgs {
+    /// File to write; an existing one is replaced only by a whole new one
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Nodes [default: all]
+    #[arg(value_name = "NODE")]
+    pub nodes: Vec<String>,
+    /// Where facts come from.
+    #[command(flatten)]
+    pub access: AccessFlags,
+}
+
+/// `explain`.
+#[derive(Args, Debug, Clone)]
+pub struct ExplainArgs {
+    /// Code of a finding, for instance NP0101 [default: list them]
+    #[arg(value_name = "CODE")]
+    pub code: Option<String>,
+}
+
+/// `cleanup`.
+#[derive(Args, Debug, Clone)]
+pub struct CleanupArgs {
+    /// Only in this namespace [default: every namespace that can be listed]
+    #[arg(long, value_name = "NAME")]
+    pub helper_namespace: Option<String>,
+    /// Also those of other users
+    #[arg(long)]
+    pub all: bool,
+    /// Only say what would be removed
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `version`.
+#[derive(Args, Debug, Clone)]
+pub struct VersionArgs {
+    /// Format of the answer
+    #[arg(short, long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    pub output: Format,
+}
+
+/// `completion`.
+#[derive(Args, Debug, Clone)]
+pub struct CompletionArgs {
+    /// Shell
+    #[arg(value_enum, value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+/// Name that usage lines show: `kubectl netpath` where kubectl would find this file as its plugin.
+pub fn invocation(argv0: Option<&std::ffi::OsStr>) -> String {
+    let file = argv0
+        .map(std::path::Path::new)
+        .and_then(std::path::Path::file_name)
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_else(|| "kubectl-netpath".to_owned());
+    match file.strip_prefix("kubectl-") {
+        Some(rest) => format!(
+            "kubectl {}",
+            rest.trim_end_matches(".exe").replace('_', "-")
+        ),
+        None => file,
+    }
+}
+
+/// The command line with its name as [`invocation`] gives it.
+pub fn command(argv0: Option<&std::ffi::OsStr>) -> clap::Command {
+    Cli::command().bin_name(invocation(argv0))
+}
+
+/// Takes the arguments apart. Errors carry their own exit code (2, or 0 for `--help`).
+pub fn parse(args: impl IntoIterator<Item = std::ffi::OsString>) -> Result<Cli, clap::Error> {
+    let args: Vec<std::ffi::OsString> = args.into_iter().collect();
+    let argv0 = args.first().cloned();
+    let matches = command(argv0.as_deref()).try_get_matches_from(args)?;
+    Cli::from_arg_matches(&matches)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn as_a_plugin_it_calls_itself_kubectl_netpath() {
+        let name = |text: &str| invocation(Some(std::ffi::OsStr::new(text)));
+        assert_eq!(name("/usr/local/bin/kubectl-netpath"), "kubectl netpath");
+        assert_eq!(name("kubectl-netpath.exe"), "kubectl netpath");
+        assert_eq!(name("netpath"), "netpath");
+        assert_eq!(invocation(None), "kubectl netpath");
+    }
+}

@@ -1,0 +1,535 @@
+//! kubectl's connection flags, and the client they give.
+//!
+//! Read first: [`ConnectionFlags::connect`]. Errors of single requests are put into words in
+//! [`crate::kube_error`].
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use kube::config::{
+    AuthInfo, Cluster, Context, KubeConfigOptions, Kubeconfig, NamedAuthInfo, NamedCluster,
+    NamedContext,
+};
+use kube::{Client, Config};
+
+use crate::kube_error::{self, ApiError};
+
+/// Bound on one request when `--request-timeout` gives none: an engineer on call gets an answer.
+const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bound on connecting; kubectl waits 30 s.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// kubectl's flags for reaching a cluster, under kubectl's names.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Connection (as kubectl)")]
+pub struct ConnectionFlags {
+    /// Path to the kubeconfig file to use
+    #[arg(long, global = true, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig to use
+    #[arg(long, global = true, value_name = "NAME")]
+    pub context: Option<String>,
+    /// Cluster of the kubeconfig to use
+    #[arg(long, global = true, value_name = "NAME")]
+    pub cluster: Option<String>,
+    /// User of the kubeconfig to use
+    #[arg(long, global = true, value_name = "NAME")]
+    pub user: Option<String>,
+    /// Namespace of ends that name none
+    #[arg(short, long, global = true, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// User to impersonate
+    #[arg(long = "as", global = true, value_name = "USER")]
+    pub as_user: Option<String>,
+    /// Group to impersonate; may be repeated
+    #[arg(long, global = true, value_name = "GROUP")]
+    pub as_group: Vec<String>,
+    /// UID to impersonate
+    #[arg(long, global = true, value_name = "UID")]
+    pub as_uid: Option<String>,
+    /// Bearer token
+    #[arg(long, global = true, value_name = "TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Address and port of the API server
+    #[arg(short, long, global = true, value_name = "URL")]
+    pub server: Option<String>,
+    /// Server name to check the certificate against
+    #[arg(long, global = true, value_name = "NAME")]
+    pub tls_server_name: Option<String>,
+    /// Do not check the server's certificate
+    #[arg(long, global = true)]
+    pub insecure_skip_tls_verify: bool,
+    /// Path to a certificate authority's file
+    #[arg(long, global = true, value_name = "FILE")]
+    pub certificate_authority: Option<String>,
+    /// Path to a client certificate
+    #[arg(long, global = true, value_name = "FILE")]
+    pub client_certificate: Option<String>,
+    /// Path to a client key
+    #[arg(long, global = true, value_name = "FILE")]
+    pub client_key: Option<String>,
+    /// How long one request may take, for instance 5s or 1m; 0 means no limit
+    #[arg(long, global = true, value_name = "DURATION", value_parser = parse_duration)]
+    pub request_timeout: Option<Duration>,
+}
+
+/// Reads Go's duration spelling (`500ms`, `90s`, `1m30s`, `2h`); a bare number is seconds.
+///
+/// Errors: empty, unknown unit, out of range.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let bad = || format!("{text:?} is not a duration; write for instance 30s, 5m or 1h");
+    if let Ok(seconds) = text.parse::<u32>() {
+        return Ok(Duration::from_secs(u64::from(seconds)));
+    }
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    if rest.is_empty() {
+        return Err(bad());
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(bad)?;
+        let (number, after) = rest.split_at(digits);
+        let number: u32 = number.parse().map_err(|_| bad())?;
+        let unit_end = after
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(after.len());
+        let (unit, after) = after.split_at(unit_end);
+        let unit = match unit {
+            "ms" => Duration::from_millis(1),
+            "s" => Duration::from_secs(1),
+            "m" => Duration::from_mins(1),
+            "h" => Duration::from_hours(1),
+            _ => return Err(bad()),
+        };
+        let part = unit.checked_mul(number).ok_or_else(bad)?;
+        total = total.checked_add(part).ok_or_else(bad)?;
+        rest = after;
+    }
+    Ok(total)
+}
+
+/// A cluster that can be asked.
+#[derive(Clone)]
+pub struct Kube {
+    /// The client.
+    pub client: Client,
+    /// What the client was built from, to build another one on another runtime.
+    pub config: Config,
+    /// Namespace for names without one: `-n`, else the context's, else `default`.
+    pub namespace: String,
+    /// Context in use; `None` inside a cluster or with `--server` alone.
+    pub context: Option<String>,
+    /// URL of the API server.
+    pub server: String,
+    /// User that the context names, for labels and messages; empty when unknown.
+    pub user: String,
+    /// Bound on one request; `None` is no bound.
+    pub timeout: Option<Duration>,
+    /// Connection flags as typed, for commands that are printed to be pasted.
+    pub typed_flags: Vec<String>,
+}
+
+impl std::fmt::Debug for Kube {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kube")
+            .field("server", &self.server)
+            .field("context", &self.context)
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why no client could be built.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// A kubeconfig file cannot be read or is not one.
+    #[error("read kubeconfig {}: {cause}", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// There is no kubeconfig and no cluster around this program.
+    #[error(
+        "no cluster is configured: {looked}; set KUBECONFIG, or use --kubeconfig FILE or --server URL"
+    )]
+    Nothing {
+        /// Where was looked.
+        looked: String,
+    },
+    /// A context, cluster or user that the kubeconfig does not have.
+    #[error("{what} {name:?}: not in {place}; it has {has}")]
+    Unknown {
+        /// `context`, `cluster` or `user`.
+        what: &'static str,
+        /// Its name.
+        name: String,
+        /// The files read.
+        place: String,
+        /// Names that exist.
+        has: String,
+    },
+    /// The kubeconfig names no current context and none was given.
+    #[error("no current context in {place}; use --context NAME, one of {has}")]
+    NoContext {
+        /// The files read.
+        place: String,
+        /// Names that exist.
+        has: String,
+    },
+    /// Two flags or settings contradict each other.
+    #[error("{0}")]
+    Conflict(String),
+    /// The chosen context cannot be used.
+    #[error("context {context:?} of {place}: {cause}")]
+    Unusable {
+        /// Context name, or `--server`.
+        context: String,
+        /// The files read.
+        place: String,
+        /// What is wrong, for instance an unreadable certificate.
+        cause: String,
+    },
+    /// Logging in by the context's credential plugin went wrong.
+    #[error(transparent)]
+    Login(#[from] ApiError),
+}
+
+impl ConnectionFlags {
+    /// Builds the client: `--kubeconfig`, else the files of `KUBECONFIG`, else `~/.kube/config`, else
+    /// the service account of the pod that this program runs in; then the other flags on top.
+    ///
+    /// No request is sent. Errors: see [`ConnectError`].
+    pub async fn connect(&self) -> Result<Kube, ConnectError> {
+        if self.insecure_skip_tls_verify && self.certificate_authority.is_some() {
+            return Err(ConnectError::Conflict(
+                "--insecure-skip-tls-verify and --certificate-authority exclude each other"
+                    .to_owned(),
+            ));
+        }
+        let (kubeconfig, place) = self.load()?;
+        let configured = kubeconfig
+            .as_ref()
+            .is_some_and(|k| !k.contexts.is_empty() || !k.clusters.is_empty());
+        if !configured && self.server.is_none() && self.context.is_none() {
+            return self.in_cluster(&place);
+        }
+        self.from_files(kubeconfig.unwrap_or_default(), &place)
+            .await
+    }
+
+    /// All files merged, first one wins; and where they are, for messages.
+    fn load(&self) -> Result<(Option<Kubeconfig>, String), ConnectError> {
+        let read = |path: &Path| {
+            Kubeconfig::read_from(path).map_err(|error| ConnectError::File {
+                path: path.to_owned(),
+                cause: innermost(&error),
+            })
+        };
+        if let Some(path) = &self.kubeconfig {
+            return Ok((Some(read(path)?), path.display().to_string()));
+        }
+        let paths: Vec<PathBuf> = match std::env::var_os("KUBECONFIG") {
+            Some(list) if !list.is_empty() => std::env::split_paths(&list)
+                .filter(|p| !p.as_os_str().is_empty())
+                .collect(),
+            _ => std::env::home_dir()
+                .map(|home| home.join(".kube/config"))
+                .into_iter()
+                .collect(),
+        };
+        let place = paths
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect::<Vec<_>>()
+            .join(", ");
+        let mut merged: Option<Kubeconfig> = None;
+        for path in &paths {
+            // kubectl passes over files of the list that do not exist.
+            if !path.exists() {
+                continue;
+            }
+            let next = read(path)?;
+            merged = Some(match merged {
+                None => next,
+                Some(merged) => merged.merge(next).map_err(|error| ConnectError::File {
+                    path: path.clone(),
+                    cause: innermost(&error),
+                })?,
+            });
+        }
+        Ok((merged, place))
+    }
+
+    fn in_cluster(&self, place: &str) -> Result<Kube, ConnectError> {
+        let looked = |more: &str| ConnectError::Nothing {
+            looked: format!("no kubeconfig with a cluster at {place}{more}"),
+        };
+        if std::env::var_os("KUBERNETES_SERVICE_HOST").is_none() {
+            return Err(looked(""));
+        }
+        let mut config = Config::incluster()
+            .map_err(|error| looked(&format!(", and in this pod: {}", innermost(&error))))?;
+        self.identify(&mut config.auth_info);
+        self.finish(
+            config,
+            None,
+            "service account".to_owned(),
+            "the pod's service account",
+        )
+    }
+
+    async fn from_files(&self, kubeconfig: Kubeconfig, place: &str) -> Result<Kube, ConnectError> {
+        let names = |list: Vec<&String>| {
+            if list.is_empty() {
+                "none".to_owned()
+            } else {
+                list.into_iter()
+                    .map(String::as_str)
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            }
+        };
+        let contexts = || names(kubeconfig.contexts.iter().map(|c| &c.name).collect());
+        let wanted = self
+            .context
+            .as_ref()
+            .or(kubeconfig.current_context.as_ref())
+            .filter(|name| !name.is_empty());
+        let context = match wanted {
+            Some(name) => {
+                let found = kubeconfig.contexts.iter().find(|c| c.name == *name);
+                let found = found.and_then(|c| c.context.clone());
+                found.ok_or_else(|| ConnectError::Unknown {
+                    what: "context",
+                    name: name.clone(),
+                    place: place.to_owned(),
+                    has: contexts(),
+                })?
+            }
+            // --cluster or --server say enough without a context.
+            None if self.server.is_some() || self.cluster.is_some() => Context::default(),
+            None => {
+                return Err(ConnectError::NoContext {
+                    place: place.to_owned(),
+                    has: contexts(),
+                });
+            }
+        };
+        let cluster_name = self
+            .cluster
+            .clone()
+            .unwrap_or_else(|| context.cluster.clone());
+        let found = kubeconfig.clusters.iter().find(|c| c.name == cluster_name);
+        let mut cluster = match found.and_then(|c| c.cluster.clone()) {
+            Some(cluster) => cluster,
+            None if self.server.is_some() && self.cluster.is_none() => Cluster::default(),
+            None => {
+                return Err(ConnectError::Unknown {
+                    what: "cluster",
+                    name: cluster_name,
+                    place: place.to_owned(),
+                    has: names(kubeconfig.clusters.iter().map(|c| &c.name).collect()),
+                });
+            }
+        };
+        let user_name = self
+            .user
+            .clone()
+            .or_else(|| context.user.clone())
+            .unwrap_or_default();
+        let found = kubeconfig.auth_infos.iter().find(|u| u.name == user_name);
+        let mut auth = match found.and_then(|u| u.auth_info.clone()) {
+            Some(auth) => auth,
+            None if self.user.is_some() => {
+                return Err(ConnectError::Unknown {
+                    what: "user",
+                    name: user_name,
+                    place: place.to_owned(),
+                    has: names(kubeconfig.auth_infos.iter().map(|u| &u.name).collect()),
+                });
+            }
+            None => AuthInfo::default(),
+        };
+        self.reach(&mut cluster);
+        self.identify(&mut auth);
+        let shown = wanted.cloned();
+        let one = one_context(cluster, auth, context.namespace);
+        let unusable = |cause: String| ConnectError::Unusable {
+            context: shown.clone().unwrap_or_else(|| "--server".to_owned()),
+            place: place.to_owned(),
+            cause,
+        };
+        let config = Config::from_custom_kubeconfig(one, &KubeConfigOptions::default())
+            .await
+            .map_err(|error| unusable(innermost(&error)))?;
+        self.finish(config, wanted.cloned(), user_name, place)
+    }
+
+    fn finish(
+        &self,
+        mut config: Config,
+        context: Option<String>,
+        user: String,
+        place: &str,
+    ) -> Result<Kube, ConnectError> {
+        let timeout = match self.request_timeout {
+            None => Some(DEFAULT_REQUEST_TIMEOUT),
+            Some(Duration::ZERO) => None,
+            Some(given) => Some(given),
+        };
+        config.connect_timeout = Some(timeout.map_or(CONNECT_TIMEOUT, |t| t.min(CONNECT_TIMEOUT)));
+        let namespace = self
+            .namespace
+            .clone()
+            .unwrap_or_else(|| config.default_namespace.clone());
+        let server = config
+            .cluster_url
+            .to_string()
+            .trim_end_matches('/')
+            .to_owned();
+        let user = self.as_user.clone().unwrap_or(user);
+        let client = Client::try_from(config.clone()).map_err(|error| match error {
+            kube::Error::Auth(_) => {
+                ConnectError::Login(kube_error::login(&error, &server, context.as_deref()))
+            }
+            other => ConnectError::Unusable {
+                context: context.clone().unwrap_or_else(|| "--server".to_owned()),
+                place: place.to_owned(),
+                cause: innermost(&other),
+            },
+        })?;
+        let typed_flags = self.typed();
+        Ok(Kube {
+            client,
+            config,
+            namespace,
+            context,
+            server,
+            user,
+            timeout,
+            typed_flags,
+        })
+    }
+
+    fn reach(&self, cluster: &mut Cluster) {
+        if let Some(server) = &self.server {
+            // kubectl takes `host:port` without a scheme.
+            cluster.server = Some(if server.contains("://") {
+                server.clone()
+            } else {
+                format!("https://{server}")
+            });
+        }
+        if let Some(name) = &self.tls_server_name {
+            cluster.tls_server_name = Some(name.clone());
+        }
+        if self.insecure_skip_tls_verify {
+            cluster.insecure_skip_tls_verify = Some(true);
+            cluster.certificate_authority = None;
+            cluster.certificate_authority_data = None;
+        }
+        if let Some(path) = &self.certificate_authority {
+            cluster.certificate_authority = Some(path.clone());
+            cluster.certificate_authority_data = None;
+        }
+    }
+
+    fn identify(&self, auth: &mut AuthInfo) {
+        if let Some(token) = &self.token {
+            auth.token = Some(token.clone().into());
+            auth.token_file = None;
+            auth.username = None;
+            auth.password = None;
+            auth.exec = None;
+            auth.auth_provider = None;
+        }
+        if let Some(path) = &self.client_certificate {
+            auth.client_certificate = Some(path.clone());
+            auth.client_certificate_data = None;
+        }
+        if let Some(path) = &self.client_key {
+            auth.client_key = Some(path.clone());
+            auth.client_key_data = None;
+        }
+        // The client turns these into Impersonate-User, -Group and -Uid headers.
+        if let Some(user) = &self.as_user {
+            auth.impersonate = Some(user.clone());
+        }
+        if !self.as_group.is_empty() {
+            auth.impersonate_groups = Some(self.as_group.clone());
+        }
+        if let Some(uid) = &self.as_uid {
+            auth.impersonate_uid = Some(uid.clone());
+        }
+    }
+
+    /// The flags that choose cluster, user and namespace, as typed; secrets are left out.
+    fn typed(&self) -> Vec<String> {
+        let mut flags = Vec::new();
+        let mut push = |name: &str, value: Option<&str>| {
+            if let Some(value) = value {
+                flags.push(name.to_owned());
+                flags.push(value.to_owned());
+            }
+        };
+        push("-n", self.namespace.as_deref());
+        push(
+            "--kubeconfig",
+            self.kubeconfig.as_deref().and_then(Path::to_str),
+        );
+        push("--context", self.context.as_deref());
+        push("--cluster", self.cluster.as_deref());
+        push("--user", self.user.as_deref());
+        push("--server", self.server.as_deref());
+        push("--as", self.as_user.as_deref());
+        for group in &self.as_group {
+            push("--as-group", Some(group));
+        }
+        push("--as-uid", self.as_uid.as_deref());
+        flags
+    }
+}
+
+fn one_context(cluster: Cluster, auth: AuthInfo, namespace: Option<String>) -> Kubeconfig {
+    let name = || "chosen".to_owned();
+    Kubeconfig {
+        clusters: vec![NamedCluster {
+            name: name(),
+            cluster: Some(cluster),
+            ..NamedCluster::default()
+        }],
+        auth_infos: vec![NamedAuthInfo {
+            name: name(),
+            auth_info: Some(auth),
+            ..NamedAuthInfo::default()
+        }],
+        contexts: vec![NamedContext {
+            name: name(),
+            context: Some(Context {
+                cluster: name(),
+                user: Some(name()),
+                namespace: namespace.filter(|n| !n.is_empty()),
+                ..Context::default()
+            }),
+            ..NamedContext::default()
+        }],
+        current_context: Some(name()),
+        ..Kubeconfig::default()
+    }
+}
+
+/// The text of an error's last cause: kube's outer texts repeat the inner ones.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(next) = last.source() {
+        last = next;
+    }
+    last.to_string()
+}
+
+#[cfg(test)]
+#[path = "kube_client_tests.rs"]
+mod tests;

@@ -1,0 +1,572 @@
+//! Helper pods: created on all nodes at once, awaited, and removed in every case.
+//!
+//! A pod's name is chosen and noted here before its creation is asked for, and the request runs in a
+//! task of its own. So [`Launcher::close`] knows every pod that may exist, even one whose creation
+//! was under way when the caller's future was dropped.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures::StreamExt;
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::{DeleteParams, PostParams, WatchEvent, WatchParams};
+use kube::core::Request;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::error::LaunchError;
+use super::exec::exec;
+use super::manifest::{
+    CONTAINER, EXPIRES_LABEL, HelperFlags, Identity, PROGRAM, SETUP_LABEL, USER_LABEL, manifest,
+    setup_hash, short_hash,
+};
+use super::session::{Pipe, Session};
+use super::state::{State, judge};
+use crate::kube_client::Kube;
+use crate::kube_error::{ApiError, Doing, Refusal};
+use crate::resolve::objects::{ClusterView, NodeInfo};
+
+/// How long `close` waits for creations that are under way.
+const CREATION_LIMIT: Duration = Duration::from_secs(10);
+/// How long a pod whose creation was never answered is looked for, to delete it when it appears.
+const UNANSWERED_LIMIT: Duration = Duration::from_secs(3);
+/// Pause between two attempts where the API offers nothing to wait on.
+const PAUSE: Duration = Duration::from_millis(200);
+/// How long a removal is tried again while the API server cannot be reached or is overloaded.
+const PASSING_LIMIT: Duration = Duration::from_secs(8);
+/// Bound on removing one pod.
+const REMOVAL_LIMIT: Duration = Duration::from_secs(30);
+/// A warm helper is reused only if it lives this much longer, in seconds.
+const WARM_MARGIN: u64 = 30;
+
+/// A node that shall have a helper.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeTarget {
+    /// Node name.
+    pub name: String,
+    /// Why a helper cannot run there at all, with what to do; `None` to try.
+    pub hopeless: Option<(String, String)>,
+    /// What the node complains of though it may still start a pod.
+    pub complaint: Option<String>,
+}
+
+impl NodeTarget {
+    /// A node of which nothing is known.
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            hopeless: None,
+            complaint: None,
+        }
+    }
+
+    /// A node as the API describes it.
+    ///
+    /// A node that is not ready for lack of a network still starts host-network pods, and is the one
+    /// that most needs looking at; one whose kubelet is silent, or that is no Linux, does not.
+    pub fn of(node: &NodeInfo) -> Self {
+        let reason = node
+            .reason
+            .clone()
+            .unwrap_or_else(|| "no reason given".to_owned());
+        let silent = node.ready == Some(false) && reason.starts_with("NodeStatusUnknown");
+        let hopeless = if !node.os.is_empty() && node.os != "linux" {
+            let cause = format!("it runs {}, not Linux", node.os);
+            Some((cause, "its network cannot be traced".to_owned()))
+        } else if node.virtual_kubelet {
+            let cause = "it is a virtual node without a kernel of its own".to_owned();
+            Some((cause, "its network cannot be traced".to_owned()))
+        } else if silent {
+            let cause = format!("its kubelet is silent ({reason})");
+            Some((
+                cause,
+                "look at the machine and its kubelet first".to_owned(),
+            ))
+        } else {
+            None
+        };
+        let complaint = (node.ready == Some(false)).then(|| format!("node not ready ({reason})"));
+        Self {
+            name: node.name.clone(),
+            hopeless,
+            complaint,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Creation {
+    UnderWay,
+    /// The server answered that it exists.
+    Done,
+    /// The server refused: it does not exist.
+    Refused,
+    /// No answer: it may exist.
+    Unanswered,
+}
+
+/// A pod that may exist.
+#[derive(Clone, Debug)]
+struct Noted {
+    name: String,
+    node: String,
+    creation: watch::Receiver<Creation>,
+    /// Its helper has said hello, so that it is worth keeping.
+    ready: bool,
+}
+
+/// Creates, keeps count of and removes this run's helper pods.
+///
+/// Outlives the work that uses the helpers; see [`super::signals::guard`].
+#[derive(Debug)]
+pub struct Launcher {
+    kube: Kube,
+    flags: HelperFlags,
+    namespace: String,
+    run: String,
+    user_hash: String,
+    noted: Mutex<Vec<Noted>>,
+}
+
+impl Launcher {
+    /// A launcher that has created nothing yet.
+    pub fn new(kube: Kube, flags: HelperFlags) -> Self {
+        let namespace = flags
+            .helper_namespace
+            .clone()
+            .unwrap_or_else(|| kube.namespace.clone());
+        Self {
+            namespace,
+            run: random_name(),
+            user_hash: user_hash(&kube),
+            noted: Mutex::default(),
+            kube,
+            flags,
+        }
+    }
+
+    /// Namespace of the helper pods.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Starts helpers on all `targets` at once, reusing warm ones that `view` shows, and returns a
+    /// session or the reason for its absence for each.
+    pub async fn launch(
+        &self,
+        targets: &[NodeTarget],
+        view: Option<&ClusterView>,
+    ) -> BTreeMap<String, Result<Session, LaunchError>> {
+        let now = unix_now();
+        let started = join_all(targets.iter().enumerate().map(async |(index, target)| {
+            let warm = view.and_then(|view| self.warm(view, &target.name, now));
+            (target.name.clone(), self.one(index, target, warm).await)
+        }))
+        .await;
+        started.into_iter().collect()
+    }
+
+    async fn one(
+        &self,
+        index: usize,
+        target: &NodeTarget,
+        warm: Option<String>,
+    ) -> Result<Session, LaunchError> {
+        if let Some((cause, remedy)) = &target.hopeless {
+            return Err(LaunchError::Node {
+                node: target.name.clone(),
+                cause: cause.clone(),
+                remedy: remedy.clone(),
+            });
+        }
+        if let Some(pod) = warm {
+            // A warm helper may have gone since it was listed: then a new one is started.
+            if let Ok(session) = self.serve(&pod, &target.name).await {
+                return Ok(session);
+            }
+        }
+        let name = format!("netpath-{}-{index}", self.run);
+        let created = self.create(&name, &target.name).await?;
+        self.running(&name, target, created).await?;
+        let session = self.serve(&name, &target.name).await?;
+        for noted in &mut *self.noted.lock().unwrap_or_else(PoisonError::into_inner) {
+            noted.ready |= noted.name == name;
+        }
+        Ok(session)
+    }
+
+    /// Connects to a helper pod that runs.
+    async fn serve(&self, pod: &str, node: &str) -> Result<Session, LaunchError> {
+        let pipe: Pipe = exec(
+            &self.kube,
+            &self.namespace,
+            pod,
+            CONTAINER,
+            &[PROGRAM, "serve"],
+        )
+        .await?;
+        Ok(Session::start(format!("node {node}"), pipe).await?)
+    }
+
+    /// A warm helper of this user's on a node.
+    fn warm(&self, view: &ClusterView, node: &str, now: u64) -> Option<String> {
+        let setup = setup_hash(&self.flags);
+        let label =
+            |pod: &crate::resolve::objects::PodInfo, key: &str| pod.labels.get(key).cloned();
+        view.pods
+            .iter()
+            .filter(|pod| pod.namespace == self.namespace && pod.node.as_deref() == Some(node))
+            .filter(|pod| pod.running() && !pod.terminating)
+            .filter(|pod| label(pod, SETUP_LABEL).as_ref() == Some(&setup))
+            .filter(|pod| label(pod, USER_LABEL).as_ref() == Some(&self.user_hash))
+            .find(|pod| {
+                label(pod, EXPIRES_LABEL)
+                    .and_then(|expires| expires.parse::<u64>().ok())
+                    .is_some_and(|expires| expires > now.saturating_add(WARM_MARGIN))
+            })
+            .map(|pod| pod.name.clone())
+    }
+
+    async fn create(&self, name: &str, node: &str) -> Result<Pod, LaunchError> {
+        let expires = self
+            .flags
+            .keep
+            .map(|keep| unix_now().saturating_add(keep.as_secs()));
+        let identity = Identity {
+            name,
+            namespace: &self.namespace,
+            node,
+            run: &self.run,
+            user: &self.kube.user,
+            user_hash: &self.user_hash,
+            expires,
+        };
+        let doing = Doing::new("create", "pods", Some(&self.namespace));
+        let body = manifest(&self.flags, &identity).to_string().into_bytes();
+        let request = Request::new(format!("/api/v1/namespaces/{}/pods", self.namespace))
+            .create(&PostParams::default(), body)
+            .map_err(|error| self.kube.explain(&doing, &kube::Error::BuildRequest(error)))?;
+        let (tell, creation) = watch::channel(Creation::UnderWay);
+        self.note(Noted {
+            name: name.to_owned(),
+            node: node.to_owned(),
+            creation,
+            ready: false,
+        });
+        let kube = self.kube.clone();
+        let name = name.to_owned();
+        // A task of its own: dropping this future must not leave it unknown whether the pod exists.
+        let task = tokio::spawn(async move {
+            let answer = kube.ask(&doing, kube.client.request::<Pod>(request)).await;
+            let answer = match answer {
+                // A retried request whose first answer was lost finds its own pod.
+                Err(error) if error.refusal == Refusal::Conflict => {
+                    let api: Api<Pod> = Api::namespaced(
+                        kube.client.clone(),
+                        doing.namespace.as_deref().unwrap_or(""),
+                    );
+                    let getting = Doing {
+                        verb: "get",
+                        ..doing.clone()
+                    }
+                    .named(&name);
+                    kube.ask(&getting, api.get(&name)).await
+                }
+                other => other,
+            };
+            let outcome = match &answer {
+                Ok(_) => Creation::Done,
+                Err(error) => match error.refusal {
+                    Refusal::Unreachable | Refusal::TimedOut | Refusal::Busy | Refusal::Other => {
+                        Creation::Unanswered
+                    }
+                    _ => Creation::Refused,
+                },
+            };
+            // The note holds a receiver for as long as the launcher lives.
+            let _ = tell.send(outcome);
+            answer
+        });
+        match task.await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(LaunchError::Api(ApiError::new(
+                Refusal::Other,
+                format!(
+                    "create pods in namespace {}: the request was given up",
+                    self.namespace
+                ),
+            ))),
+        }
+    }
+
+    /// Waits until the pod runs, by a watch; fails as soon as its status is hopeless.
+    async fn running(
+        &self,
+        name: &str,
+        target: &NodeTarget,
+        created: Pod,
+    ) -> Result<(), LaunchError> {
+        let limit = self.flags.launch_timeout;
+        let mut last = "created".to_owned();
+        let waiting = self.await_running(name, &target.name, created, &mut last);
+        if let Ok(done) = tokio::time::timeout(limit, waiting).await {
+            return done;
+        }
+        if let Some(complaint) = &target.complaint {
+            last = format!("{last}; {complaint}");
+        }
+        Err(LaunchError::Slow {
+            node: target.name.clone(),
+            pod: format!("{}/{name}", self.namespace),
+            seconds: limit.as_secs(),
+            last,
+        })
+    }
+
+    async fn await_running(
+        &self,
+        name: &str,
+        node: &str,
+        created: Pod,
+        last: &mut String,
+    ) -> Result<(), LaunchError> {
+        let api: Api<Pod> = Api::namespaced(self.kube.client.clone(), &self.namespace);
+        let getting = Doing::new("get", "pods", Some(&self.namespace)).named(name);
+        let mut pod = created;
+        // A helper pod lives within a launch timeout; the server need not hold the watch for longer.
+        let params = WatchParams::default().fields(&format!("metadata.name={name}"));
+        let mut may_watch = true;
+        loop {
+            match judge(&pod, node, &self.flags.image) {
+                State::Running => return Ok(()),
+                State::Hopeless(error) => return Err(error),
+                State::Waiting(why) => *last = why,
+            }
+            let version = pod.metadata.resource_version.clone().unwrap_or_default();
+            if may_watch {
+                let watching = Doing {
+                    verb: "watch",
+                    ..getting.clone()
+                };
+                match self.kube.ask(&watching, api.watch(&params, &version)).await {
+                    Ok(stream) => {
+                        let mut stream = std::pin::pin!(stream);
+                        // An error event (410 Gone, say) or the end of the watch falls out of the
+                        // loop: the pod is then read anew.
+                        while let Some(Ok(event)) = stream.next().await {
+                            let (WatchEvent::Added(seen) | WatchEvent::Modified(seen)) = event
+                            else {
+                                if let WatchEvent::Deleted(_) = event {
+                                    return Err(self.vanished(name, node));
+                                }
+                                continue;
+                            };
+                            match judge(&seen, node, &self.flags.image) {
+                                State::Running => return Ok(()),
+                                State::Hopeless(error) => return Err(error),
+                                State::Waiting(why) => *last = why,
+                            }
+                        }
+                    }
+                    Err(error) if error.refusal == Refusal::Forbidden => may_watch = false,
+                    // A server that fails a watch may still answer the plain request below.
+                    Err(error) => *last = error.to_string(),
+                }
+            }
+            // Without a watch there is nothing to wait on; with one that ends at once this keeps
+            // the client from asking in a circle.
+            tokio::time::sleep(PAUSE).await;
+            pod = match self.kube.ask(&getting, api.get(name)).await {
+                Ok(pod) => pod,
+                Err(error) if error.refusal == Refusal::NotFound => {
+                    return Err(self.vanished(name, node));
+                }
+                Err(error) => return Err(error.into()),
+            };
+        }
+    }
+
+    fn vanished(&self, name: &str, node: &str) -> LaunchError {
+        LaunchError::Pod {
+            node: node.to_owned(),
+            pod: format!("{}/{name}", self.namespace),
+            reason: "deleted".to_owned(),
+            message: "someone or something removed it".to_owned(),
+            remedy: "try again".to_owned(),
+        }
+    }
+
+    fn note(&self, noted: Noted) {
+        self.noted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(noted);
+    }
+
+    fn take_noted(&self) -> Vec<Noted> {
+        std::mem::take(&mut *self.noted.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Ends the run as the flags say: with `--keep`, helpers that were started stay for the next call
+    /// (`failed` says that they are not worth it); otherwise all are removed.
+    ///
+    /// Errors: each pod that could not be removed, with the command that does.
+    pub async fn close(&self, failed: bool) -> Result<(), Vec<LaunchError>> {
+        // Notes go only as pods do: a caller that gives up still learns what is left.
+        let mut noted = self
+            .noted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if self.flags.keep.is_some() && !failed {
+            noted.retain(|noted| !noted.ready);
+        }
+        let left = self.remove_all(noted).await;
+        self.take_noted();
+        left
+    }
+
+    /// Gives up: every pod that may still exist, as an error with the command that removes it.
+    pub(super) fn abandoned(&self) -> Vec<LaunchError> {
+        let left = |noted: Noted| LaunchError::LeftBehind {
+            node: noted.node,
+            pod: format!("{}/{}", self.namespace, noted.name),
+            namespace: self.namespace.clone(),
+            name: noted.name,
+            cause: "interrupted".to_owned(),
+        };
+        self.take_noted().into_iter().map(left).collect()
+    }
+
+    async fn remove_all(&self, noted: Vec<Noted>) -> Result<(), Vec<LaunchError>> {
+        let removed = join_all(noted.into_iter().map(async |noted| {
+            let (name, node) = (noted.name.clone(), noted.node.clone());
+            let removal = self.remove(noted);
+            let cause = match tokio::time::timeout(REMOVAL_LIMIT, removal).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("no success within {}s", REMOVAL_LIMIT.as_secs()),
+            };
+            Err(LaunchError::LeftBehind {
+                node,
+                pod: format!("{}/{name}", self.namespace),
+                namespace: self.namespace.clone(),
+                name,
+                cause,
+            })
+        }))
+        .await;
+        let left: Vec<LaunchError> = removed.into_iter().filter_map(Result::err).collect();
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    }
+
+    async fn remove(&self, mut noted: Noted) -> Result<(), ApiError> {
+        let answered = noted
+            .creation
+            .wait_for(|creation| *creation != Creation::UnderWay);
+        let creation = match tokio::time::timeout(CREATION_LIMIT, answered).await {
+            Ok(Ok(creation)) => *creation,
+            // The task died or hangs: the pod may exist.
+            _ => Creation::Unanswered,
+        };
+        let until = match creation {
+            Creation::Refused => return Ok(()),
+            Creation::Done => None,
+            Creation::UnderWay | Creation::Unanswered => Some(Instant::now() + UNANSWERED_LIMIT),
+        };
+        let give_up = Instant::now() + PASSING_LIMIT;
+        loop {
+            match delete_pod(&self.kube, &self.namespace, &noted.name).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => match until {
+                    // An unanswered creation may still come through.
+                    Some(until) if Instant::now() < until => {}
+                    _ => return Ok(()),
+                },
+                Err(error) => {
+                    let passing = matches!(
+                        error.refusal,
+                        Refusal::Unreachable | Refusal::Busy | Refusal::TimedOut
+                    );
+                    if !passing || Instant::now() >= give_up {
+                        return Err(error);
+                    }
+                }
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+impl Drop for Launcher {
+    /// The last resort, for a panic: [`Launcher::close`] has normally emptied the notes.
+    fn drop(&mut self) {
+        let noted = self.take_noted();
+        if noted.is_empty() {
+            return;
+        }
+        let config = self.kube.config.clone();
+        let namespace = self.namespace.clone();
+        let mut kube = self.kube.clone();
+        // The runtime may be going down, so this runs on a thread with one of its own.
+        let thread = std::thread::spawn(move || {
+            let Ok(runtime) = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+            else {
+                return;
+            };
+            runtime.block_on(async {
+                let Ok(client) = kube::Client::try_from(config) else {
+                    return;
+                };
+                kube.client = client;
+                for noted in noted {
+                    let deletion = delete_pod(&kube, &namespace, &noted.name);
+                    // Nobody is left to hear of a failure; the pod's deadline and `cleanup` remain.
+                    let _ = tokio::time::timeout(UNANSWERED_LIMIT, deletion).await;
+                }
+            });
+        });
+        // Joining makes sure that the process does not end first.
+        let _ = thread.join();
+    }
+}
+
+/// Deletes a pod at once. `false`: there was none.
+pub(super) async fn delete_pod(kube: &Kube, namespace: &str, name: &str) -> Result<bool, ApiError> {
+    let api: Api<Pod> = Api::namespaced(kube.client.clone(), namespace);
+    let doing = Doing::new("delete", "pods", Some(namespace)).named(name);
+    let params = DeleteParams {
+        grace_period_seconds: Some(0),
+        ..DeleteParams::default()
+    };
+    match kube.ask(&doing, api.delete(name, &params)).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.refusal == Refusal::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Hash of the user and the cluster, as helper pods carry it.
+pub(super) fn user_hash(kube: &Kube) -> String {
+    short_hash(&[&kube.user, &kube.server])
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+/// Ten random hexadecimal digits.
+fn random_name() -> String {
+    // RandomState is seeded by the operating system; the address and time make runs differ even if
+    // two are seeded alike.
+    let bits = RandomState::new().hash_one((unix_now(), std::process::id()));
+    format!("{:010x}", bits & 0xff_ffff_ffff)
+}

@@ -1,0 +1,125 @@
+//! Work that may be interrupted, and the cleaning up that may not.
+
+use std::future::Future;
+
+use super::error::LaunchError;
+use super::pods::Launcher;
+
+/// A signal that ends the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// Ctrl-C.
+    Interrupt,
+    /// SIGTERM, or the closing of a Windows console.
+    Terminate,
+    /// The terminal went away.
+    Hangup,
+}
+
+impl Signal {
+    /// The exit code that shells expect: 128 plus the signal's number.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Hangup => 129,
+            Self::Interrupt => 130,
+            Self::Terminate => 143,
+        }
+    }
+}
+
+/// How guarded work ended.
+#[derive(Debug)]
+pub enum Outcome<T> {
+    /// By itself.
+    Done(T),
+    /// By a signal.
+    Signalled(Signal),
+}
+
+/// Runs `work`, which uses helpers of `launcher`; removes the helpers when it is done, fails or a
+/// signal comes. A second signal during the removal gives that up.
+///
+/// `worth_keeping` tells from the result whether `--keep` shall be honoured. Returned beside the
+/// outcome: helper pods that could not be removed, each with the command that does it.
+pub async fn guard<T>(
+    launcher: &Launcher,
+    work: impl Future<Output = T>,
+    worth_keeping: impl FnOnce(&T) -> bool,
+) -> (Outcome<T>, Vec<LaunchError>) {
+    let mut signals = Signals::listen();
+    let outcome = tokio::select! {
+        biased;
+        signal = signals.next() => Outcome::Signalled(signal),
+        done = work => Outcome::Done(done),
+    };
+    let failed = match &outcome {
+        Outcome::Done(result) => !worth_keeping(result),
+        Outcome::Signalled(_) => true,
+    };
+    let left = tokio::select! {
+        biased;
+        closed = launcher.close(failed) => closed.err().unwrap_or_default(),
+        signal = signals.next() => return (Outcome::Signalled(signal), launcher.abandoned()),
+    };
+    (outcome, left)
+}
+
+/// Listens for the signals that end the program, which do not end it by themselves any more.
+#[cfg(unix)]
+pub struct Signals {
+    streams: Vec<(Signal, tokio::signal::unix::Signal)>,
+}
+
+#[cfg(unix)]
+impl Signals {
+    /// Starts to listen.
+    pub fn listen() -> Self {
+        use tokio::signal::unix::{SignalKind, signal};
+        let wanted = [
+            (Signal::Interrupt, SignalKind::interrupt()),
+            (Signal::Terminate, SignalKind::terminate()),
+            (Signal::Hangup, SignalKind::hangup()),
+        ];
+        // A handler that cannot be installed leaves the default action, which ends the program; the
+        // pods' deadline and `cleanup` then remain.
+        let streams = wanted
+            .into_iter()
+            .filter_map(|(name, kind)| Some((name, signal(kind).ok()?)))
+            .collect();
+        Self { streams }
+    }
+
+    /// The next signal.
+    pub async fn next(&mut self) -> Signal {
+        std::future::poll_fn(|cx| {
+            for (name, stream) in &mut self.streams {
+                if stream.poll_recv(cx).is_ready() {
+                    return std::task::Poll::Ready(*name);
+                }
+            }
+            std::task::Poll::Pending
+        })
+        .await
+    }
+}
+
+/// Listens for the signals that end the program, which do not end it by themselves any more.
+#[cfg(not(unix))]
+pub struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    /// Starts to listen.
+    pub fn listen() -> Self {
+        Self
+    }
+
+    /// The next signal.
+    pub async fn next(&mut self) -> Signal {
+        match tokio::signal::ctrl_c().await {
+            Ok(()) => Signal::Interrupt,
+            // Without a handler no signal can be awaited; the default action ends the program.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! What a kernel holds, in the words of its own tools, or as data.
+
+use netpath::explain::{ChainNames, Naming, words};
+use netpath::model::link::{Inet6Conf, InetConf};
+use netpath::model::names::Names;
+use netpath::model::netfilter::{ChainKind, Counters, Elements, Policy, Ruleset, Table};
+use netpath::model::netns::NetNs;
+use netpath::model::sysctl::Sysctls;
+use netpath::model::topology::Topology;
+use netpath::model::{IfIndex, NsKey, Section};
+use serde::Serialize;
+
+use crate::cli::DumpWhat;
+
+/// One namespace, and what of it is wanted.
+pub struct Dump<'a> {
+    ns: &'a NetNs,
+    key: &'a NsKey,
+    place: String,
+    what: DumpWhat,
+}
+
+/// A dump as data, schema `netpath.dump/v1`: items are the objects as the snapshot file holds them.
+#[derive(Serialize)]
+pub struct DumpJson<'a> {
+    schema: &'static str,
+    node: &'a str,
+    netns: &'a str,
+    netns_inode: u64,
+    what: &'static str,
+    missing: Option<String>,
+    items: serde_json::Value,
+}
+
+impl<'a> Dump<'a> {
+    /// Of a namespace that was read. Errors: it was not.
+    pub fn of(
+        topology: &'a Topology,
+        names: &Names,
+        key: &'a NsKey,
+        what: DumpWhat,
+    ) -> anyhow::Result<Self> {
+        let Some(ns) = topology.netns(key) else {
+            anyhow::bail!("dump: nothing was read of {key}");
+        };
+        let chains = ChainNames::new();
+        let naming = Naming {
+            topology,
+            names,
+            chains: &chains,
+        };
+        Ok(Self {
+            ns,
+            key,
+            place: format!("{} on {}", naming.netns(key), key.node),
+            what,
+        })
+    }
+
+    fn dev(&self, index: IfIndex) -> String {
+        self.ns
+            .link(index)
+            .map_or_else(|| format!("if{index}"), |link| link.name.clone())
+    }
+
+    /// Why what is wanted can't be had, section by section.
+    fn missing(&self) -> Vec<String> {
+        fn why<T>(name: &str, section: &Section<T>) -> Option<String> {
+            match section {
+                Section::Known(_) => None,
+                Section::Missing(why) => Some(format!("{name}: {why}")),
+                Section::NotAsked => Some(format!("{name}: not read")),
+            }
+        }
+        let ns = self.ns;
+        let found = match self.what {
+            DumpWhat::Links => vec![why("links", &ns.links)],
+            DumpWhat::Addrs => vec![why("addrs", &ns.addrs)],
+            DumpWhat::Routes => vec![why("routes", &ns.routes)],
+            DumpWhat::Rules => vec![why("rules", &ns.rules)],
+            DumpWhat::Neigh => vec![why("neigh", &ns.neighs)],
+            DumpWhat::Fdb => vec![why("fdb", &ns.fdb)],
+            DumpWhat::Netfilter => vec![why("nftables", &ns.nft), why("iptables-legacy", &ns.legacy)],
+            DumpWhat::Sockets => vec![why("sockets", &ns.sockets)],
+            DumpWhat::Sysctls => vec![why("sysctls", &ns.sysctls)],
+            DumpWhat::Conntrack => vec![
+                ns.conntrack
+                    .is_empty()
+                    .then(|| "conntrack: entries are read one by one for a trace, and none was".to_owned()),
+            ],
+        };
+        found.into_iter().flatten().collect()
+    }
+
+    /// Whether anything wanted can't be had.
+    pub fn is_missing(&self) -> bool {
+        !self.missing().is_empty()
+    }
+
+    /// As the kernel's own tools print it.
+    pub fn text(&self) -> String {
+        let mut lines: Vec<String> = self
+            .missing()
+            .iter()
+            .map(|why| format!("# {}: {why}", self.place))
+            .collect();
+        let dev = |index| self.dev(index);
+        let ns = self.ns;
+        match self.what {
+            DumpWhat::Links => each(&mut lines, &ns.links, |link| words::link(link, &dev)),
+            DumpWhat::Addrs => {
+                each(&mut lines, &ns.addrs, |addr| words::addr(addr, &self.dev(addr.link)));
+            }
+            DumpWhat::Routes => each(&mut lines, &ns.routes, |route| words::route(route, &dev)),
+            DumpWhat::Rules => each(&mut lines, &ns.rules, |rule| {
+                let family = if rule.v6 { "inet6" } else { "inet" };
+                format!("{family} {}", words::rule(rule))
+            }),
+            DumpWhat::Neigh => each(&mut lines, &ns.neighs, |neigh| {
+                words::neigh(neigh, &self.dev(neigh.link))
+            }),
+            DumpWhat::Fdb => each(&mut lines, &ns.fdb, |entry| words::fdb(entry, &dev)),
+            DumpWhat::Sockets => {
+                each(&mut lines, &ns.sockets, |socket| words::socket(socket, &dev));
+            }
+            DumpWhat::Conntrack => {
+                for (_, entry) in &ns.conntrack {
+                    match entry {
+                        Section::Known(Some(entry)) => lines.push(words::conntrack(entry)),
+                        Section::Known(None) | Section::NotAsked => {}
+                        Section::Missing(why) => lines.push(format!("# conntrack: {why}")),
+                    }
+                }
+            }
+            DumpWhat::Sysctls => {
+                if let Some(all) = ns.sysctls.known() {
+                    sysctls(&mut lines, all, ns);
+                }
+            }
+            DumpWhat::Netfilter => {
+                for ruleset in [&ns.nft, &ns.legacy] {
+                    if let Some(ruleset) = ruleset.known() {
+                        rules(&mut lines, ruleset);
+                    }
+                }
+            }
+        }
+        let mut text = lines.join("\n");
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        text
+    }
+
+    /// As data.
+    pub fn data(&self) -> DumpJson<'_> {
+        let ns = self.ns;
+        let (what, items) = match self.what {
+            DumpWhat::Links => ("links", value(ns.links.known())),
+            DumpWhat::Addrs => ("addrs", value(ns.addrs.known())),
+            DumpWhat::Routes => ("routes", value(ns.routes.known())),
+            DumpWhat::Rules => ("rules", value(ns.rules.known())),
+            DumpWhat::Neigh => ("neigh", value(ns.neighs.known())),
+            DumpWhat::Fdb => ("fdb", value(ns.fdb.known())),
+            DumpWhat::Sockets => ("sockets", value(ns.sockets.known())),
+            DumpWhat::Sysctls => ("sysctls", value(ns.sysctls.known())),
+            DumpWhat::Conntrack => ("conntrack", value(Some(&ns.conntrack))),
+            DumpWhat::Netfilter => (
+                "netfilter",
+                serde_json::json!({
+                    "nftables": value(ns.nft.known()),
+                    "iptables-legacy": value(ns.legacy.known()),
+                }),
+            ),
+        };
+        let missing = self.missing();
+        DumpJson {
+            schema: "netpath.dump/v1",
+            node: &self.key.node,
+            netns: &self.place,
+            netns_inode: self.key.netns.ino,
+            what,
+            missing: (!missing.is_empty()).then(|| missing.join("; ")),
+            items,
+        }
+    }
+}
+
+/// The model's types serialise without fail: their maps have text keys.
+fn value<T: Serialize>(from: Option<&T>) -> serde_json::Value {
+    serde_json::to_value(from).unwrap_or(serde_json::Value::Null)
+}
+
+fn each<T>(lines: &mut Vec<String>, section: &Section<Vec<T>>, words: impl Fn(&T) -> String) {
+    lines.extend(section.known().into_iter().flatten().map(words));
+}
+
+fn setting<T: ToString>(lines: &mut Vec<String>, name: &str, section: &Section<T>) {
+    lines.push(match section {
+        Section::Known(value) => format!("{name} = {}", value.to_string()),
+        Section::Missing(why) => format!("# {name}: {why}"),
+        Section::NotAsked => format!("# {name}: not read"),
+    });
+}
+
+fn flag(on: bool) -> u8 {
+    u8::from(on)
+}
+
+fn sysctls(lines: &mut Vec<String>, all: &Sysctls, ns: &NetNs) {
+    fn maybe<T: Copy, U: ToString>(
+        lines: &mut Vec<String>,
+        name: &str,
+        section: &Section<Option<T>>,
+        show: impl Fn(T) -> U,
+    ) {
+        match section {
+            Section::Known(None) => lines.push(format!("# {name}: there is no such file")),
+            Section::Known(Some(value)) => lines.push(format!("{name} = {}", show(*value).to_string())),
+            Section::Missing(why) => lines.push(format!("# {name}: {why}")),
+            Section::NotAsked => lines.push(format!("# {name}: not read")),
+        }
+    }
+    maybe(lines, "net.bridge.bridge-nf-call-iptables", &all.bridge_nf_call_iptables, flag);
+    maybe(lines, "net.bridge.bridge-nf-call-ip6tables", &all.bridge_nf_call_ip6tables, flag);
+    setting(lines, "net.ipv4.ip_default_ttl", &all.ip_default_ttl);
+    let on = |section: &Section<bool>| match section {
+        Section::Known(value) => Section::Known(flag(*value)),
+        Section::Missing(why) => Section::Missing(why.clone()),
+        Section::NotAsked => Section::NotAsked,
+    };
+    setting(lines, "net.ipv4.ip_nonlocal_bind", &on(&all.ip_nonlocal_bind));
+    setting(lines, "net.ipv4.ip_forward_use_pmtu", &on(&all.ip_forward_use_pmtu));
+    setting(lines, "net.ipv4.icmp_echo_ignore_all", &on(&all.icmp_echo_ignore_all));
+    setting(lines, "net.ipv4.fib_multipath_hash_policy", &all.fib_multipath_hash_policy);
+    setting(lines, "net.ipv6.fib_multipath_hash_policy", &all.fib_multipath_hash_policy6);
+    if let Section::Known((from, to)) = all.ip_local_port_range {
+        lines.push(format!("net.ipv4.ip_local_port_range = {from} {to}"));
+    }
+    maybe(lines, "net.netfilter.nf_conntrack_max", &all.nf_conntrack_max, |n| n);
+    maybe(lines, "net.netfilter.nf_conntrack_count", &all.nf_conntrack_count, |n| n);
+    maybe(lines, "net.netfilter.nf_conntrack_tcp_be_liberal", &all.nf_conntrack_tcp_be_liberal, flag);
+    match &all.inet_all {
+        Section::Known(conf) => inet(lines, "all", *conf),
+        Section::Missing(why) => lines.push(format!("# net.ipv4.conf.all: {why}")),
+        Section::NotAsked => {}
+    }
+    match &all.inet6_all {
+        Section::Known(conf) => inet6(lines, "all", *conf),
+        Section::Missing(why) => lines.push(format!("# net.ipv6.conf.all: {why}")),
+        Section::NotAsked => {}
+    }
+    for link in ns.links.known().into_iter().flatten() {
+        if let Some(conf) = link.inet {
+            inet(lines, &link.name, conf);
+        }
+        if let Some(conf) = link.inet6 {
+            inet6(lines, &link.name, conf);
+        }
+    }
+}
+
+fn inet(lines: &mut Vec<String>, dev: &str, conf: InetConf) {
+    for (name, value) in [
+        ("forwarding", flag(conf.forwarding)),
+        ("rp_filter", conf.rp_filter),
+        ("accept_local", flag(conf.accept_local)),
+        ("route_localnet", flag(conf.route_localnet)),
+        ("proxy_arp", flag(conf.proxy_arp)),
+        ("arp_ignore", conf.arp_ignore),
+        ("arp_announce", conf.arp_announce),
+        ("arp_filter", flag(conf.arp_filter)),
+        ("src_valid_mark", flag(conf.src_valid_mark)),
+        ("ignore_routes_with_linkdown", flag(conf.ignore_routes_with_linkdown)),
+    ] {
+        lines.push(format!("net.ipv4.conf.{dev}.{name} = {value}"));
+    }
+}
+
+fn inet6(lines: &mut Vec<String>, dev: &str, conf: Inet6Conf) {
+    for (name, value) in [
+        ("disable_ipv6", flag(conf.disable_ipv6)),
+        ("forwarding", flag(conf.forwarding)),
+        ("proxy_ndp", flag(conf.proxy_ndp)),
+        ("accept_ra", conf.accept_ra),
+        ("ignore_routes_with_linkdown", flag(conf.ignore_routes_with_linkdown)),
+    ] {
+        lines.push(format!("net.ipv6.conf.{dev}.{name} = {value}"));
+    }
+}
+
+fn rules(lines: &mut Vec<String>, ruleset: &Ruleset) {
+    for table in &ruleset.tables {
+        let backend = match table.backend {
+            netpath::model::netfilter::Backend::Nft => "nf_tables",
+            netpath::model::netfilter::Backend::Legacy => "x_tables (iptables-legacy)",
+        };
+        let dormant = if table.dormant { " (dormant: not in use)" } else { "" };
+        lines.push(format!("table {} {} # {backend}{dormant}", table.family.name(), table.name));
+        sets(lines, table);
+        for chain in table.chains.values() {
+            let base = chain.base.as_ref().map_or(String::new(), |base| {
+                let kind = match base.kind {
+                    ChainKind::Filter => "filter",
+                    ChainKind::Nat => "nat",
+                    ChainKind::Route => "route",
+                };
+                let policy = match base.policy {
+                    Policy::Accept => "accept",
+                    Policy::Drop => "drop",
+                };
+                format!(
+                    " # type {kind} hook {} priority {} policy {policy}{}",
+                    base.hook.name(),
+                    base.priority,
+                    counted(base.counters)
+                )
+            });
+            lines.push(format!("  chain {}{base}", chain.name));
+            match &chain.rules {
+                Section::Known(rules) => {
+                    for rule in rules {
+                        lines.push(format!(
+                            "    {} # handle {}",
+                            netpath::simulate::rule_text(table, rule),
+                            rule.handle
+                        ));
+                    }
+                }
+                Section::Missing(why) => lines.push(format!("    # could not be read: {why}")),
+                Section::NotAsked => lines.push("    # not read".to_owned()),
+            }
+        }
+    }
+}
+
+fn sets(lines: &mut Vec<String>, table: &Table) {
+    for set in table.sets.values() {
+        let kind = if set.flags.map { "map" } else { "set" };
+        lines.push(format!("  {kind} {}", set.name));
+        match &set.elements {
+            Elements::Known(elements) => {
+                for element in elements {
+                    lines.push(format!("    {}", netpath::simulate::element_text(set, element)));
+                }
+            }
+            Elements::Missing(why) => lines.push(format!("    # could not be read: {why}")),
+            Elements::NotAsked | Elements::ByKey(_) => lines.push("    # not read".to_owned()),
+        }
+    }
+}
+
+fn counted(counters: Option<Counters>) -> String {
+    counters.map_or(String::new(), |count| {
+        format!(" packets {} bytes {}", count.packets, count.bytes)
+    })
+}

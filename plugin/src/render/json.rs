@@ -1,0 +1,122 @@
+//! An explanation in the shape of [`super::json_types`].
+
+use netpath::explain::{Explanation, HopView, Way, words};
+use netpath::model::packet::Packet;
+use netpath::trace::Disposition;
+
+use super::json_types::{
+    BranchJson, DispositionJson, EvidenceJson, FindingJson, FlowJson, HopJson, PacketJson,
+    ReplyJson, SCHEMA, StepJson, TraceJson,
+};
+use crate::run::fleet::Stats;
+
+/// The answer as data; without the replies' hops where they were not wanted.
+pub fn trace(answer: &Explanation, stats: Stats, replies: bool) -> TraceJson<'_> {
+    TraceJson {
+        schema: SCHEMA,
+        flow: FlowJson {
+            source: &answer.source,
+            destination: &answer.destination,
+            protocol: words::protocol(answer.protocol),
+            port: answer.port,
+            source_port: answer.source_port,
+            size: answer.size,
+        },
+        verdict: answer.verdict.name(),
+        branches: answer
+            .branches
+            .iter()
+            .map(|branch| BranchJson {
+                probability: (branch.probability * 10_000.0).round() / 10_000.0,
+                verdict: branch.verdict.name(),
+                disposition: disposition(&branch.way),
+                hops: hops(&branch.way),
+                reply: branch.way.reply.as_deref().map(|reply| ReplyJson {
+                    disposition: disposition(reply),
+                    hops: if replies { hops(reply) } else { Vec::new() },
+                }),
+            })
+            .collect(),
+        findings: answer
+            .findings
+            .iter()
+            .map(|finding| FindingJson {
+                code: finding.code.code,
+                severity: finding.severity.name(),
+                title: finding.code.title,
+                place: &finding.place,
+                evidence: &finding.evidence,
+                mend: &finding.mend,
+                branches: &finding.branches,
+            })
+            .collect(),
+        unknown: &answer.unknown,
+        assumed: &answer.assumed,
+        notes: &answer.notes,
+        stats,
+    }
+}
+
+fn disposition(way: &Way) -> DispositionJson<'_> {
+    let reason = match &way.disposition {
+        Disposition::Delivered | Disposition::LeavesCluster | Disposition::Loop => None,
+        Disposition::Dropped(reason) => Some(reason.to_string()),
+        Disposition::Rejected(how) => Some(how.to_string()),
+        Disposition::Inconclusive(missing) => Some(missing.join("; ")),
+    };
+    DispositionJson {
+        kind: way.disposition.name(),
+        reason,
+        node: way.end.as_ref().map(|place| place.node.as_str()),
+        netns: way.end.as_ref().map(|place| place.netns.as_str()),
+        step: &way.why,
+    }
+}
+
+fn hops(way: &Way) -> Vec<HopJson<'_>> {
+    way.hops.iter().map(hop).collect()
+}
+
+fn hop(hop: &HopView) -> HopJson<'_> {
+    HopJson {
+        node: &hop.node,
+        netns: &hop.netns,
+        netns_inode: hop.key.netns.ino,
+        iif: hop.iif.as_deref(),
+        oif: hop.oif.as_deref(),
+        packet: packet(&hop.packet),
+        steps: hop
+            .steps
+            .iter()
+            .map(|step| StepJson {
+                kind: step.kind.name(),
+                result: &step.result,
+                evidence: EvidenceJson {
+                    text: &step.words,
+                    lines: &step.objects,
+                    objects: &step.evidence,
+                },
+                changes: &step.changes,
+            })
+            .collect(),
+    }
+}
+
+fn packet(from: &Packet) -> PacketJson {
+    PacketJson {
+        src: from.src.to_string(),
+        dst: from.dst.to_string(),
+        protocol: words::protocol(from.protocol()),
+        sport: from.sport(),
+        dport: from.dport(),
+        ttl: from.ttl,
+        length: from.len,
+        src_mac: from.eth.map(|(src, _)| src.to_string()),
+        dst_mac: from.eth.map(|(_, dst)| dst.to_string()),
+        vni: from.inner.as_ref().and_then(|inner| inner.vni),
+        inner: from
+            .inner
+            .as_ref()
+            .map(|inner| Box::new(packet(&inner.packet))),
+    }
+}

@@ -1,0 +1,183 @@
+//! The shape of `trace -o json`, schema `netpath.trace/v1`: docs/output.md describes it.
+//!
+//! Fields may be added; none is removed and none changes its meaning without a new schema name.
+
+use netpath::explain::{End, Place};
+use netpath::trace::{Evidence, FieldChange};
+use serde::Serialize;
+
+use crate::run::fleet::Stats;
+
+/// Name of the schema.
+pub const SCHEMA: &str = "netpath.trace/v1";
+
+/// The whole answer.
+#[derive(Serialize)]
+pub struct TraceJson<'a> {
+    /// [`SCHEMA`].
+    pub schema: &'static str,
+    /// The question.
+    pub flow: FlowJson<'a>,
+    /// `delivered`, `dropped`, `rejected`, `loop`, `inconclusive` or `mixed`.
+    pub verdict: &'static str,
+    /// Ways.
+    pub branches: Vec<BranchJson<'a>>,
+    /// What is wrong.
+    pub findings: Vec<FindingJson<'a>>,
+    /// What could not be read or decoded, and where.
+    pub unknown: &'a [String],
+    /// What was taken to be so without a kernel object that says it.
+    pub assumed: &'a [String],
+    /// How the ends were chosen.
+    pub notes: &'a [String],
+    /// What the answer cost.
+    pub stats: Stats,
+}
+
+/// The question.
+#[derive(Serialize)]
+pub struct FlowJson<'a> {
+    /// Sender.
+    pub source: &'a End,
+    /// Destination.
+    pub destination: &'a End,
+    /// `tcp`, `udp`, `icmp`, `icmpv6`, `sctp`.
+    pub protocol: String,
+    /// Destination port.
+    pub port: Option<u16>,
+    /// Source port, where it was fixed.
+    pub source_port: Option<u16>,
+    /// Bytes, IP header included.
+    pub size: u32,
+}
+
+/// One way.
+#[derive(Serialize)]
+pub struct BranchJson<'a> {
+    /// Share of packets, 0 to 1, four decimals.
+    pub probability: f64,
+    /// As that of the whole, for this branch; counts the answer in.
+    pub verdict: &'static str,
+    /// How the packet itself ends.
+    pub disposition: DispositionJson<'a>,
+    /// Namespaces in order.
+    pub hops: Vec<HopJson<'a>>,
+    /// The answer, where there is one.
+    pub reply: Option<ReplyJson<'a>>,
+}
+
+/// The way of the answer.
+#[derive(Serialize)]
+pub struct ReplyJson<'a> {
+    /// How it ends.
+    pub disposition: DispositionJson<'a>,
+    /// Namespaces in order.
+    pub hops: Vec<HopJson<'a>>,
+}
+
+/// How a way ends.
+#[derive(Serialize)]
+pub struct DispositionJson<'a> {
+    /// `delivered`, `leaves-cluster`, `dropped`, `rejected`, `loop` or `inconclusive`.
+    pub kind: &'static str,
+    /// The kernel's drop reason, what the sender is told, or what is missing.
+    pub reason: Option<String>,
+    /// Where it ends.
+    pub node: Option<&'a str>,
+    /// Namespace there.
+    pub netns: Option<&'a str>,
+    /// The deciding step in words.
+    pub step: &'a str,
+}
+
+/// One namespace on the way.
+#[derive(Serialize)]
+pub struct HopJson<'a> {
+    /// Node.
+    pub node: &'a str,
+    /// `host`, `pod NAMESPACE/NAME`, `netns NAME`.
+    pub netns: &'a str,
+    /// Inode of the namespace.
+    pub netns_inode: u64,
+    /// Device it came in by.
+    #[serde(rename = "in")]
+    pub iif: Option<&'a str>,
+    /// Device it left by.
+    #[serde(rename = "out")]
+    pub oif: Option<&'a str>,
+    /// The packet as it came in.
+    pub packet: PacketJson,
+    /// Decisions.
+    pub steps: Vec<StepJson<'a>>,
+}
+
+/// Headers of a packet.
+#[derive(Serialize)]
+pub struct PacketJson {
+    /// Source address.
+    pub src: String,
+    /// Destination address.
+    pub dst: String,
+    /// Protocol by name.
+    pub protocol: String,
+    /// Source port; none: any free one.
+    pub sport: Option<u16>,
+    /// Destination port.
+    pub dport: Option<u16>,
+    /// Time to live.
+    pub ttl: u8,
+    /// Bytes.
+    pub length: u32,
+    /// Link-layer addresses, where it is on a link.
+    pub src_mac: Option<String>,
+    /// Destination link-layer address.
+    pub dst_mac: Option<String>,
+    /// VXLAN network identifier, where it is a tunnel's packet.
+    pub vni: Option<u32>,
+    /// The packet inside.
+    pub inner: Option<Box<PacketJson>>,
+}
+
+/// One decision.
+#[derive(Serialize)]
+pub struct StepJson<'a> {
+    /// Kind: docs/output.md lists them.
+    pub kind: &'static str,
+    /// What was decided, in words.
+    pub result: &'a str,
+    /// What decided.
+    pub evidence: EvidenceJson<'a>,
+    /// What changed in the packet.
+    pub changes: &'a [FieldChange],
+}
+
+/// What decided.
+#[derive(Serialize)]
+pub struct EvidenceJson<'a> {
+    /// On one line, with names.
+    pub text: &'a str,
+    /// Each object as its own tool prints it.
+    pub lines: &'a [String],
+    /// Each object with all its fields.
+    pub objects: &'a [Evidence],
+}
+
+/// Something wrong.
+#[derive(Serialize)]
+pub struct FindingJson<'a> {
+    /// Code.
+    pub code: &'static str,
+    /// `error` or `warning`.
+    pub severity: &'static str,
+    /// What is wrong.
+    pub title: &'static str,
+    /// Where.
+    #[serde(rename = "where")]
+    pub place: &'a Place,
+    /// What shows it.
+    pub evidence: &'a [String],
+    /// What to do.
+    pub mend: &'a str,
+    /// Branches that it breaks, by position from 0.
+    pub branches: &'a [usize],
+}

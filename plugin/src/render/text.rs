@@ -1,0 +1,438 @@
+//! A trace for people: the verdict, the ways hop by hop, then findings with their mend.
+
+use netpath::explain::{Branch, End, Explanation, Finding, Severity, Verdict, Way, words};
+use netpath::model::packet::Packet;
+use netpath::trace::Disposition;
+
+use super::paint::{Options, Style, columns, fold};
+use super::tree::{Line, Node, Path, Then, grow};
+
+/// Column at which a step's words start, behind its short word.
+const LABEL: usize = 10;
+/// Branches that work and are shown hop by hop; further ones get one line.
+const SHOWN: usize = 8;
+
+/// The whole answer.
+pub fn trace(answer: &Explanation, options: &Options) -> String {
+    let mut text = String::new();
+    text.push_str(&first_line(answer, options));
+    for note in &answer.notes {
+        text.push_str(&fold(options, "note: ", "      ", note));
+    }
+    text.push('\n');
+    let writer = Writer { answer, options };
+    let paths = answer
+        .branches
+        .iter()
+        .enumerate()
+        .map(|(branch, found)| Path {
+            probability: found.probability,
+            branch,
+            lines: writer.lines(&found.way),
+        });
+    if let Some(tree) = grow(paths.collect()) {
+        let mut shown = SHOWN;
+        writer.node(&mut text, &tree, "", &mut shown);
+    }
+    writer.findings(&mut text);
+    writer.list(&mut text, "unknown", &answer.unknown);
+    writer.list(&mut text, "assumed", &answer.assumed);
+    options.plain(text)
+}
+
+fn end(end: &End, with_ip: bool) -> String {
+    let kind = match end.kind.as_str() {
+        "service" => "svc ",
+        "pod" => "pod ",
+        "node" => "node ",
+        _ => "",
+    };
+    let ip = end.ip.filter(|_| with_ip).map(|ip| ip.to_string());
+    match (&end.name, ip) {
+        (Some(name), Some(ip)) => format!("{kind}{name} {ip}"),
+        (Some(name), None) => format!("{kind}{name}"),
+        (None, Some(ip)) => ip,
+        (None, None) => end.typed.clone(),
+    }
+}
+
+/// Ends and verdict.
+fn first_line(answer: &Explanation, options: &Options) -> String {
+    let protocol = match answer.protocol {
+        1 | 58 => "icmp echo".to_owned(),
+        other => words::protocol(other),
+    };
+    let mut destination = end(&answer.destination, false);
+    if let Some(ip) = answer.destination.ip {
+        let address = words::socket_addr(ip, answer.port);
+        destination = match &answer.destination.name {
+            Some(_) => format!("{destination} {address}"),
+            None => address,
+        };
+    }
+    let separator = if answer.port.is_some() { "/" } else { " " };
+    let ends = format!(
+        "{} → {destination}{separator}{protocol}",
+        end(&answer.source, true)
+    );
+    let (style, verdict) = verdict(answer);
+    let ends = options.paint(Style::Head, &ends);
+    let verdict = options.paint(style, &verdict);
+    let fits = options
+        .width
+        .is_none_or(|width| columns(&ends) + 3 + columns(&verdict) <= width);
+    if fits {
+        format!("{ends}   {verdict}\n")
+    } else {
+        fold(options, &format!("{ends}\n"), "  ", &format!("  {verdict}"))
+    }
+}
+
+fn mark(verdict: Verdict) -> (Style, &'static str) {
+    match verdict {
+        Verdict::Delivered => (Style::Good, "✓"),
+        Verdict::Inconclusive => (Style::Unsure, "?"),
+        _ => (Style::Bad, "✗"),
+    }
+}
+
+fn verdict(answer: &Explanation) -> (Style, String) {
+    let total = answer.branches.len();
+    let broken: Vec<&Branch> = answer
+        .branches
+        .iter()
+        .filter(|branch| branch.verdict != Verdict::Delivered)
+        .collect();
+    let all = match total {
+        1 => String::new(),
+        2 => " on both branches".to_owned(),
+        total => format!(" on all {total} branches"),
+    };
+    let Some(first) = broken.first() else {
+        let leaves = answer
+            .branches
+            .iter()
+            .all(|branch| branch.way.disposition == Disposition::LeavesCluster);
+        let what = if leaves {
+            "leaves the cluster"
+        } else {
+            "delivered"
+        };
+        return (Style::Good, format!("✓ {what}{all}"));
+    };
+    let worst = broken
+        .iter()
+        .map(|branch| branch.verdict)
+        .find(|verdict| *verdict != Verdict::Inconclusive);
+    let (style, sign) = mark(worst.unwrap_or(Verdict::Inconclusive));
+    if broken.len() == total && answer.verdict != Verdict::Mixed {
+        return (style, format!("{sign} {}{all}", ending(&first.way)));
+    }
+    let mut nodes: Vec<&str> = broken
+        .iter()
+        .filter_map(|branch| Some(last_way(&branch.way).end.as_ref()?.node.as_str()))
+        .collect();
+    nodes.sort_unstable();
+    nodes.dedup();
+    let what = match worst {
+        Some(_) if broken.iter().any(|b| b.verdict == Verdict::Inconclusive) => "broken or unknown",
+        Some(Verdict::Dropped) => "dropped",
+        Some(Verdict::Rejected) => "rejected",
+        Some(Verdict::Loop) => "looping",
+        Some(_) => "broken",
+        None => "unknown",
+    };
+    let share: f64 = broken.iter().map(|branch| branch.probability).sum();
+    let text = format!(
+        "{sign} {} of {total} branches {what} ({}), on {}",
+        broken.len(),
+        percent(share),
+        nodes.join(", ")
+    );
+    (style, text)
+}
+
+/// The way on which the exchange ended: that of the answer where the packet arrived.
+fn last_way(way: &Way) -> &Way {
+    match &way.reply {
+        Some(reply) if way.arrives() => last_way(reply),
+        _ => way,
+    }
+}
+
+/// How an exchange ends and where: `the reply is dropped on worker-1 (NETFILTER_DROP)`.
+fn ending(way: &Way) -> String {
+    let last = last_way(way);
+    let place = last.end.as_ref().map_or(String::new(), |place| {
+        match place.netns.as_str() {
+            "host" => format!(" on {}", place.node),
+            netns => format!(" in {netns} on {}", place.node),
+        }
+    });
+    let subject = if std::ptr::eq(last, way) {
+        ""
+    } else {
+        "the reply is "
+    };
+    match &last.disposition {
+        Disposition::Delivered => "delivered".to_owned(),
+        Disposition::LeavesCluster => "leaves the cluster".to_owned(),
+        Disposition::Dropped(reason) => format!("{subject}dropped{place} ({reason})"),
+        Disposition::Rejected(how) => format!("{subject}rejected{place}: {how}"),
+        Disposition::Loop => format!("{subject}going round in a loop{place}"),
+        Disposition::Inconclusive(_) => {
+            let subject = if subject.is_empty() { "" } else { "the reply: " };
+            format!("{subject}can't be told{place}")
+        }
+    }
+}
+
+fn percent(share: f64) -> String {
+    let percent = share * 100.0;
+    if (percent - percent.round()).abs() < 0.05 {
+        format!("{percent:.0}%")
+    } else {
+        format!("{percent:.1}%")
+    }
+}
+
+struct Writer<'a> {
+    answer: &'a Explanation,
+    options: &'a Options,
+}
+
+impl Writer<'_> {
+    /// A way as lines that can be compared.
+    fn lines(&self, way: &Way) -> Vec<Line> {
+        let mut lines = Vec::new();
+        let step = |label: &str, words: &str| {
+            Line::Step(label.to_owned(), words.to_owned(), Vec::new())
+        };
+        for hop in &way.hops {
+            lines.push(Line::Head(hop.node.clone(), hop.netns.clone()));
+            if let Some(device) = &hop.iif_words {
+                lines.push(step("in", device));
+            }
+            for view in &hop.steps {
+                if !self.options.wide && !view.key {
+                    continue;
+                }
+                let mut words = view.words.clone();
+                if self.options.wide && words.is_empty() {
+                    words.clone_from(&view.result);
+                }
+                let objects = if self.options.wide {
+                    view.objects.clone()
+                } else {
+                    Vec::new()
+                };
+                lines.push(Line::Step(view.label.to_owned(), words, objects));
+            }
+            if let Some(device) = &hop.oif_words {
+                lines.push(step("out", device));
+            }
+        }
+        lines
+    }
+
+    fn node(&self, text: &mut String, node: &Node, indent: &str, shown: &mut usize) {
+        self.write_lines(text, &node.lines, indent);
+        match &node.then {
+            Then::End(branch) => self.end(text, *branch, indent),
+            Then::Fork(forks) => {
+                for (at, fork) in forks.iter().enumerate() {
+                    let last = at + 1 == forks.len();
+                    self.fork(text, fork, indent, last, shown);
+                }
+            }
+        }
+    }
+
+    fn fork(&self, text: &mut String, fork: &Node, indent: &str, last: bool, shown: &mut usize) {
+        let corner = if last { "└─" } else { "├─" };
+        let below = format!("{indent}{}   ", if last { " " } else { "│" });
+        let share = percent(fork.probability);
+        let Then::End(branch) = fork.then else {
+            text.push_str(&format!("{indent}{corner} {share}\n"));
+            self.node(text, fork, &below, shown);
+            return;
+        };
+        let Some(found) = self.answer.branches.get(branch) else {
+            return;
+        };
+        let to = found.way.last_packet().map_or(String::new(), |packet| {
+            let address = words::socket_addr(packet.dst, packet.dport());
+            match &found.way.to {
+                Some(name) => format!("  {address}  {name}"),
+                None => format!("  {address}"),
+            }
+        });
+        let on = found
+            .way
+            .end
+            .as_ref()
+            .filter(|place| found.way.to.as_deref() != Some(&format!("node {}", place.node)))
+            .map_or(String::new(), |place| format!(" on {}", place.node));
+        let (style, sign) = mark(found.verdict);
+        let ending = self
+            .options
+            .paint(style, &format!("{sign} {}", ending(&found.way)));
+        text.push_str(&format!("{indent}{corner} {share}{to}{on}   {ending}\n"));
+        let works = found.verdict == Verdict::Delivered;
+        if works && *shown == 0 && !self.options.wide {
+            return;
+        }
+        *shown = shown.saturating_sub(usize::from(works));
+        self.write_lines(text, &fork.lines, &below);
+        self.reply(text, &found.way, &below);
+        if !last {
+            text.push_str(&format!("{}\n", below.trim_end()));
+        }
+    }
+
+    fn write_lines(&self, text: &mut String, lines: &[Line], indent: &str) {
+        for line in lines {
+            match line {
+                Line::Head(node, netns) => {
+                    let head = self.options.paint(Style::Head, &format!("{node} · {netns}"));
+                    text.push_str(&format!("{indent}{head}\n"));
+                }
+                Line::Step(label, words, objects) => {
+                    let first = format!("{indent}  {label:LABEL$}");
+                    let rest = format!("{indent}  {:LABEL$}", "");
+                    text.push_str(&fold(self.options, &first, &rest, words));
+                    for object in objects {
+                        let object = self.options.paint(Style::Dim, object);
+                        let rest = format!("{rest}    ");
+                        let first = format!("{indent}  {:LABEL$}  · ", "");
+                        text.push_str(&fold(self.options, &first, &rest, &object));
+                    }
+                }
+            }
+        }
+    }
+
+    /// What became of a branch that stands alone.
+    fn end(&self, text: &mut String, branch: usize, indent: &str) {
+        let Some(found) = self.answer.branches.get(branch) else {
+            return;
+        };
+        let way = &found.way;
+        let (style, sign) = mark(Verdict::of(&way.disposition));
+        let words = match &way.disposition {
+            Disposition::Delivered => {
+                let to = way.to.as_ref().map_or(String::new(), |to| format!(" to {to}"));
+                format!("delivered{to}")
+            }
+            _ => ending(way),
+        };
+        let line = self.options.paint(style, &format!("{sign} {words}"));
+        text.push_str(&format!("{indent}{line}\n"));
+        self.reply(text, way, indent);
+    }
+
+    /// The way back: one line where it works, everything where it does not.
+    fn reply(&self, text: &mut String, way: &Way, indent: &str) {
+        let Some(reply) = &way.reply else {
+            return;
+        };
+        let (style, sign) = mark(Verdict::of(&reply.disposition));
+        if reply.arrives() && !self.options.wide {
+            if !self.options.reply {
+                return;
+            }
+            let sign = self.options.paint(style, sign);
+            let first = format!("{indent}reply {sign} ");
+            let rest = format!("{indent}        ");
+            text.push_str(&fold(self.options, &first, &rest, &devices(reply)));
+            return;
+        }
+        if reply.arrives() && !self.options.reply {
+            return;
+        }
+        let head = format!("reply {sign} {}", ending(reply));
+        let head = self.options.paint(style, &head);
+        text.push_str(&format!("{indent}{head}\n"));
+        self.write_lines(text, &self.lines(reply), &format!("{indent}  "));
+    }
+
+    fn findings(&self, text: &mut String) {
+        for finding in &self.answer.findings {
+            text.push('\n');
+            self.finding(text, finding);
+        }
+    }
+
+    fn finding(&self, text: &mut String, finding: &Finding) {
+        let style = match finding.severity {
+            Severity::Error => Style::Bad,
+            Severity::Warning => Style::Unsure,
+        };
+        let mut place = format!("{} · {}", finding.place.node, finding.place.netns);
+        if let Some(object) = &finding.place.object {
+            place.push_str(&format!(" · {object}"));
+        }
+        let head = format!(
+            "{} {}: {}",
+            finding.code.code,
+            finding.severity.name(),
+            finding.code.title
+        );
+        text.push_str(&format!("{}\n", self.options.paint(style, &head)));
+        let mut part = |word: &str, words: &str| {
+            let first = format!("  {word:LABEL$}");
+            let rest = format!("  {:LABEL$}", "");
+            text.push_str(&fold(self.options, &first, &rest, words));
+        };
+        part("where", &place);
+        for (at, line) in finding.evidence.iter().enumerate() {
+            part(if at == 0 { "evidence" } else { "" }, line);
+        }
+        part("mend", &finding.mend);
+        part("more", &format!("kubectl netpath explain {}", finding.code.code));
+    }
+
+    fn list(&self, text: &mut String, head: &str, lines: &[String]) {
+        if lines.is_empty() {
+            return;
+        }
+        text.push_str(&format!("\n{}\n", self.options.paint(Style::Head, head)));
+        for line in lines {
+            text.push_str(&fold(self.options, "  - ", "    ", line));
+        }
+    }
+}
+
+/// Devices of a way in order, and what its translations made of the packet.
+fn devices(way: &Way) -> String {
+    let mut text = String::new();
+    let mut node: Option<&str> = None;
+    for hop in &way.hops {
+        let names: Vec<&str> = [&hop.iif, &hop.oif]
+            .into_iter()
+            .filter_map(|dev| dev.as_deref())
+            .collect();
+        if names.is_empty() {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(" › ");
+        }
+        if node != Some(&hop.node) {
+            text.push_str(&format!("{}: ", hop.node));
+            node = Some(&hop.node);
+        }
+        text.push_str(&names.join(" › "));
+    }
+    let from = |packet: &Packet| words::socket_addr(packet.src, packet.sport());
+    if let (Some(first), Some(last)) = (way.hops.first(), way.last_packet()) {
+        let (first, last) = (from(&first.packet), from(last));
+        if first != last {
+            text.push_str(&format!(", source {first} translated back to {last}"));
+        }
+    }
+    if text.is_empty() {
+        "within the namespace".clone_into(&mut text);
+    }
+    text
+}

@@ -1,0 +1,218 @@
+//! Reads what the ends may need from the API: every list at once, each cluster-wide if allowed, else
+//! in the namespaces that the ends name.
+
+use std::collections::BTreeSet;
+
+use futures::future::{join_all, try_join_all};
+use kube::api::ListParams;
+use kube::core::Request;
+use serde::de::DeserializeOwned;
+
+use super::objects::{ClusterView, NodeInfo, Unread};
+use super::parse::{EndSpec, ObjectKind, readings};
+use super::wire;
+use crate::kube_client::Kube;
+use crate::kube_error::{ApiError, Doing, Refusal};
+
+/// What to read.
+#[derive(Clone, Debug, Default)]
+pub struct Scope {
+    /// Workload kinds that the ends name.
+    pub workloads: BTreeSet<ObjectKind>,
+    /// Namespaces that the ends may mean, for when whole-cluster lists are refused.
+    pub namespaces: BTreeSet<String>,
+    /// Nodes that the ends name, likewise.
+    pub nodes: BTreeSet<String>,
+}
+
+impl Scope {
+    /// The scope of some ends, with the default namespace.
+    pub fn of(ends: &[&EndSpec], namespace: &str) -> Self {
+        let mut scope = Self::default();
+        scope.namespaces.insert(namespace.to_owned());
+        for end in ends {
+            let name = match end {
+                EndSpec::Object { kind, name, .. } => {
+                    match kind {
+                        Some(ObjectKind::Node) => {
+                            scope.nodes.insert(name.clone());
+                            continue;
+                        }
+                        Some(kind) if kind.is_workload() => {
+                            scope.workloads.insert(*kind);
+                        }
+                        _ => {}
+                    }
+                    name
+                }
+                EndSpec::Url { host, .. } => host,
+                _ => continue,
+            };
+            scope
+                .namespaces
+                .extend(readings(name).into_iter().filter_map(|r| r.namespace));
+        }
+        scope
+    }
+}
+
+/// One list that was asked for.
+struct Listed<T> {
+    items: Vec<T>,
+    unread: Option<Unread>,
+}
+
+/// Reads the cluster for `scope`.
+///
+/// A refused list is noted in [`ClusterView::unread`]. Errors: the server cannot be reached, the user
+/// is not logged in, or a request fails for a reason other than missing rights.
+pub async fn fetch(kube: &Kube, scope: &Scope) -> Result<ClusterView, ApiError> {
+    let core = "/api/v1";
+    let discovery = "/apis/discovery.k8s.io/v1";
+    let workloads = try_join_all(scope.workloads.iter().map(async |kind| {
+        let listed =
+            list::<wire::Workload>(kube, scope, "/apis/apps/v1", kind.plural(), true).await?;
+        Ok::<_, ApiError>((*kind, listed))
+    }));
+    let (pods, services, slices, nodes, namespaces, workloads) = futures::try_join!(
+        list::<wire::Pod>(kube, scope, core, "pods", true),
+        list::<wire::Service>(kube, scope, core, "services", true),
+        list::<wire::EndpointSlice>(kube, scope, discovery, "endpointslices", true),
+        list::<wire::Node>(kube, scope, core, "nodes", false),
+        list::<wire::Namespace>(kube, scope, core, "namespaces", false),
+        workloads,
+    )?;
+    let mut view = ClusterView {
+        pods: pods.items.into_iter().map(Into::into).collect(),
+        services: services.items.into_iter().map(Into::into).collect(),
+        endpoints: wire::gather_slices(slices.items),
+        nodes: nodes.items.into_iter().map(Into::into).collect(),
+        namespaces: namespaces
+            .items
+            .into_iter()
+            .map(wire::Namespace::into_name)
+            .collect(),
+        ..ClusterView::default()
+    };
+    // Namespaces only serve better messages: not being allowed to list them is no loss.
+    view.unread.extend(
+        [pods.unread, services.unread, slices.unread]
+            .into_iter()
+            .flatten(),
+    );
+    for (kind, listed) in workloads {
+        view.workloads
+            .extend(listed.items.into_iter().map(|w| w.into_info(kind)));
+        view.unread.extend(listed.unread);
+    }
+    if let Some(unread) = nodes.unread {
+        let known = nodes_one_by_one(kube, scope, &view).await?;
+        let read_instead = known.iter().map(|node| node.name.clone()).collect();
+        view.nodes = known;
+        view.unread.push(Unread {
+            read_instead,
+            ..unread
+        });
+    }
+    Ok(view)
+}
+
+async fn get_list<T: DeserializeOwned>(
+    kube: &Kube,
+    group: &str,
+    plural: &'static str,
+    namespace: Option<&str>,
+) -> Result<Vec<T>, ApiError> {
+    let path = match namespace {
+        Some(namespace) => format!("{group}/namespaces/{namespace}/{plural}"),
+        None => format!("{group}/{plural}"),
+    };
+    let doing = Doing::new("list", plural, namespace);
+    let request = Request::new(path)
+        .list(&ListParams::default())
+        .map_err(|error| kube.explain(&doing, &kube::Error::BuildRequest(error)))?;
+    let list: wire::List<T> = kube.ask(&doing, kube.client.request(request)).await?;
+    Ok(list.items)
+}
+
+async fn list<T: DeserializeOwned>(
+    kube: &Kube,
+    scope: &Scope,
+    group: &str,
+    plural: &'static str,
+    namespaced: bool,
+) -> Result<Listed<T>, ApiError> {
+    let refused = match get_list(kube, group, plural, None).await {
+        Ok(items) => {
+            return Ok(Listed {
+                items,
+                unread: None,
+            });
+        }
+        Err(error) if error.refusal == Refusal::Forbidden => error,
+        Err(error) => return Err(error),
+    };
+    let mut unread = Unread {
+        resource: plural.to_owned(),
+        read_instead: Vec::new(),
+        why: refused.said,
+    };
+    let mut items = Vec::new();
+    if namespaced {
+        let answers = join_all(scope.namespaces.iter().map(async |namespace| {
+            (
+                namespace,
+                get_list::<T>(kube, group, plural, Some(namespace)).await,
+            )
+        }))
+        .await;
+        for (namespace, answer) in answers {
+            match answer {
+                Ok(found) => {
+                    items.extend(found);
+                    unread.read_instead.push(namespace.clone());
+                }
+                Err(error) if error.refusal == Refusal::Forbidden => unread.why = error.said,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(Listed {
+        items,
+        unread: Some(unread),
+    })
+}
+
+/// Nodes by name, for users who may get but not list them; those refused are left out.
+async fn nodes_one_by_one(
+    kube: &Kube,
+    scope: &Scope,
+    view: &ClusterView,
+) -> Result<Vec<NodeInfo>, ApiError> {
+    // Bounded: a whole cluster's nodes one by one would be a flood of requests.
+    const MOST: usize = 32;
+    let in_scope = view
+        .pods
+        .iter()
+        .filter(|pod| scope.namespaces.contains(&pod.namespace));
+    let mut names: BTreeSet<&str> = in_scope.filter_map(|pod| pod.node.as_deref()).collect();
+    names.extend(scope.nodes.iter().map(String::as_str));
+    let answers = join_all(names.into_iter().take(MOST).map(async |name| {
+        let doing = Doing::new("get", "nodes", None).named(name);
+        let request = Request::new("/api/v1/nodes")
+            .get(name, &kube::api::GetParams::default())
+            .map_err(|error| kube.explain(&doing, &kube::Error::BuildRequest(error)))?;
+        kube.ask(&doing, kube.client.request::<wire::Node>(request))
+            .await
+    }))
+    .await;
+    let mut nodes = Vec::new();
+    for answer in answers {
+        match answer {
+            Ok(node) => nodes.push(node.into()),
+            Err(error) if matches!(error.refusal, Refusal::Forbidden | Refusal::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(nodes)
+}

@@ -1,0 +1,534 @@
+//! What a user typed for one end of a flow, taken apart without asking anybody.
+//!
+//! Grammar: `[TYPE/]NAME[.NAMESPACE][:PORT]`, an address with or without a port, or a URL; with
+//! `--local` also `netns/NAME`, `pid/N` and `host`. Whether the name exists is decided later, in
+//! [`super::choose`].
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU16;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Transport of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// IP protocol 6.
+    Tcp,
+    /// IP protocol 17.
+    Udp,
+    /// IP protocol 132.
+    Sctp,
+    /// IP protocol 1, or 58 for IPv6: an echo request. Has no port.
+    Icmp,
+}
+
+impl Protocol {
+    /// Lower-case name, as the command line and the JSON output spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+            Self::Icmp => "icmp",
+        }
+    }
+
+    /// Reads the API's spelling (`ports[].protocol`); an absent or unknown value is TCP, the API's default.
+    pub fn from_api(text: Option<&str>) -> Self {
+        match text {
+            Some("UDP") => Self::Udp,
+            Some("SCTP") => Self::Sctp,
+            _ => Self::Tcp,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Protocol {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.to_ascii_lowercase().as_str() {
+            "tcp" => Ok(Self::Tcp),
+            "udp" => Ok(Self::Udp),
+            "sctp" => Ok(Self::Sctp),
+            "icmp" | "icmpv6" | "ping" => Ok(Self::Icmp),
+            _ => Err(format!(
+                "unknown protocol {text:?}; use tcp, udp, sctp or icmp"
+            )),
+        }
+    }
+}
+
+/// Kind of object that an end can name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ObjectKind {
+    /// v1 Pod.
+    Pod,
+    /// v1 Service.
+    Service,
+    /// v1 Node.
+    Node,
+    /// apps/v1 Deployment.
+    Deployment,
+    /// apps/v1 StatefulSet.
+    StatefulSet,
+    /// apps/v1 DaemonSet.
+    DaemonSet,
+    /// apps/v1 ReplicaSet.
+    ReplicaSet,
+}
+
+impl ObjectKind {
+    /// The short name that kubectl accepts and that this program prints.
+    pub fn short(self) -> &'static str {
+        match self {
+            Self::Pod => "pod",
+            Self::Service => "svc",
+            Self::Node => "node",
+            Self::Deployment => "deploy",
+            Self::StatefulSet => "sts",
+            Self::DaemonSet => "ds",
+            Self::ReplicaSet => "rs",
+        }
+    }
+
+    /// The kind as the API spells it.
+    pub fn api_kind(self) -> &'static str {
+        match self {
+            Self::Pod => "Pod",
+            Self::Service => "Service",
+            Self::Node => "Node",
+            Self::Deployment => "Deployment",
+            Self::StatefulSet => "StatefulSet",
+            Self::DaemonSet => "DaemonSet",
+            Self::ReplicaSet => "ReplicaSet",
+        }
+    }
+
+    /// The resource's plural name, as in a URL or an RBAC rule.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::Pod => "pods",
+            Self::Service => "services",
+            Self::Node => "nodes",
+            Self::Deployment => "deployments",
+            Self::StatefulSet => "statefulsets",
+            Self::DaemonSet => "daemonsets",
+            Self::ReplicaSet => "replicasets",
+        }
+    }
+
+    /// True for the kinds that own pods: one of their ready pods is chosen.
+    pub fn is_workload(self) -> bool {
+        !matches!(self, Self::Pod | Self::Service | Self::Node)
+    }
+
+    fn from_prefix(text: &str) -> Option<Self> {
+        Some(match text.to_ascii_lowercase().as_str() {
+            "pod" | "pods" | "po" => Self::Pod,
+            "service" | "services" | "svc" => Self::Service,
+            "node" | "nodes" | "no" => Self::Node,
+            "deployment" | "deployments" | "deploy" | "deployment.apps" | "deployments.apps" => {
+                Self::Deployment
+            }
+            "statefulset" | "statefulsets" | "sts" | "statefulset.apps" => Self::StatefulSet,
+            "daemonset" | "daemonsets" | "ds" | "daemonset.apps" => Self::DaemonSet,
+            "replicaset" | "replicasets" | "rs" | "replicaset.apps" => Self::ReplicaSet,
+            _ => return None,
+        })
+    }
+}
+
+/// Port of an end, by number or by the name that a Service or container gives it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum PortSpec {
+    /// 1 to 65535, host order.
+    Number(NonZeroU16),
+    /// `ports[].name`: at most 15 lower-case letters, digits and dashes, with at least one letter.
+    Name(String),
+}
+
+impl fmt::Display for PortSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+/// One end of a flow as typed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum EndSpec {
+    /// A name, with or without its kind.
+    Object {
+        /// Kind, where `TYPE/` was typed.
+        kind: Option<ObjectKind>,
+        /// The name with whatever dots followed it: `api.shop` may be Service `api` in namespace
+        /// `shop` or pod `api.shop`; see [`readings`].
+        name: String,
+        /// Port, where `:PORT` was typed.
+        port: Option<PortSpec>,
+    },
+    /// A literal address.
+    Address {
+        /// IPv4 or IPv6.
+        ip: IpAddr,
+        /// Port, where typed.
+        port: Option<PortSpec>,
+    },
+    /// `http://` or `https://`; the path is not part of a packet's way and is dropped.
+    Url {
+        /// Host name or address without brackets.
+        host: String,
+        /// The URL's port, else 80 or 443.
+        port: NonZeroU16,
+    },
+    /// `netns/NAME`: a namespace under /run/netns (`--local` only).
+    Netns {
+        /// File name below /run/netns.
+        name: String,
+        /// Port, where typed.
+        port: Option<PortSpec>,
+    },
+    /// `pid/N`: the network namespace of a process (`--local` only).
+    Pid {
+        /// Process id as this machine's root PID namespace numbers it.
+        pid: u32,
+        /// Port, where typed.
+        port: Option<PortSpec>,
+    },
+    /// `host`: the network namespace that this program runs in (`--local` only).
+    Host {
+        /// Port, where typed.
+        port: Option<PortSpec>,
+    },
+}
+
+impl EndSpec {
+    /// The port typed, if any.
+    pub fn port(&self) -> Option<PortSpec> {
+        match self {
+            Self::Object { port, .. }
+            | Self::Address { port, .. }
+            | Self::Netns { port, .. }
+            | Self::Pid { port, .. }
+            | Self::Host { port } => port.clone(),
+            Self::Url { port, .. } => Some(PortSpec::Number(*port)),
+        }
+    }
+}
+
+/// Why a text is not an end of a flow.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("end {text:?}: {why}")]
+pub struct ParseError {
+    /// What was typed.
+    pub text: String,
+    /// What is wrong, and what to type instead.
+    pub why: String,
+}
+
+const FORMS: &str = "use [TYPE/]NAME[.NAMESPACE][:PORT], ADDRESS[:PORT] or a URL, for instance web-0, \
+                     svc/api:http, api.shop:80, node/worker-1 or 10.96.0.10:53";
+
+/// Reads one end of a trace in a cluster.
+///
+/// Errors: empty text, unknown type, malformed name, port or address.
+pub fn parse(text: &str) -> Result<EndSpec, ParseError> {
+    parse_text(text, false).map_err(|why| ParseError {
+        text: text.to_owned(),
+        why,
+    })
+}
+
+/// Reads one end of a trace with `--local`, where names are this machine's namespaces.
+///
+/// Errors: as [`parse`], and any end that only a cluster can resolve.
+pub fn parse_local(text: &str) -> Result<EndSpec, ParseError> {
+    parse_text(text, true).map_err(|why| ParseError {
+        text: text.to_owned(),
+        why,
+    })
+}
+
+fn parse_text(text: &str, local: bool) -> Result<EndSpec, String> {
+    if text.is_empty() {
+        return Err(format!("it is empty; {FORMS}"));
+    }
+    if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err("it contains white space".to_owned());
+    }
+    if let Some(spec) = parse_url(text)? {
+        return Ok(spec);
+    }
+    if let Some(spec) = parse_address(text)? {
+        return Ok(spec);
+    }
+    let (head, rest) = match text.split_once('/') {
+        Some((head, rest)) => (Some(head), rest),
+        None => (None, text),
+    };
+    let (name, port) = split_port(rest)?;
+    if name.is_empty() {
+        return Err(format!("the name is missing; {FORMS}"));
+    }
+    if local {
+        return parse_local_name(head, name, port);
+    }
+    let kind = match head {
+        None => None,
+        Some("netns" | "pid") => return Err("this end exists with --local only".to_owned()),
+        Some(head) => Some(ObjectKind::from_prefix(head).ok_or_else(|| {
+            format!("unknown type {head:?}; use pod, svc, deploy, sts, ds, rs or node")
+        })?),
+    };
+    check_name(name)?;
+    Ok(EndSpec::Object {
+        kind,
+        name: name.to_owned(),
+        port,
+    })
+}
+
+fn parse_local_name(
+    head: Option<&str>,
+    name: &str,
+    port: Option<PortSpec>,
+) -> Result<EndSpec, String> {
+    match (head, name) {
+        (None, "host") => Ok(EndSpec::Host { port }),
+        (Some("netns"), name) => {
+            if name.contains('/') || name == "." || name == ".." {
+                return Err("a namespace name is one file name below /run/netns".to_owned());
+            }
+            Ok(EndSpec::Netns {
+                name: name.to_owned(),
+                port,
+            })
+        }
+        (Some("pid"), number) => match number.parse::<u32>() {
+            Ok(pid) if pid > 0 => Ok(EndSpec::Pid { pid, port }),
+            _ => Err(format!("{number:?} is not a process id")),
+        },
+        _ => Err("with --local an end is netns/NAME, pid/N, host or an address".to_owned()),
+    }
+}
+
+fn parse_url(text: &str) -> Result<Option<EndSpec>, String> {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Ok(None);
+    };
+    let default = match scheme.to_ascii_lowercase().as_str() {
+        "http" | "ws" => 80,
+        "https" | "wss" | "grpcs" => 443,
+        _ => {
+            return Err(format!(
+                "unknown scheme {scheme:?}; use http or https, or NAME:PORT"
+            ));
+        }
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let authority = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
+    let (host, port) = if let Some(inner) = authority.strip_prefix('[') {
+        let (host, after) = inner
+            .split_once(']')
+            .ok_or_else(|| "the bracket is not closed".to_owned())?;
+        host.parse::<Ipv6Addr>()
+            .map_err(|_| format!("{host:?} is not an IPv6 address"))?;
+        (host, after.strip_prefix(':'))
+    } else {
+        match authority.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (authority, None),
+        }
+    };
+    if host.is_empty() {
+        return Err("the URL has no host".to_owned());
+    }
+    if host.parse::<IpAddr>().is_err() {
+        check_name(host)?;
+    }
+    let number = match port {
+        None | Some("") => default,
+        Some(port) => match port.parse::<u16>() {
+            Ok(number) => number,
+            Err(_) => return Err(format!("port {port:?} is not a number from 1 to 65535")),
+        },
+    };
+    let port =
+        NonZeroU16::new(number).ok_or_else(|| "port 0 is not a port; use 1 to 65535".to_owned())?;
+    Ok(Some(EndSpec::Url {
+        host: host.to_owned(),
+        port,
+    }))
+}
+
+fn parse_address(text: &str) -> Result<Option<EndSpec>, String> {
+    if let Some(inner) = text.strip_prefix('[') {
+        let (host, after) = inner
+            .split_once(']')
+            .ok_or_else(|| "the bracket is not closed".to_owned())?;
+        let ip: Ipv6Addr = host
+            .parse()
+            .map_err(|_| format!("{host:?} is not an IPv6 address"))?;
+        let port = match after {
+            "" => None,
+            after => {
+                let port = after
+                    .strip_prefix(':')
+                    .ok_or_else(|| format!("{after:?} after the address is not a port"))?;
+                Some(parse_port(port)?)
+            }
+        };
+        return Ok(Some(EndSpec::Address {
+            ip: IpAddr::V6(ip),
+            port,
+        }));
+    }
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Ok(Some(EndSpec::Address { ip, port: None }));
+    }
+    if text.matches(':').count() > 1 {
+        return Err("not an IPv6 address; with a port write [ADDRESS]:PORT".to_owned());
+    }
+    let (host, port) = match text.split_once(':') {
+        Some((host, port)) => (host, Some(port)),
+        None => (text, None),
+    };
+    if let Ok(ip) = host.parse::<Ipv4Addr>() {
+        let port = port.map(parse_port).transpose()?;
+        return Ok(Some(EndSpec::Address {
+            ip: IpAddr::V4(ip),
+            port,
+        }));
+    }
+    // Four dotted numbers were meant as an address: as a name they would give a puzzling "not found".
+    let parts: Vec<&str> = host.split('.').collect();
+    if parts.len() == 4
+        && parts
+            .iter()
+            .all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
+    {
+        return Err(format!("{host:?} is not an IPv4 address"));
+    }
+    Ok(None)
+}
+
+fn split_port(text: &str) -> Result<(&str, Option<PortSpec>), String> {
+    match text.split_once(':') {
+        None => Ok((text, None)),
+        Some((name, port)) => Ok((name, Some(parse_port(port)?))),
+    }
+}
+
+fn parse_port(text: &str) -> Result<PortSpec, String> {
+    if text.is_empty() {
+        return Err("the port after the colon is missing".to_owned());
+    }
+    if text.bytes().all(|b| b.is_ascii_digit()) {
+        let number = text.parse::<u16>().ok().and_then(NonZeroU16::new);
+        return number
+            .map(PortSpec::Number)
+            .ok_or_else(|| format!("port {text} is out of range; use 1 to 65535"));
+    }
+    let fits = text.len() <= 63
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if fits {
+        Ok(PortSpec::Name(text.to_owned()))
+    } else {
+        Err(format!(
+            "port {text:?} is neither a number nor a port name (lower-case letters, digits, dashes)"
+        ))
+    }
+}
+
+/// Accepts what the API accepts as a name (RFC 1123 subdomain), to refuse typing slips early.
+fn check_name(name: &str) -> Result<(), String> {
+    if name.contains('/') {
+        return Err(format!("too many slashes; {FORMS}"));
+    }
+    if name.len() > 253 {
+        return Err("the name is longer than 253 characters".to_owned());
+    }
+    let good = name.split('.').all(|label| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    });
+    if good {
+        return Ok(());
+    }
+    if name.bytes().any(|b| b.is_ascii_uppercase()) {
+        return Err("names have no upper-case letters".to_owned());
+    }
+    Err(format!(
+        "{name:?} is not a Kubernetes name (lower-case letters, digits, dashes, dots)"
+    ))
+}
+
+/// One way to read a dotted name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// Object name.
+    pub name: String,
+    /// Namespace; `None` means the default one.
+    pub namespace: Option<String>,
+    /// Kind that the form of the name implies (`NAME.NS.svc` is a Service), if any.
+    pub implies: Option<ObjectKind>,
+}
+
+/// All ways to read a name, likeliest first: cluster DNS names, `NAME.NAMESPACE` (split at the last
+/// dot, since a namespace has none), then the whole as a name in the default namespace.
+pub fn readings(name: &str) -> Vec<Reading> {
+    let plain = |name: &str| Reading {
+        name: name.to_owned(),
+        namespace: None,
+        implies: None,
+    };
+    let labels: Vec<&str> = name.split('.').collect();
+    let within = |kind, name: &str, namespace: &str| Reading {
+        name: name.to_owned(),
+        namespace: Some(namespace.to_owned()),
+        implies: kind,
+    };
+    let mut all = Vec::new();
+    match labels.as_slice() {
+        [service, namespace, "svc"] | [service, namespace, "svc", "cluster", "local"] => {
+            all.push(within(Some(ObjectKind::Service), service, namespace));
+        }
+        [pod, _service, namespace, "svc"]
+        | [pod, _service, namespace, "svc", "cluster", "local"] => {
+            all.push(within(Some(ObjectKind::Pod), pod, namespace));
+        }
+        _ => {}
+    }
+    if let Some((head, namespace)) = name.rsplit_once('.') {
+        all.push(within(None, head, namespace));
+    }
+    all.push(plain(name));
+    all
+}
+
+#[cfg(test)]
+#[path = "parse_tests.rs"]
+mod tests;

@@ -1,0 +1,105 @@
+//! What is asked of a cluster before and beside helpers: objects, names, and hints for the walk.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use netpath::model::names::Names;
+use netpath::model::topology::{NodeHint, Topology};
+
+use crate::kube_client::{ConnectionFlags, Kube};
+use crate::launch::NodeTarget;
+use crate::resolve::fetch::{Scope, fetch};
+use crate::resolve::{Ask, ClusterView, EndSpec, Family, Protocol};
+use crate::resolve::{names::names, parse_end};
+
+use super::progress::Progress;
+
+/// A cluster that was read.
+pub struct Cluster {
+    /// The client.
+    pub kube: Kube,
+    /// Objects.
+    pub view: ClusterView,
+    /// The same as names.
+    pub names: Names,
+}
+
+/// Connects and reads the objects that `ends` may need.
+pub async fn read(
+    flags: &ConnectionFlags,
+    ends: &[&EndSpec],
+    progress: Progress,
+) -> anyhow::Result<Cluster> {
+    let kube = flags.connect().await?;
+    let scope = Scope::of(ends, &kube.namespace);
+    let view = progress
+        .during("reading the cluster", fetch(&kube, &scope))
+        .await?;
+    let names = names(&view);
+    Ok(Cluster { kube, view, names })
+}
+
+/// The question for the resolver.
+pub fn ask(
+    source: &str,
+    destination: &str,
+    namespace: &str,
+    command: &str,
+    flags: Vec<String>,
+    protocol: Option<Protocol>,
+    family: Option<Family>,
+) -> Ask {
+    Ask {
+        source: source.to_owned(),
+        destination: destination.to_owned(),
+        namespace: namespace.to_owned(),
+        protocol,
+        family,
+        command: format!("kubectl netpath {command}"),
+        flags,
+    }
+}
+
+/// Parses an end, with the error that names it.
+pub fn parse(text: &str) -> anyhow::Result<EndSpec> {
+    Ok(parse_end(text)?)
+}
+
+/// Facts from outside, for a topology whose kernels are not read yet.
+pub fn topology(view: &ClusterView, names: &Names) -> Topology {
+    let mut hints: BTreeMap<String, NodeHint> = BTreeMap::new();
+    for node in &names.nodes {
+        let reachable = view
+            .node(&node.name)
+            .is_none_or(|info| NodeTarget::of(info).hopeless.is_none());
+        let hint = NodeHint {
+            addresses: node.addresses.clone(),
+            pod_cidrs: node.pod_cidrs.clone(),
+            pod_ips: Vec::new(),
+            reachable,
+        };
+        hints.insert(node.name.clone(), hint);
+    }
+    for pod in &view.pods {
+        let Some(node) = pod.node.clone().filter(|_| pod.running()) else {
+            continue;
+        };
+        let hint = hints.entry(node).or_insert_with(|| NodeHint {
+            // Nodes that may not be listed are known by their pods only.
+            addresses: pod.host_ips.clone(),
+            reachable: true,
+            ..NodeHint::default()
+        });
+        if !pod.host_network {
+            hint.pod_ips.extend(&pod.ips);
+        }
+    }
+    Topology {
+        hints,
+        ..Topology::default()
+    }
+}
+
+/// All nodes that can have a helper.
+pub fn nodes(names: &Names) -> BTreeSet<String> {
+    names.nodes.iter().map(|node| node.name.clone()).collect()
+}

@@ -1,0 +1,156 @@
+//! `dump`: what a kernel holds, of one namespace.
+
+use anyhow::bail;
+use netpath::model::NsKey;
+use netpath::model::want::{Depth, NsTarget};
+
+use super::cluster::{self, Cluster};
+use super::place::{Done, Wish, everywhere, read};
+use super::{local, saved};
+use crate::cli::{DumpArgs, DumpWhat, Format, GlobalFlags};
+use crate::render;
+use crate::request::Facts;
+use crate::resolve::{ClusterView, EndSpec, Source, parse_local, resolve_place};
+
+/// Does it and gives the exit code.
+pub async fn run(args: &DumpArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
+    let facts = Facts::of(&args.access)?;
+    let depth = match args.what {
+        DumpWhat::Netfilter => Depth::Full,
+        _ => Depth::NoRules,
+    };
+    // A file tells itself whether its words are those of a cluster.
+    let of_cluster = match &facts {
+        Facts::Cluster(_) => true,
+        Facts::Local => false,
+        Facts::File(path) => !saved::is_local(&saved::read(path)?),
+    };
+    let spec = if of_cluster {
+        cluster::parse(&args.place)?
+    } else {
+        parse_local(&args.place)?
+    };
+    let pid = match spec {
+        EndSpec::Pid { pid, .. } => Some(pid),
+        _ => None,
+    };
+    let namespace = |cluster: &Cluster| cluster.kube.namespace.clone();
+    let wish = Wish {
+        ends: &[&spec],
+        cluster: &|cluster| {
+            let flags = cluster.kube.typed_flags.clone();
+            let source = place(&cluster.view, &args.place, &namespace(cluster), flags)?;
+            let (node, target) = target(&source)?;
+            Ok(everywhere([node], &target, depth))
+        },
+        depth,
+        pid,
+    };
+    let read = match read(&facts, global, &wish).await? {
+        Done::Read(read) => *read,
+        Done::Signalled(code) => return Ok(code),
+    };
+    let topology = &read.topology;
+    let key = if of_cluster {
+        // Names alone decide, so that a file and a cluster are searched alike.
+        let view = saved::view(&read.names);
+        let default = global.connection.namespace.as_deref().unwrap_or("default");
+        let found = match &facts {
+            Facts::File(_) => place(&view, &args.place, default, Vec::new())?,
+            _ => return show_cluster(args, global, &read),
+        };
+        namespace_of(topology, &found)?
+    } else {
+        let node = match topology.nodes.keys().next() {
+            Some(node) => node.clone(),
+            None => local::host_name(),
+        };
+        local::place(topology, &node, &args.place, &spec, None)?
+    };
+    show(args, global, topology, &read.names, &key)
+}
+
+/// In a cluster only the one namespace was asked for, so that it is the one that was read.
+fn show_cluster(
+    args: &DumpArgs,
+    global: &GlobalFlags,
+    read: &super::place::Read,
+) -> anyhow::Result<u8> {
+    match read.topology.all().collect::<Vec<_>>().as_slice() {
+        [(key, _)] => show(args, global, &read.topology, &read.names, key),
+        _ => {
+            let whys: Vec<&str> = read
+                .topology
+                .absent
+                .iter()
+                .map(|(_, _, why)| why.as_str())
+                .collect();
+            bail!("{}: its network namespace was not found: {}", args.place, whys.join("; "))
+        }
+    }
+}
+
+fn place(
+    view: &ClusterView,
+    typed: &str,
+    namespace: &str,
+    flags: Vec<String>,
+) -> anyhow::Result<Source> {
+    let ask = cluster::ask(typed, "", namespace, "dump", flags, None, None);
+    Ok(resolve_place(view, &ask)?.0)
+}
+
+/// Node and namespace of a pod or node.
+pub fn target(source: &Source) -> anyhow::Result<(String, NsTarget)> {
+    let Some(node) = source.node() else {
+        bail!("{}: it is on no node", source.describe());
+    };
+    let target = match source {
+        Source::Pod { pod } if !pod.host_network => NsTarget::PodUid(pod.cgroup_uid.clone()),
+        _ => NsTarget::Host,
+    };
+    Ok((node.to_owned(), target))
+}
+
+fn namespace_of(
+    topology: &netpath::model::topology::Topology,
+    source: &Source,
+) -> anyhow::Result<NsKey> {
+    let (node, wanted) = target(source)?;
+    let found = match &wanted {
+        NsTarget::PodUid(uid) => topology
+            .nodes
+            .get(&node)
+            .and_then(|snapshot| snapshot.pod(uid))
+            .map(|ns| NsKey {
+                node: node.clone(),
+                netns: ns.identity.id,
+            }),
+        _ => topology.host(&node),
+    };
+    match found {
+        Some(key) => Ok(key),
+        None => bail!("{}: the file holds nothing of its namespace on {node}", source.describe()),
+    }
+}
+
+fn show(
+    args: &DumpArgs,
+    global: &GlobalFlags,
+    topology: &netpath::model::topology::Topology,
+    names: &netpath::model::names::Names,
+    key: &NsKey,
+) -> anyhow::Result<u8> {
+    let dump = render::dump::Dump::of(topology, names, key, args.what)?;
+    match args.output {
+        Format::Text | Format::Wide => {
+            let options = super::options(global);
+            super::print(&options.plain(dump.text()))?;
+        }
+        Format::Json | Format::Yaml => super::print_data(&dump.data(), args.output)?,
+    }
+    if dump.is_missing() {
+        return Ok(super::INCONCLUSIVE);
+    }
+    Ok(0)
+}

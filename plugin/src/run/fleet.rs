@@ -1,0 +1,234 @@
+//! Helpers that can be asked, and what they have told so far.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use futures::future::join_all;
+use netpath::model::topology::Topology;
+use netpath::model::want::Want;
+use netpath::simulate::Wants;
+
+use super::progress::Progress;
+use crate::launch::{Launcher, NodeTarget, Session, spawn_local};
+use crate::resolve::ClusterView;
+
+/// How helpers are come by.
+pub enum Source<'a> {
+    /// Helper pods, by node.
+    Cluster {
+        /// Starts them.
+        launcher: &'a Launcher,
+        /// The cluster.
+        view: &'a ClusterView,
+    },
+    /// A child process.
+    Local,
+    /// Nobody can be asked: a saved file holds all there is.
+    Nobody,
+}
+
+/// What the answer cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Stats {
+    /// Times that helpers were asked, all of them at once counting as one.
+    pub round_trips: u32,
+    /// Helpers that were asked.
+    pub helpers: u32,
+    /// Bytes read from helpers.
+    pub bytes_in: u64,
+    /// Bytes sent to helpers.
+    pub bytes_out: u64,
+    /// Milliseconds from start to answer.
+    pub millis: u64,
+}
+
+/// The helpers of one run.
+pub struct Fleet<'a> {
+    source: Source<'a>,
+    sessions: BTreeMap<String, Session>,
+    failed: BTreeMap<String, String>,
+    asked: BTreeSet<(String, Want)>,
+    progress: Progress,
+    round_trips: u32,
+    /// What is known so far.
+    pub topology: Topology,
+}
+
+impl<'a> Fleet<'a> {
+    /// A fleet without helpers, and what is known without them.
+    pub fn new(source: Source<'a>, topology: Topology, progress: Progress) -> Self {
+        Self {
+            source,
+            sessions: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            asked: BTreeSet::new(),
+            progress,
+            round_trips: 0,
+            topology,
+        }
+    }
+
+    /// Starts helpers on those of `nodes` that have none yet, all at once. What goes wrong is kept,
+    /// see [`Self::failure`].
+    async fn open(&mut self, nodes: &BTreeSet<String>) {
+        let missing: Vec<&String> = nodes
+            .iter()
+            .filter(|node| !self.sessions.contains_key(*node) && !self.failed.contains_key(*node))
+            .collect();
+        if missing.is_empty() {
+            return;
+        }
+        let started = match &self.source {
+            Source::Nobody => return,
+            Source::Local => {
+                let session = async {
+                    let pipe = spawn_local().map_err(|error| error.to_string())?;
+                    let started = Session::start("this machine", pipe).await;
+                    started.map_err(|error| chain(&error))
+                };
+                let session = session.await;
+                missing
+                    .first()
+                    .map(|node| ((*node).clone(), session))
+                    .into_iter()
+                    .collect::<BTreeMap<_, _>>()
+            }
+            Source::Cluster { launcher, view } => {
+                let targets: Vec<NodeTarget> = missing
+                    .iter()
+                    .map(|name| match view.node(name) {
+                        Some(node) => NodeTarget::of(node),
+                        None => NodeTarget::named(name),
+                    })
+                    .collect();
+                let names: Vec<&str> = missing.iter().map(|name| name.as_str()).collect();
+                let what = format!("starting helpers on {}", names.join(", "));
+                let begin = Instant::now();
+                let launched = self
+                    .progress
+                    .during(&what, launcher.launch(&targets, Some(view)))
+                    .await;
+                self.progress.verbose(|| {
+                    format!("{what}: {} ms", begin.elapsed().as_millis())
+                });
+                launched
+                    .into_iter()
+                    .map(|(node, session)| (node, session.map_err(|error| chain(&error))))
+                    .collect()
+            }
+        };
+        for (node, session) in started {
+            match session {
+                Ok(session) => {
+                    let greeting = session.greeting();
+                    self.progress.verbose(|| {
+                        format!("{node}: helper {}, kernel {}", greeting.version, greeting.kernel)
+                    });
+                    self.sessions.insert(node, session);
+                }
+                Err(why) => self.lost(node, why),
+            }
+        }
+    }
+
+    fn lost(&mut self, node: String, why: String) {
+        self.sessions.remove(&node);
+        if let Some(hint) = self.topology.hints.get_mut(&node) {
+            hint.reachable = false;
+        }
+        self.failed.insert(node, why);
+    }
+
+    /// Why a node has no helper, where that is so.
+    pub fn failure(&self, node: &str) -> Option<&str> {
+        self.failed.get(node).map(String::as_str)
+    }
+
+    /// Nodes without a helper that was wanted there, and why.
+    pub fn failures(&self) -> &BTreeMap<String, String> {
+        &self.failed
+    }
+
+    /// Asks for what was not asked for yet, of all nodes at once, and takes the answers in. `false`
+    /// where nothing new could be asked.
+    pub async fn ask(&mut self, wants: Wants) -> bool {
+        if matches!(self.source, Source::Nobody) {
+            return false;
+        }
+        let mut wants: BTreeMap<String, Vec<Want>> = wants
+            .into_iter()
+            .map(|(node, wants)| {
+                let asked = &mut self.asked;
+                let new = wants.into_iter().filter(|want| {
+                    // A conntrack entry may come and go; everything else is asked for once.
+                    asked.insert((node.clone(), want.clone()))
+                });
+                let new: Vec<Want> = new.collect();
+                (node, new)
+            })
+            .filter(|(node, wants)| !wants.is_empty() && !self.failed.contains_key(node))
+            .collect();
+        if wants.is_empty() {
+            return false;
+        }
+        let nodes = wants.keys().cloned().collect();
+        self.open(&nodes).await;
+        let begin = Instant::now();
+        let count: usize = wants.values().map(Vec::len).sum();
+        let asking = join_all(self.sessions.iter_mut().filter_map(|(node, session)| {
+            let wants = wants.remove(node)?;
+            Some(async move { (node.clone(), session.collect(wants).await) })
+        }));
+        let what = format!("asking {} helpers for {count} facts", nodes.len());
+        let answers = self.progress.during(&what, asking).await;
+        self.round_trips += 1;
+        self.progress.verbose(|| {
+            format!("round {}: {what}: {} ms", self.round_trips, begin.elapsed().as_millis())
+        });
+        for (node, answer) in answers {
+            match answer {
+                Ok(facts) => {
+                    for fact in facts {
+                        self.topology.merge(&node, fact);
+                    }
+                }
+                Err(error) => self.lost(node, chain(&error)),
+            }
+        }
+        true
+    }
+
+    /// Ends all helpers' runs and tells what the answer cost.
+    pub async fn close(self, start: Instant) -> (Topology, Stats) {
+        let mut stats = Stats {
+            round_trips: self.round_trips,
+            ..Stats::default()
+        };
+        for figures in join_all(self.sessions.into_values().map(Session::bye)).await {
+            stats.helpers += 1;
+            stats.bytes_in += figures.bytes_in;
+            stats.bytes_out += figures.bytes_out;
+        }
+        stats.millis = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.progress.verbose(|| {
+            format!(
+                "{} round trips, {} helpers, {} bytes read, {} bytes sent, {} ms",
+                stats.round_trips, stats.helpers, stats.bytes_in, stats.bytes_out, stats.millis
+            )
+        });
+        (self.topology, stats)
+    }
+}
+
+/// An error with all its causes on one line.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+

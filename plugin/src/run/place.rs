@@ -1,0 +1,152 @@
+//! Reads what `map`, `dump` and `snapshot save` need, wherever facts come from.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use anyhow::bail;
+use netpath::model::names::Names;
+use netpath::model::topology::Topology;
+use netpath::model::want::{Depth, NsTarget, Want};
+use netpath::simulate::Wants;
+
+use super::cluster::{self, Cluster};
+use super::fleet::{Fleet, Source};
+use super::progress::Progress;
+use super::{local, saved};
+use crate::cli::GlobalFlags;
+use crate::launch::{Launcher, Outcome as Guarded, guard};
+use crate::request::Facts;
+use crate::resolve::EndSpec;
+
+/// What was read.
+pub struct Read {
+    /// Facts.
+    pub topology: Topology,
+    /// Names; empty without Kubernetes.
+    pub names: Names,
+    /// Nodes that could not be read, with the reason.
+    pub failed: Vec<String>,
+}
+
+/// Which nodes, and what of them.
+pub struct Wish<'a> {
+    /// Ends that were typed, for the resolver's scope.
+    pub ends: &'a [&'a EndSpec],
+    /// With Kubernetes: what to ask for, once the cluster is known.
+    pub cluster: &'a dyn Fn(&Cluster) -> anyhow::Result<Wants>,
+    /// On one machine: how much of its namespaces.
+    pub depth: Depth,
+    /// On one machine: a process whose namespace must be among them.
+    pub pid: Option<u32>,
+}
+
+/// How reading ended.
+pub enum Done {
+    /// With this.
+    Read(Box<Read>),
+    /// By a signal; the exit code.
+    Signalled(u8),
+}
+
+/// Reads. Errors: nothing at all could be read.
+pub async fn read(facts: &Facts, global: &GlobalFlags, wish: &Wish<'_>) -> anyhow::Result<Done> {
+    let progress = Progress::new(global.verbose);
+    let start = Instant::now();
+    match facts {
+        Facts::File(path) => {
+            let file = saved::read(path)?;
+            Ok(Done::Read(Box::new(Read {
+                topology: file.topology,
+                names: file.names,
+                failed: Vec::new(),
+            })))
+        }
+        Facts::Local => {
+            let mut signals = crate::launch::signals::Signals::listen();
+            let work = on_this_machine(progress, start, wish);
+            tokio::select! {
+                biased;
+                signal = signals.next() => Ok(Done::Signalled(super::interrupted(signal))),
+                done = work => done.map(|read| Done::Read(Box::new(read))),
+            }
+        }
+        Facts::Cluster(flags) => {
+            let cluster = cluster::read(&global.connection, wish.ends, progress).await?;
+            let wants = (wish.cluster)(&cluster)?;
+            let launcher = Launcher::new(cluster.kube.clone(), flags.clone());
+            let work = async {
+                let source = Source::Cluster {
+                    launcher: &launcher,
+                    view: &cluster.view,
+                };
+                let topology = cluster::topology(&cluster.view, &cluster.names);
+                let mut fleet = Fleet::new(source, topology, progress);
+                let nodes: BTreeSet<String> = wants.keys().cloned().collect();
+                fleet.ask(wants).await;
+                let failed: Vec<String> = fleet.failures().values().cloned().collect();
+                if nodes.iter().all(|node| fleet.failure(node).is_some()) {
+                    bail!("{}", failed.join("; "));
+                }
+                let (topology, _) = fleet.close(start).await;
+                Ok((topology, failed))
+            };
+            let (outcome, left) = guard(&launcher, work, Result::is_ok).await;
+            for error in left {
+                eprintln!("error: {error}");
+            }
+            match outcome {
+                Guarded::Signalled(signal) => Ok(Done::Signalled(super::interrupted(signal))),
+                Guarded::Done(done) => {
+                    let (topology, failed) = done?;
+                    for why in &failed {
+                        eprintln!("warning: {why}");
+                    }
+                    Ok(Done::Read(Box::new(Read {
+                        topology,
+                        names: cluster.names,
+                        failed,
+                    })))
+                }
+            }
+        }
+    }
+}
+
+async fn on_this_machine(
+    progress: Progress,
+    start: Instant,
+    wish: &Wish<'_>,
+) -> anyhow::Result<Read> {
+    let node = local::host_name();
+    let mut fleet = Fleet::new(Source::Local, Topology::default(), progress);
+    let mut wants = local::wants(&node, wish.depth);
+    if let Some(pid) = wish.pid {
+        let want = Want::NetNs {
+            target: NsTarget::Pid(pid),
+            depth: wish.depth,
+        };
+        wants.entry(node.clone()).or_default().insert(want);
+    }
+    fleet.ask(wants).await;
+    if let Some(why) = fleet.failure(&node) {
+        bail!("{why}");
+    }
+    let (topology, _) = fleet.close(start).await;
+    Ok(Read {
+        topology,
+        names: Names::default(),
+        failed: Vec::new(),
+    })
+}
+
+/// One want for each of these nodes.
+pub fn everywhere(nodes: impl IntoIterator<Item = String>, target: &NsTarget, depth: Depth) -> Wants {
+    let want = || Want::NetNs {
+        target: target.clone(),
+        depth,
+    };
+    nodes
+        .into_iter()
+        .map(|node| (node, [want()].into()))
+        .collect()
+}

@@ -1,0 +1,489 @@
+//! `trace`: resolve, start helpers, follow the packet, explain, render.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, anyhow, bail};
+use netpath::explain::{
+    ChainNames, End, Explanation, FlowTraces, Naming, Question, Verdict, explain, naming,
+};
+use netpath::model::NsKey;
+use netpath::model::names::Names;
+use netpath::model::topology::Topology;
+use netpath::model::want::{Depth, NsTarget, Want};
+use netpath::simulate::{Flow, Outcome, Wants};
+
+use super::cluster::{self, Cluster};
+use super::fleet::{Fleet, Source as FleetSource, Stats};
+use super::progress::Progress;
+use super::{BROKEN, INCONCLUSIVE, drive, local, saved};
+use crate::cli::{Format, GlobalFlags, TraceArgs};
+use crate::launch::{HelperFlags, Launcher, Outcome as Guarded, guard};
+use crate::proxy_names::chain_names;
+use crate::render;
+use crate::request::{Facts, TraceRequest, protocol_number};
+use crate::resolve::{
+    ClusterView, Destination, EndSpec, Entry, Protocol, Resolved, Source, parse_local,
+    resolve,
+};
+
+/// Does it and gives the exit code.
+pub async fn run(args: &TraceArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
+    let request = TraceRequest::of(args)?;
+    let job = Job {
+        request: &request,
+        args,
+        global,
+        progress: Progress::new(global.verbose),
+        start: Instant::now(),
+    };
+    match &request.facts {
+        Facts::Cluster(flags) => job.cluster(flags).await,
+        Facts::Local => super::interruptible(job.local()).await,
+        Facts::File(path) => super::interruptible(job.file(path)).await,
+    }
+}
+
+/// A question whose ends are known.
+struct Ends {
+    source: End,
+    destination: End,
+    protocol: Protocol,
+    source_port: Option<u16>,
+    notes: Vec<String>,
+}
+
+struct Job<'a> {
+    request: &'a TraceRequest,
+    args: &'a TraceArgs,
+    global: &'a GlobalFlags,
+    progress: Progress,
+    start: Instant,
+}
+
+impl Job<'_> {
+    async fn cluster(&self, flags: &HelperFlags) -> anyhow::Result<u8> {
+        let source = cluster::parse(&self.request.source)?;
+        let destination = cluster::parse(&self.request.destination)?;
+        let cluster =
+            cluster::read(&self.global.connection, &[&source, &destination], self.progress).await?;
+        let resolved = self
+            .resolve(
+                &cluster.view,
+                &cluster.kube.namespace,
+                cluster.kube.typed_flags.clone(),
+                (&source, &destination),
+            )
+            .await?;
+        let launcher = Launcher::new(cluster.kube.clone(), flags.clone());
+        let work = self.with_helpers(&launcher, &cluster, &resolved);
+        let (outcome, left) = guard(&launcher, work, Result::is_ok).await;
+        for error in left {
+            eprintln!("error: {error}");
+        }
+        match outcome {
+            Guarded::Done(done) => done,
+            Guarded::Signalled(signal) => Ok(super::interrupted(signal)),
+        }
+    }
+
+    async fn resolve(
+        &self,
+        view: &ClusterView,
+        namespace: &str,
+        flags: Vec<String>,
+        specs: (&EndSpec, &EndSpec),
+    ) -> anyhow::Result<Resolved> {
+        let ask = cluster::ask(
+            &self.request.source,
+            &self.request.destination,
+            namespace,
+            "trace",
+            flags,
+            self.request.protocol,
+            self.request.family,
+        );
+        let mut resolved = resolve(view, &ask)?;
+        if let Destination::Name { host, .. } = &resolved.destination {
+            let host = host.clone();
+            let looked_up = tokio::net::lookup_host((host.as_str(), 0))
+                .await
+                .with_context(|| format!("look up {host}"))?;
+            let addresses: Vec<std::net::IpAddr> = looked_up.map(|addr| addr.ip()).collect();
+            let port = match specs.1 {
+                EndSpec::Url { port, .. } => Some(port.get()),
+                other => match other.port() {
+                    Some(crate::resolve::PortSpec::Number(number)) => Some(number.get()),
+                    _ => None,
+                },
+            };
+            resolved.looked_up(&addresses, self.request.family, port)?;
+            resolved.notes.push(format!(
+                "{host} was looked up on this machine; the pod's own DNS may answer otherwise"
+            ));
+        }
+        if let Source::Address { ip } = resolved.source {
+            bail!(
+                "source {ip}: it belongs to no pod and no node; a trace starts where a helper can look: give a pod, or node/NAME for packets that enter there"
+            );
+        }
+        Ok(resolved)
+    }
+
+    async fn with_helpers(
+        &self,
+        launcher: &Launcher,
+        cluster: &Cluster,
+        resolved: &Resolved,
+    ) -> anyhow::Result<u8> {
+        let source = FleetSource::Cluster {
+            launcher,
+            view: &cluster.view,
+        };
+        let topology = cluster::topology(&cluster.view, &cluster.names);
+        let mut fleet = Fleet::new(source, topology, self.progress);
+        fleet.ask(likely(resolved, &cluster.view)).await;
+        let node = resolved
+            .source
+            .node()
+            .ok_or_else(|| anyhow!("source {}: it is on no node", resolved.source.describe()))?;
+        if let Some(why) = fleet.failure(node) {
+            bail!("{why}");
+        }
+        let from = self.source_namespace(&mut fleet, node, resolved).await?;
+        let (flows, shares) = self.flows(&from, resolved)?;
+        let outcomes = drive::drive(&mut fleet, &flows).await;
+        if let Some(why) = fleet.failure(node) {
+            bail!("{why}");
+        }
+        let failures: Vec<String> = fleet.failures().values().cloned().collect();
+        for why in &failures {
+            eprintln!("warning: {why}");
+        }
+        let (topology, stats) = fleet.close(self.start).await;
+        let ends = ends_of(self.request, resolved);
+        let mut answer = self.explain(&topology, &cluster.names, &ends, &flows, &shares, &outcomes);
+        for why in failures {
+            if !answer.unknown.contains(&why) {
+                answer.unknown.push(why);
+            }
+        }
+        self.print(&answer, stats)
+    }
+
+    /// The namespace of the source. A pod's is found by its UID; where the node's cgroups do not tell,
+    /// by its address.
+    async fn source_namespace(
+        &self,
+        fleet: &mut Fleet<'_>,
+        node: &str,
+        resolved: &Resolved,
+    ) -> anyhow::Result<NsKey> {
+        if let Some(found) = known_namespace(&fleet.topology, node, &resolved.source) {
+            return Ok(found);
+        }
+        if matches!(resolved.source, Source::Pod { .. }) {
+            fleet.ask(local::wants(node, Depth::Likely)).await;
+            if let Some(found) = known_namespace(&fleet.topology, node, &resolved.source) {
+                return Ok(found);
+            }
+        }
+        let whys = fleet.topology.absent.iter().filter(|(on, _, _)| on == node);
+        let whys: Vec<&str> = whys.map(|(_, _, why)| why.as_str()).collect();
+        let why = if whys.is_empty() {
+            "no namespace holds its address".to_owned()
+        } else {
+            whys.join("; ")
+        };
+        bail!(
+            "find the network namespace of {} on node {node}: {why}; is it still running there (kubectl get pod -o wide), and does the helper see the node's processes (hostPID)?",
+            resolved.source.describe()
+        )
+    }
+
+    fn flows(&self, from: &NsKey, resolved: &Resolved) -> anyhow::Result<(Vec<Flow>, Vec<f64>)> {
+        let mut flows = Vec::new();
+        let mut shares = Vec::new();
+        for flow in &resolved.flows {
+            let v6 = flow.destination.is_ipv6();
+            flows.push(Flow {
+                from: from.clone(),
+                src: None,
+                sport: self.request.source_port.or(resolved.source_port),
+                dst: flow.destination,
+                dport: flow.port,
+                protocol: protocol_number(resolved.protocol, v6),
+                len: self.request.size(resolved.protocol, v6),
+                uid: None,
+            });
+            shares.push(flow.probability);
+        }
+        if flows.is_empty() {
+            bail!("{}: it has no address to send to", resolved.destination.describe());
+        }
+        Ok((flows, shares))
+    }
+
+    async fn local(&self) -> anyhow::Result<u8> {
+        let node = local::host_name();
+        let specs = (
+            parse_local(&self.request.source)?,
+            parse_local(&self.request.destination)?,
+        );
+        let mut fleet = Fleet::new(FleetSource::Local, Topology::default(), self.progress);
+        let mut pids = (None, None);
+        if let EndSpec::Pid { pid, .. } = specs.0 {
+            pids.0 = local::by_pid(&mut fleet, &node, pid).await;
+        }
+        if let EndSpec::Pid { pid, .. } = specs.1 {
+            pids.1 = local::by_pid(&mut fleet, &node, pid).await;
+        }
+        fleet.ask(local::wants(&node, Depth::Likely)).await;
+        if let Some(why) = fleet.failure(&node) {
+            bail!("{why}");
+        }
+        self.local_answer(fleet, &node, pids).await
+    }
+
+    async fn local_answer(
+        &self,
+        mut fleet: Fleet<'_>,
+        node: &str,
+        pids: (Option<netpath::model::NetNsId>, Option<netpath::model::NetNsId>),
+    ) -> anyhow::Result<u8> {
+        let local = local::ends(
+            &fleet.topology,
+            node,
+            (&self.request.source, &self.request.destination),
+            pids,
+            self.request.protocol,
+            self.request.family,
+        )?;
+        let v6 = local.dst.is_ipv6();
+        let flow = Flow {
+            from: local.from.clone(),
+            src: local.src,
+            sport: self.request.source_port.or(local.source_port),
+            dst: local.dst,
+            dport: local.port,
+            protocol: protocol_number(local.protocol, v6),
+            len: self.request.size(local.protocol, v6),
+            uid: None,
+        };
+        let flows = [flow];
+        let outcomes = drive::drive(&mut fleet, &flows).await;
+        if let Some(why) = fleet.failure(node) {
+            bail!("{why}");
+        }
+        let (topology, stats) = fleet.close(self.start).await;
+        let ends = Ends {
+            source: local.source,
+            destination: local.destination,
+            protocol: local.protocol,
+            source_port: self.request.source_port.or(local.source_port),
+            notes: Vec::new(),
+        };
+        let names = Names::default();
+        let answer = self.explain(&topology, &names, &ends, &flows, &[1.0], &outcomes);
+        self.print(&answer, stats)
+    }
+
+    async fn file(&self, path: &Path) -> anyhow::Result<u8> {
+        let file = saved::read(path)?;
+        if saved::is_local(&file) {
+            let node = saved::local_node(&file)?;
+            let fleet = Fleet::new(FleetSource::Nobody, file.topology, self.progress);
+            return self.local_answer(fleet, &node, (None, None)).await;
+        }
+        let specs = (
+            cluster::parse(&self.request.source)?,
+            cluster::parse(&self.request.destination)?,
+        );
+        let view = saved::view(&file.names);
+        let namespace = self.global.connection.namespace.as_deref();
+        let flags = vec!["--snapshot".to_owned(), path.display().to_string()];
+        let resolved = self
+            .resolve(&view, namespace.unwrap_or("default"), flags, (&specs.0, &specs.1))
+            .await?;
+        let node = resolved.source.node().unwrap_or_default().to_owned();
+        let mut fleet = Fleet::new(FleetSource::Nobody, file.topology, self.progress);
+        let Some(from) = known_namespace(&fleet.topology, &node, &resolved.source) else {
+            bail!(
+                "{}: the snapshot file holds nothing of its network namespace on node {node}",
+                resolved.source.describe()
+            );
+        };
+        let (flows, shares) = self.flows(&from, &resolved)?;
+        let outcomes = drive::drive(&mut fleet, &flows).await;
+        let (topology, stats) = fleet.close(self.start).await;
+        let ends = ends_of(self.request, &resolved);
+        let answer = self.explain(&topology, &file.names, &ends, &flows, &shares, &outcomes);
+        self.print(&answer, stats)
+    }
+
+    fn explain(
+        &self,
+        topology: &Topology,
+        names: &Names,
+        ends: &Ends,
+        flows: &[Flow],
+        shares: &[f64],
+        outcomes: &[Outcome],
+    ) -> Explanation {
+        let traces = outcomes.iter().flat_map(|outcome| &outcome.traces);
+        let chains: ChainNames = chain_names(names, &naming::chains_of(traces));
+        let first = flows.first();
+        let question = Question {
+            source: ends.source.clone(),
+            destination: ends.destination.clone(),
+            protocol: first.map_or(0, |flow| flow.protocol),
+            port: first.and_then(|flow| flow.dport),
+            source_port: ends.source_port,
+            size: first.map_or(0, |flow| flow.len),
+            flows: outcomes
+                .iter()
+                .zip(shares)
+                .map(|(outcome, share)| FlowTraces {
+                    share: *share,
+                    traces: &outcome.traces,
+                })
+                .collect(),
+            naming: Naming {
+                topology,
+                names,
+                chains: &chains,
+            },
+            notes: ends.notes.clone(),
+        };
+        self.progress.verbose(|| format!("protocol {}", ends.protocol));
+        explain(&question)
+    }
+
+    fn print(&self, answer: &Explanation, stats: Stats) -> anyhow::Result<u8> {
+        match self.args.output {
+            Format::Text | Format::Wide => {
+                let mut options = super::options(self.global);
+                options.wide = self.args.output == Format::Wide;
+                options.reply = !self.args.no_reply;
+                super::print(&render::text::trace(answer, &options))?;
+            }
+            Format::Json | Format::Yaml => {
+                let reply = !self.args.no_reply;
+                super::print_data(&render::json::trace(answer, stats, reply), self.args.output)?;
+            }
+        }
+        Ok(exit_code(answer))
+    }
+}
+
+/// 0 delivered on every branch, 1 broken on some, 3 where it can't be told.
+pub fn exit_code(answer: &Explanation) -> u8 {
+    let any = |wanted: &[Verdict]| answer.branches.iter().any(|b| wanted.contains(&b.verdict));
+    if any(&[Verdict::Dropped, Verdict::Rejected, Verdict::Loop]) {
+        BROKEN
+    } else if any(&[Verdict::Inconclusive]) || answer.branches.is_empty() {
+        INCONCLUSIVE
+    } else {
+        0
+    }
+}
+
+/// What the first request carries: the nodes' own namespaces and those of the pods at both ends.
+fn likely(resolved: &Resolved, view: &ClusterView) -> Wants {
+    let mut wants = Wants::new();
+    let mut add = |node: &str, target: NsTarget| {
+        let want = Want::NetNs {
+            target,
+            depth: Depth::Likely,
+        };
+        wants.entry(node.to_owned()).or_default().insert(want);
+    };
+    for node in resolved.nodes() {
+        add(&node, NsTarget::Host);
+    }
+    if let Source::Pod { pod } = &resolved.source
+        && let (Some(node), false) = (&pod.node, pod.host_network)
+    {
+        add(node, NsTarget::PodUid(pod.cgroup_uid.clone()));
+    }
+    if let Destination::Pod { pod } = &resolved.destination
+        && let (Some(node), false) = (&pod.node, pod.host_network)
+    {
+        add(node, NsTarget::PodUid(pod.cgroup_uid.clone()));
+    }
+    let service = resolved.destination.service();
+    for endpoint in service.iter().flat_map(|end| end.usable()) {
+        let pod = endpoint.pod.as_ref();
+        let pod = pod.and_then(|(namespace, name)| view.pod(namespace, name));
+        if let Some((pod, node)) = pod.and_then(|pod| Some((pod, pod.node.as_ref()?)))
+            && !pod.host_network
+        {
+            add(node, NsTarget::PodUid(pod.cgroup_uid.clone()));
+        }
+    }
+    wants
+}
+
+fn known_namespace(topology: &Topology, node: &str, source: &Source) -> Option<NsKey> {
+    let pod = match source {
+        Source::Pod { pod } if !pod.host_network => pod,
+        _ => return topology.host(node),
+    };
+    let snapshot = topology.nodes.get(node)?;
+    let holds = |ns: &&netpath::model::netns::NetNs| {
+        let addrs = ns.addrs.known();
+        !ns.identity.host
+            && addrs.is_some_and(|addrs| addrs.iter().any(|addr| pod.ips.contains(&addr.local)))
+    };
+    let found = snapshot
+        .pod(&pod.cgroup_uid)
+        .or_else(|| snapshot.netns.values().find(holds))?;
+    Some(NsKey {
+        node: node.to_owned(),
+        netns: found.identity.id,
+    })
+}
+
+fn ends_of(request: &TraceRequest, resolved: &Resolved) -> Ends {
+    let flow = resolved.flows.first();
+    let (kind, name) = match &resolved.source {
+        Source::Pod { pod } => ("pod", Some(pod.path())),
+        Source::Node { node } => ("node", Some(node.name.clone())),
+        Source::Address { .. } => ("address", None),
+    };
+    let source = End {
+        typed: request.source.clone(),
+        kind: kind.to_owned(),
+        name,
+        ip: flow.map(|flow| flow.source),
+        node: resolved.source.node().map(str::to_owned),
+    };
+    let (kind, name, node) = match &resolved.destination {
+        Destination::Service(end) => {
+            let mut name = end.service.path();
+            if end.entry == Entry::Headless {
+                name.push_str(" (headless)");
+            }
+            ("service", Some(name), None)
+        }
+        Destination::Pod { pod } => ("pod", Some(pod.path()), pod.node.clone()),
+        Destination::Node { node, .. } => ("node", Some(node.name.clone()), Some(node.name.clone())),
+        Destination::Address { .. } => ("address", None, None),
+        Destination::Name { host, .. } => ("name", Some(host.clone()), None),
+    };
+    let destination = End {
+        typed: request.destination.clone(),
+        kind: kind.to_owned(),
+        name,
+        ip: flow.map(|flow| flow.destination),
+        node,
+    };
+    Ends {
+        source,
+        destination,
+        protocol: resolved.protocol,
+        source_port: request.source_port.or(resolved.source_port),
+        notes: resolved.notes.clone(),
+    }
+}
+

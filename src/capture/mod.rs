@@ -1,0 +1,1 @@
+//! Sees packets. Linux only, needs libpcap.

@@ -1,0 +1,146 @@
+//! All findings that exist. A code never changes its meaning; docs/findings holds a page for each.
+
+use serde::Serialize;
+
+/// How much a finding matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The flow fails because of it.
+    Error,
+    /// The flow may fail because of it, or another flow will.
+    Warning,
+}
+
+impl Severity {
+    /// The word used in output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        }
+    }
+}
+
+/// A kind of finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Code {
+    /// `NP` and four digits. NP0101 to NP0120 follow the numbering of the well-known failures.
+    pub code: &'static str,
+    /// What is wrong, in one line.
+    pub title: &'static str,
+    /// What it means and how to mend it, in Markdown.
+    pub page: &'static str,
+}
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident $code:literal $title:literal;)*) => {
+        $($(#[$doc])* pub const $name: Code = Code {
+            code: $code,
+            title: $title,
+            page: include_str!(concat!("../../docs/findings/", $code, ".md")),
+        };)*
+        /// Every code, in order.
+        pub const ALL: &[Code] = &[$($name),*];
+    };
+}
+
+codes! {
+    /// Rules or a policy at the forward hook drop or reject.
+    FORWARD_FILTERED "NP0101" "forwarding is filtered";
+    /// nf_tables and legacy x_tables both hold rules.
+    TWO_BACKENDS "NP0102" "two rule backends are in use at once";
+    /// Bridged replies bypass netfilter, so that they are not translated back.
+    BRIDGE_NF_OFF "NP0103" "bridged traffic bypasses netfilter";
+    /// The forwarding switch is off.
+    FORWARDING_OFF "NP0104" "forwarding is switched off";
+    /// Reverse-path filter.
+    RP_FILTER "NP0105" "the reverse-path filter drops";
+    /// Larger than an MTU on the way.
+    MTU "NP0107" "the packet is larger than an MTU on the way";
+    /// The conntrack table is full or nearly so.
+    CONNTRACK_FULL "NP0108" "the conntrack table is full or nearly full";
+    /// An existing conntrack entry leads to an address that is no endpoint now.
+    STALE_CONNTRACK "NP0110" "a conntrack entry leads to an address that is no endpoint";
+    /// The Service has no usable endpoint from here.
+    NO_ENDPOINT "NP0112" "the Service has no usable endpoint from here";
+    /// Forwarding entry or neighbour of a tunnel leads nowhere or to the wrong place.
+    STALE_TUNNEL "NP0114" "a tunnel's forwarding or neighbour entry is stale or missing";
+    /// The frame carries another station's address.
+    WRONG_MAC "NP0115" "the frame is addressed to another station";
+    /// Hairpin is off.
+    HAIRPIN_OFF "NP0116" "a pod cannot reach itself through its Service";
+    /// Nobody answers for the next hop.
+    NEIGH_UNRESOLVED "NP0117" "the next hop does not answer";
+    /// The tunnel packet itself is filtered.
+    TUNNEL_FILTERED "NP0118" "a firewall drops the tunnel's packets";
+    /// Network policy rules drop.
+    POLICY_DENIES "NP0119" "a network policy's rules drop the packet";
+    /// The namespace that the packet is led to does not hold its address.
+    WRONG_OWNER "NP0120" "the address is not where the route leads";
+    /// Nothing listens.
+    NO_LISTENER "NP0121" "nothing listens on the port";
+    /// A socket listens on the port, but not on this address.
+    LISTENER_ELSEWHERE "NP0122" "the listener is bound to another address";
+    /// No route.
+    NO_ROUTE "NP0123" "there is no route";
+    /// A blackhole, unreachable or prohibit route or policy rule.
+    ROUTE_REFUSES "NP0124" "a route refuses the packet";
+    /// A device is down or has no carrier.
+    LINK_DOWN "NP0125" "a device on the way is down";
+    /// A rule outside the forward hook drops or rejects.
+    FILTERED "NP0126" "a firewall rule drops or rejects the packet";
+    /// Port state, isolation, VLAN, or no port that leads on.
+    BRIDGE_BLOCKS "NP0127" "the bridge does not pass the frame on";
+    /// Loop.
+    LOOP "NP0128" "the packet goes round in a loop";
+    /// The answer comes from an address that was not asked.
+    NOT_FROM_PEER "NP0129" "the answer is not translated back";
+    /// Source or destination that a kernel refuses.
+    MARTIAN "NP0130" "the kernel refuses the packet's addresses";
+    /// Could not be read or decoded.
+    UNKNOWN "NP0132" "something that decides could not be read";
+}
+
+/// The code of this name, in any case, with or without leading `NP`.
+pub fn find(text: &str) -> Option<Code> {
+    let wanted = text.to_ascii_uppercase();
+    let wanted = if wanted.starts_with("NP") {
+        wanted
+    } else {
+        format!("NP{wanted}")
+    };
+    ALL.iter().find(|code| code.code == wanted).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_ordered_and_have_their_own_page() {
+        let names: Vec<&str> = ALL.iter().map(|code| code.code).collect();
+        let mut sorted = names.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        assert_eq!(names, sorted);
+        for code in ALL {
+            let head = format!("# {}: {}\n", code.code, code.title);
+            assert!(
+                code.page.starts_with(&head),
+                "{} starts otherwise",
+                code.code
+            );
+            for part in [
+                "\n## What it means\n",
+                "\n## See for yourself\n",
+                "\n## Mend\n",
+            ] {
+                assert!(code.page.contains(part), "{} lacks {part:?}", code.code);
+            }
+        }
+        assert_eq!(find("np0101"), Some(FORWARD_FILTERED));
+        assert_eq!(find("0101"), Some(FORWARD_FILTERED));
+        assert_eq!(find("NP9999"), None);
+    }
+}

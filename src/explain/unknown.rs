@@ -1,0 +1,74 @@
+//! What could not be read or decoded, and what was assumed instead of known.
+
+use crate::model::want::NsTarget;
+use crate::trace::{Disposition, Evidence, Trace};
+
+use super::naming::Naming;
+
+fn ways<'a>(traces: impl Iterator<Item = &'a Trace>) -> impl Iterator<Item = &'a Trace> {
+    traces.flat_map(|trace| std::iter::successors(Some(trace), |way| way.reply.as_deref()))
+}
+
+fn push(list: &mut Vec<String>, text: String) {
+    if !list.contains(&text) {
+        list.push(text);
+    }
+}
+
+/// What could not be read or decoded, and where, each once.
+pub(super) fn unknown<'a>(
+    naming: &Naming<'_>,
+    traces: impl Iterator<Item = &'a Trace>,
+) -> Vec<String> {
+    let mut list = Vec::new();
+    for way in ways(traces) {
+        if let Disposition::Inconclusive(missing) = &way.disposition {
+            for what in missing {
+                push(&mut list, what.clone());
+            }
+        }
+        for hop in &way.hops {
+            let place = format!("{} on {}", naming.netns(&hop.ns), hop.ns.node);
+            for evidence in hop.steps.iter().flat_map(|step| &step.evidence) {
+                if let Evidence::Unreadable { what } = evidence {
+                    push(&mut list, format!("{what} ({place})"));
+                }
+            }
+            if let Some(ns) = naming.topology.netns(&hop.ns) {
+                for (section, why) in ns.missing() {
+                    push(&mut list, format!("{section} of {place}: {why}"));
+                }
+            }
+        }
+    }
+    for (node, target, why) in &naming.topology.absent {
+        let what = match target {
+            NsTarget::Host => "its own namespace".to_owned(),
+            NsTarget::PodUid(uid) => match naming.names.pod_by_uid(uid) {
+                Some(pod) => format!("the namespace of pod {}/{}", pod.namespace, pod.name),
+                None => format!("the namespace of the pod with uid {uid}"),
+            },
+            NsTarget::Id(id) => format!("namespace net:[{}]", id.ino),
+            NsTarget::Pid(pid) => format!("the namespace of pid {pid}"),
+            NsTarget::Named(name) => format!("namespace {name}"),
+            NsTarget::All => "its namespaces".to_owned(),
+        };
+        push(&mut list, format!("{what} on {node}: {why}"));
+    }
+    list
+}
+
+/// What was taken to be so without a kernel object that says it, each once.
+pub(super) fn assumed<'a>(traces: impl Iterator<Item = &'a Trace>) -> Vec<String> {
+    let mut list = Vec::new();
+    for way in ways(traces) {
+        for step in way.hops.iter().flat_map(|hop| &hop.steps) {
+            for evidence in &step.evidence {
+                if let Evidence::Assumed { why } = evidence {
+                    push(&mut list, why.clone());
+                }
+            }
+        }
+    }
+    list
+}

@@ -1,0 +1,456 @@
+//! Linux bridges: the forwarding database, ports, and br_netfilter, which shows bridged IP packets to
+//! the IP hooks.
+//!
+//! Read first: `br_handle_frame_finish()` (net/bridge/br_input.c), `should_deliver()` (br_forward.c),
+//! `br_nf_pre_routing()` and what follows it (br_netfilter_hooks.c), v6.12. Not modelled: VLAN filtering
+//! (such a bridge makes the way unknown), multicast snooping, STP's own frames.
+
+use super::fib::{self, FibAnswer, lookup};
+use super::input::validate_source;
+use super::neigh::{Resolved, address};
+use super::output::key;
+use super::skb::Devices;
+use super::walk::{Next, Walk, Ways};
+use super::{Cx, device, l2};
+use crate::model::link::{Bridge, Link, LinkKind, PortState};
+use crate::model::neigh::NeighState;
+use crate::model::netfilter::Hook;
+use crate::model::route::RouteKind;
+use crate::model::{IfIndex, MacAddr};
+use crate::trace::{Disposition, DropReason, Evidence, Step, StepKind};
+
+/// A frame comes in by a port.
+pub(crate) fn receive(
+    cx: &mut Cx<'_>,
+    mut walk: Walk,
+    port: &Link,
+    master: &Link,
+    bridge: &Bridge,
+) -> Ways {
+    if bridge.vlan_filtering {
+        let why = format!("{} filters VLANs, which is not modelled", master.name);
+        return walk.unknown(why);
+    }
+    if let Some(attributes) = &port.port {
+        if attributes.state != PortState::Forwarding {
+            let state = format!("port state {:?}", attributes.state).to_lowercase();
+            let evidence = Evidence::Link {
+                dev: port.name.clone(),
+                state,
+            };
+            walk.step(
+                Step::new(StepKind::Bridge, format!("{} does not forward", port.name))
+                    .with(evidence),
+            );
+            return walk.end(Disposition::Dropped(DropReason::BridgePortState));
+        }
+        if attributes.locked {
+            return walk.unknown(format!("{} is locked, which is not modelled", port.name));
+        }
+    }
+    let nf = match calls_iptables(cx, &walk, master, bridge) {
+        Ok(nf) => nf,
+        Err(why) => return walk.unknown(why),
+    };
+    let (port, master) = (port.index, master.index);
+    let devices = Devices {
+        iif: Some(port),
+        ..Devices::default()
+    };
+    walk.hook(cx, Hook::Prerouting, true, devices, move |cx, mut walk| {
+        if !nf {
+            return decide(cx, walk, master, port, false);
+        }
+        walk.physin = Some(port);
+        let before = walk.skb.packet.dst;
+        let devices = Devices {
+            iif: Some(master),
+            physin: Some(port),
+            ..Devices::default()
+        };
+        walk.hook(cx, Hook::Prerouting, false, devices, move |cx, walk| {
+            if walk.skb.packet.dst == before {
+                decide(cx, walk, master, port, true)
+            } else {
+                translated(cx, walk, master, port)
+            }
+        })
+    })
+}
+
+/// Whether this bridge shows its packets to the IP hooks, by itself or by the sysctl.
+///
+/// Source: `br_nf_pre_routing()`.
+fn calls_iptables(
+    cx: &Cx<'_>,
+    walk: &Walk,
+    master: &Link,
+    bridge: &Bridge,
+) -> Result<bool, String> {
+    let v6 = walk.skb.packet.dst.is_ipv6();
+    if v6 && bridge.nf_call_ip6tables || !v6 && bridge.nf_call_iptables {
+        return Ok(true);
+    }
+    let sysctls = walk.netns(cx).and_then(|netns| netns.sysctls.known());
+    let setting = sysctls.map(|sysctls| {
+        if v6 {
+            &sysctls.bridge_nf_call_ip6tables
+        } else {
+            &sysctls.bridge_nf_call_iptables
+        }
+    });
+    let name = if v6 {
+        "bridge-nf-call-ip6tables"
+    } else {
+        "bridge-nf-call-iptables"
+    };
+    let value = setting.and_then(|section| section.known().copied());
+    value.map(|value| value.unwrap_or(false)).ok_or_else(|| {
+        format!(
+            "{name} of {}, which decides about {}, was not read",
+            walk.ns, master.name
+        )
+    })
+}
+
+/// Up to the IP layer, or on to a port.
+fn decide(cx: &mut Cx<'_>, walk: Walk, master: IfIndex, port: IfIndex, nf: bool) -> Ways {
+    let Some((_, dst)) = walk.skb.packet.eth else {
+        // The frame was put around it by a router out of view: it can only be for this host.
+        return up(cx, walk, master, nf);
+    };
+    let own = walk
+        .link(cx, master)
+        .is_some_and(|link| link.mac == Some(dst));
+    let fdb = walk.netns(cx).and_then(|netns| netns.fdb.known());
+    let local = fdb.into_iter().flatten().any(|entry| {
+        entry.mac == dst
+            && entry.permanent
+            && !entry.own
+            && (entry.master == Some(master) || entry.link == master)
+            && !entry.ext_learned
+    });
+    if own || local {
+        return up(cx, walk, master, nf);
+    }
+    walk.then(Next::Bridge(master, Some(port), nf))
+}
+
+/// The bridge itself receives it (`br_pass_frame_up()`).
+fn up(cx: &mut Cx<'_>, mut walk: Walk, master: IfIndex, prerouted: bool) -> Ways {
+    let Some(link) = walk.link(cx, master) else {
+        return walk.unknown("the bridge was not read");
+    };
+    if !link.up {
+        let evidence = Evidence::Link {
+            dev: link.name.clone(),
+            state: "down".to_owned(),
+        };
+        walk.step(Step::new(StepKind::Bridge, format!("{} is down", link.name)).with(evidence));
+        return walk.end(Disposition::Dropped(DropReason::DevReady));
+    }
+    walk.tap(&link.name, false);
+    if let Some(program) = link
+        .tc
+        .iter()
+        .find(|program| program.starts_with("ingress"))
+    {
+        let why = format!("{} has {program}, which may do anything", link.name);
+        return walk.unknown(why);
+    }
+    let text = format!("{}: for this host", link.name);
+    walk.step(Step::new(StepKind::Bridge, text));
+    let devices = Devices {
+        iif: Some(master),
+        ..Devices::default()
+    };
+    walk.hook(cx, Hook::Input, true, devices, move |_, walk| {
+        walk.then(Next::Ip(master, prerouted))
+    })
+}
+
+/// The IP hooks changed the destination of a bridged packet (`br_nf_pre_routing_finish()`).
+fn translated(cx: &mut Cx<'_>, mut walk: Walk, master: IfIndex, port: IfIndex) -> Ways {
+    let Some(link) = walk.link(cx, master) else {
+        return walk.unknown("the bridge was not read");
+    };
+    let found = match lookup(cx, &walk.ns, &key(&walk, Some(master), None)) {
+        FibAnswer::Unknown(why) => return walk.unknown(why),
+        FibAnswer::Found(found) => found,
+        // The input path finds the same and says so.
+        FibAnswer::NoRoute | FibAnswer::Refused(_) => return for_bridge(cx, walk, master),
+    };
+    let hop = found.hops.first().map(|(_, hop)| hop.clone());
+    let back = hop
+        .as_ref()
+        .filter(|hop| found.route.kind == RouteKind::Unicast && hop.link == Some(master));
+    let Some(hop) = back else {
+        return for_bridge(cx, walk, master);
+    };
+    if let Err(ways) = validate_source(cx, &mut walk, link) {
+        return ways;
+    }
+    let next_hop = hop.via.unwrap_or(walk.skb.packet.dst);
+    let text = format!("{}: translated to an address on the same bridge", link.name);
+    walk.step(Step::new(StepKind::Bridge, text));
+    match address(cx, &walk.ns, link, next_hop) {
+        Resolved::Address(mac, step) => {
+            // Only a confirmed neighbour has its header at hand; any other takes the long way, through
+            // the bridge's own device (`br_nf_pre_routing_finish_bridge()`, NUD_CONNECTED).
+            if !step.evidence.iter().any(is_connected) {
+                walk.tap(&link.name, true);
+            }
+            walk.step(step);
+            walk.skb.packet.eth = walk.skb.packet.eth.map(|(src, _)| (src, mac));
+            walk.then(Next::Bridge(master, Some(port), true))
+        }
+        Resolved::Nobody(step) => {
+            walk.step(step);
+            walk.end(Disposition::Dropped(DropReason::NeighFailed))
+        }
+        Resolved::Assumed(_) => walk.unknown(format!(
+            "who has {next_hop} on {} is out of view",
+            link.name
+        )),
+        Resolved::Unknown(why) => walk.unknown(why),
+    }
+}
+
+fn is_connected(evidence: &Evidence) -> bool {
+    let Evidence::Neigh { neigh, .. } = evidence else {
+        return false;
+    };
+    matches!(
+        neigh.state,
+        NeighState::Reachable | NeighState::Permanent | NeighState::Noarp
+    )
+}
+
+/// The frame is readdressed to the bridge and goes up.
+fn for_bridge(cx: &mut Cx<'_>, mut walk: Walk, master: IfIndex) -> Ways {
+    let own = walk.link(cx, master).and_then(|link| link.mac);
+    if let (Some((src, _)), Some(own)) = (walk.skb.packet.eth, own) {
+        walk.skb.packet.eth = Some((src, own));
+    }
+    up(cx, walk, master, true)
+}
+
+/// Which port a frame leaves by.
+pub(crate) fn forward(
+    cx: &mut Cx<'_>,
+    mut walk: Walk,
+    bridge: IfIndex,
+    port: Option<IfIndex>,
+    nf: bool,
+) -> Ways {
+    let Some(master) = walk.link(cx, bridge) else {
+        return walk.unknown("the bridge was not read");
+    };
+    if matches!(&master.kind, LinkKind::Bridge(attributes) if attributes.vlan_filtering) {
+        let why = format!("{} filters VLANs, which is not modelled", master.name);
+        return walk.unknown(why);
+    }
+    let Some((_, dst)) = walk.skb.packet.eth else {
+        return walk.unknown(format!(
+            "the link-layer address behind {} is not known",
+            master.name
+        ));
+    };
+    let Some(netns) = walk.netns(cx) else {
+        return walk.unknown("the namespace was not read");
+    };
+    let fdb = match fib::section(cx, &walk.ns, &netns.fdb, "forwarding entries") {
+        Ok(fdb) => fdb,
+        Err(why) => return walk.unknown(why),
+    };
+    let entry = fdb.iter().find(|e| {
+        e.mac == dst && e.master == Some(bridge) && !e.own && e.vlan.is_none() && e.link != bridge
+    });
+    let (out, evidence, how) = match entry {
+        Some(entry) => {
+            let dev = walk.dev(cx, entry.link);
+            (
+                entry.link,
+                Evidence::Fdb {
+                    fdb: entry.clone(),
+                    dev,
+                },
+                "",
+            )
+        }
+        None => match flood(cx, &walk, master, port, dst) {
+            Flood::To(out, why) => (out, Evidence::Assumed { why }, ", flooded"),
+            Flood::Nowhere => {
+                let what = format!("a port of {} behind which {dst} is", master.name);
+                let absent = Evidence::Absent { what };
+                walk.step(
+                    Step::new(StepKind::Bridge, format!("no port leads to {dst}")).with(absent),
+                );
+                return walk.end(Disposition::Dropped(DropReason::BridgeNoPort));
+            }
+            Flood::Unknown(why) => return walk.unknown(why),
+        },
+    };
+    let Some(out) = walk.link(cx, out) else {
+        return walk.unknown(format!("a port of {} was not read", master.name));
+    };
+    let input = port.and_then(|port| walk.link(cx, port));
+    if let Some((reason, state)) = refused(input, out) {
+        let state = Evidence::Link {
+            dev: out.name.clone(),
+            state,
+        };
+        let text = format!("{}: port {} does not take it", master.name, out.name);
+        walk.step(Step::new(StepKind::Bridge, text).with(state).with(evidence));
+        return walk.end(Disposition::Dropped(reason));
+    }
+    let from = input.map_or_else(|| master.name.clone(), |link| link.name.clone());
+    let text = format!("{}: {from} → port {}{how}", master.name, out.name);
+    walk.step(Step::new(StepKind::Bridge, text).with(evidence));
+    hooks(cx, walk, bridge, port, out.index, nf)
+}
+
+/// Source: `should_deliver()`.
+fn refused(input: Option<&Link>, out: &Link) -> Option<(DropReason, String)> {
+    let attributes = out.port.as_ref();
+    let state = attributes.map_or(PortState::Forwarding, |port| port.state);
+    if !out.up {
+        return Some((DropReason::DevReady, "down".to_owned()));
+    }
+    if state != PortState::Forwarding {
+        return Some((
+            DropReason::BridgePortState,
+            format!("port state {state:?}").to_lowercase(),
+        ));
+    }
+    let input = input?;
+    if input.index == out.index && !attributes.is_some_and(|port| port.hairpin) {
+        return Some((DropReason::BridgeHairpinOff, "hairpin off".to_owned()));
+    }
+    let isolated = |link: &Link| link.port.as_ref().is_some_and(|port| port.isolated);
+    if isolated(input) && isolated(out) {
+        return Some((DropReason::BridgeIsolated, "isolated on".to_owned()));
+    }
+    None
+}
+
+enum Flood {
+    To(IfIndex, String),
+    Nowhere,
+    Unknown(String),
+}
+
+/// No entry: the frame goes to every port; the one behind which its station is takes it.
+fn flood(
+    cx: &mut Cx<'_>,
+    walk: &Walk,
+    master: &Link,
+    port: Option<IfIndex>,
+    dst: MacAddr,
+) -> Flood {
+    let links = walk.netns(cx).and_then(|netns| netns.links.known());
+    let ports: Vec<&Link> = links
+        .into_iter()
+        .flatten()
+        .filter(|link| link.master == Some(master.index) && link.up)
+        .filter(|link| {
+            link.port
+                .as_ref()
+                .is_none_or(|attributes| attributes.unicast_flood)
+        })
+        .filter(|link| Some(link.index) != port || link.port.as_ref().is_some_and(|p| p.hairpin))
+        .collect();
+    let mut outside = None;
+    let mut unknown = None;
+    for out in ports {
+        let segment = l2::segment(cx, &walk.ns, out.index);
+        let here = segment.stations.iter().any(|(ns, index)| {
+            let link = cx.topology.netns(ns).and_then(|netns| netns.link(*index));
+            link.is_some_and(|link| link.mac == Some(dst))
+        });
+        if here {
+            return Flood::To(
+                out.index,
+                format!(
+                    "no entry for {dst}: sent to every port, and taken behind {}",
+                    out.name
+                ),
+            );
+        }
+        outside = outside.or(segment.outside.map(|_| out));
+        unknown = unknown.or(segment.unknown);
+    }
+    match (unknown, outside) {
+        (Some(why), _) => Flood::Unknown(why),
+        (None, Some(out)) => {
+            let why = format!(
+                "no entry for {dst}: sent to every port, of which {} leads out of view",
+                out.name
+            );
+            Flood::To(out.index, why)
+        }
+        (None, None) => Flood::Nowhere,
+    }
+}
+
+/// FORWARD (or OUTPUT) and POSTROUTING, of the bridge family and, where br_netfilter says so, of IP.
+fn hooks(
+    cx: &mut Cx<'_>,
+    walk: Walk,
+    bridge: IfIndex,
+    port: Option<IfIndex>,
+    out: IfIndex,
+    nf: bool,
+) -> Ways {
+    let ports = Devices {
+        iif: port,
+        oif: Some(out),
+        ..Devices::default()
+    };
+    let first = if port.is_some() {
+        Hook::Forward
+    } else {
+        Hook::Output
+    };
+    let ip = Devices {
+        iif: Some(bridge),
+        oif: Some(bridge),
+        physin: port,
+        physout: Some(out),
+    };
+    walk.hook(cx, first, true, ports, move |cx, walk| {
+        let behind = move |cx: &mut Cx<'_>, walk: Walk| {
+            walk.hook(cx, Hook::Postrouting, true, ports, move |cx, walk| {
+                leave(cx, walk, bridge, out)
+            })
+        };
+        if !(nf && port.is_some()) {
+            return behind(cx, walk);
+        }
+        walk.hook(cx, Hook::Forward, false, ip, move |cx, walk| {
+            walk.hook(cx, Hook::Postrouting, false, ip, behind)
+        })
+    })
+}
+
+fn leave(cx: &mut Cx<'_>, walk: Walk, bridge: IfIndex, out: IfIndex) -> Ways {
+    let (mtu, name) = walk
+        .link(cx, bridge)
+        .map_or((u32::MAX, String::new()), |l| (l.mtu, l.name.clone()));
+    let port_mtu = walk.link(cx, out).map_or(u32::MAX, |link| link.mtu);
+    let mut walk = walk;
+    // `is_skb_forwardable()`: the port's own MTU counts, with room for one VLAN tag.
+    if walk.skb.packet.len > port_mtu.saturating_add(4) {
+        let state = Evidence::Link {
+            dev: walk.dev(cx, out),
+            state: format!("mtu {port_mtu}"),
+        };
+        let text = format!(
+            "{} bytes do not fit the port of {name} (mtu {mtu})",
+            walk.skb.packet.len
+        );
+        walk.step(Step::new(StepKind::Mtu, text).with(state));
+        return walk.end(Disposition::Dropped(DropReason::PktTooBig));
+    }
+    device::transmit(cx, walk, out)
+}

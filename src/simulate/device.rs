@@ -1,0 +1,222 @@
+//! Devices: what happens to a frame that is handed to one, and to a frame that comes out of one.
+//!
+//! Read first: `__dev_queue_xmit()`, `__netif_receive_skb_core()` (net/core/dev.c), `veth_xmit()`,
+//! `loopback_xmit()`, v6.12. Not modelled: what XDP and tc programs do (a device that has any makes the
+//! way unknown), queueing disciplines, VLAN tags.
+
+use super::l2::{self, want_netns};
+use super::peer::{Peer, peer};
+use super::walk::{Next, Walk, Ways};
+use super::{Cx, underlay, vxlan};
+use crate::model::link::{Link, LinkKind};
+use crate::model::{IfIndex, NsKey};
+use crate::trace::{Disposition, DropReason, Evidence, Step, StepKind};
+
+/// What a receiving veth allows beyond its MTU (`is_skb_forwardable()` counts a VLAN tag).
+const VLAN_HLEN: u32 = 4;
+
+/// A device sends a frame.
+pub(crate) fn transmit(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
+    let Some(link) = walk.link(cx, dev) else {
+        let why = format!("device {dev} of {} was not read", walk.ns);
+        return walk.unknown(why);
+    };
+    if let Some(hop) = walk.hops.last_mut() {
+        hop.oif = Some(link.name.clone());
+    }
+    if !link.up || !link.lower_up {
+        let state = if link.up {
+            "no carrier (the other end is down)"
+        } else {
+            "down"
+        };
+        let evidence = Evidence::Link {
+            dev: link.name.clone(),
+            state: state.to_owned(),
+        };
+        walk.step(
+            Step::new(StepKind::Transmit, format!("{} is {state}", link.name)).with(evidence),
+        );
+        return walk.end(Disposition::Dropped(DropReason::DevReady));
+    }
+    if let Some(program) = link.tc.iter().find(|program| program.starts_with("egress")) {
+        let why = format!("{} has {program}, which may do anything", link.name);
+        return walk.unknown(why);
+    }
+    walk.tap(&link.name, true);
+    match &link.kind {
+        LinkKind::Veth | LinkKind::Netkit => to_peer(cx, walk, link),
+        LinkKind::Bridge(_) => walk.then(Next::Bridge(dev, None, false)),
+        LinkKind::Vxlan(attributes) => vxlan::encapsulate(cx, walk, link, attributes),
+        LinkKind::Macvlan(_) => macvlan(cx, walk, link),
+        LinkKind::Device => underlay::cross(cx, walk, link),
+        LinkKind::Dummy => {
+            let evidence = Evidence::Link {
+                dev: link.name.clone(),
+                state: "kind dummy".to_owned(),
+            };
+            walk.step(Step::new(StepKind::Transmit, "a dummy swallows everything").with(evidence));
+            walk.end(Disposition::Dropped(DropReason::NotSpecified))
+        }
+        other => {
+            let why = format!(
+                "what a device of kind {} does ({}) is not modelled",
+                other.name(),
+                link.name
+            );
+            walk.unknown(why)
+        }
+    }
+}
+
+/// Packets to this host come back in by the loopback device, with their connection.
+pub(crate) fn loopback(cx: &Cx<'_>, mut walk: Walk, lo: IfIndex) -> Ways {
+    walk.skb.packet.eth = None;
+    walk.tap(&walk.dev(cx, lo), true);
+    walk.skb.uid = None;
+    walk.then(Next::Receive(lo))
+}
+
+fn to_peer(cx: &mut Cx<'_>, mut walk: Walk, link: &Link) -> Ways {
+    match peer(cx.topology, &walk.ns, link) {
+        Peer::Found(ns, index) => arrive(cx, walk, &link.name, ns, index),
+        Peer::Unread(ns) => {
+            want_netns(cx, &ns);
+            walk.unknown(format!("{ns}, behind {}, was not read", link.name))
+        }
+        Peer::OutsideView(_) => underlay::cross(cx, walk, link),
+        Peer::Ambiguous(all) => {
+            let names: Vec<String> = all.iter().map(ToString::to_string).collect();
+            walk.step(Step::new(StepKind::Transmit, "the peer is ambiguous"));
+            walk.unknown(format!(
+                "the peer of {} may be in {}",
+                link.name,
+                names.join(" or ")
+            ))
+        }
+        Peer::NotVeth => walk.unknown(format!("{} is no veth", link.name)),
+        Peer::Unknown(why) => walk.unknown(why),
+    }
+}
+
+/// A frame comes out of a device of this or another namespace.
+pub(crate) fn arrive(cx: &Cx<'_>, mut walk: Walk, from: &str, ns: NsKey, dev: IfIndex) -> Ways {
+    let to = cx.topology.netns(&ns).and_then(|netns| netns.link(dev));
+    let name = to.map_or_else(|| format!("if{dev}"), |link| link.name.clone());
+    walk.step(Step::new(StepKind::Transmit, format!("{from} → {name}")));
+    if let Some(link) = to {
+        if walk.skb.packet.len > link.mtu + VLAN_HLEN {
+            let evidence = Evidence::Link {
+                dev: name,
+                state: format!("mtu {}", link.mtu),
+            };
+            let text = format!(
+                "{} bytes are more than the receiving end takes",
+                walk.skb.packet.len
+            );
+            walk.step(Step::new(StepKind::Mtu, text).with(evidence));
+            return walk.end(Disposition::Dropped(DropReason::PktTooBig));
+        }
+    }
+    walk.enter(cx, ns, dev);
+    walk.then(Next::Receive(dev))
+}
+
+/// A device got a frame: programs, then whoever owns the device, then the IP layer.
+pub(crate) fn receive(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
+    let Some(link) = walk.link(cx, dev) else {
+        let why = format!("device {dev} of {} was not read", walk.ns);
+        l2::want_netns(cx, &walk.ns);
+        return walk.unknown(why);
+    };
+    if !link.up {
+        let evidence = Evidence::Link {
+            dev: link.name.clone(),
+            state: "down".to_owned(),
+        };
+        walk.step(Step::new(StepKind::Receive, format!("{} is down", link.name)).with(evidence));
+        return walk.end(Disposition::Dropped(DropReason::DevReady));
+    }
+    // XDP runs before the taps; it makes the way unknown anyway.
+    walk.tap(&link.name, false);
+    if link.xdp {
+        let why = format!("{} has an XDP program, which may do anything", link.name);
+        return walk.unknown(why);
+    }
+    if let Some(program) = link
+        .tc
+        .iter()
+        .find(|program| program.starts_with("ingress"))
+    {
+        let why = format!("{} has {program}, which may do anything", link.name);
+        return walk.unknown(why);
+    }
+    if !walk.is_new_here(dev) {
+        return walk.end(Disposition::Loop);
+    }
+    if let Some(master) = link.master.and_then(|master| walk.link(cx, master)) {
+        return match &master.kind {
+            LinkKind::Bridge(bridge) => super::bridge::receive(cx, walk, link, master, bridge),
+            LinkKind::Vrf(_) => {
+                let why = format!(
+                    "{} is in a VRF, whose hooks run twice: not modelled",
+                    link.name
+                );
+                walk.unknown(why)
+            }
+            other => {
+                let why = format!(
+                    "{} belongs to {} ({}), which is not modelled",
+                    link.name,
+                    master.name,
+                    other.name()
+                );
+                walk.unknown(why)
+            }
+        };
+    }
+    let macvlans = l2::macvlans(cx, &walk.ns, dev);
+    for (ns, child) in macvlans {
+        let own = cx
+            .topology
+            .netns(&ns)
+            .and_then(|netns| netns.link(child)?.mac);
+        let to = walk.skb.packet.eth.map(|(_, dst)| dst);
+        if own.is_some() && own == to {
+            let name = link.name.clone();
+            return arrive(cx, walk, &name, ns, child);
+        }
+    }
+    walk.then(Next::Ip(dev, false))
+}
+
+/// A macvlan sends to its siblings directly, and to everyone else through its parent.
+fn macvlan(cx: &mut Cx<'_>, walk: Walk, link: &Link) -> Ways {
+    let Some((ns, dev)) = l2::parent(cx, &walk.ns, link) else {
+        let why = format!("the parent of {} was not read", link.name);
+        return walk.unknown(why);
+    };
+    let to = walk.skb.packet.eth.map(|(_, dst)| dst);
+    for (sibling_ns, sibling) in l2::macvlans(cx, &ns, dev) {
+        let own = cx
+            .topology
+            .netns(&sibling_ns)
+            .and_then(|netns| netns.link(sibling)?.mac);
+        if own.is_some() && own == to {
+            let name = link.name.clone();
+            return arrive(cx, walk, &name, sibling_ns, sibling);
+        }
+    }
+    let topology = cx.topology;
+    let Some(parent) = topology.netns(&ns).and_then(|netns| netns.link(dev)) else {
+        want_netns(cx, &ns);
+        return walk.unknown(format!("{ns}, below {}, was not read", link.name));
+    };
+    let mut walk = walk;
+    walk.step(Step::new(
+        StepKind::Transmit,
+        format!("{} → {}", link.name, parent.name),
+    ));
+    walk.ns = ns;
+    transmit(cx, walk, parent.index)
+}

@@ -1,0 +1,60 @@
+//! Packets on their way through: TTL, size, FORWARD.
+//!
+//! Read first: `ip_forward()`, net/ipv4/ip_forward.c, and `ip6_forward()`, net/ipv6/ip6_output.c, v6.12.
+
+use super::Cx;
+use super::skb::Devices;
+use super::walk::{Next, Out, Walk, Ways};
+use crate::model::IfIndex;
+use crate::model::netfilter::Hook;
+use crate::trace::{Disposition, Evidence, RejectWith, Step, StepKind};
+
+/// TTL and size are checked before FORWARD sees the packet.
+pub(crate) fn forward(cx: &mut Cx<'_>, mut walk: Walk, iif: IfIndex, out: Out) -> Ways {
+    let before = walk.skb.packet.clone();
+    if before.ttl <= 1 {
+        walk.step(Step::new(
+            StepKind::Forward,
+            format!("ttl is {}", before.ttl),
+        ));
+        return walk.end(Disposition::Rejected(RejectWith::TtlExceeded));
+    }
+    let Some(link) = walk.link(cx, out.oif) else {
+        let why = format!("device {} of {} was not read", out.oif, walk.ns);
+        return walk.unknown(why);
+    };
+    let mtu = out.mtu.unwrap_or(link.mtu).min(link.mtu);
+    if before.len > mtu {
+        let evidence = Evidence::Link {
+            dev: link.name.clone(),
+            state: format!("mtu {mtu}"),
+        };
+        let whole = before.df || before.dst.is_ipv6();
+        let text = if whole {
+            format!(
+                "{} bytes do not fit, and fragmenting is forbidden",
+                before.len
+            )
+        } else {
+            format!("fragmented to {mtu} bytes")
+        };
+        walk.step(Step::new(StepKind::Mtu, text).with(evidence));
+        if whole {
+            return walk.end(Disposition::Rejected(RejectWith::TooBig(mtu)));
+        }
+    }
+    walk.skb.packet.ttl -= 1;
+    let name = link.name.clone();
+    let step = Step::new(StepKind::Forward, format!("{} → {name}", walk.dev(cx, iif)))
+        .changing(&before, &walk.skb.packet);
+    walk.step(step);
+    let devices = Devices {
+        iif: Some(iif),
+        oif: Some(out.oif),
+        physin: walk.physin,
+        physout: None,
+    };
+    walk.hook(cx, Hook::Forward, false, devices, |_, walk| {
+        walk.then(Next::Postrouting(out.clone()))
+    })
+}

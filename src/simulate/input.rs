@@ -1,0 +1,354 @@
+//! Packets that come in: PREROUTING, the input route, and the checks of the source.
+//!
+//! Read first: `ip_rcv()`, `ip_route_input_slow()`, `fib_validate_source()` (net/ipv4), `ip6_rcv_core()`,
+//! `ip6_route_input()` (net/ipv6), v6.12.
+
+use std::net::IpAddr;
+
+use super::Cx;
+use super::fib::{FibAnswer, FibKey, Found, addr_type, lookup};
+use super::output::{key, route_step, rule_refusal};
+use super::skb::Devices;
+use super::walk::{Next, Out, Walk, Ways};
+use crate::model::IfIndex;
+use crate::model::link::{Inet6Conf, InetConf, Link};
+use crate::model::netfilter::Hook;
+use crate::model::route::RouteKind;
+use crate::trace::{Disposition, DropReason, Evidence, RejectWith, Step, StepKind};
+
+/// The IP layer gets a packet from a device.
+pub(crate) fn ip_receive(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex, prerouted: bool) -> Ways {
+    let Some(link) = walk.link(cx, dev) else {
+        let why = format!("device {dev} of {} was not read", walk.ns);
+        return walk.unknown(why);
+    };
+    if let (Some((_, dst)), Some(own)) = (walk.skb.packet.eth, link.mac) {
+        if dst != own && !dst.is_multicast() && !link.loopback {
+            let state = format!("address {own}, the frame is for {dst}");
+            let evidence = Evidence::Link {
+                dev: link.name.clone(),
+                state,
+            };
+            walk.step(
+                Step::new(StepKind::Receive, "the frame is for another station").with(evidence),
+            );
+            return walk.end(Disposition::Dropped(DropReason::Otherhost));
+        }
+    }
+    if walk.skb.packet.dst.is_ipv6() && link.inet6.is_some_and(|conf| conf.disable_ipv6) {
+        let name = format!("net.ipv6.conf.{}.disable_ipv6", link.name);
+        walk.step(
+            Step::new(StepKind::Receive, "IPv6 is off on this device").with(Evidence::Sysctl {
+                name,
+                value: "1".to_owned(),
+            }),
+        );
+        return walk.end(Disposition::Dropped(DropReason::NotSpecified));
+    }
+    if prerouted {
+        return route_input(cx, walk, dev);
+    }
+    let devices = Devices {
+        iif: Some(dev),
+        physin: walk.physin,
+        ..Devices::default()
+    };
+    walk.hook(cx, Hook::Prerouting, false, devices, |cx, walk| {
+        route_input(cx, walk, dev)
+    })
+}
+
+/// Local, forwarded, or neither.
+fn route_input(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
+    let Some(link) = walk.link(cx, dev) else {
+        return walk.unknown("the device was not read");
+    };
+    if link.loopback {
+        // The route that brought it here is still attached (`skb_valid_dst()`), unless it was
+        // translated on the way.
+        return walk.then(Next::LocalIn(dev));
+    }
+    if let Err(ways) = martian(cx, &mut walk, link) {
+        return ways;
+    }
+    let answer = lookup(cx, &walk.ns, &key(&walk, Some(dev), None));
+    let forwarding = match forwarding(cx, &walk, link) {
+        Ok(setting) => setting,
+        Err(why) => return walk.unknown(why),
+    };
+    let found = match answer {
+        FibAnswer::Unknown(why) => return walk.unknown(why),
+        FibAnswer::NoRoute | FibAnswer::Refused(_) if !forwarding.0 => {
+            return forwarding_off(walk, forwarding.1);
+        }
+        FibAnswer::NoRoute => {
+            let what = format!("a route to {}", walk.skb.packet.dst);
+            walk.step(Step::new(StepKind::Route, "no route").with(Evidence::Absent { what }));
+            return walk.end(Disposition::Rejected(RejectWith::NetUnreachable));
+        }
+        FibAnswer::Refused(rule) => {
+            let with = rule_refusal(rule.action);
+            walk.step(
+                Step::new(StepKind::Route, "refused by a policy rule")
+                    .with(Evidence::PolicyRule { rule }),
+            );
+            return match with {
+                RejectWith::InvalidArgument => {
+                    walk.end(Disposition::Dropped(DropReason::IpInnoroutes))
+                }
+                with => walk.end(Disposition::Rejected(with)),
+            };
+        }
+        FibAnswer::Found(found) => found,
+    };
+    let step = route_step(cx, &walk, &found);
+    match found.route.kind {
+        // An anycast address is for this host as well (`ip6_rt_init_dst()`: dst.input = ip6_input).
+        RouteKind::Local | RouteKind::Anycast => {
+            walk.step(step);
+            if let Err(ways) = validate_source(cx, &mut walk, link) {
+                return ways;
+            }
+            walk.then(Next::LocalIn(dev))
+        }
+        RouteKind::Unicast if !forwarding.0 => forwarding_off(walk, forwarding.1),
+        RouteKind::Unicast => {
+            if let Err(ways) = validate_source(cx, &mut walk, link) {
+                return ways;
+            }
+            fork(walk, &found, &step, dev)
+        }
+        RouteKind::Blackhole => {
+            walk.step(step);
+            walk.end(Disposition::Dropped(DropReason::IpInnoroutes))
+        }
+        RouteKind::Unreachable | RouteKind::Prohibit => {
+            walk.step(step);
+            walk.end(Disposition::Rejected(super::output::refusal(
+                found.route.kind,
+            )))
+        }
+        _ => {
+            walk.step(step);
+            walk.unknown("broadcast and multicast are not followed")
+        }
+    }
+}
+
+fn fork(walk: Walk, found: &Found, step: &Step, dev: IfIndex) -> Ways {
+    let mut ways = Vec::new();
+    for (share, hop) in &found.hops {
+        let mut one = walk.clone();
+        one.share *= share;
+        one.step(step.clone());
+        ways.extend(match (hop.link, &hop.encap) {
+            (Some(oif), None) => {
+                let out = Out {
+                    oif,
+                    via: hop.via,
+                    mtu: found.route.mtu,
+                    iif: Some(dev),
+                    local: false,
+                };
+                one.then(Next::Forward(dev, out))
+            }
+            (_, Some(encap)) => one.unknown(format!(
+                "the route encapsulates ({encap}), which is not modelled"
+            )),
+            (None, None) => one.unknown("the route names no device"),
+        });
+    }
+    ways
+}
+
+fn forwarding_off(mut walk: Walk, name: String) -> Ways {
+    walk.step(
+        Step::new(
+            StepKind::Forward,
+            "not for this host, and forwarding is off",
+        )
+        .with(Evidence::Sysctl {
+            name,
+            value: "0".to_owned(),
+        }),
+    );
+    walk.end(Disposition::Dropped(DropReason::ForwardingOff))
+}
+
+/// The `all` row of the IPv4 settings.
+pub(crate) fn inet_all(cx: &Cx<'_>, walk: &Walk) -> Result<InetConf, String> {
+    let sysctls = walk.netns(cx).and_then(|ns| ns.sysctls.known());
+    sysctls
+        .and_then(|sysctls| sysctls.inet_all.known().copied())
+        .ok_or_else(|| format!("net.ipv4.conf.all of {} was not read", walk.ns))
+}
+
+/// The `all` row of the IPv6 settings.
+pub(crate) fn inet6_all(cx: &Cx<'_>, walk: &Walk) -> Result<Inet6Conf, String> {
+    let sysctls = walk.netns(cx).and_then(|ns| ns.sysctls.known());
+    sysctls
+        .and_then(|sysctls| sysctls.inet6_all.known().copied())
+        .ok_or_else(|| format!("net.ipv6.conf.all of {} was not read", walk.ns))
+}
+
+/// Whether packets that come in by `link` are forwarded, and the setting that says so.
+///
+/// Source: `IN_DEV_FORWARD()`; IPv6: `ip6_forward()` asks `all`, or `force_forwarding` of the device.
+pub(crate) fn forwarding(cx: &Cx<'_>, walk: &Walk, link: &Link) -> Result<(bool, String), String> {
+    if walk.skb.packet.dst.is_ipv6() {
+        let all = inet6_all(cx, walk)?;
+        let own = link.inet6.is_some_and(|conf| conf.force_forwarding);
+        return Ok((
+            all.forwarding || own,
+            "net.ipv6.conf.all.forwarding".to_owned(),
+        ));
+    }
+    let name = format!("net.ipv4.conf.{}.forwarding", link.name);
+    match link.inet {
+        Some(conf) => Ok((conf.forwarding, name)),
+        None => Err(format!("{name} of {} was not read", walk.ns)),
+    }
+}
+
+/// Addresses that can't be on a wire. Source: the head of `ip_route_input_slow()`, `ip6_rcv_core()`.
+fn martian(cx: &Cx<'_>, walk: &mut Walk, link: &Link) -> Result<(), Ways> {
+    let (src, dst) = (walk.skb.packet.src, walk.skb.packet.dst);
+    let (reason, text) = if src.is_multicast() || matches!(src, IpAddr::V4(v4) if v4.is_broadcast())
+    {
+        (
+            DropReason::IpInvalidSource,
+            "the source is no unicast address",
+        )
+    } else if src.is_loopback() || dst.is_loopback() {
+        let allowed = match (src, link.inet, inet_all(cx, walk)) {
+            (IpAddr::V6(_), _, _) => false,
+            (IpAddr::V4(_), Some(own), Ok(all)) => own.route_localnet || all.route_localnet,
+            (IpAddr::V4(_), _, _) => {
+                let why = format!(
+                    "route_localnet of {} in {} was not read",
+                    link.name, walk.ns
+                );
+                return Err(walk.clone().unknown(why));
+            }
+        };
+        if allowed {
+            return Ok(());
+        }
+        (DropReason::IpLocalnet, "a loopback address from outside")
+    } else {
+        return Ok(());
+    };
+    walk.step(Step::new(StepKind::RpFilter, text).with(Evidence::Link {
+        dev: link.name.clone(),
+        state: format!("packet from {src} to {dst}"),
+    }));
+    Err(walk.clone().end(Disposition::Dropped(reason)))
+}
+
+/// The reverse path. Source: `fib_validate_source()`, net/ipv4/fib_frontend.c. IPv6 has none.
+pub(crate) fn validate_source(cx: &mut Cx<'_>, walk: &mut Walk, link: &Link) -> Result<(), Ways> {
+    let src = walk.skb.packet.src;
+    if src.is_ipv6() {
+        return Ok(());
+    }
+    let all = inet_all(cx, walk).map_err(|why| walk.clone().unknown(why))?;
+    let Some(own) = link.inet else {
+        let why = format!("settings of {} in {} were not read", link.name, walk.ns);
+        return Err(walk.clone().unknown(why));
+    };
+    let mode = all.rp_filter.max(own.rp_filter);
+    let accept_local = all.accept_local || own.accept_local;
+    let kind = addr_type(cx, &walk.ns, src, None).map_err(|why| walk.clone().unknown(why))?;
+    if kind == RouteKind::Local && !accept_local {
+        let what = Evidence::Address {
+            addr: src,
+            dev: "this namespace".to_owned(),
+        };
+        let text = "the source is an address of this namespace itself";
+        walk.step(
+            Step::new(StepKind::RpFilter, text)
+                .with(what)
+                .with(Evidence::Sysctl {
+                    name: format!("net.ipv4.conf.{}.accept_local", link.name),
+                    value: "0".to_owned(),
+                }),
+        );
+        return Err(walk
+            .clone()
+            .end(Disposition::Dropped(DropReason::IpLocalSource)));
+    }
+    if mode == 0 {
+        return Ok(());
+    }
+    let marked = all.src_valid_mark || own.src_valid_mark;
+    let back = FibKey {
+        src: Some(walk.skb.packet.dst),
+        mark: if marked { walk.skb.mark } else { Some(0) },
+        tos: walk.skb.packet.tos,
+        ..FibKey::to(src)
+    };
+    let answer = lookup(cx, &walk.ns, &back);
+    let (pass, route) = match &answer {
+        FibAnswer::Unknown(why) => return Err(walk.clone().unknown(why.clone())),
+        FibAnswer::NoRoute | FibAnswer::Refused(_) => (false, None),
+        FibAnswer::Found(found) => {
+            let same = found
+                .route
+                .nexthops
+                .iter()
+                .any(|hop| hop.link == Some(link.index));
+            let good = found.route.kind == RouteKind::Unicast
+                || found.route.kind == RouteKind::Local && accept_local;
+            (good && (same || mode == 2), Some(found))
+        }
+    };
+    if pass {
+        return Ok(());
+    }
+    let name = if all.rp_filter >= own.rp_filter {
+        "all"
+    } else {
+        link.name.as_str()
+    };
+    let setting = Evidence::Sysctl {
+        name: format!("net.ipv4.conf.{name}.rp_filter"),
+        value: mode.to_string(),
+    };
+    let mut step = match route {
+        Some(found) => {
+            let devs: Vec<String> = found
+                .route
+                .nexthops
+                .iter()
+                .map(|hop| {
+                    hop.link
+                        .map_or_else(|| "none".to_owned(), |link| walk.dev(cx, link))
+                })
+                .collect();
+            let text = format!(
+                "came in by {}, but answers to {src} leave by {}",
+                link.name,
+                devs.join(", ")
+            );
+            Step::new(StepKind::RpFilter, text)
+                .with(setting)
+                .with(Evidence::Route {
+                    route: found.route.clone(),
+                    devs,
+                })
+        }
+        None => Step::new(
+            StepKind::RpFilter,
+            format!("there is no route back to {src}"),
+        )
+        .with(setting)
+        .with(Evidence::Absent {
+            what: format!("a route to {src}"),
+        }),
+    };
+    step.changes.clear();
+    walk.step(step);
+    Err(walk
+        .clone()
+        .end(Disposition::Dropped(DropReason::IpRpfilter)))
+}

@@ -1,0 +1,188 @@
+//! The next hop's link-layer address: from the table, or by asking everyone on the link.
+//!
+//! Read first: `neigh_resolve_output()`, `__neigh_event_send()`, net/core/neighbour.c, v6.12.
+
+use std::net::IpAddr;
+
+use super::fib::section;
+use super::l2::{self, Answers};
+use super::walk::{Next, Out, Walk, Ways};
+use super::{Cx, device, underlay};
+use crate::model::link::{Link, LinkKind};
+use crate::model::neigh::{Neigh, NeighState};
+use crate::model::{MacAddr, NsKey};
+use crate::trace::{Disposition, DropReason, Evidence, RejectWith, Step, StepKind};
+
+/// Finds the link-layer address and hands the frame to the device.
+pub(crate) fn resolve(cx: &mut Cx<'_>, mut walk: Walk, out: &Out) -> Ways {
+    let Some(link) = walk.link(cx, out.oif) else {
+        let why = format!("device {} of {} was not read", out.oif, walk.ns);
+        return walk.unknown(why);
+    };
+    if out.local || link.loopback {
+        return device::loopback(cx, walk, link.index);
+    }
+    let next_hop = out.via.unwrap_or(walk.skb.packet.dst);
+    walk.next_hop = Some(next_hop);
+    if link.noarp || link.mac.is_none() || link.pointopoint {
+        walk.skb.packet.eth = None;
+        return walk.then(Next::Transmit(link.index));
+    }
+    match address(cx, &walk.ns, link, next_hop) {
+        Resolved::Address(mac, step) => {
+            walk.step(step);
+            walk.skb.packet.eth = link.mac.map(|own| (own, mac));
+            walk.then(Next::Transmit(link.index))
+        }
+        Resolved::Assumed(step) => {
+            walk.step(step);
+            walk.skb.packet.eth = None;
+            walk.then(Next::Transmit(link.index))
+        }
+        Resolved::Nobody(step) => {
+            walk.step(step);
+            // The sender is told after three tries: a socket by EHOSTUNREACH, others by ICMP.
+            let with = RejectWith::HostUnreachable;
+            if walk.skb.local || out.iif.is_some() {
+                return walk.end(Disposition::Rejected(with));
+            }
+            walk.end(Disposition::Dropped(DropReason::NeighFailed))
+        }
+        Resolved::Unknown(why) => walk.unknown(why),
+    }
+}
+
+/// What is known of a next hop.
+pub(crate) enum Resolved {
+    /// Its address.
+    Address(MacAddr, Step),
+    /// Out of view, and nothing speaks against it.
+    Assumed(Step),
+    /// Nobody answers.
+    Nobody(Step),
+    /// Can't be known.
+    Unknown(String),
+}
+
+/// The link-layer address of `addr` on the link of `link`.
+pub(crate) fn address(cx: &mut Cx<'_>, ns: &NsKey, link: &Link, addr: IpAddr) -> Resolved {
+    let topology = cx.topology;
+    let Some(netns) = topology.netns(ns) else {
+        return Resolved::Unknown(format!("{ns} was not read"));
+    };
+    let neighs = match section(cx, ns, &netns.neighs, "neighbours") {
+        Ok(neighs) => neighs,
+        Err(why) => return Resolved::Unknown(why),
+    };
+    let entry = neighs
+        .iter()
+        .find(|e| e.link == link.index && e.dst == addr && !e.proxy);
+    let usable = |entry: &Neigh| {
+        !matches!(
+            entry.state,
+            NeighState::Incomplete | NeighState::Failed | NeighState::Other(_)
+        )
+    };
+    if let Some((entry, mac)) = entry
+        .filter(|e| usable(e))
+        .and_then(|e| Some((e, e.lladdr?)))
+    {
+        let text = format!("{addr} is at {mac}");
+        let evidence = Evidence::Neigh {
+            neigh: entry.clone(),
+            dev: link.name.clone(),
+        };
+        return Resolved::Address(mac, Step::new(StepKind::Neigh, text).with(evidence));
+    }
+    ask(cx, ns, link, addr, entry)
+}
+
+/// No usable entry: the kernel asks, and so do we.
+fn ask(cx: &mut Cx<'_>, ns: &NsKey, link: &Link, addr: IpAddr, entry: Option<&Neigh>) -> Resolved {
+    let known = match entry {
+        Some(entry) => Evidence::Neigh {
+            neigh: entry.clone(),
+            dev: link.name.clone(),
+        },
+        None => Evidence::Absent {
+            what: format!("a neighbour entry for {addr} on {}", link.name),
+        },
+    };
+    let Answers { by, segment } = l2::who_has(cx, ns, link.index, addr);
+    if let Some((station, index, mac)) = by.first() {
+        let topology = cx.topology;
+        let dev = topology.netns(station).and_then(|netns| netns.link(*index));
+        let dev = dev.map_or_else(|| format!("if{index}"), |link| link.name.clone());
+        let text = format!("{addr} would be answered for by {dev} of {station}: {mac}");
+        let mut step = Step::new(StepKind::Neigh, text)
+            .with(Evidence::Address {
+                addr,
+                dev: dev.clone(),
+            })
+            .with(known);
+        if by.len() > 1 {
+            let others = by.len() - 1;
+            let why = format!(
+                "{others} more would answer too (duplicate address): the first one is followed"
+            );
+            step = step.with(Evidence::Assumed { why });
+        }
+        return Resolved::Address(*mac, step);
+    }
+    if let Some(why) = segment.unknown {
+        return Resolved::Unknown(why);
+    }
+    if let Some((owner, mac)) = underlay::owner_on_link(cx, ns, addr) {
+        if segment.outside.is_some() {
+            let why = format!("no kernel here shows the way to it, but {addr} belongs to {owner}");
+            let text = format!("{addr} would be answered for by {owner}: {mac}");
+            let step = Step::new(StepKind::Neigh, text)
+                .with(known)
+                .with(Evidence::Assumed { why });
+            return Resolved::Address(mac, step);
+        }
+    }
+    let failed =
+        entry.is_some_and(|e| matches!(e.state, NeighState::Failed | NeighState::Incomplete));
+    if segment.outside.is_some() {
+        if let Some(why) = underlay::blind(cx) {
+            return Resolved::Unknown(why);
+        }
+    }
+    match segment.outside {
+        Some(_) if failed => Resolved::Nobody(
+            Step::new(StepKind::Neigh, format!("nobody answers for {addr}")).with(known),
+        ),
+        Some(dev) => {
+            let why = format!("who answers for {addr} is behind {dev}, out of view");
+            let step = Step::new(StepKind::Neigh, format!("{addr} is not resolved yet"))
+                .with(known)
+                .with(Evidence::Assumed { why });
+            Resolved::Assumed(step)
+        }
+        None if matches!(link.kind, LinkKind::Vxlan(_)) && link_floods(cx, ns, link) => {
+            Resolved::Unknown(format!(
+                "{} floods to its remotes, which is not followed",
+                link.name
+            ))
+        }
+        None => {
+            let what = format!("anyone on the link of {} who has {addr}", link.name);
+            let step = Step::new(StepKind::Neigh, format!("nobody answers for {addr}"))
+                .with(known)
+                .with(Evidence::Absent { what });
+            Resolved::Nobody(step)
+        }
+    }
+}
+
+/// Whether a VXLAN device sends what it has no entry for to anyone.
+fn link_floods(cx: &Cx<'_>, ns: &NsKey, link: &Link) -> bool {
+    let group = matches!(&link.kind, LinkKind::Vxlan(vxlan) if vxlan.group.is_some());
+    let fdb = cx.topology.netns(ns).and_then(|netns| netns.fdb.known());
+    let zero = |fdb: &Vec<crate::model::fdb::FdbEntry>| {
+        fdb.iter()
+            .any(|entry| entry.own && entry.link == link.index && entry.mac == MacAddr::ZERO)
+    };
+    group || fdb.is_none_or(zero)
+}

@@ -1,0 +1,509 @@
+//! The rule walk of one base chain: jumps, returns, policies, and the step it leaves.
+//!
+//! Source: `nft_do_chain()`, net/netfilter/nf_tables_core.c; `ipt_do_table()`,
+//! net/ipv4/netfilter/ip_tables.c.
+
+use super::bits::Tri;
+use super::hook::BaseRef;
+use super::machine::{Eval, Frame, Next, Note, Via, Vm, Walk};
+use super::nat::{self, Mapping};
+use super::registers::Registers;
+use super::{HookVerdict, expr, text};
+use crate::model::Section;
+use crate::model::netfilter::{
+    Backend, Chain, Elements, Expr, Family, Policy, Rule, Table, Verdict,
+};
+use crate::model::want::Want;
+use crate::model::xtables::{XtMatch, XtTarget};
+use crate::trace::{DropReason, Evidence, FieldChange, RejectWith, Step, StepKind};
+
+/// NFT_JUMP_STACK_SIZE: deeper jumps can't be loaded.
+const NFT_DEPTH: usize = 16;
+/// x_tables allows as many as there are chains; this many are walked.
+const LEGACY_DEPTH: usize = 512;
+
+/// What an expression does.
+pub(super) enum Did {
+    /// Matches; the next expression follows.
+    Next,
+    /// Does not match.
+    Break,
+    /// Whether it matches is unknown.
+    Doubt(String),
+    /// Matches for this share of packets.
+    Chance(f64),
+    /// Registers differ from here on, by share.
+    Choose(Vec<(f64, Registers)>),
+    /// A verdict.
+    Verdict(Verdict),
+    /// Refuses.
+    Reject(RejectWith),
+    /// NAT; shares add up to 1.
+    Map(Vec<Mapping>),
+    /// What it does is unknown.
+    Blind(String),
+}
+
+impl Did {
+    /// A condition.
+    pub(super) fn when(answer: Tri) -> Self {
+        match answer {
+            Tri::Yes => Self::Next,
+            Tri::No => Self::Break,
+            Tri::Unknown(why) => Self::Doubt(why),
+        }
+    }
+}
+
+/// How a base chain ends.
+enum End<'a> {
+    Rule(&'a Rule, HookVerdict),
+    Policy(Policy),
+}
+
+/// Begins a base chain.
+pub(super) fn enter_base<'a>(
+    eval: &mut Eval<'_, 'a>,
+    vm: &mut Vm<'a>,
+    base: BaseRef<'a>,
+) -> Next<'a> {
+    if let Err(why) = readable(eval, base.table, &base.chain.name) {
+        return Next::End(HookVerdict::Unknown(why));
+    }
+    vm.walk = Some(Walk {
+        base,
+        frames: vec![Frame {
+            chain: base.chain,
+            rule: 0,
+            via: Vec::new(),
+        }],
+        expr: 0,
+        regs: Registers::new(),
+        elements: Vec::new(),
+        notes: Vec::new(),
+        assumed: Vec::new(),
+    });
+    Next::Go
+}
+
+/// The chain with rules that are known. Wishes for what was not read. `Err`: what is missing.
+fn readable<'a>(
+    eval: &mut Eval<'_, 'a>,
+    table: &'a Table,
+    name: &str,
+) -> Result<&'a Chain, String> {
+    let place = format!("{} {}", table.family.name(), table.name);
+    let chain = table.chains.get(name);
+    match chain.map(|chain| &chain.rules) {
+        Some(Section::Known(_)) => {}
+        Some(Section::Missing(why)) => return Err(format!("chain {name} ({place}): {why}")),
+        None if table.chains_complete => return Err(format!("chain {name} is not in {place}")),
+        None | Some(Section::NotAsked) => {
+            let want = Want::Chain {
+                netns: eval.at.ns.netns,
+                backend: table.backend,
+                family: table.family,
+                table: table.name.clone(),
+                chain: name.to_owned(),
+            };
+            eval.cx.want(&eval.at.ns.node, want);
+            return Err(format!("chain {name} ({place}) not read"));
+        }
+    }
+    chain.ok_or_else(|| format!("chain {name} ({place}) not read"))
+}
+
+/// Runs the next rule.
+pub(super) fn step<'a>(eval: &mut Eval<'_, 'a>, vm: &mut Vm<'a>) -> Next<'a> {
+    let Some(frame) = vm.walk.as_ref().and_then(|walk| walk.frames.last()) else {
+        return Next::End(HookVerdict::Unknown("a chain ended twice".to_owned()));
+    };
+    let chain = frame.chain;
+    let rules = chain.rules.known().map_or(&[][..], Vec::as_slice);
+    let Some(rule) = rules.get(frame.rule) else {
+        return go_back(eval, vm);
+    };
+    if !eval.spend_rule() {
+        let limit = eval.cx.limits.rules;
+        let why = format!("more than {limit} rules at one hook");
+        return Next::End(HookVerdict::Unknown(why));
+    }
+    loop {
+        let Some(walk) = vm.walk.as_mut() else {
+            return Next::Go;
+        };
+        let Some(expr) = rule.exprs.get(walk.expr) else {
+            vm.skip_rule();
+            return Next::Go;
+        };
+        walk.expr += 1;
+        let rest = rule.exprs.get(walk.expr..).unwrap_or_default();
+        match expr::eval(eval, vm, rule, expr) {
+            Did::Next => {}
+            Did::Break => {
+                vm.skip_rule();
+                return Next::Go;
+            }
+            Did::Doubt(why) => {
+                if rest.iter().all(is_harmless) {
+                    vm.skip_rule();
+                    return Next::Go;
+                }
+                let why = blame(vm, chain, rule, &why);
+                let yes = Box::new(vm.clone());
+                vm.skip_rule();
+                return Next::Doubt(why, yes);
+            }
+            Did::Chance(share) => {
+                let yes = Box::new(vm.clone());
+                vm.skip_rule();
+                return Next::Chance(share, yes);
+            }
+            Did::Choose(choices) => {
+                let way = |(share, regs): (f64, Registers)| {
+                    let mut way = vm.clone();
+                    way.share *= share;
+                    if let Some(walk) = way.walk.as_mut() {
+                        walk.regs = regs;
+                    }
+                    way
+                };
+                return Next::Fork(choices.into_iter().map(way).collect());
+            }
+            Did::Verdict(verdict) => return follow(eval, vm, chain, rule, &verdict),
+            Did::Reject(with) => return end(eval, vm, &End::Rule(rule, HookVerdict::Reject(with))),
+            Did::Map(ways) => return map(eval, vm, rule, ways),
+            Did::Blind(why) => return Next::Blind(blame(vm, chain, rule, &why)),
+        }
+    }
+}
+
+/// Whether an expression neither ends the rule otherwise than by not matching nor changes anything
+/// that later rules can see.
+fn is_harmless(expr: &Expr) -> bool {
+    match expr {
+        Expr::Counter(_)
+        | Expr::Log
+        | Expr::Nop(_)
+        | Expr::Limit { .. }
+        | Expr::Quota { .. }
+        | Expr::Cmp { .. }
+        | Expr::Range { .. }
+        | Expr::Header(_)
+        | Expr::Match(
+            XtMatch::Comment(_) | XtMatch::Limit | XtMatch::Hashlimit { .. } | XtMatch::Nfacct(_),
+        )
+        | Expr::Target(XtTarget::Log(_) | XtTarget::Nop(_) | XtTarget::Tcpmss(_)) => true,
+        Expr::Verdict(verdict) | Expr::Target(XtTarget::Standard(verdict)) => {
+            *verdict == Verdict::Continue
+        }
+        _ => false,
+    }
+}
+
+fn blame(vm: &Vm<'_>, chain: &Chain, rule: &Rule, why: &str) -> String {
+    let table = vm.walk.as_ref().map(|walk| walk.base.table);
+    let place = table.map_or_else(String::new, |t| format!("{} {} ", t.family.name(), t.name));
+    let style = table.map_or(text::Style::Nft, text::style);
+    format!(
+        "rule {} of {place}chain {} ({}): {why}",
+        rule.handle,
+        chain.name,
+        text::rule(rule, style)
+    )
+}
+
+/// Follows a verdict.
+fn follow<'a>(
+    eval: &mut Eval<'_, 'a>,
+    vm: &mut Vm<'a>,
+    chain: &'a Chain,
+    rule: &'a Rule,
+    verdict: &Verdict,
+) -> Next<'a> {
+    let verdict_of = |verdict| End::Rule(rule, verdict);
+    match verdict {
+        Verdict::Accept => end(eval, vm, &verdict_of(HookVerdict::Accept)),
+        Verdict::Drop => {
+            let drop = HookVerdict::Drop(DropReason::NetfilterDrop);
+            end(eval, vm, &verdict_of(drop))
+        }
+        Verdict::Continue => {
+            vm.skip_rule();
+            Next::Go
+        }
+        Verdict::Return => go_back(eval, vm),
+        Verdict::Jump(name) | Verdict::Goto(name) => {
+            let goto = matches!(verdict, Verdict::Goto(_));
+            call(eval, vm, chain, rule, name, goto)
+        }
+        Verdict::Queue(num) => {
+            let why = format!("handed to the program that listens on queue {num}");
+            Next::Blind(blame(vm, chain, rule, &why))
+        }
+        Verdict::Stolen => Next::Blind(blame(vm, chain, rule, "the packet is taken away")),
+        Verdict::Other(code) => {
+            let why = format!("verdict {code} is not known");
+            Next::Blind(blame(vm, chain, rule, &why))
+        }
+    }
+}
+
+fn call<'a>(
+    eval: &mut Eval<'_, 'a>,
+    vm: &mut Vm<'a>,
+    chain: &'a Chain,
+    rule: &'a Rule,
+    name: &str,
+    goto: bool,
+) -> Next<'a> {
+    let Some(table) = vm.walk.as_ref().map(|walk| walk.base.table) else {
+        return Next::Go;
+    };
+    let target = match readable(eval, table, name) {
+        Ok(target) => target,
+        Err(why) => return Next::Blind(blame(vm, chain, rule, &why)),
+    };
+    let depth = match table.backend {
+        Backend::Nft => NFT_DEPTH,
+        Backend::Legacy => LEGACY_DEPTH,
+    };
+    let elements = vm.walk.as_mut().map(|walk| walk.elements.clone());
+    let via = Via {
+        chain,
+        rule,
+        elements: elements.unwrap_or_default(),
+    };
+    vm.skip_rule();
+    let Some(walk) = vm.walk.as_mut() else {
+        return Next::Go;
+    };
+    let last = walk.frames.last_mut();
+    if let (true, Some(frame)) = (goto, last) {
+        // A loop of gotos is cut by the number of rules; what led here is told only once.
+        frame.via.truncate(LEGACY_DEPTH);
+        frame.via.push(via);
+        frame.chain = target;
+        frame.rule = 0;
+        return Next::Go;
+    }
+    if walk.frames.len() > depth {
+        let why = format!("chains call each other more than {depth} deep at chain {name}");
+        return Next::End(HookVerdict::Unknown(why));
+    }
+    walk.frames.push(Frame {
+        chain: target,
+        rule: 0,
+        via: vec![via],
+    });
+    Next::Go
+}
+
+/// The end of a chain, or a return.
+fn go_back<'a>(eval: &mut Eval<'_, 'a>, vm: &mut Vm<'a>) -> Next<'a> {
+    let Some(walk) = vm.walk.as_mut() else {
+        return Next::Go;
+    };
+    walk.expr = 0;
+    walk.elements.clear();
+    if walk.frames.len() > 1 {
+        walk.frames.pop();
+        return Next::Go;
+    }
+    let policy = walk.base.base.policy;
+    end(eval, vm, &End::Policy(policy))
+}
+
+/// Ends the base chain and leaves its step.
+fn end<'a>(eval: &mut Eval<'_, 'a>, vm: &mut Vm<'a>, how: &End<'a>) -> Next<'a> {
+    let in_nat = eval.in_nat(vm);
+    let Some(mut walk) = vm.walk.take() else {
+        return Next::Go;
+    };
+    let mut notes = std::mem::take(&mut walk.notes);
+    let verdict = match how {
+        End::Rule(rule, verdict) => {
+            let result = match verdict {
+                HookVerdict::Accept => "accepted".to_owned(),
+                HookVerdict::Drop(_) => "dropped".to_owned(),
+                HookVerdict::Reject(with) => format!("rejected with {with}"),
+                HookVerdict::Unknown(_) => "unknown".to_owned(),
+            };
+            // A NAT chain that accepts without a mapping decided nothing.
+            if !(in_nat && *verdict == HookVerdict::Accept) {
+                notes.push(Note {
+                    result,
+                    evidence: path(&walk, Some(rule)),
+                    changes: Vec::new(),
+                });
+            }
+            verdict.clone()
+        }
+        End::Policy(Policy::Accept) => HookVerdict::Accept,
+        End::Policy(Policy::Drop) => {
+            notes.push(Note {
+                result: "dropped by policy".to_owned(),
+                evidence: vec![walk.base.evidence(Some(Policy::Drop))],
+                changes: Vec::new(),
+            });
+            HookVerdict::Drop(DropReason::NetfilterDrop)
+        }
+    };
+    vm.steps.extend(summed_up(notes, &walk.assumed));
+    if verdict != HookVerdict::Accept {
+        return Next::End(verdict);
+    }
+    if in_nat {
+        vm.nat_chain += 1;
+    } else {
+        vm.actor += 1;
+    }
+    Next::Go
+}
+
+/// Ends a NAT chain with a mapping.
+fn map<'a>(eval: &mut Eval<'_, 'a>, vm: &Vm<'a>, rule: &'a Rule, ways: Vec<Mapping>) -> Next<'a> {
+    let mut forks = Vec::new();
+    for mapping in ways {
+        let mut way = vm.clone();
+        way.share *= mapping.share;
+        if let Some(mut walk) = way.walk.take() {
+            let evidence = path(&walk, Some(rule));
+            let notes = std::mem::take(&mut walk.notes);
+            way.steps.extend(summed_up(notes, &[]));
+            nat::apply(eval.at, &mut way, &mapping, evidence, walk.assumed);
+        }
+        forks.push(way);
+    }
+    Next::Fork(forks)
+}
+
+/// One step of all that the rules of a chain did.
+fn summed_up(notes: Vec<Note>, assumed: &[Evidence]) -> Option<Step> {
+    let results: Vec<String> = notes.iter().map(|note| note.result.clone()).collect();
+    if results.is_empty() {
+        return None;
+    }
+    let mut step = Step::new(StepKind::Netfilter, results.join(", "));
+    for note in notes {
+        for evidence in note.evidence {
+            step.evidence.retain(|own| *own != evidence);
+            step.evidence.push(evidence);
+        }
+        step.changes.extend(note.changes);
+    }
+    step.evidence.extend(assumed.iter().cloned());
+    Some(step)
+}
+
+/// Rules that led to the current one, and that one last.
+fn path(walk: &Walk<'_>, rule: Option<&Rule>) -> Vec<Evidence> {
+    let mut out = Vec::new();
+    let base = walk.base.reference();
+    let style = text::style(walk.base.table);
+    let mut add = |chain: &Chain, rule: &Rule, elements: &[Evidence]| {
+        out.push(Evidence::NetfilterRule {
+            base: base.clone(),
+            chain: chain.name.clone(),
+            handle: rule.handle,
+            text: text::rule(rule, style),
+            comment: rule.comment.clone().or_else(|| comment_match(rule)),
+            counters: rule.exprs.iter().find_map(|expr| match expr {
+                Expr::Counter(counters) => Some(*counters),
+                _ => None,
+            }),
+        });
+        out.extend_from_slice(elements);
+    };
+    for frame in &walk.frames {
+        for via in &frame.via {
+            add(via.chain, via.rule, &via.elements);
+        }
+    }
+    if let (Some(rule), Some(frame)) = (rule, walk.frames.last()) {
+        add(frame.chain, rule, &walk.elements);
+    }
+    out
+}
+
+fn comment_match(rule: &Rule) -> Option<String> {
+    rule.exprs.iter().find_map(|expr| match expr {
+        Expr::Match(XtMatch::Comment(text)) => Some(text.clone()),
+        _ => None,
+    })
+}
+
+/// Notes that the current rule changed the packet.
+pub(super) fn note(vm: &mut Vm<'_>, rule: &Rule, result: String, changes: Vec<FieldChange>) {
+    if let Some(walk) = vm.walk.as_mut() {
+        let evidence = path(walk, Some(rule));
+        walk.notes.push(Note {
+            result,
+            evidence,
+            changes,
+        });
+    }
+}
+
+/// Notes what is taken to be so, once.
+pub(super) fn assume(vm: &mut Vm<'_>, why: &str) {
+    if let Some(walk) = vm.walk.as_mut() {
+        let assumed = Evidence::Assumed {
+            why: why.to_owned(),
+        };
+        if !walk.assumed.contains(&assumed) {
+            walk.assumed.push(assumed);
+        }
+    }
+}
+
+/// Changes the packet's mark and notes it.
+pub(super) fn set_mark(vm: &mut Vm<'_>, rule: &Rule, mark: Option<u32>) {
+    let old = vm.skb.mark;
+    if old == mark {
+        return;
+    }
+    vm.skb.mark = mark;
+    let words =
+        |mark: Option<u32>| mark.map_or_else(|| "unknown".to_owned(), |m| format!("{m:#x}"));
+    let (from, to) = (words(old), words(mark));
+    let change = FieldChange::new("mark", &from, &to);
+    note(
+        vm,
+        rule,
+        format!("mark {from} → {to}"),
+        change.into_iter().collect(),
+    );
+}
+
+/// Wishes for a set, or for one element of it where the key is known.
+pub(super) fn want_set(eval: &mut Eval<'_, '_>, table: &Table, set: &str, key: Option<Vec<u8>>) {
+    let (netns, family, name) = (eval.at.ns.netns, table.family, table.name.clone());
+    let want = match key {
+        Some(key) => Want::SetElem {
+            netns,
+            family,
+            table: name,
+            set: set.to_owned(),
+            key,
+        },
+        None => Want::Set {
+            netns,
+            family,
+            table: name,
+            set: set.to_owned(),
+        },
+    };
+    eval.cx.want(&eval.at.ns.node, want);
+}
+
+/// Whether single keys of a set can be asked for: in sets of ranges a key that is not found may
+/// still meet a catch-all element, so those are read whole.
+pub(super) fn asks_by_key(set: &crate::model::netfilter::Set) -> bool {
+    matches!(set.elements, Elements::NotAsked | Elements::ByKey(_)) && !set.flags.interval
+}
+
+/// Family of the table being walked.
+pub(super) fn family(vm: &Vm<'_>) -> Option<Family> {
+    Some(vm.walk.as_ref()?.base.table.family)
+}

@@ -1,0 +1,220 @@
+//! What rules ask of and tell a connection.
+//!
+//! Source: net/netfilter/nft_ct.c, xt_conntrack.c, xt_connmark.c (v6.12).
+
+use std::net::IpAddr;
+
+use super::bits::{Bits, Tri};
+use super::chain::{self, Did};
+use super::header::{Load, addr_bytes};
+use super::machine::{Eval, Vm};
+use crate::model::conntrack::{Tuple, status};
+use crate::model::netfilter::{CtKey, Family, Reg, Rule};
+use crate::model::xtables::ConntrackMatch;
+use crate::simulate::skb::{CtRef, FlowEntry};
+
+/// `NF_CT_STATE_INVALID_BIT`
+const INVALID: u32 = 1;
+/// `NF_CT_STATE_UNTRACKED_BIT`
+const UNTRACKED: u32 = 1 << 6;
+/// `NF_CT_STATE_BIT(IP_CT_ESTABLISHED)`
+const ESTABLISHED: u32 = 2;
+/// `NF_CT_STATE_BIT(IP_CT_NEW)`
+const NEW: u32 = 8;
+
+/// State bits of a packet; the same in `ct state` and `--ctstate` but for untracked.
+fn state(ct: CtRef) -> u32 {
+    match ct {
+        CtRef::None | CtRef::Invalid => INVALID,
+        CtRef::Untracked => UNTRACKED,
+        CtRef::Entry {
+            established: true, ..
+        } => ESTABLISHED,
+        CtRef::Entry { .. } => NEW,
+    }
+}
+
+fn entry<'v>(eval: &Eval<'_, '_>, vm: &'v Vm<'_>) -> Option<(&'v FlowEntry, bool)> {
+    let CtRef::Entry { index, reply, .. } = vm.skb.ct else {
+        return None;
+    };
+    Some((vm.flows.get(eval.at.ns, index)?, reply))
+}
+
+/// Loads part of the connection.
+pub(super) fn load(eval: &Eval<'_, '_>, vm: &Vm<'_>, key: CtKey, dir: Option<u8>) -> Load {
+    if chain::family(vm) == Some(Family::Bridge) {
+        return Load::Unknown("connection tracking in bridges is not evaluated".to_owned());
+    }
+    if key == CtKey::State {
+        return Load::Value(Bits::host32(Some(state(vm.skb.ct))));
+    }
+    let Some((flow, reply)) = entry(eval, vm) else {
+        return Load::Absent;
+    };
+    let entry = &flow.entry;
+    let tuple = match dir {
+        Some(1) => entry.reply,
+        Some(_) => entry.orig,
+        None if reply => entry.reply,
+        None => entry.orig,
+    };
+    let v4_only = |addr: IpAddr, v6: bool| {
+        if addr.is_ipv6() == v6 {
+            Load::Value(Bits::known(addr_bytes(addr)))
+        } else {
+            Load::Absent
+        }
+    };
+    let value = match key {
+        CtKey::State => Bits::unknown(4),
+        CtKey::Direction => Bits::known([u8::from(reply)]),
+        CtKey::Status => Bits::host32(Some(entry.status)),
+        CtKey::Mark => Bits::host32(flow.mark),
+        CtKey::L3proto => Bits::known([if tuple.src.is_ipv6() { 10 } else { 2 }]),
+        CtKey::Protocol => Bits::known([tuple.protocol]),
+        CtKey::Src => Bits::known(addr_bytes(tuple.src)),
+        CtKey::Dst => Bits::known(addr_bytes(tuple.dst)),
+        CtKey::ProtoSrc => Bits::net16(tuple.sport),
+        CtKey::ProtoDst => Bits::net16(tuple.dport),
+        CtKey::SrcIp => return v4_only(tuple.src, false),
+        CtKey::DstIp => return v4_only(tuple.dst, false),
+        CtKey::SrcIp6 => return v4_only(tuple.src, true),
+        CtKey::DstIp6 => return v4_only(tuple.dst, true),
+        CtKey::Labels if !flow.existing => Bits::known([0; 16]),
+        CtKey::Labels if entry.labels.len() == 16 => Bits::known(entry.labels.clone()),
+        CtKey::Labels => Bits::unknown(16),
+        CtKey::Zone => Bits::known(entry.zone.to_le_bytes()),
+        CtKey::Helper if entry.helper.is_none() && !flow.existing => return Load::Absent,
+        CtKey::Helper => Bits::unknown(16),
+        CtKey::Pkts | CtKey::Bytes | CtKey::Avgpkt => Bits::unknown(8),
+        CtKey::Expiration | CtKey::Eventmask | CtKey::Id => Bits::unknown(4),
+        CtKey::Other(number) => return Load::Unknown(format!("ct {number} is not known")),
+    };
+    Load::Value(value)
+}
+
+/// Changes the connection.
+pub(super) fn store(
+    eval: &Eval<'_, '_>,
+    vm: &mut Vm<'_>,
+    rule: &Rule,
+    key: CtKey,
+    sreg: Reg,
+) -> Did {
+    match key {
+        CtKey::Mark => {
+            let regs = vm.walk.as_ref().map(|walk| &walk.regs);
+            let mark = regs.and_then(|regs| regs.load(sreg, 4).host_u32());
+            set_mark(eval, vm, rule, mark);
+            Did::Next
+        }
+        CtKey::Labels | CtKey::Helper | CtKey::Eventmask => Did::Next,
+        other => Did::Blind(format!("sets ct {other:?}")),
+    }
+}
+
+/// Mark of the packet's connection; `None`: it has none.
+#[allow(
+    clippy::option_option,
+    reason = "no connection and an unknown mark differ"
+)]
+pub(super) fn mark(eval: &Eval<'_, '_>, vm: &Vm<'_>) -> Option<Option<u32>> {
+    entry(eval, vm).map(|(flow, _)| flow.mark)
+}
+
+/// Sets the mark of the packet's connection.
+pub(super) fn set_mark(eval: &Eval<'_, '_>, vm: &mut Vm<'_>, rule: &Rule, mark: Option<u32>) {
+    let CtRef::Entry { index, .. } = vm.skb.ct else {
+        return;
+    };
+    let Some(flow) = vm.flows.get_mut(eval.at.ns, index) else {
+        return;
+    };
+    if flow.mark == mark {
+        return;
+    }
+    flow.mark = mark;
+    flow.entry.mark = mark.unwrap_or(flow.entry.mark);
+    let words = mark.map_or_else(|| "unknown".to_owned(), |mark| format!("{mark:#x}"));
+    chain::note(vm, rule, format!("connection mark {words}"), Vec::new());
+}
+
+/// The `conntrack` match (`conntrack_mt()`).
+pub(super) fn matches(eval: &Eval<'_, '_>, vm: &Vm<'_>, wanted: &ConntrackMatch) -> Tri {
+    let has = |bit: u16| wanted.match_flags & bit != 0;
+    let inverted = |bit: u16| wanted.invert_flags & bit != 0;
+    let found = entry(eval, vm);
+    if has(1) {
+        let mut bits = match state(vm.skb.ct) {
+            UNTRACKED => 0x100,
+            other => other,
+        };
+        if let Some((flow, _)) = found {
+            let nat = |bit: u32, flag: u32| {
+                if flow.entry.status & bit != 0 {
+                    flag
+                } else {
+                    0
+                }
+            };
+            bits |= nat(status::SRC_NAT, 64) | nat(status::DST_NAT, 128);
+        }
+        if (u32::from(wanted.state_mask) & bits != 0) == inverted(1) {
+            return Tri::No;
+        }
+    }
+    let Some((flow, reply)) = found else {
+        return Tri::from(has(1));
+    };
+    let entry = &flow.entry;
+    let mut answer = Tri::Yes;
+    let mut also = |bit: u16, condition: Tri| {
+        if has(bit) {
+            let before = std::mem::replace(&mut answer, Tri::Yes);
+            answer = before.and(|| condition.negated(inverted(bit)));
+        }
+    };
+    also(0x1000, Tri::from(!reply));
+    also(2, Tri::from(u16::from(entry.orig.protocol) == wanted.proto));
+    let addr = |pair: Option<(IpAddr, IpAddr)>, own: IpAddr| {
+        Tri::from(pair.is_none_or(|(addr, mask)| masked_equal(own, addr, mask)))
+    };
+    also(4, addr(wanted.origsrc, entry.orig.src));
+    also(8, addr(wanted.origdst, entry.orig.dst));
+    also(0x10, addr(wanted.replsrc, entry.reply.src));
+    also(0x20, addr(wanted.repldst, entry.reply.dst));
+    also(0x100, port(wanted.origsrc_port, entry.orig, true));
+    also(0x200, port(wanted.origdst_port, entry.orig, false));
+    also(0x400, port(wanted.replsrc_port, entry.reply, true));
+    also(0x800, port(wanted.repldst_port, entry.reply, false));
+    also(
+        0x40,
+        Tri::from(u32::from(wanted.status_mask) & entry.status != 0),
+    );
+    also(
+        0x80,
+        Tri::Unknown("time to live of the connection".to_owned()),
+    );
+    answer
+}
+
+fn port(range: (u16, u16), tuple: Tuple, source: bool) -> Tri {
+    let own = if source { tuple.sport } else { tuple.dport };
+    let (first, last) = range;
+    let answer = own.map(|port| (first..=last).contains(&port));
+    Tri::from_option(answer, || "a port is not known".to_owned())
+}
+
+/// Whether an address equals another under a mask.
+pub(super) fn masked_equal(own: IpAddr, addr: IpAddr, mask: IpAddr) -> bool {
+    match (own, addr, mask) {
+        (IpAddr::V4(own), IpAddr::V4(addr), IpAddr::V4(mask)) => {
+            (u32::from(own) ^ u32::from(addr)) & u32::from(mask) == 0
+        }
+        (IpAddr::V6(own), IpAddr::V6(addr), IpAddr::V6(mask)) => {
+            (u128::from(own) ^ u128::from(addr)) & u128::from(mask) == 0
+        }
+        _ => false,
+    }
+}

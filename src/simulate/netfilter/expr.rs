@@ -1,0 +1,387 @@
+//! nf_tables expressions.
+//!
+//! Source: net/netfilter/nft_*.c (v6.12).
+
+use super::bits::{Bits, Tri};
+use super::chain::{Did, assume, set_mark, want_set};
+use super::header::{self, Load};
+use super::lookup::{self, Found};
+use super::machine::{Eval, Vm};
+use super::registers::Registers;
+use super::{ct, meta, nat, reject, reverse, text, xt_match, xt_target};
+use crate::model::netfilter::{
+    BitwiseOp, CmpOp, Elements, Expr, MetaKey, Reg, Rule, SetData, SetElem,
+};
+use crate::simulate::conntrack::Manip;
+use crate::simulate::skb::CtRef;
+use crate::trace::Evidence;
+
+const NO_CHAIN: &str = "no chain is walked";
+
+/// Runs one expression.
+pub(super) fn eval<'a>(
+    eval: &mut Eval<'_, 'a>,
+    vm: &mut Vm<'a>,
+    rule: &'a Rule,
+    expr: &'a Expr,
+) -> Did {
+    let Some(walk) = vm.walk.as_mut() else {
+        return Did::Blind(NO_CHAIN.to_owned());
+    };
+    let regs = &mut walk.regs;
+    match expr {
+        Expr::Meta { key, dreg } => {
+            let load = meta::load(eval, &vm.skb, *key);
+            store(vm, *dreg, load)
+        }
+        Expr::MetaSet { key, sreg } => match key {
+            MetaKey::Mark => {
+                let mark = regs.load(*sreg, 4).host_u32();
+                set_mark(vm, rule, mark);
+                Did::Next
+            }
+            MetaKey::Priority | MetaKey::Nftrace | MetaKey::Rtclassid => Did::Next,
+            other => Did::Blind(format!("sets meta {other:?}")),
+        },
+        Expr::Payload {
+            base,
+            offset,
+            len,
+            dreg,
+        } => {
+            let local = vm.skb.local;
+            let load = header::load(&vm.skb.packet, local, *base, size(*offset), size(*len));
+            store(vm, *dreg, load)
+        }
+        Expr::PayloadSet {
+            base,
+            offset,
+            len,
+            sreg,
+        } => {
+            let value = regs.load(*sreg, size(*len));
+            match header::store(&mut vm.skb.packet, *base, size(*offset), &value) {
+                Ok(()) => Did::Next,
+                Err(why) => Did::Blind(why),
+            }
+        }
+        Expr::Cmp { op, sreg, data } => {
+            let value = regs.load(*sreg, data.len());
+            let answer = match op {
+                CmpOp::Eq => value.equals(data),
+                CmpOp::Neq => value.equals(data).map(|equal| !equal),
+                CmpOp::Lt => value.at_least(data).map(|more| !more),
+                CmpOp::Lte => value.at_most(data),
+                CmpOp::Gt => value.at_most(data).map(|less| !less),
+                CmpOp::Gte => value.at_least(data),
+            };
+            Did::when(Tri::from_option(answer, || {
+                "a value is not known".to_owned()
+            }))
+        }
+        Expr::Range {
+            negate,
+            sreg,
+            from,
+            to,
+        } => {
+            let answer = regs.load(*sreg, from.len()).within(from, to);
+            let answer = Tri::from_option(answer, || "a value is not known".to_owned());
+            Did::when(answer.negated(*negate))
+        }
+        Expr::Bitwise {
+            sreg,
+            dreg,
+            len,
+            op,
+        } => {
+            let value = regs.load(*sreg, size(*len));
+            let result = match op {
+                BitwiseOp::MaskXor { mask, xor } => Some(value.mask_xor(mask, xor)),
+                BitwiseOp::Lshift(bits) => Some(value.shift(*bits, true)),
+                BitwiseOp::Rshift(bits) => Some(value.shift(*bits, false)),
+                BitwiseOp::Register { op, sreg2 } => {
+                    value.combine(*op, &regs.load(*sreg2, size(*len)))
+                }
+            };
+            regs.store(*dreg, &result.unwrap_or(Bits::unknown(size(*len))));
+            Did::Next
+        }
+        Expr::Byteorder {
+            sreg,
+            dreg,
+            len,
+            size: width,
+            ..
+        } => {
+            let value = regs.load(*sreg, size(*len)).swapped(size(*width));
+            regs.store(*dreg, &value);
+            Did::Next
+        }
+        Expr::Immediate { dreg, data } => {
+            regs.store(*dreg, &Bits::known(data.clone()));
+            Did::Next
+        }
+        Expr::Verdict(verdict) => Did::Verdict(verdict.clone()),
+        Expr::Lookup {
+            set,
+            sreg,
+            dreg,
+            inverted,
+        } => look_up(eval, vm, set, *sreg, *dreg, *inverted),
+        Expr::Dynset { exprs, .. } if exprs.is_empty() => Did::Next,
+        Expr::Dynset { exprs, .. } => {
+            let state = exprs.join(", ");
+            Did::Doubt(format!("the set keeps state for each element ({state})"))
+        }
+        Expr::Ct { key, dreg, dir } => {
+            let load = ct::load(eval, vm, *key, *dir);
+            store(vm, *dreg, load)
+        }
+        Expr::CtSet { key, sreg } => ct::store(eval, vm, rule, *key, *sreg),
+        Expr::Fib { dreg, .. } => {
+            let load = reverse::load(eval, vm, expr);
+            store(vm, *dreg, load)
+        }
+        Expr::Numgen {
+            dreg,
+            modulus,
+            offset,
+            random,
+        } => {
+            if !*random {
+                assume(
+                    vm,
+                    "numgen inc: which packet of a series this is is not known",
+                );
+            }
+            choose(eval, vm, *dreg, *modulus, *offset)
+        }
+        Expr::Hash {
+            dreg,
+            modulus,
+            offset,
+            ..
+        } => {
+            assume(
+                vm,
+                "hash of the flow: each flow always takes the same way, which one is not known",
+            );
+            choose(eval, vm, *dreg, *modulus, *offset)
+        }
+        Expr::Nat {
+            source,
+            v6,
+            addr_min,
+            addr_max,
+            proto_min,
+            proto_max,
+            flags,
+        } => {
+            let width = if *v6 { 16 } else { 4 };
+            let addr = |reg: Reg| {
+                let value = regs.load(reg, width);
+                value.bytes().and_then(header::addr_from)
+            };
+            let pair = |first: &Option<Reg>, last: &Option<Reg>| {
+                first.map(|first| (first, last.unwrap_or(first)))
+            };
+            let addrs = match pair(addr_min, addr_max) {
+                None => None,
+                Some((first, last)) => match (addr(first), addr(last)) {
+                    (Some(first), Some(last)) => Some((first, last)),
+                    _ => return Did::Blind("the new address is not known".to_owned()),
+                },
+            };
+            let Some(ports) = ports(regs, *proto_min, *proto_max) else {
+                return Did::Blind("the new port is not known".to_owned());
+            };
+            let range = nat::Range {
+                flags: *flags,
+                addrs,
+                ports,
+            };
+            let (manip, word) = if *source {
+                (Manip::Src, "snat to")
+            } else {
+                (Manip::Dst, "dnat to")
+            };
+            nat::to_range(eval, vm, manip, range, word)
+        }
+        Expr::Masq {
+            proto_min,
+            proto_max,
+            flags,
+        }
+        | Expr::Redir {
+            proto_min,
+            proto_max,
+            flags,
+        } => {
+            let Some(ports) = ports(regs, *proto_min, *proto_max) else {
+                return Did::Blind("the new port is not known".to_owned());
+            };
+            let range = nat::Range {
+                flags: *flags,
+                addrs: None,
+                ports,
+            };
+            if matches!(expr, Expr::Masq { .. }) {
+                nat::masquerade(eval, vm, range)
+            } else {
+                nat::redirect(eval, vm, range)
+            }
+        }
+        Expr::Reject { kind, code } => reject::nft(&vm.skb.packet, *kind, *code),
+        Expr::Tproxy { .. } => Did::Blind("handed to a transparent proxy's socket".to_owned()),
+        Expr::Counter(_) | Expr::Log | Expr::FlowOffload(_) | Expr::Nop(_) => Did::Next,
+        Expr::Limit { .. } => Did::Doubt("whether the rate is used up is not known".to_owned()),
+        Expr::Quota {
+            inverted,
+            bytes,
+            consumed,
+        } => {
+            let over = consumed.saturating_add(u64::from(vm.skb.packet.len)) >= *bytes;
+            Did::when(Tri::from(over == *inverted))
+        }
+        Expr::Queue { num, total, .. } => {
+            let what = match total {
+                0 | 1 => format!("queue {num}"),
+                _ => format!("queues {num} to {}", num.saturating_add(total - 1)),
+            };
+            Did::Blind(format!("handed to the program that listens on {what}"))
+        }
+        Expr::Notrack => {
+            if vm.skb.ct == CtRef::None {
+                vm.skb.ct = CtRef::Untracked;
+                super::chain::note(vm, rule, "not tracked".to_owned(), Vec::new());
+            }
+            Did::Next
+        }
+        Expr::Objref { name, kind } => match kind {
+            // counter, conntrack helper, timeout, secmark, expectation.
+            1 | 3 | 7 | 8 | 9 => Did::Next,
+            // quota, limit, connlimit.
+            2 | 4 | 5 => Did::Doubt(format!("state of object {name} is not known")),
+            _ => Did::Blind(format!("object {name} of type {kind} is not evaluated")),
+        },
+        Expr::Header(header) => Did::when(xt_match::header(eval, &vm.skb, header)),
+        Expr::Match(condition) => xt_match::eval(eval, vm, condition),
+        Expr::Target(target) => xt_target::eval(eval, vm, rule, target),
+        Expr::Other { name, .. } => {
+            Did::Blind(format!("expression {name} is not known to this program"))
+        }
+    }
+}
+
+fn size(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX).min(4096)
+}
+
+fn store(vm: &mut Vm<'_>, dreg: Reg, load: Load) -> Did {
+    match (load, vm.walk.as_mut()) {
+        (Load::Value(value), Some(walk)) => {
+            walk.regs.store(dreg, &value);
+            Did::Next
+        }
+        (Load::Absent, _) => Did::Break,
+        (Load::Unknown(why), _) => Did::Doubt(why),
+        (_, None) => Did::Blind(NO_CHAIN.to_owned()),
+    }
+}
+
+/// Ports by register. `None`: not known; `Some(None)`: none are given.
+#[allow(
+    clippy::option_option,
+    reason = "absent and unknown are different answers"
+)]
+fn ports(regs: &Registers, min: Option<Reg>, max: Option<Reg>) -> Option<Option<(u16, u16)>> {
+    let Some(min) = min else {
+        return Some(None);
+    };
+    let first = regs.load(min, 2).net_u16()?;
+    let last = regs.load(max.unwrap_or(min), 2).net_u16()?;
+    Some(Some((first, last)))
+}
+
+/// A number of which each value takes the same share.
+fn choose(eval: &Eval<'_, '_>, vm: &Vm<'_>, dreg: Reg, modulus: u32, offset: u32) -> Did {
+    let Some(walk) = vm.walk.as_ref() else {
+        return Did::Blind(NO_CHAIN.to_owned());
+    };
+    if modulus == 0 || size(modulus) > eval.cx.limits.branches {
+        return Did::Blind(format!("forks into {modulus} ways"));
+    }
+    let share = 1.0 / f64::from(modulus);
+    let way = |number: u32| {
+        let mut regs = walk.regs.clone();
+        regs.store(dreg, &Bits::host32(Some(offset.wrapping_add(number))));
+        (share, regs)
+    };
+    Did::Choose((0..modulus).map(way).collect())
+}
+
+fn look_up<'a>(
+    eval: &mut Eval<'_, 'a>,
+    vm: &mut Vm<'a>,
+    name: &str,
+    sreg: Reg,
+    dreg: Option<Reg>,
+    inverted: bool,
+) -> Did {
+    let Some(walk) = vm.walk.as_mut() else {
+        return Did::Blind(NO_CHAIN.to_owned());
+    };
+    let table = walk.base.table;
+    let lacking = |why: String| match dreg {
+        // What a map leads to can't be tried both ways.
+        Some(_) => Did::Blind(why),
+        None => Did::Doubt(why),
+    };
+    let Some(set) = table.sets.get(name) else {
+        if table.sets_complete {
+            return lacking(format!("set {name} is not in its table"));
+        }
+        want_set(eval, table, name, None);
+        return lacking(format!("set {name} not read"));
+    };
+    let key = walk.regs.load(sreg, size(set.key_len));
+    match lookup::find(set, &key) {
+        Found::Unread => {
+            let by_key = super::chain::asks_by_key(set) && set.key_len > 0;
+            let exact = key.bytes().filter(|_| by_key).map(<[u8]>::to_vec);
+            want_set(eval, table, name, exact);
+            lacking(format!("elements of set {name} not read"))
+        }
+        Found::Unknown(why) => lacking(why),
+        Found::Absent if inverted => Did::Next,
+        Found::Absent => Did::Break,
+        Found::Elem(_) if inverted => Did::Break,
+        Found::Elem(elem) => {
+            walk.elements.push(Evidence::SetElement {
+                set: name.to_owned(),
+                text: text::element(set, elem),
+            });
+            found(vm, dreg, elem)
+        }
+    }
+}
+
+fn found(vm: &mut Vm<'_>, dreg: Option<Reg>, elem: &SetElem) -> Did {
+    match (&elem.data, dreg) {
+        (Some(SetData::Verdict(verdict)), Some(_)) => Did::Verdict(verdict.clone()),
+        (Some(SetData::Value(value)), Some(dreg)) => {
+            if let Some(walk) = vm.walk.as_mut() {
+                walk.regs.store(dreg, &Bits::known(value.clone()));
+            }
+            Did::Next
+        }
+        (None, Some(_)) => Did::Blind("the element of the map has no data".to_owned()),
+        (_, None) => Did::Next,
+    }
+}
+
+/// Whether the elements of a set are all there.
+pub(super) fn is_read(elements: &Elements) -> bool {
+    matches!(elements, Elements::Known(_))
+}

@@ -1,0 +1,279 @@
+//! Bytes of a packet's headers, as far as they are known, and changes to them.
+//!
+//! Not modelled: IP options, extension headers and fragments; the bytes behind the headers are
+//! unknown.
+
+use std::net::IpAddr;
+
+use super::bits::Bits;
+use crate::model::netfilter::PayloadBase;
+use crate::model::packet::{L4, Packet};
+
+/// What loading gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Load {
+    /// A value, perhaps with unknown bits.
+    Value(Bits),
+    /// There is no such thing: the rule does not match (NFT_BREAK).
+    Absent,
+    /// Whether there is such a thing is unknown.
+    Unknown(String),
+}
+
+/// Bytes of an address.
+pub(super) fn addr_bytes(addr: IpAddr) -> Vec<u8> {
+    match addr {
+        IpAddr::V4(addr) => addr.octets().to_vec(),
+        IpAddr::V6(addr) => addr.octets().to_vec(),
+    }
+}
+
+/// Address of 4 or 16 bytes.
+pub(super) fn addr_from(bytes: &[u8]) -> Option<IpAddr> {
+    if let Ok(four) = <[u8; 4]>::try_from(bytes) {
+        return Some(IpAddr::from(four));
+    }
+    <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from)
+}
+
+/// Loads bytes of a header.
+///
+/// `local`: it was made here, so that it has no link-layer header yet.
+/// Source: `nft_payload_eval()`, net/netfilter/nft_payload.c.
+pub(super) fn load(
+    packet: &Packet,
+    local: bool,
+    base: PayloadBase,
+    from: usize,
+    len: usize,
+) -> Load {
+    let (bytes, total) = match base {
+        PayloadBase::LinkLayer => match packet.eth {
+            Some((src, dst)) => {
+                let kind: u16 = if packet.src.is_ipv6() { 0x86dd } else { 0x0800 };
+                let mut bytes = Bits::known(dst.0);
+                bytes.push(&Bits::known(src.0));
+                bytes.push(&Bits::net16(Some(kind)));
+                (bytes, 14)
+            }
+            None if local => return Load::Absent,
+            None => return Load::Unknown("link-layer header not known here".to_owned()),
+        },
+        PayloadBase::Network => {
+            let mut bytes = network(packet);
+            bytes.push(&transport(packet));
+            let total = total(packet);
+            (bytes, total)
+        }
+        PayloadBase::Transport => {
+            let total = total(packet).saturating_sub(network_len(packet));
+            (transport(packet), total)
+        }
+        PayloadBase::Inner | PayloadBase::Tunnel | PayloadBase::Other(_) => {
+            return Load::Unknown("headers inside a tunnel are not evaluated".to_owned());
+        }
+    };
+    if from.saturating_add(len) > total {
+        return Load::Absent;
+    }
+    Load::Value(bytes.slice(from, len))
+}
+
+/// Overwrites header bytes. `Err`: what can't be represented.
+pub(super) fn store(
+    packet: &mut Packet,
+    base: PayloadBase,
+    from: usize,
+    value: &Bits,
+) -> Result<(), String> {
+    let doubt = || "writes header bytes that are not known".to_owned();
+    match base {
+        PayloadBase::Network => {
+            let mut bytes = network(packet);
+            if from.saturating_add(value.len()) > bytes.len() {
+                return Err("writes behind the ip header".to_owned());
+            }
+            bytes.overwrite(from, value);
+            let byte = |at: usize| bytes.slice(at, 1).bytes().and_then(|b| b.first().copied());
+            let addr = |at: usize, len: usize| {
+                let part = bytes.slice(at, len);
+                part.bytes().and_then(addr_from).ok_or_else(doubt)
+            };
+            if packet.src.is_ipv6() {
+                let high = bytes.slice(0, 1).mask_xor(&[0x0f], &[]);
+                let low = bytes.slice(1, 1).mask_xor(&[0xf0], &[]);
+                let nibble = |part: &Bits| part.bytes().and_then(|b| b.first().copied());
+                packet.tos =
+                    nibble(&high).ok_or_else(doubt)? << 4 | nibble(&low).ok_or_else(doubt)? >> 4;
+                packet.ttl = byte(7).ok_or_else(doubt)?;
+                packet.src = addr(8, 16)?;
+                packet.dst = addr(24, 16)?;
+            } else {
+                packet.tos = byte(1).ok_or_else(doubt)?;
+                packet.df = byte(6).ok_or_else(doubt)? & 0x40 != 0;
+                packet.ttl = byte(8).ok_or_else(doubt)?;
+                packet.src = addr(12, 4)?;
+                packet.dst = addr(16, 4)?;
+            }
+            Ok(())
+        }
+        PayloadBase::Transport => {
+            let has_ports = matches!(packet.l4, L4::Tcp { .. } | L4::Udp { .. } | L4::Sctp { .. });
+            let mut bytes = transport(packet);
+            if !has_ports || from.saturating_add(value.len()) > bytes.len() {
+                return Err("writes transport bytes that are not modelled".to_owned());
+            }
+            bytes.overwrite(from, value);
+            packet.set_sport(bytes.slice(0, 2).net_u16());
+            packet.set_dport(bytes.slice(2, 2).net_u16());
+            Ok(())
+        }
+        PayloadBase::LinkLayer => Err("rewrites link-layer addresses".to_owned()),
+        PayloadBase::Inner | PayloadBase::Tunnel | PayloadBase::Other(_) => {
+            Err("rewrites headers inside a tunnel".to_owned())
+        }
+    }
+}
+
+fn network_len(packet: &Packet) -> usize {
+    if packet.src.is_ipv6() { 40 } else { 20 }
+}
+
+/// Length of the packet; never less than its headers.
+fn total(packet: &Packet) -> usize {
+    let headers = network_len(packet) + transport(packet).len();
+    usize::try_from(packet.len).map_or(headers, |len| len.max(headers))
+}
+
+fn network(packet: &Packet) -> Bits {
+    let total = total(packet);
+    let len16 = |len: usize| Bits::net16(u16::try_from(len).ok());
+    let mut bytes;
+    if packet.src.is_ipv6() {
+        bytes = Bits::known([0x60 | packet.tos >> 4]);
+        // The low half of this byte and the next two are the flow label, which is unknown.
+        let low = Bits::unknown(1).mask_xor(&[0x0f], &[packet.tos << 4]);
+        bytes.push(&low);
+        bytes.push(&Bits::unknown(2));
+        bytes.push(&len16(total.saturating_sub(40)));
+        bytes.push(&Bits::known([packet.protocol(), packet.ttl]));
+    } else {
+        bytes = Bits::known([0x45, packet.tos]);
+        bytes.push(&len16(total));
+        bytes.push(&Bits::unknown(2));
+        bytes.push(&Bits::known([u8::from(packet.df) << 6, 0]));
+        bytes.push(&Bits::known([packet.ttl, packet.protocol()]));
+        bytes.push(&Bits::unknown(2));
+    }
+    bytes.push(&Bits::known(addr_bytes(packet.src)));
+    bytes.push(&Bits::known(addr_bytes(packet.dst)));
+    bytes
+}
+
+fn transport(packet: &Packet) -> Bits {
+    let ports = |sport, dport| {
+        let mut bytes = Bits::net16(sport);
+        bytes.push(&Bits::net16(dport));
+        bytes
+    };
+    match packet.l4 {
+        L4::Tcp {
+            sport,
+            dport,
+            flags,
+        } => {
+            let mut bytes = ports(sport, dport);
+            bytes.push(&Bits::unknown(9));
+            bytes.push(&Bits::known([flags]));
+            bytes.push(&Bits::unknown(6));
+            bytes
+        }
+        L4::Udp { sport, dport } => {
+            let mut bytes = ports(sport, dport);
+            let len = usize::try_from(packet.len).unwrap_or(usize::MAX);
+            let len = len.saturating_sub(network_len(packet)).max(8);
+            bytes.push(&Bits::net16(u16::try_from(len).ok()));
+            bytes.push(&Bits::unknown(2));
+            bytes
+        }
+        L4::Sctp { sport, dport } => {
+            let mut bytes = ports(sport, dport);
+            bytes.push(&Bits::unknown(8));
+            bytes
+        }
+        L4::Icmp { kind, code, id } => {
+            let mut bytes = Bits::known([kind, code]);
+            bytes.push(&Bits::unknown(2));
+            bytes.push(&Bits::net16(id));
+            bytes.push(&Bits::unknown(2));
+            bytes
+        }
+        L4::Other(_) => Bits::unknown(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packet(src: &str, dst: &str) -> Packet {
+        Packet {
+            eth: None,
+            src: src.parse().unwrap(),
+            dst: dst.parse().unwrap(),
+            ttl: 64,
+            tos: 0x28,
+            df: true,
+            len: 60,
+            l4: L4::Tcp {
+                sport: None,
+                dport: Some(80),
+                flags: 2,
+            },
+            inner: None,
+        }
+    }
+
+    fn bytes(packet: &Packet, base: PayloadBase, from: usize, len: usize) -> Option<Vec<u8>> {
+        match load(packet, false, base, from, len) {
+            Load::Value(bits) => bits.bytes().map(<[u8]>::to_vec),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn ipv4_fields_are_where_rfc_791_has_them() {
+        let p = packet("10.0.0.1", "10.0.0.2");
+        let net = PayloadBase::Network;
+        assert_eq!(bytes(&p, net, 12, 8), Some(vec![10, 0, 0, 1, 10, 0, 0, 2]));
+        assert_eq!(bytes(&p, net, 9, 1), Some(vec![6]));
+        assert_eq!(bytes(&p, net, 6, 2), Some(vec![0x40, 0]));
+        assert_eq!(bytes(&p, net, 4, 2), None);
+        assert_eq!(bytes(&p, net, 22, 2), Some(vec![0, 80]));
+        let th = PayloadBase::Transport;
+        assert_eq!(bytes(&p, th, 2, 2), Some(vec![0, 80]));
+        assert_eq!(bytes(&p, th, 0, 2), None);
+        assert_eq!(bytes(&p, th, 13, 1), Some(vec![2]));
+        assert_eq!(load(&p, false, th, 39, 2), Load::Absent);
+    }
+
+    #[test]
+    fn ipv6_traffic_class_straddles_two_bytes() {
+        let p = packet("fd00::1", "fd00::2");
+        let Load::Value(bits) = load(&p, false, PayloadBase::Network, 0, 2) else {
+            panic!("loads");
+        };
+        let dscp = bits.mask_xor(&[0x0f, 0xc0], &[]);
+        assert_eq!(dscp.bytes(), Some([0x02, 0x80].as_slice()));
+    }
+
+    #[test]
+    fn writing_changes_the_packet() {
+        let mut p = packet("10.0.0.1", "10.0.0.2");
+        store(&mut p, PayloadBase::Network, 1, &Bits::known([0])).unwrap();
+        assert_eq!(p.tos, 0);
+        store(&mut p, PayloadBase::Transport, 2, &Bits::net16(Some(8080))).unwrap();
+        assert_eq!(p.dport(), Some(8080));
+        assert!(store(&mut p, PayloadBase::Network, 16, &Bits::unknown(4)).is_err());
+    }
+}

@@ -1,0 +1,214 @@
+//! Sets and maps: exact keys, ranges, concatenated ranges, and the element that catches the rest.
+//!
+//! Source: net/netfilter/nft_set_{hash,rbtree,pipapo}.c, nft_lookup.c (v6.12).
+
+use super::bits::Bits;
+use crate::model::netfilter::{Elements, Set, SetElem};
+
+/// Answer of a lookup.
+#[derive(Debug, PartialEq)]
+pub(super) enum Found<'a> {
+    /// This element.
+    Elem(&'a SetElem),
+    /// None.
+    Absent,
+    /// The elements, or this one, were not read.
+    Unread,
+    /// What is missing.
+    Unknown(String),
+}
+
+/// Looks a key up.
+pub(super) fn find<'a>(set: &'a Set, key: &Bits) -> Found<'a> {
+    match &set.elements {
+        Elements::NotAsked => Found::Unread,
+        Elements::Missing(why) => Found::Unknown(format!("elements of set {}: {why}", set.name)),
+        Elements::ByKey(answers) => {
+            let Some(exact) = key.bytes() else {
+                return Found::Unread;
+            };
+            match answers.iter().find(|(own, _)| own == exact) {
+                Some((_, Some(elem))) => Found::Elem(elem),
+                Some((_, None)) => Found::Absent,
+                None => Found::Unread,
+            }
+        }
+        Elements::Known(elements) => among(set, elements, key),
+    }
+}
+
+fn among<'a>(set: &Set, elements: &'a [SetElem], key: &Bits) -> Found<'a> {
+    let unknown = || Found::Unknown(format!("the key for set {} is not known", set.name));
+    let catchall = elements.iter().find(|elem| elem.catchall);
+    let ranges = set.flags.interval && set.field_lens.len() < 2;
+    let plain = elements.iter().any(|elem| elem.key_end.is_some());
+    let mut possible = false;
+    if ranges && !plain {
+        match interval(elements, key) {
+            Some(Some(elem)) => return Found::Elem(elem),
+            Some(None) => {}
+            None => possible = true,
+        }
+    } else {
+        for elem in elements.iter().filter(|e| !e.catchall && !e.interval_end) {
+            let hit = match &elem.key_end {
+                Some(end) => fields_within(set, key, &elem.key, end),
+                None => key.equals(&elem.key),
+            };
+            match hit {
+                Some(true) => return Found::Elem(elem),
+                Some(false) => {}
+                None => possible = true,
+            }
+        }
+    }
+    match catchall {
+        _ if possible => unknown(),
+        Some(elem) => Found::Elem(elem),
+        None => Found::Absent,
+    }
+}
+
+/// Whether each field of a concatenated key lies in its range.
+fn fields_within(set: &Set, key: &Bits, from: &[u8], to: &[u8]) -> Option<bool> {
+    let whole = [set.key_len];
+    let lens = if set.field_lens.is_empty() {
+        &whole[..]
+    } else {
+        &set.field_lens
+    };
+    let mut at = 0;
+    let mut sure = true;
+    for len in lens {
+        let len = usize::try_from(*len).unwrap_or(0);
+        let part = |bytes: &[u8]| -> Vec<u8> { bytes.iter().skip(at).take(len).copied().collect() };
+        match key.slice(at, len).within(&part(from), &part(to)) {
+            Some(true) => {}
+            Some(false) => return Some(false),
+            None => sure = false,
+        }
+        at += len.next_multiple_of(4);
+    }
+    sure.then_some(true)
+}
+
+/// The element whose range holds the key: ranges begin at an element and end before the next one or
+/// its end mark. `None`: not known.
+fn interval<'a>(elements: &'a [SetElem], key: &Bits) -> Option<Option<&'a SetElem>> {
+    // The last start at or below a key; a range that begins where another ends wins over the end.
+    let below = |point: &[u8]| {
+        elements
+            .iter()
+            .filter(|elem| !elem.catchall && elem.key.as_slice() <= point)
+            .max_by(|a, b| a.key.cmp(&b.key).then(b.interval_end.cmp(&a.interval_end)))
+    };
+    let (low, high) = (key.min(), key.max());
+    let (first, last) = (below(&low), below(&high));
+    let same = match (first, last) {
+        (Some(a), Some(b)) => std::ptr::eq(a, b),
+        (None, None) => true,
+        _ => false,
+    };
+    same.then(|| first.filter(|elem| !elem.interval_end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::netfilter::SetFlags;
+
+    fn elem(key: &[u8]) -> SetElem {
+        SetElem {
+            key: key.to_vec(),
+            key_end: None,
+            interval_end: false,
+            catchall: false,
+            data: None,
+            comment: None,
+            expires_ms: None,
+        }
+    }
+
+    fn set(key_len: u32, interval: bool, elements: Vec<SetElem>) -> Set {
+        Set {
+            name: "s".to_owned(),
+            flags: SetFlags {
+                interval,
+                ..SetFlags::default()
+            },
+            key_len,
+            field_lens: Vec::new(),
+            data_len: 0,
+            elements: Elements::Known(elements),
+        }
+    }
+
+    fn has(set: &Set, key: &[u8]) -> bool {
+        matches!(find(set, &Bits::known(key)), Found::Elem(_))
+    }
+
+    #[test]
+    fn ranges_end_before_their_end_mark() {
+        // nft add element ... { 10.0.0.0/8, 192.168.0.0/16 }
+        let end = |key: &[u8]| SetElem {
+            interval_end: true,
+            ..elem(key)
+        };
+        let set = set(
+            4,
+            true,
+            vec![
+                end(&[0, 0, 0, 0]),
+                elem(&[10, 0, 0, 0]),
+                end(&[11, 0, 0, 0]),
+                elem(&[11, 0, 0, 0]),
+                end(&[11, 0, 1, 0]),
+                elem(&[192, 168, 0, 0]),
+                end(&[192, 169, 0, 0]),
+            ],
+        );
+        assert!(has(&set, &[10, 255, 255, 255]));
+        assert!(has(&set, &[11, 0, 0, 255]));
+        assert!(!has(&set, &[11, 0, 1, 0]));
+        assert!(!has(&set, &[9, 255, 255, 255]));
+        assert!(has(&set, &[192, 168, 3, 4]));
+        let net = Bits::known([10, 1, 2, 0]).mask_xor(&[255, 255, 255, 0], &[]);
+        assert!(matches!(find(&set, &net), Found::Elem(_)));
+        assert!(matches!(find(&set, &Bits::unknown(4)), Found::Unknown(_)));
+    }
+
+    #[test]
+    fn concatenated_ranges_are_checked_field_by_field() {
+        let mut range = elem(&[10, 0, 0, 0, 0, 80, 0, 0]);
+        range.key_end = Some(vec![10, 0, 0, 255, 0, 90, 0, 0]);
+        let mut set = set(8, true, vec![range]);
+        set.field_lens = vec![4, 2];
+        assert!(has(&set, &[10, 0, 0, 7, 0, 85, 0, 0]));
+        assert!(!has(&set, &[10, 0, 0, 7, 0, 91, 0, 0]));
+        assert!(!has(&set, &[10, 0, 1, 7, 0, 85, 0, 0]));
+    }
+
+    #[test]
+    fn the_rest_is_caught_last() {
+        let mut rest = elem(&[]);
+        rest.catchall = true;
+        let set = set(4, false, vec![rest, elem(&[1, 2, 3, 4])]);
+        let Found::Elem(hit) = find(&set, &Bits::known([1, 2, 3, 4])) else {
+            panic!("found");
+        };
+        assert!(!hit.catchall);
+        assert!(has(&set, &[9, 9, 9, 9]));
+    }
+
+    #[test]
+    fn answers_for_single_keys() {
+        let mut set = set(4, false, Vec::new());
+        set.elements = Elements::ByKey(vec![
+            (vec![1, 1, 1, 1], Some(elem(&[1, 1, 1, 1]))),
+            (vec![2, 2, 2, 2], None),
+        ]);
+        assert!(has(&set, &[1, 1, 1, 1]));
+        assert_eq!(find(&set, &Bits::known([2, 2, 2, 2])), Found::Absent);
+        assert_eq!(find(&set, &Bits::known([3, 3, 3, 3])), Found::Unread);
+    }
+}

@@ -1,0 +1,287 @@
+//! One packet's way through a hook: forks, and conditions that can't be evaluated.
+//!
+//! A condition that is unknown is tried both ways to the end of the hook. Where both ways end alike
+//! that is the answer; else the outcome is unknown and names the rule.
+
+use super::hook::{Actor, BaseRef};
+use super::registers::Registers;
+use super::{HookOutcome, HookPoint, HookVerdict, chain, nat};
+use crate::model::netfilter::{Chain, Rule};
+use crate::model::netns::NetNs;
+use crate::simulate::skb::{Flows, Skb};
+use crate::simulate::{Cx, conntrack};
+use crate::trace::{Evidence, FieldChange, Step};
+
+/// Conditions that may be tried both ways at one hook.
+const MAX_DOUBTS: usize = 256;
+
+/// Evaluation of one hook.
+pub(super) struct Eval<'c, 'a> {
+    pub(super) cx: &'c mut Cx<'a>,
+    pub(super) at: &'c HookPoint<'c>,
+    pub(super) ns: &'a NetNs,
+    agenda: Vec<Actor<'a>>,
+    rules_left: usize,
+    doubts_left: usize,
+    branches_left: usize,
+}
+
+/// One way under evaluation. A fork takes a copy.
+#[derive(Clone, Debug)]
+pub(super) struct Vm<'a> {
+    pub(super) share: f64,
+    pub(super) skb: Skb,
+    pub(super) flows: Flows,
+    pub(super) steps: Vec<Step>,
+    /// Position in the agenda.
+    pub(super) actor: usize,
+    /// Position among the chains of a NAT actor.
+    pub(super) nat_chain: usize,
+    /// Chain that is being walked.
+    pub(super) walk: Option<Walk<'a>>,
+}
+
+/// A walk through one base chain.
+#[derive(Clone, Debug)]
+pub(super) struct Walk<'a> {
+    pub(super) base: BaseRef<'a>,
+    /// Chains, the base chain first. Never empty while it is walked.
+    pub(super) frames: Vec<Frame<'a>>,
+    /// Next expression of the current rule.
+    pub(super) expr: usize,
+    pub(super) regs: Registers,
+    /// Set elements that the current rule found.
+    pub(super) elements: Vec<Evidence>,
+    /// What rules of this chain did so far.
+    pub(super) notes: Vec<Note>,
+    /// What was taken to be so on the way.
+    pub(super) assumed: Vec<Evidence>,
+}
+
+/// A chain under way, and the rules by which it was entered.
+#[derive(Clone, Debug)]
+pub(super) struct Frame<'a> {
+    pub(super) chain: &'a Chain,
+    pub(super) rule: usize,
+    pub(super) via: Vec<Via<'a>>,
+}
+
+/// A rule that led on, with the set elements that it found.
+#[derive(Clone, Debug)]
+pub(super) struct Via<'a> {
+    pub(super) chain: &'a Chain,
+    pub(super) rule: &'a Rule,
+    pub(super) elements: Vec<Evidence>,
+}
+
+/// Something that a rule did.
+#[derive(Clone, Debug)]
+pub(super) struct Note {
+    pub(super) result: String,
+    pub(super) evidence: Vec<Evidence>,
+    pub(super) changes: Vec<FieldChange>,
+}
+
+/// How evaluation goes on.
+pub(super) enum Next<'a> {
+    /// With the same way.
+    Go,
+    /// The hook is done.
+    End(HookVerdict),
+    /// The condition is unknown: the way given is the one where it holds.
+    Doubt(String, Box<Vm<'a>>),
+    /// A share takes the way given.
+    Chance(f64, Box<Vm<'a>>),
+    /// These ways instead.
+    Fork(Vec<Vm<'a>>),
+    /// What the rule does is unknown. The way is walked on only to see what else would be wanted.
+    Blind(String),
+}
+
+impl<'c, 'a> Eval<'c, 'a> {
+    pub(super) fn new(
+        cx: &'c mut Cx<'a>,
+        at: &'c HookPoint<'c>,
+        ns: &'a NetNs,
+        agenda: Vec<Actor<'a>>,
+    ) -> Self {
+        let limits = cx.limits;
+        Self {
+            cx,
+            at,
+            ns,
+            agenda,
+            rules_left: limits.rules,
+            doubts_left: MAX_DOUBTS,
+            branches_left: limits.branches,
+        }
+    }
+
+    /// Sends the packet through.
+    pub(super) fn start(mut self, skb: Skb, flows: Flows) -> Vec<HookOutcome> {
+        self.run(Vm {
+            share: 1.0,
+            skb,
+            flows,
+            steps: Vec::new(),
+            actor: 0,
+            nat_chain: 0,
+            walk: None,
+        })
+    }
+
+    /// Counts a rule; false when there were too many.
+    pub(super) fn spend_rule(&mut self) -> bool {
+        self.rules_left = self.rules_left.saturating_sub(1);
+        self.rules_left > 0
+    }
+
+    fn run(&mut self, mut vm: Vm<'a>) -> Vec<HookOutcome> {
+        let mut done = Vec::new();
+        loop {
+            match self.advance(&mut vm) {
+                Next::Go => {}
+                Next::End(verdict) => {
+                    done.push(vm.end(verdict));
+                    return done;
+                }
+                Next::Doubt(why, yes) => {
+                    done.extend(self.doubt(why, *yes, vm));
+                    return done;
+                }
+                Next::Blind(why) => {
+                    done.push(vm.clone().end(HookVerdict::Unknown(why)));
+                    if self.doubts_left > 0 {
+                        self.doubts_left -= 1;
+                        vm.skip_rule();
+                        // Only for the facts it asks for.
+                        let _ = self.run(vm);
+                    }
+                    return done;
+                }
+                Next::Chance(share, mut yes) => {
+                    if share >= 1.0 {
+                        vm = *yes;
+                    } else if share > 0.0 {
+                        if !self.spend_branches(1) {
+                            done.push(vm.end(self.too_many()));
+                            return done;
+                        }
+                        yes.share *= share;
+                        vm.share *= 1.0 - share;
+                        done.extend(self.run(*yes));
+                    }
+                }
+                Next::Fork(ways) => {
+                    if !self.spend_branches(ways.len().saturating_sub(1)) {
+                        done.push(vm.end(self.too_many()));
+                        return done;
+                    }
+                    for way in ways.into_iter().filter(|way| way.share > 0.0) {
+                        done.extend(self.run(way));
+                    }
+                    return done;
+                }
+            }
+        }
+    }
+
+    fn spend_branches(&mut self, number: usize) -> bool {
+        let left = self.branches_left.checked_sub(number);
+        self.branches_left = left.unwrap_or(0);
+        left.is_some()
+    }
+
+    fn too_many(&self) -> HookVerdict {
+        let limit = self.cx.limits.branches;
+        HookVerdict::Unknown(format!("the rules fork into more than {limit} ways"))
+    }
+
+    /// Tries both answers of a condition that can't be evaluated.
+    fn doubt(&mut self, why: String, yes: Vm<'a>, no: Vm<'a>) -> Vec<HookOutcome> {
+        if self.doubts_left == 0 {
+            let why = format!("{why} (and more such rules than can be tried both ways)");
+            return vec![no.end(HookVerdict::Unknown(why))];
+        }
+        self.doubts_left -= 1;
+        let blank = no.clone();
+        let with = self.run(yes);
+        let without = self.run(no);
+        if alike(&with, &without) {
+            without
+        } else {
+            vec![blank.end(HookVerdict::Unknown(why))]
+        }
+    }
+
+    fn advance(&mut self, vm: &mut Vm<'a>) -> Next<'a> {
+        if vm.walk.is_some() {
+            return chain::step(self, vm);
+        }
+        match self.agenda.get(vm.actor) {
+            None => Next::End(HookVerdict::Accept),
+            Some(Actor::Chain(base)) => {
+                let base = *base;
+                chain::enter_base(self, vm, base)
+            }
+            Some(Actor::Conntrack) => {
+                vm.actor += 1;
+                match conntrack::track(self.cx, self.at.ns, &mut vm.skb, &mut vm.flows) {
+                    Ok(step) => {
+                        vm.steps.extend(step);
+                        Next::Go
+                    }
+                    Err(why) => Next::End(HookVerdict::Unknown(why)),
+                }
+            }
+            Some(Actor::Nat(chains)) => match nat::next_chain(self.at, vm, chains) {
+                Some(base) => chain::enter_base(self, vm, base),
+                None => Next::Go,
+            },
+            Some(Actor::Confirm) => {
+                vm.actor += 1;
+                conntrack::confirm(self.at.ns, &vm.skb, &mut vm.flows);
+                Next::Go
+            }
+        }
+    }
+
+    /// Whether the chain being walked is run by NAT.
+    pub(super) fn in_nat(&self, vm: &Vm<'_>) -> bool {
+        matches!(self.agenda.get(vm.actor), Some(Actor::Nat(_)))
+    }
+}
+
+impl<'a> Vm<'a> {
+    pub(super) fn end(self, verdict: HookVerdict) -> HookOutcome {
+        HookOutcome {
+            share: self.share,
+            verdict,
+            skb: self.skb,
+            flows: self.flows,
+            steps: self.steps,
+        }
+    }
+
+    /// Goes on with the next rule.
+    pub(super) fn skip_rule(&mut self) {
+        if let Some(walk) = self.walk.as_mut() {
+            walk.expr = 0;
+            walk.elements.clear();
+            if let Some(frame) = walk.frames.last_mut() {
+                frame.rule += 1;
+            }
+        }
+    }
+}
+
+/// Whether two sets of outcomes are the same but for how they came about.
+fn alike(a: &[HookOutcome], b: &[HookOutcome]) -> bool {
+    a.len() == b.len()
+        && a.iter().zip(b).all(|(a, b)| {
+            (a.share - b.share).abs() < 1e-9
+                && a.verdict == b.verdict
+                && a.skb == b.skb
+                && a.flows == b.flows
+        })
+}

@@ -1,0 +1,110 @@
+//! Packet metadata.
+//!
+//! Source: `nft_meta_get_eval()`, net/netfilter/nft_meta.c (v6.12).
+
+use super::bits::{Bits, Tri};
+use super::header::Load;
+use super::machine::Eval;
+use crate::model::IfIndex;
+use crate::model::link::{Link, LinkKind};
+use crate::model::netfilter::{Hook, MetaKey};
+use crate::simulate::skb::Skb;
+
+/// Loads one item.
+pub(super) fn load(eval: &Eval<'_, '_>, skb: &Skb, key: MetaKey) -> Load {
+    let v6 = skb.packet.src.is_ipv6();
+    let devices = eval.at.devices;
+    let value = match key {
+        MetaKey::Len => Bits::host32(Some(skb.packet.len)),
+        MetaKey::Protocol => Bits::net16(Some(if v6 { 0x86dd } else { 0x0800 })),
+        MetaKey::Mark => Bits::host32(skb.mark),
+        MetaKey::Iif => Bits::host32(Some(devices.iif.map_or(0, IfIndex::get))),
+        MetaKey::Oif => Bits::host32(Some(devices.oif.map_or(0, IfIndex::get))),
+        MetaKey::Iifname => return name(eval, devices.iif),
+        MetaKey::Oifname => return name(eval, devices.oif),
+        MetaKey::Skuid => return uid(eval, skb),
+        MetaKey::Skgid | MetaKey::Cgroup if no_socket(eval, skb) == Tri::Yes => {
+            return Load::Absent;
+        }
+        MetaKey::Nfproto => Bits::known([if v6 { 10 } else { 2 }]),
+        MetaKey::L4proto => Bits::known([skb.packet.protocol()]),
+        MetaKey::BriIifname => return bridge(eval, devices.iif),
+        MetaKey::BriOifname => return bridge(eval, devices.oif),
+        MetaKey::Pkttype if !skb.packet.dst.is_multicast() => Bits::known([0]),
+        MetaKey::Pkttype | MetaKey::Secpath => Bits::unknown(1),
+        MetaKey::Iiftype => Bits::unknown(2),
+        MetaKey::Oiftype => Bits::unknown(2),
+        MetaKey::Iifkind => return kind(eval, devices.iif),
+        MetaKey::Oifkind => return kind(eval, devices.oif),
+        MetaKey::Priority
+        | MetaKey::Skgid
+        | MetaKey::Nftrace
+        | MetaKey::Rtclassid
+        | MetaKey::Cpu
+        | MetaKey::Iifgroup
+        | MetaKey::Oifgroup
+        | MetaKey::Cgroup
+        | MetaKey::Prandom => Bits::unknown(4),
+        MetaKey::Other(number) => return Load::Unknown(format!("meta {number} is not known")),
+    };
+    Load::Value(value)
+}
+
+/// Name of a device; empty where there is none. `Err`: not known.
+pub(super) fn device_name<'a>(
+    eval: &Eval<'_, 'a>,
+    index: Option<IfIndex>,
+) -> Result<&'a str, String> {
+    let Some(index) = index else {
+        return Ok("");
+    };
+    let link = eval.ns.link(index);
+    link.map(|link| link.name.as_str())
+        .ok_or_else(|| format!("name of device {index} not read"))
+}
+
+fn name(eval: &Eval<'_, '_>, index: Option<IfIndex>) -> Load {
+    match device_name(eval, index) {
+        Ok(name) => Load::Value(Bits::name(name)),
+        Err(why) => Load::Unknown(why),
+    }
+}
+
+fn bridge(eval: &Eval<'_, '_>, index: Option<IfIndex>) -> Load {
+    let master = index.and_then(|index| eval.ns.link(index)?.master);
+    let is_bridge = |link: &&Link| matches!(link.kind, LinkKind::Bridge(_));
+    match master
+        .and_then(|index| eval.ns.link(index))
+        .filter(is_bridge)
+    {
+        Some(link) => Load::Value(Bits::name(&link.name)),
+        None => Load::Absent,
+    }
+}
+
+fn kind(eval: &Eval<'_, '_>, index: Option<IfIndex>) -> Load {
+    match index.map(|index| eval.ns.link(index).map(|link| &link.kind)) {
+        None | Some(Some(LinkKind::Device)) => Load::Absent,
+        Some(Some(kind)) => Load::Value(Bits::name(kind.name())),
+        Some(None) => Load::Unknown("kind of the device not read".to_owned()),
+    }
+}
+
+/// Whether no local socket belongs to the packet. Sockets of incoming packets are found after
+/// PREROUTING already (early demux), which is not modelled.
+pub(super) fn no_socket(eval: &Eval<'_, '_>, skb: &Skb) -> Tri {
+    match (skb.local, eval.at.hook) {
+        (true, _) => Tri::No,
+        (false, Hook::Input) => Tri::Unknown("the receiving socket is not known here".to_owned()),
+        (false, _) => Tri::Yes,
+    }
+}
+
+fn uid(eval: &Eval<'_, '_>, skb: &Skb) -> Load {
+    match (no_socket(eval, skb), skb.uid) {
+        (Tri::Yes, _) => Load::Absent,
+        (Tri::No, Some(uid)) => Load::Value(Bits::host32(Some(uid))),
+        (Tri::No, None) => Load::Unknown("the sender's uid is not known".to_owned()),
+        (Tri::Unknown(why), _) => Load::Unknown(why),
+    }
+}

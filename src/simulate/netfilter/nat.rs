@@ -1,0 +1,403 @@
+//! NAT: which mapping a rule asks for, and what becomes of the packet.
+//!
+//! Source: net/netfilter/nf_nat_core.c, nf_nat_masquerade.c, nf_nat_redirect.c (v6.12).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::HookPoint;
+use super::chain::Did;
+use super::hook::BaseRef;
+use super::machine::{Eval, Vm};
+use crate::model::conntrack::{NatRange, Tuple};
+use crate::model::netfilter::Hook;
+use crate::model::packet::{ICMP, ICMPV6, SCTP, TCP, UDP};
+use crate::simulate::conntrack::{Manip, set_up, translate};
+use crate::simulate::fib;
+use crate::simulate::skb::CtRef;
+use crate::trace::{Evidence, Step, StepKind};
+
+/// NF_NAT_RANGE_MAP_IPS
+pub(super) const MAP_IPS: u32 = 1;
+/// NF_NAT_RANGE_PROTO_SPECIFIED
+pub(super) const PROTO_SPECIFIED: u32 = 2;
+/// NF_NAT_RANGE_PROTO_RANDOM and _RANDOM_FULLY
+const PROTO_RANDOM_ALL: u32 = 4 | 16;
+/// NF_NAT_RANGE_PERSISTENT
+const PERSISTENT: u32 = 8;
+/// NF_NAT_RANGE_PROTO_OFFSET
+const PROTO_OFFSET: u32 = 32;
+/// NF_NAT_RANGE_NETMAP
+const NETMAP: u32 = 64;
+
+/// What a rule maps one end of a flow to.
+#[derive(Clone, Debug)]
+pub(super) struct Mapping {
+    pub(super) share: f64,
+    manip: Manip,
+    addr: Option<IpAddr>,
+    /// New port; `Some(None)` is any free one, `None` keeps it.
+    port: Option<Option<u16>>,
+    word: &'static str,
+}
+
+/// Which end is translated at a hook (`HOOK2MANIP`).
+fn manip_at(hook: Hook) -> Manip {
+    match hook {
+        Hook::Postrouting | Hook::Input => Manip::Src,
+        _ => Manip::Dst,
+    }
+}
+
+/// The next NAT chain to ask, or the end of NAT at this hook with the packet translated.
+pub(super) fn next_chain<'a>(
+    at: &HookPoint<'_>,
+    vm: &mut Vm<'a>,
+    chains: &[BaseRef<'a>],
+) -> Option<BaseRef<'a>> {
+    let manip = manip_at(at.hook);
+    let CtRef::Entry {
+        index, established, ..
+    } = vm.skb.ct
+    else {
+        vm.actor += 1;
+        return None;
+    };
+    if let Some(flow) = vm.flows.get_mut(at.ns, index)
+        && !established
+        && flow.entry.status & manip.done() == 0
+    {
+        // An entry of the kernel's table was decided on when it was made.
+        if !flow.existing && !flow.confirmed {
+            if let Some(chain) = chains.get(vm.nat_chain) {
+                return Some(*chain);
+            }
+            set_up(&mut flow.entry, manip, None, None);
+        }
+    }
+    finish(at, vm, None);
+    None
+}
+
+/// Makes the mapping and translates the packet.
+pub(super) fn apply(
+    at: &HookPoint<'_>,
+    vm: &mut Vm<'_>,
+    mapping: &Mapping,
+    evidence: Vec<Evidence>,
+    assumed: Vec<Evidence>,
+) {
+    if let CtRef::Entry { index, .. } = vm.skb.ct
+        && let Some(flow) = vm.flows.get_mut(at.ns, index)
+    {
+        set_up(&mut flow.entry, mapping.manip, mapping.addr, mapping.port);
+    }
+    let mut step = Step::new(StepKind::Nat, mapping.word);
+    step.evidence = evidence;
+    step.evidence.extend(assumed);
+    finish(at, vm, Some(step));
+}
+
+/// Translates the packet as its entry says, and leaves the NAT actor.
+fn finish(at: &HookPoint<'_>, vm: &mut Vm<'_>, by_rule: Option<Step>) {
+    vm.actor += 1;
+    vm.nat_chain = 0;
+    let CtRef::Entry { index, reply, .. } = vm.skb.ct else {
+        return;
+    };
+    let Some(flow) = vm.flows.get(at.ns, index) else {
+        return;
+    };
+    let manip = manip_at(at.hook);
+    let before = vm.skb.packet.clone();
+    let changed = translate(&mut vm.skb.packet, &flow.entry, reply, manip);
+    let after = &vm.skb.packet;
+    let (addr, port) = match manip {
+        Manip::Src => (after.src, after.sport()),
+        Manip::Dst => (after.dst, after.dport()),
+    };
+    let old_port = match manip {
+        Manip::Src => before.sport(),
+        Manip::Dst => before.dport(),
+    };
+    let target = match (addr, port) {
+        (IpAddr::V6(addr), Some(port)) => format!("[{addr}]:{port}"),
+        (addr, Some(port)) if manip == Manip::Dst || old_port != Some(port) => {
+            format!("{addr}:{port}")
+        }
+        (addr, _) => addr.to_string(),
+    };
+    let step = if let Some(mut step) = by_rule {
+        step.result = format!("{} {target}", step.result);
+        step
+    } else if changed {
+        let result = match (reply, manip) {
+            (true, Manip::Src) => format!("answer: source back to {target}"),
+            (true, Manip::Dst) => format!("answer: destination back to {target}"),
+            (false, Manip::Src) => format!("snat to {target}, as the connection has it"),
+            (false, Manip::Dst) => format!("dnat to {target}, as the connection has it"),
+        };
+        Step::new(StepKind::Nat, result).with(Evidence::Conntrack {
+            entry: flow.entry.clone(),
+            existing: flow.existing,
+        })
+    } else {
+        return;
+    };
+    vm.steps.push(step.changing(&before, after));
+}
+
+/// What a rule asks for: addresses and ports with NF_NAT_RANGE_* flags.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Range {
+    pub(super) flags: u32,
+    pub(super) addrs: Option<(IpAddr, IpAddr)>,
+    pub(super) ports: Option<(u16, u16)>,
+}
+
+impl From<NatRange> for Range {
+    fn from(range: NatRange) -> Self {
+        Self {
+            flags: range.flags,
+            addrs: range.addrs.filter(|_| range.flags & MAP_IPS != 0),
+            ports: range.ports.filter(|_| range.flags & PROTO_SPECIFIED != 0),
+        }
+    }
+}
+
+/// SNAT or DNAT to a range.
+pub(super) fn to_range(
+    eval: &mut Eval<'_, '_>,
+    vm: &Vm<'_>,
+    manip: Manip,
+    range: Range,
+    word: &'static str,
+) -> Did {
+    if !eval.in_nat(vm) {
+        return Did::Blind("nat outside of a nat chain".to_owned());
+    }
+    if manip != manip_at(eval.at.hook) {
+        return Did::Blind("nat that does not belong to this hook".to_owned());
+    }
+    let CtRef::Entry { index, .. } = vm.skb.ct else {
+        return Did::Verdict(crate::model::netfilter::Verdict::Accept);
+    };
+    let Some(flow) = vm.flows.get(eval.at.ns, index) else {
+        return Did::Blind("connection not known".to_owned());
+    };
+    let current = flow.entry.reply.inverted();
+    let own = match manip {
+        Manip::Src => current.src,
+        Manip::Dst => current.dst,
+    };
+    let addr = match range.addrs {
+        None => None,
+        Some((first, last)) if range.flags & NETMAP != 0 => Some(netmap(own, first, last)),
+        Some((first, last)) if first == last => Some(first),
+        // An address that lies in the range already is kept where ports are not to be random.
+        Some((first, last))
+            if manip == Manip::Src
+                && range.flags & PROTO_RANDOM_ALL == 0
+                && (first..=last).contains(&own) =>
+        {
+            Some(own)
+        }
+        Some((first, last)) => Some(spread(&current, first, last, range.flags)),
+    };
+    Did::Map(vec![Mapping {
+        share: 1.0,
+        manip,
+        addr,
+        port: port(&current, manip, range),
+        word,
+    }])
+}
+
+/// The new port (`get_unique_tuple()`, `nf_nat_l4proto_unique_tuple()`): a clash with another flow
+/// is not modelled.
+fn port(current: &Tuple, manip: Manip, range: Range) -> Option<Option<u16>> {
+    let echo = matches!(current.protocol, ICMP | ICMPV6);
+    if !echo && !matches!(current.protocol, TCP | UDP | SCTP) {
+        return None;
+    }
+    let own = match manip {
+        Manip::Src => current.sport,
+        Manip::Dst if echo => return None,
+        Manip::Dst => current.dport,
+    };
+    let random = range.flags & PROTO_RANDOM_ALL != 0;
+    match range.ports {
+        Some((first, last)) if first == last => Some(Some(first)),
+        Some(_) if range.flags & PROTO_OFFSET != 0 => Some(None),
+        Some((first, last)) if !random && own.is_some_and(|p| (first..=last).contains(&p)) => None,
+        Some((first, _)) if manip == Manip::Dst && !random => Some(Some(first)),
+        Some(_) => Some(None),
+        None if random && manip == Manip::Src => Some(None),
+        None => None,
+    }
+}
+
+/// MASQUERADE.
+pub(super) fn masquerade(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, range: Range) -> Did {
+    let Some(oif) = eval.at.devices.oif else {
+        return Did::Blind("masquerades without a device to leave by".to_owned());
+    };
+    match fib::masquerade_source(eval.cx, eval.at.ns, oif, vm.skb.packet.dst) {
+        Ok(Some(addr)) => {
+            let range = Range {
+                addrs: Some((addr, addr)),
+                ..range
+            };
+            to_range(eval, vm, Manip::Src, range, "masquerade as")
+        }
+        Ok(None) => Did::Verdict(crate::model::netfilter::Verdict::Drop),
+        Err(why) => Did::Blind(why),
+    }
+}
+
+/// REDIRECT: loopback for local packets, else an address of the incoming device.
+///
+/// Source: `nf_nat_redirect_ipv4()`: the first address of scope universe, then any; `_ipv6()`.
+pub(super) fn redirect(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, range: Range) -> Did {
+    let v6 = vm.skb.packet.src.is_ipv6();
+    let addr = if eval.at.hook == Hook::Output {
+        if v6 {
+            IpAddr::V6(Ipv6Addr::LOCALHOST)
+        } else {
+            IpAddr::V4(Ipv4Addr::LOCALHOST)
+        }
+    } else {
+        let Some(iif) = eval.at.devices.iif else {
+            return Did::Blind("redirects without an incoming device".to_owned());
+        };
+        let Some(addrs) = eval.ns.addrs.known() else {
+            return Did::Blind("addresses of the incoming device not read".to_owned());
+        };
+        let mut own = addrs.iter().filter(|addr| {
+            addr.link == iif && addr.local.is_ipv6() == v6 && !(v6 && addr.tentative)
+        });
+        match own.find(|addr| !addr.secondary || v6) {
+            Some(addr) => addr.local,
+            None => return Did::Verdict(crate::model::netfilter::Verdict::Drop),
+        }
+    };
+    let range = Range {
+        addrs: Some((addr, addr)),
+        ..range
+    };
+    to_range(eval, vm, Manip::Dst, range, "redirect to")
+}
+
+/// NETMAP: the host part is kept (`netmap_tg4()`).
+fn netmap(own: IpAddr, first: IpAddr, last: IpAddr) -> IpAddr {
+    match (own, first, last) {
+        (IpAddr::V4(own), IpAddr::V4(first), IpAddr::V4(last)) => {
+            let host = u32::from(first) ^ u32::from(last);
+            IpAddr::V4(Ipv4Addr::from(
+                u32::from(own) & host | u32::from(first) & !host,
+            ))
+        }
+        (IpAddr::V6(own), IpAddr::V6(first), IpAddr::V6(last)) => {
+            let host = u128::from(first) ^ u128::from(last);
+            let addr = u128::from(own) & host | u128::from(first) & !host;
+            IpAddr::V6(Ipv6Addr::from(addr))
+        }
+        _ => first,
+    }
+}
+
+/// Chooses an address of a range by the flow's addresses, as the kernel does: without a secret.
+///
+/// Source: `find_best_ips_proto()`; the zone is 0.
+fn spread(tuple: &Tuple, first: IpAddr, last: IpAddr, flags: u32) -> IpAddr {
+    // The kernel hashes the address words as they lie in memory.
+    let words = |addr: IpAddr| -> [u32; 4] {
+        let mut bytes = [0_u8; 16];
+        let octets = super::header::addr_bytes(addr);
+        for (slot, byte) in bytes.iter_mut().zip(octets) {
+            *slot = byte;
+        }
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
+        [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]].map(u32::from_le_bytes)
+    };
+    let top = usize::from(first.is_ipv6()) * 3;
+    let last_word = |words: [u32; 4]| words.get(top).copied().unwrap_or(0);
+    let seed = if flags & PERSISTENT == 0 {
+        last_word(words(tuple.dst))
+    } else {
+        0
+    };
+    let mut hash = jhash2(words(tuple.src), seed);
+    let (low, high) = (words(first), words(last));
+    let mut out = [0_u32; 4];
+    let mut full = false;
+    for index in 0..=top {
+        let at = |words: &[u32; 4]| words.get(index).copied().unwrap_or(0);
+        let (min, max) = (u32::from_be(at(&low)), u32::from_be(at(&high)));
+        let (min, range) = if full {
+            (0, u32::MAX)
+        } else {
+            (min, max.wrapping_sub(min).wrapping_add(1))
+        };
+        // reciprocal_scale()
+        let offset = u64::from(hash) * u64::from(range) >> 32;
+        let chosen = min.wrapping_add(u32::try_from(offset).unwrap_or(0));
+        full |= chosen != max;
+        if let Some(slot) = out.get_mut(index) {
+            *slot = chosen.to_be();
+        }
+        if flags & PERSISTENT == 0 {
+            let dst = words(tuple.dst);
+            hash ^= dst.get(index).copied().unwrap_or(0);
+        }
+    }
+    match first {
+        IpAddr::V4(_) => {
+            let [word, ..] = out;
+            IpAddr::from(word.to_le_bytes())
+        }
+        IpAddr::V6(_) => {
+            let mut bytes = [0_u8; 16];
+            let flat = out.into_iter().flat_map(u32::to_le_bytes);
+            for (slot, byte) in bytes.iter_mut().zip(flat) {
+                *slot = byte;
+            }
+            IpAddr::from(bytes)
+        }
+    }
+}
+
+/// `jhash2()` of four words, include/linux/jhash.h.
+fn jhash2(key: [u32; 4], seed: u32) -> u32 {
+    let start = 0xdead_beef_u32.wrapping_add(4 << 2).wrapping_add(seed);
+    let [k0, k1, k2, k3] = key;
+    let (mut a, mut b, mut c) = (
+        start.wrapping_add(k0),
+        start.wrapping_add(k1),
+        start.wrapping_add(k2),
+    );
+    let mix = |x: &mut u32, y: u32, z: u32, rot: u32| *x = x.wrapping_sub(y) ^ z.rotate_left(rot);
+    // __jhash_mix
+    mix(&mut a, c, c, 4);
+    c = c.wrapping_add(b);
+    mix(&mut b, a, a, 6);
+    a = a.wrapping_add(c);
+    mix(&mut c, b, b, 8);
+    b = b.wrapping_add(a);
+    mix(&mut a, c, c, 16);
+    c = c.wrapping_add(b);
+    mix(&mut b, a, a, 19);
+    a = a.wrapping_add(c);
+    mix(&mut c, b, b, 4);
+    b = b.wrapping_add(a);
+    // __jhash_final
+    a = a.wrapping_add(k3);
+    let end = |x: &mut u32, y: u32, rot: u32| *x = (*x ^ y).wrapping_sub(y.rotate_left(rot));
+    end(&mut c, b, 14);
+    end(&mut a, c, 11);
+    end(&mut b, a, 25);
+    end(&mut c, b, 16);
+    end(&mut a, c, 4);
+    end(&mut b, a, 14);
+    end(&mut c, b, 24);
+    c
+}

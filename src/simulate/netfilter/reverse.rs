@@ -1,0 +1,170 @@
+//! Rules that ask the routing tables: `fib`, `rpfilter`, `addrtype`.
+//!
+//! Source: net/ipv4/netfilter/nft_fib_ipv4.c, ipt_rpfilter.c, net/netfilter/xt_addrtype.c (v6.12);
+//! their IPv6 twins behave alike as far as is modelled here.
+
+use std::net::IpAddr;
+
+use super::bits::{Bits, Tri};
+use super::header::Load;
+use super::machine::{Eval, Vm};
+use crate::model::IfIndex;
+use crate::model::netfilter::{Expr, FibResult, Hook};
+use crate::model::route::RouteKind;
+use crate::simulate::fib::{self, FibAnswer, FibKey};
+use crate::simulate::skb::Skb;
+
+/// RTN_*
+fn number(kind: RouteKind) -> u32 {
+    match kind {
+        RouteKind::Unicast => 1,
+        RouteKind::Local => 2,
+        RouteKind::Broadcast => 3,
+        RouteKind::Anycast => 4,
+        RouteKind::Multicast => 5,
+        RouteKind::Blackhole => 6,
+        RouteKind::Unreachable => 7,
+        RouteKind::Prohibit => 8,
+        RouteKind::Throw => 9,
+        RouteKind::Other(number) => u32::from(number),
+    }
+}
+
+/// The `fib` expression.
+pub(super) fn load(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, expr: &Expr) -> Load {
+    let Expr::Fib {
+        result,
+        saddr,
+        mark,
+        iif,
+        oif,
+        present,
+        ..
+    } = expr
+    else {
+        return Load::Unknown("not a fib expression".to_owned());
+    };
+    let skb = &vm.skb;
+    let dev = if *iif {
+        eval.at.devices.iif
+    } else if *oif {
+        eval.at.devices.oif
+    } else {
+        None
+    };
+    let (addr, other) = if *saddr {
+        (skb.packet.src, skb.packet.dst)
+    } else {
+        (skb.packet.dst, skb.packet.src)
+    };
+    match result {
+        FibResult::Addrtype => match fib::addr_type(eval.cx, eval.at.ns, addr, dev) {
+            Ok(kind) => Load::Value(Bits::host32(Some(number(kind)))),
+            Err(why) => Load::Unknown(why),
+        },
+        FibResult::Oif | FibResult::Oifname => {
+            let by_mark = if *mark { skb.mark } else { Some(0) };
+            let found = if is_loopback(eval) {
+                Ok(eval.at.devices.iif)
+            } else {
+                device(eval, skb, addr, other, by_mark, dev)
+            };
+            let index = match found {
+                Ok(index) => index,
+                Err(why) => return Load::Unknown(why),
+            };
+            if *present {
+                return Load::Value(Bits::host32(Some(u32::from(index.is_some()))));
+            }
+            if *result == FibResult::Oif {
+                return Load::Value(Bits::host32(Some(index.map_or(0, IfIndex::get))));
+            }
+            match super::meta::device_name(eval, index) {
+                Ok(name) => Load::Value(Bits::name(name)),
+                Err(why) => Load::Unknown(why),
+            }
+        }
+        FibResult::Other(number) => Load::Unknown(format!("fib result {number} is not known")),
+    }
+}
+
+fn is_loopback(eval: &Eval<'_, '_>) -> bool {
+    let link = eval.at.devices.iif.and_then(|index| eval.ns.link(index));
+    eval.at.hook == Hook::Prerouting && link.is_some_and(|link| link.loopback)
+}
+
+/// Device that a unicast address is reached by; with `dev`, that one or none.
+fn device(
+    eval: &mut Eval<'_, '_>,
+    skb: &Skb,
+    addr: IpAddr,
+    other: IpAddr,
+    mark: Option<u32>,
+    dev: Option<IfIndex>,
+) -> Result<Option<IfIndex>, String> {
+    let key = FibKey {
+        src: (!other.is_multicast()).then_some(other),
+        mark,
+        tos: skb.packet.tos,
+        // The IPv6 lookup is strict where a device is given.
+        oif: dev.filter(|_| addr.is_ipv6()),
+        ..FibKey::to(addr)
+    };
+    match fib::lookup(eval.cx, eval.at.ns, &key) {
+        FibAnswer::Found(found) if found.route.kind == RouteKind::Unicast => {
+            let mut hops = found.route.nexthops.iter();
+            match dev {
+                Some(dev) => Ok(hops.any(|hop| hop.link == Some(dev)).then_some(dev)),
+                None => Ok(found.hops.first().and_then(|(_, hop)| hop.link)),
+            }
+        }
+        FibAnswer::Found(_) | FibAnswer::Refused(_) | FibAnswer::NoRoute => Ok(None),
+        FibAnswer::Unknown(why) => Err(why),
+    }
+}
+
+/// The `rpfilter` match: 1 loose, 2 validmark, 4 accept_local, 8 invert.
+pub(super) fn rpfilter(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, flags: u8) -> Tri {
+    let skb = &vm.skb;
+    let invert = flags & 8 != 0;
+    let Some(iif) = eval.at.devices.iif else {
+        return Tri::Unknown("no incoming device".to_owned());
+    };
+    if is_loopback(eval) {
+        return Tri::from(!invert);
+    }
+    let key = FibKey {
+        src: (!skb.packet.dst.is_multicast()).then_some(skb.packet.dst),
+        mark: if flags & 2 != 0 { skb.mark } else { Some(0) },
+        tos: skb.packet.tos,
+        oif: (skb.packet.src.is_ipv6() && flags & 1 == 0).then_some(iif),
+        ..FibKey::to(skb.packet.src)
+    };
+    let answer = match fib::lookup(eval.cx, eval.at.ns, &key) {
+        FibAnswer::Found(found) => {
+            let kind = found.route.kind;
+            let ok = kind == RouteKind::Unicast || (kind == RouteKind::Local && flags & 4 != 0);
+            let mut hops = found.route.nexthops.iter();
+            Tri::from(ok && (flags & 1 != 0 || hops.any(|hop| hop.link == Some(iif))))
+        }
+        FibAnswer::Refused(_) | FibAnswer::NoRoute => Tri::No,
+        FibAnswer::Unknown(why) => Tri::Unknown(why),
+    };
+    answer.negated(invert)
+}
+
+/// Whether an address is of one of these types (`1 << RTN_*`).
+pub(super) fn addrtype(
+    eval: &mut Eval<'_, '_>,
+    addr: IpAddr,
+    mask: u16,
+    dev: Option<IfIndex>,
+) -> Tri {
+    match fib::addr_type(eval.cx, eval.at.ns, addr, dev) {
+        Ok(kind) => {
+            let bit = 1_u32.checked_shl(number(kind)).unwrap_or(0);
+            Tri::from(u32::from(mask) & bit != 0)
+        }
+        Err(why) => Tri::Unknown(why),
+    }
+}

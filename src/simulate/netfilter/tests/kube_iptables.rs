@@ -1,0 +1,193 @@
+//! kube-proxy's iptables rules.
+
+use super::fixture::*;
+use crate::model::netfilter::Hook;
+use crate::simulate::netfilter::HookVerdict;
+use crate::simulate::skb::{CtRef, Flows};
+use crate::trace::{Evidence, RejectWith, StepKind};
+
+const RULES: &str = r#"
+*nat
+:PREROUTING ACCEPT
+:INPUT ACCEPT
+:OUTPUT ACCEPT
+:POSTROUTING ACCEPT
+:KUBE-SERVICES -
+:KUBE-POSTROUTING -
+:KUBE-MARK-MASQ -
+:KUBE-SVC-A -
+:KUBE-SEP-1 -
+:KUBE-SEP-2 -
+:KUBE-SEP-3 -
+-A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A OUTPUT -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
+-A POSTROUTING -m comment --comment "kubernetes postrouting rules" -j KUBE-POSTROUTING
+-A KUBE-SERVICES -d 10.96.0.1/32 -p tcp -m tcp --dport 443 -j KUBE-SEP-3
+-A KUBE-SERVICES -d 10.96.0.10/32 -p tcp -m comment --comment "demo/echo cluster IP" -m tcp --dport 80 -j KUBE-SVC-A
+-A KUBE-SVC-A ! -s 10.244.0.0/16 -d 10.96.0.10/32 -p tcp -m tcp --dport 80 -j KUBE-MARK-MASQ
+-A KUBE-SVC-A -m comment --comment "demo/echo -> 10.244.1.2:8080" -m statistic --mode random --probability 0.33333333349 -j KUBE-SEP-1
+-A KUBE-SVC-A -m comment --comment "demo/echo -> 10.244.2.2:8080" -m statistic --mode random --probability 0.50000000000 -j KUBE-SEP-2
+-A KUBE-SVC-A -m comment --comment "demo/echo -> 10.244.2.3:8080" -j KUBE-SEP-3
+-A KUBE-SEP-1 -s 10.244.1.2/32 -j KUBE-MARK-MASQ
+-A KUBE-SEP-1 -p tcp -m tcp -j DNAT --to-destination 10.244.1.2:8080
+-A KUBE-SEP-2 -s 10.244.2.2/32 -j KUBE-MARK-MASQ
+-A KUBE-SEP-2 -p tcp -m tcp -j DNAT --to-destination 10.244.2.2:8080
+-A KUBE-SEP-3 -s 10.244.2.3/32 -j KUBE-MARK-MASQ
+-A KUBE-SEP-3 -p tcp -m tcp -j DNAT --to-destination 10.244.2.3:8080
+-A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000
+-A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN
+-A KUBE-POSTROUTING -j MARK --set-xmark 0x4000/0x0
+-A KUBE-POSTROUTING -m comment --comment "kubernetes service traffic requiring SNAT" -j MASQUERADE --random-fully
+*filter
+:INPUT ACCEPT
+:FORWARD DROP
+:OUTPUT ACCEPT
+:KUBE-FORWARD -
+:KUBE-SERVICES -
+-A FORWARD -m conntrack --ctstate NEW -j KUBE-SERVICES
+-A FORWARD -j KUBE-FORWARD
+-A FORWARD -s 10.244.0.0/16 -j ACCEPT
+-A KUBE-SERVICES -d 10.96.0.50/32 -p tcp -m comment --comment "demo/noep has no endpoints" -m tcp --dport 80 -j REJECT --reject-with icmp-port-unreachable
+-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP
+-A KUBE-FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT
+-A KUBE-FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+"#;
+
+#[test]
+fn a_service_is_spread_evenly_over_three_endpoints() {
+    let mut world = World::new(with_iptables(RULES));
+    let packet = skb(tcp("10.244.1.7", None, "10.96.0.10", 80), false);
+    let outcomes = world.run(Hook::Prerouting, (3, 0), packet, Flows::default());
+    assert_eq!(outcomes.len(), 3);
+    let backends = ["10.244.1.2", "10.244.2.2", "10.244.2.3"];
+    for (outcome, backend) in outcomes.iter().zip(backends) {
+        assert!((outcome.share - 1.0 / 3.0).abs() < 1e-6, "{}", outcome.share);
+        assert_eq!(outcome.skb.packet.dst, ip(backend));
+        assert_eq!(outcome.skb.packet.dport(), Some(8080));
+        assert_eq!(outcome.skb.mark, Some(0));
+        assert_eq!(said(outcome), format!("dnat to {backend}:8080"));
+    }
+    let step = &outcomes[1].steps[0];
+    assert_eq!(step.kind, StepKind::Nat);
+    let chains: Vec<&str> = step
+        .evidence
+        .iter()
+        .filter_map(|evidence| match evidence {
+            Evidence::NetfilterRule { chain, .. } => Some(chain.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(
+        chains,
+        ["PREROUTING", "KUBE-SERVICES", "KUBE-SVC-A", "KUBE-SEP-2"]
+    );
+    let Some(Evidence::NetfilterRule { text, .. }) = step.evidence.last() else {
+        panic!("a rule");
+    };
+    assert_eq!(text, "-p tcp -m tcp -j DNAT --to-destination 10.244.2.2:8080");
+    assert!(world.wants.is_empty());
+}
+
+#[test]
+fn traffic_from_outside_is_masqueraded_and_its_answer_comes_back() {
+    let mut world = World::new(with_iptables(RULES));
+    let first = tcp("10.88.0.99", None, "10.96.0.10", 80);
+    let outcomes = world.run(
+        Hook::Prerouting,
+        (2, 0),
+        skb(first.clone(), false),
+        Flows::default(),
+    );
+    let pre = outcomes.into_iter().nth(1).unwrap();
+    assert_eq!(pre.skb.mark, Some(0x4000));
+    assert_eq!(said(&pre), "mark 0x0 → 0x4000; dnat to 10.244.2.2:8080");
+    let forward = world.one(Hook::Forward, (2, 2), pre.skb, pre.flows);
+    assert!(is_accept(&forward));
+    assert_eq!(said(&forward), "accepted");
+    let post = world.one(Hook::Postrouting, (0, 2), forward.skb, forward.flows);
+    assert_eq!(
+        said(&post),
+        "mark 0x4000 → 0x0; masquerade as 10.88.0.11"
+    );
+    assert_eq!(post.skb.packet.src, ip("10.88.0.11"));
+    assert_eq!(post.skb.packet.sport(), None);
+
+    let answer = skb(post.skb.packet.reply(64), false);
+    let back = world.one(Hook::Prerouting, (2, 0), answer, post.flows);
+    assert_eq!(said(&back), "answer: destination back to 10.88.0.99");
+    assert!(matches!(
+        back.skb.ct,
+        CtRef::Entry {
+            reply: true,
+            established: true,
+            ..
+        }
+    ));
+    let back = world.one(Hook::Forward, (2, 2), back.skb, back.flows);
+    assert!(is_accept(&back));
+    let back = world.one(Hook::Postrouting, (0, 2), back.skb, back.flows);
+    assert_eq!(back.skb.packet.tuple(), first.tuple().inverted());
+    assert_eq!(said(&back), "answer: source back to 10.96.0.10:80");
+}
+
+#[test]
+fn a_service_without_endpoints_is_refused() {
+    let mut world = World::new(with_iptables(RULES));
+    let packet = skb(tcp("10.244.1.7", None, "10.96.0.50", 80), false);
+    let pre = world.one(Hook::Prerouting, (3, 0), packet, Flows::default());
+    assert!(is_accept(&pre));
+    assert_eq!(pre.steps, []);
+    let forward = world.one(Hook::Forward, (3, 2), pre.skb, pre.flows);
+    let wanted = HookVerdict::Reject(RejectWith::PortUnreachable);
+    assert_eq!(forward.verdict, wanted);
+}
+
+#[test]
+fn the_policy_drops_what_no_rule_accepts() {
+    let mut world = World::new(with_iptables(RULES));
+    let packet = skb(tcp("10.88.0.99", None, "10.244.1.2", 8080), false);
+    let pre = world.one(Hook::Prerouting, (2, 0), packet, Flows::default());
+    let forward = world.one(Hook::Forward, (2, 3), pre.skb, pre.flows);
+    assert!(matches!(forward.verdict, HookVerdict::Drop(_)));
+    assert_eq!(said(&forward), "dropped by policy");
+}
+
+#[test]
+fn an_answer_whose_question_was_not_seen_is_invalid_and_dropped() {
+    let mut world = World::new(with_iptables(RULES));
+    let answer = tcp("10.244.1.7", None, "10.96.0.50", 80).reply(64);
+    let pre = world.one(
+        Hook::Prerouting,
+        (3, 0),
+        skb(answer, false),
+        Flows::default(),
+    );
+    assert_eq!(pre.skb.ct, CtRef::Invalid);
+    let forward = world.one(Hook::Forward, (3, 2), pre.skb, pre.flows);
+    assert!(matches!(forward.verdict, HookVerdict::Drop(_)));
+}
+
+#[test]
+fn affinity_lists_are_taken_to_be_empty_and_said_so() {
+    let rules = r#"
+*nat
+:PREROUTING ACCEPT
+:SVC -
+:SEP-1 -
+:SEP-2 -
+-A PREROUTING -j SVC
+-A SVC -m recent --rcheck --seconds 10800 --reap --name SEP-1 --rsource -j SEP-1
+-A SVC -m recent --rcheck --seconds 10800 --reap --name SEP-2 --rsource -j SEP-2
+-A SVC -m statistic --mode random --probability 0.5 -j SEP-1
+-A SVC -j SEP-2
+-A SEP-1 -p tcp -m recent --set --name SEP-1 --rsource -m tcp -j DNAT --to-destination 10.244.1.2:8080
+-A SEP-2 -p tcp -m recent --set --name SEP-2 --rsource -m tcp -j DNAT --to-destination 10.244.2.2:8080
+"#;
+    let mut world = World::new(with_iptables(rules));
+    let packet = skb(tcp("10.244.1.7", None, "10.96.0.10", 80), false);
+    let outcomes = world.run(Hook::Prerouting, (3, 0), packet, Flows::default());
+    let shares: Vec<f64> = outcomes.iter().map(|o| o.share).collect();
+    assert_eq!(shares, [0.5, 0.5]);
+    let assumed = |e: &&Evidence| matches!(e, Evidence::Assumed { .. });
+    assert_eq!(outcomes[0].steps[0].evidence.iter().filter(assumed).count(), 1);
+}

@@ -1,0 +1,467 @@
+//! x_tables parts of a rule in the words of `iptables-save`.
+
+use std::net::IpAddr;
+
+use super::text::{Style, protocol_name, verdict};
+use crate::model::conntrack::NatRange;
+use crate::model::xtables::{ConntrackMatch, HeaderMatch, Statistic, XtMatch, XtTarget};
+
+fn not(invert: bool) -> &'static str {
+    if invert { "! " } else { "" }
+}
+
+fn with_mask(addr: IpAddr, mask: IpAddr) -> String {
+    let (ones, plain) = match mask {
+        IpAddr::V4(mask) => {
+            let bits = u32::from(mask);
+            (
+                bits.leading_ones(),
+                bits.count_ones() == bits.leading_ones(),
+            )
+        }
+        IpAddr::V6(mask) => {
+            let bits = u128::from(mask);
+            (
+                bits.leading_ones(),
+                bits.count_ones() == bits.leading_ones(),
+            )
+        }
+    };
+    if plain {
+        format!("{addr}/{ones}")
+    } else {
+        format!("{addr}/{mask}")
+    }
+}
+
+fn range((first, last): (u16, u16)) -> String {
+    if first == last {
+        first.to_string()
+    } else {
+        format!("{first}:{last}")
+    }
+}
+
+/// The head of a legacy rule.
+pub(super) fn header(head: &HeaderMatch) -> String {
+    let mut words = Vec::new();
+    for (flag, part) in [("-s", head.src), ("-d", head.dst)] {
+        if let Some((addr, mask, invert)) = part {
+            words.push(format!("{}{flag} {}", not(invert), with_mask(addr, mask)));
+        }
+    }
+    for (flag, part) in [("-i", &head.iif), ("-o", &head.oif)] {
+        if let Some((name, invert)) = part {
+            words.push(format!("{}{flag} {name}", not(*invert)));
+        }
+    }
+    if let Some((number, invert)) = head.proto {
+        words.push(format!("{}-p {}", not(invert), protocol_name(number)));
+    }
+    if let Some(invert) = head.fragment {
+        words.push(format!("{}-f", not(invert)));
+    }
+    words.join(" ")
+}
+
+fn ports(name: &str, sports: (u16, u16), dports: (u16, u16), invert: u8) -> String {
+    let mut text = format!("-m {name}");
+    for (flag, ports, bit) in [("--sport", sports, 1), ("--dport", dports, 2)] {
+        if ports != (0, u16::MAX) {
+            let not = not(invert & bit != 0);
+            text = format!("{text} {not}{flag} {}", range(ports));
+        }
+    }
+    text
+}
+
+/// One match.
+pub(super) fn condition(condition: &XtMatch) -> String {
+    match condition {
+        XtMatch::Tcp {
+            sports,
+            dports,
+            flag_mask,
+            flag_cmp,
+            invert,
+            ..
+        } => {
+            let mut text = ports("tcp", *sports, *dports, *invert);
+            if *flag_mask != 0 {
+                let not = not(invert & 4 != 0);
+                text = format!("{text} {not}--tcp-flags {flag_mask:#x} {flag_cmp:#x}");
+            }
+            text
+        }
+        XtMatch::Udp {
+            sports,
+            dports,
+            invert,
+        } => ports("udp", *sports, *dports, *invert),
+        XtMatch::Icmp {
+            kind, invert, v6, ..
+        } => {
+            let name = if *v6 {
+                "icmp6 --icmpv6-type"
+            } else {
+                "icmp --icmp-type"
+            };
+            format!("-m {name} {}{kind}", not(*invert))
+        }
+        XtMatch::Comment(text) => format!("-m comment --comment \"{text}\""),
+        XtMatch::Conntrack(wanted) => conntrack(wanted),
+        XtMatch::Addrtype {
+            source,
+            dest,
+            invert_source,
+            invert_dest,
+            ..
+        } => {
+            let mut text = "-m addrtype".to_owned();
+            for (flag, mask, invert) in [
+                ("--src-type", *source, *invert_source),
+                ("--dst-type", *dest, *invert_dest),
+            ] {
+                if mask != 0 {
+                    text = format!("{text} {}{flag} {}", not(invert), types(mask));
+                }
+            }
+            text
+        }
+        XtMatch::Mark { mark, mask, invert } => {
+            format!("-m mark {}--mark {}", not(*invert), masked(*mark, *mask))
+        }
+        XtMatch::Connmark { mark, mask, invert } => {
+            format!(
+                "-m connmark {}--mark {}",
+                not(*invert),
+                masked(*mark, *mask)
+            )
+        }
+        XtMatch::Statistic(Statistic::Random {
+            probability,
+            invert,
+        }) => {
+            let share = f64::from(*probability) / f64::from(1_u32 << 31);
+            let not = not(*invert);
+            format!("-m statistic --mode random {not}--probability {share:.11}")
+        }
+        XtMatch::Statistic(Statistic::Nth {
+            every,
+            packet,
+            invert,
+        }) => {
+            let (not, every) = (not(*invert), u64::from(*every) + 1);
+            format!("-m statistic --mode nth {not}--every {every} --packet {packet}")
+        }
+        XtMatch::Multiport {
+            which,
+            ports,
+            invert,
+        } => {
+            let flag = match which {
+                0 => "--sports",
+                1 => "--dports",
+                _ => "--ports",
+            };
+            let list: Vec<String> = ports.iter().map(|ports| range(*ports)).collect();
+            format!("-m multiport {}{flag} {}", not(*invert), list.join(","))
+        }
+        XtMatch::Physdev {
+            physin,
+            physout,
+            is_in,
+            is_out,
+            is_bridged,
+        } => {
+            let mut text = "-m physdev".to_owned();
+            for (flag, part) in [("--physdev-in", physin), ("--physdev-out", physout)] {
+                if let Some((name, invert)) = part {
+                    text = format!("{text} {}{flag} {name}", not(*invert));
+                }
+            }
+            for (flag, part) in [
+                ("--physdev-is-in", is_in),
+                ("--physdev-is-out", is_out),
+                ("--physdev-is-bridged", is_bridged),
+            ] {
+                if let Some(wanted) = part {
+                    text = format!("{text} {}{flag}", not(!wanted));
+                }
+            }
+            text
+        }
+        XtMatch::Set {
+            index,
+            name,
+            dims,
+            invert,
+            ..
+        } => {
+            let name = name.clone().unwrap_or_else(|| format!("#{index}"));
+            let sides: Vec<&str> = dims
+                .iter()
+                .map(|src| if *src { "src" } else { "dst" })
+                .collect();
+            format!(
+                "-m set {}--match-set {name} {}",
+                not(*invert),
+                sides.join(",")
+            )
+        }
+        XtMatch::Recent {
+            name,
+            seconds,
+            check_set,
+            invert,
+            ..
+        } => {
+            let flag = match check_set & 15 {
+                1 => "--rcheck",
+                2 => "--set",
+                4 => "--update",
+                _ => "--remove",
+            };
+            let seconds = match seconds {
+                0 => String::new(),
+                seconds => format!(" --seconds {seconds}"),
+            };
+            format!("-m recent {}{flag}{seconds} --name {name}", not(*invert))
+        }
+        XtMatch::Limit => "-m limit".to_owned(),
+        XtMatch::Hashlimit { invert } => {
+            let flag = if *invert { "above" } else { "upto" };
+            format!("-m hashlimit --hashlimit-{flag} ...")
+        }
+        XtMatch::Iprange { src, dst } => {
+            let mut text = "-m iprange".to_owned();
+            for (flag, part) in [("--src-range", src), ("--dst-range", dst)] {
+                if let Some((first, last, invert)) = part {
+                    text = format!("{text} {}{flag} {first}-{last}", not(*invert));
+                }
+            }
+            text
+        }
+        XtMatch::Nfacct(name) => format!("-m nfacct --nfacct-name {name}"),
+        XtMatch::Mac { addr, invert } => format!("-m mac {}--mac-source {addr}", not(*invert)),
+        XtMatch::Owner { uid, gid, socket } => {
+            let mut text = "-m owner".to_owned();
+            for (flag, part) in [("--uid-owner", uid), ("--gid-owner", gid)] {
+                if let Some((first, last, invert)) = part {
+                    let range = if first == last {
+                        first.to_string()
+                    } else {
+                        format!("{first}-{last}")
+                    };
+                    text = format!("{text} {}{flag} {range}", not(*invert));
+                }
+            }
+            if let Some(wanted) = socket {
+                text = format!("{text} {}--socket-exists", not(!wanted));
+            }
+            text
+        }
+        XtMatch::Pkttype { kind, invert } => {
+            format!("-m pkttype {}--pkt-type {kind}", not(*invert))
+        }
+        XtMatch::Length {
+            range: length,
+            invert,
+        } => format!("-m length {}--length {}", not(*invert), range(*length)),
+        XtMatch::Ttl { mode, value } => {
+            let flag = match mode {
+                0 => "--ttl-eq",
+                1 => "! --ttl-eq",
+                2 => "--ttl-lt",
+                _ => "--ttl-gt",
+            };
+            format!("-m ttl {flag} {value}")
+        }
+        XtMatch::Rpfilter { flags } => {
+            let mut text = "-m rpfilter".to_owned();
+            for (bit, flag) in [
+                (1, "--loose"),
+                (2, "--validmark"),
+                (4, "--accept-local"),
+                (8, "--invert"),
+            ] {
+                if flags & bit != 0 {
+                    text = format!("{text} {flag}");
+                }
+            }
+            text
+        }
+        XtMatch::Dscp { dscp, invert } => format!("-m dscp {}--dscp {dscp:#x}", not(*invert)),
+        XtMatch::Other { name, .. } => format!("-m {name} ..."),
+    }
+}
+
+fn masked(value: u32, mask: u32) -> String {
+    if mask == u32::MAX {
+        format!("{value:#x}")
+    } else {
+        format!("{value:#x}/{mask:#x}")
+    }
+}
+
+fn named(bits: u16, names: &[(u16, &str)]) -> String {
+    let words = names.iter().filter(|(bit, _)| bits & bit != 0);
+    words.map(|(_, name)| *name).collect::<Vec<_>>().join(",")
+}
+
+fn types(mask: u16) -> String {
+    named(
+        mask,
+        &[
+            (1, "UNSPEC"),
+            (2, "UNICAST"),
+            (4, "LOCAL"),
+            (8, "BROADCAST"),
+            (16, "ANYCAST"),
+            (32, "MULTICAST"),
+            (64, "BLACKHOLE"),
+            (128, "UNREACHABLE"),
+            (256, "PROHIBIT"),
+        ],
+    )
+}
+
+fn conntrack(wanted: &ConntrackMatch) -> String {
+    let mut text = "-m conntrack".to_owned();
+    let mut add = |bit: u16, flag: &str, value: String| {
+        if wanted.match_flags & bit != 0 {
+            let not = not(wanted.invert_flags & bit != 0);
+            text = format!("{text} {not}{flag} {value}");
+        }
+    };
+    let states = named(
+        wanted.state_mask,
+        &[
+            (1, "INVALID"),
+            (8, "NEW"),
+            (4, "RELATED"),
+            (2, "ESTABLISHED"),
+            (0x100, "UNTRACKED"),
+            (64, "SNAT"),
+            (128, "DNAT"),
+        ],
+    );
+    let addr = |pair: Option<(IpAddr, IpAddr)>| {
+        pair.map_or_else(String::new, |(addr, mask)| with_mask(addr, mask))
+    };
+    add(1, "--ctstate", states);
+    add(2, "--ctproto", wanted.proto.to_string());
+    add(4, "--ctorigsrc", addr(wanted.origsrc));
+    add(8, "--ctorigdst", addr(wanted.origdst));
+    add(0x10, "--ctreplsrc", addr(wanted.replsrc));
+    add(0x20, "--ctrepldst", addr(wanted.repldst));
+    add(0x40, "--ctstatus", format!("{:#x}", wanted.status_mask));
+    add(0x100, "--ctorigsrcport", range(wanted.origsrc_port));
+    add(0x200, "--ctorigdstport", range(wanted.origdst_port));
+    add(0x400, "--ctreplsrcport", range(wanted.replsrc_port));
+    add(0x800, "--ctrepldstport", range(wanted.repldst_port));
+    add(0x1000, "--ctdir", "ORIGINAL".to_owned());
+    text
+}
+
+fn nat_range(to: &NatRange) -> String {
+    let mut text = String::new();
+    if let Some((first, last)) = to.addrs {
+        text = if first == last {
+            first.to_string()
+        } else {
+            format!("{first}-{last}")
+        };
+        if first.is_ipv6() && to.ports.is_some() {
+            text = format!("[{text}]");
+        }
+    }
+    if let Some((first, last)) = to.ports {
+        text = if first == last {
+            format!("{text}:{first}")
+        } else {
+            format!("{text}:{first}-{last}")
+        };
+    }
+    text
+}
+
+fn with_flags(mut text: String, flags: u32) -> String {
+    for (bit, word) in [(4, "--random"), (16, "--random-fully"), (8, "--persistent")] {
+        if flags & bit != 0 {
+            text = format!("{text} {word}");
+        }
+    }
+    text
+}
+
+/// One target.
+pub(super) fn target(target: &XtTarget) -> String {
+    let nat = |word: &str, flag: &str, to: &NatRange| {
+        let range = nat_range(to);
+        let text = if range.is_empty() {
+            format!("-j {word}")
+        } else {
+            format!("-j {word} {flag} {range}")
+        };
+        with_flags(text, to.flags)
+    };
+    match target {
+        XtTarget::Standard(to) => verdict(to, Style::Iptables),
+        XtTarget::Dnat(to) => nat("DNAT", "--to-destination", to),
+        XtTarget::Snat(to) => nat("SNAT", "--to-source", to),
+        XtTarget::Masquerade(to) => nat("MASQUERADE", "--to-ports", to),
+        XtTarget::Redirect(to) => nat("REDIRECT", "--to-ports", to),
+        XtTarget::Netmap(to) => nat("NETMAP", "--to", to),
+        XtTarget::Mark { mark, mask } => format!("-j MARK --set-xmark {mark:#x}/{mask:#x}"),
+        XtTarget::Connmark {
+            mode,
+            ctmark,
+            ctmask,
+            nfmask,
+        } => match mode {
+            0 => format!("-j CONNMARK --set-xmark {ctmark:#x}/{ctmask:#x}"),
+            1 => format!("-j CONNMARK --save-mark --nfmask {nfmask:#x} --ctmask {ctmask:#x}"),
+            _ => format!("-j CONNMARK --restore-mark --nfmask {nfmask:#x} --ctmask {ctmask:#x}"),
+        },
+        XtTarget::Reject { with, v6 } => format!("-j REJECT --reject-with {}", reject(*with, *v6)),
+        XtTarget::Log(name) | XtTarget::Nop(name) => format!("-j {name}"),
+        XtTarget::Ct { notrack, zone } => match (notrack, zone) {
+            (true, _) => "-j CT --notrack".to_owned(),
+            (false, 0) => "-j CT".to_owned(),
+            (false, zone) => format!("-j CT --zone {zone}"),
+        },
+        XtTarget::Tproxy { addr, port, .. } => format!("-j TPROXY --on-ip {addr} --on-port {port}"),
+        XtTarget::Tcpmss(0xffff) => "-j TCPMSS --clamp-mss-to-pmtu".to_owned(),
+        XtTarget::Tcpmss(size) => format!("-j TCPMSS --set-mss {size}"),
+        XtTarget::Queue { num, .. } => format!("-j NFQUEUE --queue-num {num}"),
+        XtTarget::Other { name, .. } => format!("-j {name} ..."),
+    }
+}
+
+fn reject(with: u32, v6: bool) -> String {
+    let names: &[(u32, &str)] = if v6 {
+        &[
+            (0, "icmp6-no-route"),
+            (1, "icmp6-adm-prohibited"),
+            (3, "icmp6-addr-unreachable"),
+            (4, "icmp6-port-unreachable"),
+            (6, "tcp-reset"),
+            (7, "icmp6-policy-fail"),
+            (8, "icmp6-reject-route"),
+        ]
+    } else {
+        &[
+            (0, "icmp-net-unreachable"),
+            (1, "icmp-host-unreachable"),
+            (2, "icmp-proto-unreachable"),
+            (3, "icmp-port-unreachable"),
+            (5, "icmp-net-prohibited"),
+            (6, "icmp-host-prohibited"),
+            (7, "tcp-reset"),
+            (8, "icmp-admin-prohibited"),
+        ]
+    };
+    let found = names.iter().find(|(number, _)| *number == with);
+    found.map_or_else(|| with.to_string(), |(_, name)| (*name).to_owned())
+}

@@ -1,0 +1,257 @@
+//! Packets that a socket or tunnel of this namespace sends: route, source, OUTPUT, POSTROUTING.
+//!
+//! Read first: `ip_route_output_key_hash_rcu()`, `__ip_local_out()`, `ip_output()`,
+//! `ip_route_me_harder()` and their IPv6 twins, v6.12.
+
+use super::fib::{FibAnswer, FibKey, Found, lookup};
+use super::skb::Devices;
+use super::walk::{Next, Out, Walk, Ways};
+use super::{Cx, source};
+use crate::model::IfIndex;
+use crate::model::netfilter::Hook;
+use crate::model::packet::L4;
+use crate::model::route::RouteKind;
+use crate::model::rule::RuleAction;
+use crate::trace::{Disposition, Evidence, RejectWith, Step, StepKind};
+
+/// What a packet is looked up by.
+pub(crate) fn key(walk: &Walk, iif: Option<IfIndex>, oif: Option<IfIndex>) -> FibKey {
+    let packet = &walk.skb.packet;
+    FibKey {
+        dst: packet.dst,
+        src: (!packet.src.is_unspecified()).then_some(packet.src),
+        iif,
+        oif,
+        mark: walk.skb.mark,
+        tos: packet.tos,
+        protocol: packet.protocol(),
+        sport: packet.sport(),
+        dport: packet.dport(),
+        uid: walk.skb.uid,
+    }
+}
+
+/// The step of a route that was found.
+pub(crate) fn route_step(cx: &Cx<'_>, walk: &Walk, found: &Found) -> Step {
+    let devs: Vec<String> = found
+        .route
+        .nexthops
+        .iter()
+        .map(|hop| {
+            hop.link
+                .map_or_else(|| "none".to_owned(), |link| walk.dev(cx, link))
+        })
+        .collect();
+    let result = match (found.route.kind, found.hops.first()) {
+        (RouteKind::Local | RouteKind::Anycast, _) => "for this host".to_owned(),
+        (RouteKind::Unicast, Some((_, hop))) => {
+            let dev = hop
+                .link
+                .map_or_else(|| "none".to_owned(), |link| walk.dev(cx, link));
+            match hop.via {
+                Some(via) => format!("via {via} dev {dev}"),
+                None => format!("on link, dev {dev}"),
+            }
+        }
+        (kind, _) => format!("{kind:?}").to_lowercase(),
+    };
+    Step::new(StepKind::Route, result)
+        .with(Evidence::Route {
+            route: found.route.clone(),
+            devs,
+        })
+        .with(Evidence::PolicyRule {
+            rule: found.rule.clone(),
+        })
+}
+
+/// How a sender is told that a lookup failed.
+pub(crate) fn refusal(kind: RouteKind) -> RejectWith {
+    match kind {
+        RouteKind::Unreachable => RejectWith::HostUnreachable,
+        RouteKind::Prohibit => RejectWith::Prohibited,
+        RouteKind::Blackhole => RejectWith::InvalidArgument,
+        _ => RejectWith::NetUnreachable,
+    }
+}
+
+/// The same for a policy rule that refuses.
+pub(crate) fn rule_refusal(action: RuleAction) -> RejectWith {
+    match action {
+        RuleAction::Unreachable => RejectWith::HostUnreachable,
+        RuleAction::Prohibit => RejectWith::Prohibited,
+        RuleAction::Blackhole => RejectWith::InvalidArgument,
+        _ => RejectWith::NetUnreachable,
+    }
+}
+
+/// Output route, then OUTPUT.
+pub(crate) fn local_out(cx: &mut Cx<'_>, mut walk: Walk, oif: Option<IfIndex>) -> Ways {
+    if walk.skb.packet.src.is_unspecified() {
+        // `ip_route_connect()` looks up twice: without a source to choose one, then with it.
+        match lookup(cx, &walk.ns, &key(&walk, None, oif)) {
+            FibAnswer::Found(found) => {
+                let dst = walk.skb.packet.dst;
+                match source::for_route(cx, &walk.ns, &found, dst) {
+                    Ok(Some(src)) => {
+                        walk.skb.packet.src = src;
+                        let made_here = walk
+                            .hops
+                            .last_mut()
+                            .filter(|hop| hop.packet.src.is_unspecified());
+                        if let Some(hop) = made_here {
+                            hop.packet.src = src;
+                        }
+                        let by = if found.route.prefsrc.is_some() {
+                            "the route's src"
+                        } else {
+                            "the device"
+                        };
+                        let text = format!("{src}, from {by}");
+                        walk.step(Step::new(StepKind::SourceAddress, text));
+                    }
+                    Ok(None) if dst.is_ipv6() || found.route.kind == RouteKind::Unicast => {
+                        let what = format!("an address of this family to send from, for {dst}");
+                        walk.step(
+                            Step::new(StepKind::SourceAddress, "no source address")
+                                .with(Evidence::Absent { what }),
+                        );
+                        return walk.end(Disposition::Rejected(RejectWith::NetUnreachable));
+                    }
+                    Ok(None) => {}
+                    Err(why) => return walk.unknown(why),
+                }
+            }
+            answer => return no_route(walk, answer),
+        }
+    }
+    let answer = lookup(cx, &walk.ns, &key(&walk, None, oif));
+    routed(cx, walk, answer, |cx, walk, out| {
+        let before = (walk.skb.packet.dst, walk.skb.packet.dport(), walk.skb.mark);
+        let devices = Devices {
+            oif: Some(out.oif),
+            ..Devices::default()
+        };
+        walk.hook(cx, Hook::Output, false, devices, |cx, walk| {
+            let after = (walk.skb.packet.dst, walk.skb.packet.dport(), walk.skb.mark);
+            if after == before {
+                return walk.then(Next::Postrouting(out.clone()));
+            }
+            // `ip_route_me_harder()`: what OUTPUT changed may lead elsewhere.
+            let answer = lookup(cx, &walk.ns, &key(&walk, None, oif));
+            routed(cx, walk, answer, |_, walk, out| {
+                walk.then(Next::Postrouting(out))
+            })
+        })
+    })
+}
+
+fn no_route(mut walk: Walk, answer: FibAnswer) -> Ways {
+    match answer {
+        FibAnswer::Unknown(why) => walk.unknown(why),
+        FibAnswer::Refused(rule) => {
+            let with = rule_refusal(rule.action);
+            walk.step(
+                Step::new(StepKind::Route, "refused by a policy rule")
+                    .with(Evidence::PolicyRule { rule }),
+            );
+            walk.end(Disposition::Rejected(with))
+        }
+        FibAnswer::NoRoute | FibAnswer::Found(_) => {
+            let what = format!("a route to {}", walk.skb.packet.dst);
+            walk.step(Step::new(StepKind::Route, "no route").with(Evidence::Absent { what }));
+            walk.end(Disposition::Rejected(RejectWith::NetUnreachable))
+        }
+    }
+}
+
+/// Follows each next hop of an output route.
+fn routed(
+    cx: &mut Cx<'_>,
+    mut walk: Walk,
+    answer: FibAnswer,
+    then: impl Fn(&mut Cx<'_>, Walk, Out) -> Ways,
+) -> Ways {
+    let found = match answer {
+        FibAnswer::Found(found) => found,
+        other => return no_route(walk, other),
+    };
+    let step = route_step(cx, &walk, &found);
+    match found.route.kind {
+        RouteKind::Unicast | RouteKind::Local | RouteKind::Anycast => {}
+        RouteKind::Broadcast | RouteKind::Multicast => {
+            walk.step(step);
+            return walk.unknown("broadcast and multicast are not followed");
+        }
+        kind => {
+            walk.step(step);
+            return walk.end(Disposition::Rejected(refusal(kind)));
+        }
+    }
+    let local = matches!(found.route.kind, RouteKind::Local | RouteKind::Anycast);
+    let mut ways = Vec::new();
+    for (share, hop) in &found.hops {
+        let mut one = walk.clone();
+        one.share *= share;
+        one.step(step.clone());
+        if let Some(encap) = &hop.encap {
+            ways.extend(one.unknown(format!(
+                "the route encapsulates ({encap}), which is not modelled"
+            )));
+            continue;
+        }
+        let loopback = || {
+            one.netns(cx)?
+                .links
+                .known()?
+                .iter()
+                .find(|l| l.loopback)
+                .map(|l| l.index)
+        };
+        let Some(oif) = (if local { loopback() } else { hop.link }) else {
+            ways.extend(one.unknown("the route names no device"));
+            continue;
+        };
+        let out = Out {
+            oif,
+            via: hop.via,
+            mtu: found.route.mtu,
+            iif: None,
+            local,
+        };
+        ways.extend(then(cx, one, out));
+    }
+    ways
+}
+
+/// Size, POSTROUTING.
+pub(crate) fn postrouting(cx: &mut Cx<'_>, mut walk: Walk, out: Out) -> Ways {
+    let Some(link) = walk.link(cx, out.oif) else {
+        let why = format!("device {} of {} was not read", out.oif, walk.ns);
+        return walk.unknown(why);
+    };
+    let mtu = out.mtu.unwrap_or(link.mtu).min(link.mtu);
+    if out.iif.is_none() && walk.skb.packet.len > mtu {
+        let state = Evidence::Link {
+            dev: link.name.clone(),
+            state: format!("mtu {mtu}"),
+        };
+        let result = if matches!(walk.skb.packet.l4, L4::Tcp { .. }) {
+            walk.skb.packet.len = mtu;
+            format!("sent as segments of {mtu} bytes")
+        } else {
+            walk.skb.packet.df = false;
+            format!("sent as fragments of {mtu} bytes")
+        };
+        walk.step(Step::new(StepKind::Mtu, result).with(state));
+    }
+    let devices = Devices {
+        iif: out.iif,
+        oif: Some(out.oif),
+        physin: walk.physin,
+        physout: None,
+    };
+    walk.hook(cx, Hook::Postrouting, false, devices, |_, walk| {
+        walk.then(Next::Neigh(out.clone()))
+    })
+}

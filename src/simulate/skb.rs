@@ -1,0 +1,113 @@
+//! A packet under way, with what the kernel keeps beside it (`struct sk_buff`), and the flows that it
+//! has made on its way.
+
+use std::collections::BTreeMap;
+
+use crate::model::conntrack::{ConntrackEntry, Tuple};
+use crate::model::packet::Packet;
+use crate::model::{IfIndex, NsKey};
+
+/// A packet under way in one namespace.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Skb {
+    /// Headers.
+    pub(crate) packet: Packet,
+    /// `skb->mark`; `None`: unknown.
+    pub(crate) mark: Option<u32>,
+    /// Its connection in this namespace (`skb->_nfct`).
+    pub(crate) ct: CtRef,
+    /// Uid of the sending socket, while it is in the namespace that sent it; `None`: no socket, or
+    /// unknown.
+    pub(crate) uid: Option<u32>,
+    /// It comes from a socket of this namespace (`skb->sk`).
+    pub(crate) local: bool,
+}
+
+/// Connection of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CtRef {
+    /// Conntrack has not seen it yet.
+    None,
+    /// NOTRACK.
+    Untracked,
+    /// No entry can be made for it.
+    Invalid,
+    /// An entry of [`Flows`].
+    Entry {
+        /// Position in its namespace's list.
+        index: usize,
+        /// The packet goes against the direction of the first one.
+        reply: bool,
+        /// A packet of the other direction was seen before this one, or this one is such a packet
+        /// (state ESTABLISHED); NEW otherwise.
+        established: bool,
+    },
+}
+
+/// An entry made or found under way.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct FlowEntry {
+    /// The entry. For a flow under way, tuples may hold unfixed ports.
+    pub(crate) entry: ConntrackEntry,
+    /// Connection mark; `None`: unknown.
+    pub(crate) mark: Option<u32>,
+    /// It was in the kernel's table.
+    pub(crate) existing: bool,
+    /// Confirmed: later packets find it.
+    pub(crate) confirmed: bool,
+}
+
+/// Connections of all namespaces as one walk has made them. A fork takes a copy.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Flows {
+    entries: BTreeMap<NsKey, Vec<FlowEntry>>,
+}
+
+impl Flows {
+    /// The entry at this position.
+    pub(crate) fn get(&self, ns: &NsKey, index: usize) -> Option<&FlowEntry> {
+        self.entries.get(ns)?.get(index)
+    }
+
+    /// The entry at this position, to change it.
+    pub(crate) fn get_mut(&mut self, ns: &NsKey, index: usize) -> Option<&mut FlowEntry> {
+        self.entries.get_mut(ns)?.get_mut(index)
+    }
+
+    /// Adds an entry and gives its position.
+    pub(crate) fn add(&mut self, ns: &NsKey, entry: FlowEntry) -> usize {
+        let list = self.entries.entry(ns.clone()).or_default();
+        list.push(entry);
+        list.len() - 1
+    }
+
+    /// Position of the confirmed entry that has this tuple, and whether it is its reply tuple.
+    pub(crate) fn find(&self, ns: &NsKey, tuple: &Tuple) -> Option<(usize, bool)> {
+        let list = self.entries.get(ns)?;
+        list.iter().enumerate().find_map(|(index, flow)| {
+            let hit = |own: &Tuple| own == tuple;
+            match (
+                flow.confirmed,
+                hit(&flow.entry.orig),
+                hit(&flow.entry.reply),
+            ) {
+                (true, true, _) => Some((index, false)),
+                (true, false, true) => Some((index, true)),
+                _ => None,
+            }
+        })
+    }
+}
+
+/// Devices that a hook sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Devices {
+    /// `in`.
+    pub(crate) iif: Option<IfIndex>,
+    /// `out`.
+    pub(crate) oif: Option<IfIndex>,
+    /// Bridge port it came in by, where br_netfilter remembers it.
+    pub(crate) physin: Option<IfIndex>,
+    /// Bridge port it leaves by, on a bridged way.
+    pub(crate) physout: Option<IfIndex>,
+}

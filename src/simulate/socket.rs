@@ -1,0 +1,195 @@
+//! INPUT, and who takes the packet: a tunnel, a listener, or the socket that asked.
+//!
+//! Read first: `ip_local_deliver()`, `__inet_lookup_listener()` (net/ipv4/inet_hashtables.c),
+//! `__udp4_lib_lookup()`, v6.12.
+
+use std::net::IpAddr;
+
+use super::fib::section;
+use super::skb::Devices;
+use super::walk::{Goal, Next, Origin, Walk, Ways};
+use super::{Cx, vxlan};
+use crate::model::IfIndex;
+use crate::model::netfilter::Hook;
+use crate::model::packet::{ICMP, ICMPV6, Packet, SCTP, TCP, UDP};
+use crate::model::socket::Socket;
+use crate::trace::{Disposition, DropReason, Evidence, RejectWith, Step, StepKind};
+
+/// INPUT, then the transport layer.
+pub(crate) fn local_in(cx: &mut Cx<'_>, walk: Walk, dev: IfIndex) -> Ways {
+    let devices = Devices {
+        iif: Some(dev),
+        physin: walk.physin,
+        ..Devices::default()
+    };
+    walk.hook(cx, Hook::Input, false, devices, |cx, walk| {
+        deliver(cx, walk, dev)
+    })
+}
+
+fn deliver(cx: &mut Cx<'_>, walk: Walk, dev: IfIndex) -> Ways {
+    if walk.skb.packet.inner.is_some() {
+        return vxlan::decapsulate(cx, walk);
+    }
+    match walk.goal.clone() {
+        Goal::Origin(origin) => to_origin(walk, &origin),
+        Goal::Listener => to_listener(cx, walk, dev),
+    }
+}
+
+/// The answer must come from whom the client asked, to the client's own port.
+fn to_origin(mut walk: Walk, origin: &Origin) -> Ways {
+    let packet = &walk.skb.packet;
+    let echo = matches!(packet.protocol(), ICMP | ICMPV6);
+    let ports = echo || packet.sport() == origin.dport && packet.dport() == origin.sport;
+    let fits =
+        walk.ns == origin.ns && packet.dst == origin.src && packet.src == origin.dst && ports;
+    if fits {
+        walk.step(Step::new(
+            StepKind::Socket,
+            "the answer reaches the socket that asked",
+        ));
+        return walk.end(Disposition::Delivered);
+    }
+    let port = |port: Option<u16>| port.map_or_else(String::new, |port| format!(" port {port}"));
+    let text = format!(
+        "the answer comes from {}{}, but the client asked {}{}",
+        packet.src,
+        port(packet.sport()),
+        origin.dst,
+        port(origin.dport),
+    );
+    walk.step(Step::new(StepKind::Socket, text));
+    walk.end(Disposition::Dropped(DropReason::NotFromPeer))
+}
+
+fn to_listener(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
+    let packet = walk.skb.packet.clone();
+    match packet.protocol() {
+        ICMP | ICMPV6 => return echo(cx, walk),
+        TCP | UDP => {}
+        SCTP => return walk.unknown("SCTP sockets are not read"),
+        other => return walk.unknown(format!("who takes IP protocol {other} is not read")),
+    }
+    let Some(netns) = walk.netns(cx) else {
+        return walk.unknown("the namespace was not read");
+    };
+    let sockets = match section(cx, &walk.ns, &netns.sockets, "sockets") {
+        Ok(sockets) => sockets,
+        Err(why) => return walk.unknown(why),
+    };
+    let same_port = |socket: &&Socket| {
+        socket.protocol == packet.protocol()
+            && Some(socket.port) == packet.dport()
+            && socket.listening
+    };
+    let fitting: Vec<(u32, &Socket)> = sockets
+        .iter()
+        .filter(same_port)
+        .filter_map(|socket| Some((score(socket, &packet, dev)?, socket)))
+        .collect();
+    if let Some((_, socket)) = fitting.iter().max_by_key(|(score, _)| *score) {
+        let text = format!(
+            "taken by the socket on {} port {}",
+            socket.addr, socket.port
+        );
+        walk.step(Step::new(StepKind::Socket, text).with(Evidence::Socket {
+            socket: (*socket).clone(),
+        }));
+        return walk.end(Disposition::Delivered);
+    }
+    let name = if packet.protocol() == TCP {
+        "tcp"
+    } else {
+        "udp"
+    };
+    let port = packet
+        .dport()
+        .map_or_else(|| "?".to_owned(), |port| port.to_string());
+    let what = format!("a socket that listens on {name} {} port {port}", packet.dst);
+    let mut step = Step::new(StepKind::Socket, "nothing listens").with(Evidence::Absent { what });
+    // One that listens elsewhere on this port is the likely mistake.
+    for socket in sockets.iter().filter(same_port) {
+        step = step.with(Evidence::Socket {
+            socket: socket.clone(),
+        });
+    }
+    walk.step(step);
+    walk.end(Disposition::Rejected(if packet.protocol() == TCP {
+        RejectWith::PortClosed
+    } else {
+        RejectWith::PortUnreachable
+    }))
+}
+
+/// How well a socket fits; `None`: not at all. Source: `compute_score()`.
+fn score(socket: &Socket, packet: &Packet, dev: IfIndex) -> Option<u32> {
+    let mut score = 1;
+    if let Some(bound) = socket.bound_dev {
+        if bound != dev {
+            return None;
+        }
+        score += 4;
+    }
+    if let Some((addr, port)) = socket.remote {
+        if addr != packet.src || Some(port) != packet.sport() {
+            return None;
+        }
+        score += 8;
+    }
+    let any = socket.addr.is_unspecified();
+    match (socket.addr, packet.dst) {
+        (own, dst) if own == dst => score += 2,
+        (IpAddr::V4(_), IpAddr::V4(_)) | (IpAddr::V6(_), IpAddr::V6(_)) if any => {}
+        // Unset or unknown: the default of net.ipv6.bindv6only is off.
+        (IpAddr::V6(_), IpAddr::V4(_)) if any && socket.v6only != Some(true) => {}
+        (IpAddr::V6(own), IpAddr::V4(dst)) if own.to_ipv4_mapped() == Some(dst) => score += 2,
+        _ => return None,
+    }
+    Some(score)
+}
+
+/// The kernel answers echo requests itself.
+fn echo(cx: &mut Cx<'_>, mut walk: Walk) -> Ways {
+    let sysctls = walk.netns(cx).and_then(|ns| ns.sysctls.known());
+    let ignore = sysctls.map(|sysctls| &sysctls.icmp_echo_ignore_all);
+    match (
+        walk.skb.packet.dst.is_ipv6(),
+        ignore.and_then(|section| section.known()),
+    ) {
+        (true, _) | (false, Some(false)) => {
+            walk.step(Step::new(
+                StepKind::Socket,
+                "the kernel answers the echo request",
+            ));
+            walk.end(Disposition::Delivered)
+        }
+        (false, Some(true)) => {
+            walk.step(
+                Step::new(StepKind::Socket, "echo requests are ignored").with(Evidence::Sysctl {
+                    name: "net.ipv4.icmp_echo_ignore_all".to_owned(),
+                    value: "1".to_owned(),
+                }),
+            );
+            walk.end(Disposition::Dropped(DropReason::NoSocket))
+        }
+        (false, None) => {
+            let why = format!("net.ipv4.icmp_echo_ignore_all of {} was not read", walk.ns);
+            walk.unknown(why)
+        }
+    }
+}
+
+/// Sends the packet of a tunnel's inside on, as if its device had received it.
+pub(crate) fn from_tunnel(mut walk: Walk, cx: &Cx<'_>, dev: IfIndex, packet: Packet) -> Ways {
+    walk.skb.packet = packet;
+    let ns = walk.ns.clone();
+    let (mark, hop) = (walk.skb.mark, walk.hops.len());
+    walk.enter(cx, ns, dev);
+    // Same namespace: the mark stays (`skb_scrub_packet(skb, false)`), and it is the same hop.
+    walk.skb.mark = mark;
+    if walk.hops.len() > hop {
+        walk.hops.truncate(hop);
+    }
+    walk.then(Next::Receive(dev))
+}

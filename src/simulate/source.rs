@@ -1,0 +1,169 @@
+//! Which address a packet that is sent here gets as its source.
+//!
+//! Read first: `inet_select_addr()` (net/ipv4/devinet.c), `ipv6_dev_get_saddr()`
+//! (net/ipv6/addrconf.c; RFC 6724), v6.12. Not modelled: address labels set by hand, home addresses,
+//! privacy preferences of a socket.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use super::Cx;
+use super::fib::{Found, section};
+use crate::model::addr::Addr;
+use crate::model::route::RouteKind;
+use crate::model::{IfIndex, NsKey, Prefix};
+
+/// Scope of addresses that are valid on this host only (RT_SCOPE_HOST).
+const SCOPE_HOST: u8 = 254;
+const SCOPE_LINK: u8 = 253;
+
+/// Source for a route that was looked up without one.
+///
+/// Source: `ip_route_output_key_hash_rcu()`, `fib_result_prefsrc()`; `ip6_route_get_saddr()`.
+pub(crate) fn for_route(
+    cx: &mut Cx<'_>,
+    ns: &NsKey,
+    found: &Found,
+    dst: IpAddr,
+) -> Result<Option<IpAddr>, String> {
+    if let Some(prefsrc) = found.route.prefsrc {
+        return Ok(Some(prefsrc));
+    }
+    if found.route.kind == RouteKind::Local {
+        return Ok(Some(dst));
+    }
+    let hop = found.hops.first().map(|(_, hop)| hop);
+    let link = hop.and_then(|hop| hop.link);
+    if dst.is_ipv6() {
+        select_v6(cx, ns, link, dst)
+    } else {
+        select_v4(cx, ns, link, hop.and_then(|hop| hop.via), found.route.scope)
+    }
+}
+
+fn addrs<'t>(cx: &mut Cx<'t>, ns: &NsKey) -> Result<&'t [Addr], String> {
+    let topology = cx.topology;
+    match topology.netns(ns) {
+        Some(netns) => section(cx, ns, &netns.addrs, "addresses"),
+        None => Err(format!("{ns} was not read")),
+    }
+}
+
+/// First primary address of the device that shares a subnet with `near`, else its first, else the
+/// first of any other device that is not link scoped.
+pub(crate) fn select_v4(
+    cx: &mut Cx<'_>,
+    ns: &NsKey,
+    link: Option<IfIndex>,
+    near: Option<IpAddr>,
+    scope: u8,
+) -> Result<Option<IpAddr>, String> {
+    let all = addrs(cx, ns)?;
+    let primary = |addr: &&Addr| addr.local.is_ipv4() && !addr.secondary;
+    let in_scope = |addr: &&Addr| addr.scope <= scope;
+    let own: Vec<&Addr> = all
+        .iter()
+        .filter(|addr| Some(addr.link) == link)
+        .filter(primary)
+        .filter(in_scope)
+        .collect();
+    let shares = |addr: &&&Addr| {
+        near.is_some_and(|near| {
+            let subnet = Prefix::new(addr.peer.unwrap_or(addr.local), addr.prefix_len);
+            subnet.is_ok_and(|subnet| subnet.contains(near))
+        })
+    };
+    if let Some(addr) = own.iter().find(shares).or(own.first()) {
+        return Ok(Some(addr.local));
+    }
+    let other = all
+        .iter()
+        .filter(primary)
+        .find(|addr| addr.scope != SCOPE_LINK && addr.scope <= scope.min(SCOPE_HOST));
+    Ok(other.map(|addr| addr.local))
+}
+
+/// The best candidate by the rules of RFC 6724 that the kernel follows.
+pub(crate) fn select_v6(
+    cx: &mut Cx<'_>,
+    ns: &NsKey,
+    link: Option<IfIndex>,
+    dst: IpAddr,
+) -> Result<Option<IpAddr>, String> {
+    let IpAddr::V6(dst) = dst else {
+        return Ok(None);
+    };
+    let all = addrs(cx, ns)?;
+    let on_link_only = dst_scope(dst) <= LINK;
+    let mut best: Option<(&Addr, Score)> = None;
+    for addr in all {
+        let IpAddr::V6(local) = addr.local else {
+            continue;
+        };
+        let foreign_link = on_link_only && link.is_some() && Some(addr.link) != link;
+        let pending = addr.tentative && !addr.nodad;
+        if foreign_link || pending || addr.dadfailed || local.is_multicast() {
+            continue;
+        }
+        let score = score(addr, local, dst, link);
+        if best.as_ref().is_none_or(|(_, old)| score > *old) {
+            best = Some((addr, score));
+        }
+    }
+    Ok(best.map(|(addr, _)| addr.local))
+}
+
+const LINK: u8 = 2;
+
+/// Scope of an address as a number (IPV6_ADDR_SCOPE_*): 1 node, 2 link, 5 site, 14 global.
+fn dst_scope(addr: Ipv6Addr) -> u8 {
+    if addr.is_loopback() {
+        1
+    } else if addr.is_multicast() {
+        addr.octets()[1] & 0xf
+    } else if addr.segments()[0] & 0xffc0 == 0xfe80 {
+        LINK
+    } else if addr.segments()[0] & 0xffc0 == 0xfec0 {
+        5
+    } else {
+        14
+    }
+}
+
+/// Compared field by field, larger is better: same address, scope, not deprecated, outgoing device,
+/// label, not temporary, common prefix bits.
+type Score = (bool, i16, bool, bool, bool, bool, u32);
+
+fn score(addr: &Addr, local: Ipv6Addr, dst: Ipv6Addr, link: Option<IfIndex>) -> Score {
+    let (own, wanted) = (i16::from(dst_scope(local)), i16::from(dst_scope(dst)));
+    // Large enough is good, and then the smaller the better; too small is worse, the smaller the worse.
+    let scope = if own >= wanted { 128 - own } else { own - 128 };
+    let common = (u128::from(local) ^ u128::from(dst))
+        .leading_zeros()
+        .min(u32::from(addr.prefix_len));
+    (
+        local == dst,
+        scope,
+        !addr.deprecated,
+        link.is_none() || Some(addr.link) == link,
+        label(local) == label(dst),
+        !addr.secondary,
+        common,
+    )
+}
+
+/// Default label table (`ip6addrlbl_init_table`).
+fn label(addr: Ipv6Addr) -> u8 {
+    let first = addr.segments()[0];
+    match first {
+        _ if addr.is_loopback() => 0,
+        _ if addr.to_ipv4_mapped().is_some() => 4,
+        0x2001 if addr.segments()[1] == 0 => 6,
+        0x2001 if addr.segments()[1] & 0xfff0 == 0x10 => 7,
+        0x2002 => 2,
+        0x3ffe => 12,
+        _ if first & 0xffc0 == 0xfec0 => 11,
+        _ if first & 0xfe00 == 0xfc00 => 5,
+        _ if u128::from(addr) >> 32 == 0 => 3,
+        _ => 1,
+    }
+}

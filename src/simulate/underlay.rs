@@ -1,0 +1,219 @@
+//! The way between nodes, which no kernel here can tell: switches, routers, a cloud's route table.
+//!
+//! The walk goes on at the node that the frame or the packet is for, and the step says that this is
+//! assumed, and why. A packet for nobody known leaves the cluster.
+
+use std::net::IpAddr;
+
+use super::Cx;
+use super::l2::want_netns;
+use super::peer::{Peer, peer};
+use super::walk::{Next, Walk, Ways};
+use crate::model::link::{Link, LinkKind};
+use crate::model::netns::NetNs;
+use crate::model::{IfIndex, MacAddr, NsKey};
+use crate::trace::{Disposition, DropReason, Evidence, Step, StepKind};
+
+/// Whether a device leads out of what was read.
+fn faces_out(cx: &Cx<'_>, ns: &NsKey, link: &Link) -> bool {
+    match link.kind {
+        LinkKind::Device => !link.loopback,
+        LinkKind::Veth => matches!(peer(cx.topology, ns, link), Peer::OutsideView(_)),
+        _ => false,
+    }
+}
+
+/// All devices that lead out, with their namespaces.
+fn outward<'t>(cx: &Cx<'t>) -> Vec<(NsKey, &'t NetNs, &'t Link)> {
+    let mut found = Vec::new();
+    for (key, netns) in cx.topology.all() {
+        for link in netns.links.known().map(Vec::as_slice).unwrap_or_default() {
+            if link.up && faces_out(cx, &key, link) {
+                found.push((key.clone(), netns, link));
+            }
+        }
+    }
+    found
+}
+
+/// What must be read before "nobody has it" can be said: devices and addresses of every namespace that
+/// may lead out.
+pub(crate) fn blind(cx: &mut Cx<'_>) -> Option<String> {
+    let mut missing = None;
+    let topology = cx.topology;
+    for (key, netns) in topology.all() {
+        let links = super::fib::section(cx, &key, &netns.links, "devices").err();
+        let addrs = super::fib::section(cx, &key, &netns.addrs, "addresses").err();
+        // A veth leads out only where no namespace of the node is its peer's.
+        let nsids = super::fib::section(cx, &key, &netns.nsids, "namespace ids").err();
+        missing = missing.or(links).or(addrs).or(nsids);
+    }
+    missing
+}
+
+/// Whether a device, or the bridge it is a port of, has an address.
+fn holds(netns: &NetNs, link: &Link, addr: IpAddr) -> bool {
+    let addrs = netns.addrs.known().map(Vec::as_slice).unwrap_or_default();
+    addrs
+        .iter()
+        .any(|own| own.local == addr && (own.link == link.index || Some(own.link) == link.master))
+}
+
+/// Who, on another node, has an address on a device that leads out, and its link-layer address.
+pub(crate) fn owner_on_link(cx: &Cx<'_>, from: &NsKey, addr: IpAddr) -> Option<(NsKey, MacAddr)> {
+    outward(cx)
+        .into_iter()
+        .filter(|(key, ..)| key != from)
+        .find_map(|(key, netns, link)| {
+            let upper = link
+                .master
+                .and_then(|master| netns.link(master))
+                .unwrap_or(link);
+            holds(netns, link, addr).then_some((key, upper.mac?))
+        })
+}
+
+/// A frame leaves what was read.
+pub(crate) fn cross(cx: &mut Cx<'_>, mut walk: Walk, link: &Link) -> Ways {
+    let dst = walk.skb.packet.dst;
+    let next_hop = walk.next_hop.unwrap_or(dst);
+    let unread = blind(cx);
+    let stations = outward(cx);
+    let others = || stations.iter().filter(|(key, ..)| *key != walk.ns);
+    let named = |mac: MacAddr| {
+        others().find(|(_, netns, link)| {
+            let upper = link.master.and_then(|master| netns.link(master));
+            link.mac == Some(mac) || upper.is_some_and(|upper| upper.mac == Some(mac))
+        })
+    };
+    let owner = others().find(|(_, netns, link)| holds(netns, link, next_hop));
+    let mac = walk.skb.packet.eth.map(|(_, dst)| dst);
+    let arrival = match (mac.and_then(named), owner) {
+        (Some((key, _, device)), _) => {
+            let why = format!(
+                "its address {} is that of {} on {}",
+                display(mac),
+                device.name,
+                key.node
+            );
+            Some((key.clone(), device.index, why))
+        }
+        (None, Some((key, netns, device))) => {
+            if let Some(why) = unread {
+                return walk.unknown(why);
+            }
+            let upper = device.master.and_then(|m| netns.link(m)).unwrap_or(device);
+            if let Some(mac) = mac {
+                let (name, node) = (device.name.clone(), key.node.clone());
+                let state = format!("address {}", display(upper.mac));
+                let text = format!(
+                    "the frame is for {mac}, but {next_hop} is {name} of {node}, which has {}",
+                    display(upper.mac)
+                );
+                let evidence = Evidence::Link { dev: name, state };
+                walk.step(Step::new(StepKind::Underlay, text).with(evidence));
+                return walk.end(Disposition::Dropped(DropReason::Otherhost));
+            }
+            let why = format!(
+                "{next_hop} is an address of {} on {}",
+                device.name, key.node
+            );
+            Some((key.clone(), device.index, why))
+        }
+        (None, None) => match by_destination(cx, &walk, dst) {
+            Target::At(key, index, why) => Some((key, index, why)),
+            Target::Unread(key, why) => {
+                want_netns(cx, &key);
+                return walk.unknown(why);
+            }
+            Target::NoHelper(why) => return walk.unknown(why),
+            Target::Nobody => match unread {
+                Some(why) => return walk.unknown(why),
+                None => None,
+            },
+        },
+    };
+    let Some((ns, dev, why)) = arrival else {
+        let text = format!("leaves by {} for {dst}, which no node here has", link.name);
+        walk.step(Step::new(StepKind::Underlay, text));
+        return walk.end(Disposition::LeavesCluster);
+    };
+    let name = cx.topology.netns(&ns).and_then(|netns| netns.link(dev));
+    let name = name.map_or_else(|| format!("if{dev}"), |link| link.name.clone());
+    let text = format!("{} → {} {name}", link.name, ns.node);
+    let why = format!("the way between the nodes can't be read; {why}");
+    walk.step(Step::new(StepKind::Underlay, text).with(Evidence::Assumed { why }));
+    walk.enter(cx, ns, dev);
+    // A router on the way puts its own frame around it.
+    if mac
+        .and_then(|mac| own_mac(cx, &walk, dev).filter(|own| *own == mac))
+        .is_none()
+    {
+        walk.skb.packet.eth = None;
+    }
+    walk.then(Next::Receive(dev))
+}
+
+fn own_mac(cx: &Cx<'_>, walk: &Walk, dev: IfIndex) -> Option<MacAddr> {
+    let link = walk.link(cx, dev)?;
+    let upper = link
+        .master
+        .and_then(|master| walk.link(cx, master))
+        .unwrap_or(link);
+    upper.mac
+}
+
+fn display(mac: Option<MacAddr>) -> String {
+    mac.map_or_else(|| "none".to_owned(), |mac| mac.to_string())
+}
+
+enum Target {
+    At(NsKey, IfIndex, String),
+    Unread(NsKey, String),
+    NoHelper(String),
+    Nobody,
+}
+
+/// The gateway is unknown: whose is the destination?
+fn by_destination(cx: &Cx<'_>, walk: &Walk, dst: IpAddr) -> Target {
+    let outward = outward(cx);
+    let direct = outward.iter().find(|(key, netns, _)| {
+        let addrs = netns.addrs.known().map(Vec::as_slice).unwrap_or_default();
+        *key != walk.ns && addrs.iter().any(|own| own.local == dst)
+    });
+    if let Some((key, _, link)) = direct {
+        return Target::At(
+            key.clone(),
+            link.index,
+            format!("{dst} is an address of {}", key.node),
+        );
+    }
+    let hints = &cx.topology.hints;
+    let owner = hints
+        .iter()
+        .find(|(_, hint)| hint.addresses.contains(&dst) || hint.pod_ips.contains(&dst))
+        .or_else(|| {
+            hints
+                .iter()
+                .find(|(_, hint)| hint.pod_cidrs.iter().any(|cidr| cidr.contains(dst)))
+        });
+    let Some((node, hint)) = owner.filter(|(node, _)| **node != walk.ns.node) else {
+        return Target::Nobody;
+    };
+    if !hint.reachable {
+        return Target::NoHelper(format!("{dst} belongs to node {node}, which was not read"));
+    }
+    let why = format!("{dst} belongs to {node} by what Kubernetes says");
+    let Some(host) = cx.topology.host(node) else {
+        return Target::NoHelper(format!(
+            "{dst} belongs to node {node}, whose own namespace was not read"
+        ));
+    };
+    let with_address = outward.iter().find(|(key, netns, link)| {
+        *key == host && hint.addresses.iter().any(|addr| holds(netns, link, *addr))
+    });
+    match with_address.or_else(|| outward.iter().find(|(key, ..)| *key == host)) {
+        Some((key, _, link)) => Target::At(key.clone(), link.index, why),
+        None => Target::Unread(host, format!("node {node} has no device that leads out")),
+    }
+}

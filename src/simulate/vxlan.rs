@@ -1,0 +1,203 @@
+//! VXLAN: into an outer packet by the device's forwarding entries, and out again at the other end.
+//!
+//! Read first: `vxlan_xmit()`, `vxlan_xmit_one()`, `vxlan_rcv()`, drivers/net/vxlan/vxlan_core.c, v6.12.
+//! Not modelled: multicast groups, metadata mode, ARP reduction, MDB.
+
+use std::net::IpAddr;
+
+use super::socket::from_tunnel;
+use super::walk::{Next, Walk, Ways};
+use super::{Cx, fib, ttl};
+use crate::model::MacAddr;
+use crate::model::fdb::FdbEntry;
+use crate::model::link::{Link, LinkKind, Vxlan};
+use crate::model::packet::{Inner, L4, Packet};
+use crate::model::{IfIndex, NsKey};
+use crate::trace::{Disposition, DropReason, Evidence, RejectWith, Step, StepKind};
+
+use super::skb::CtRef;
+
+/// Ethernet, VXLAN and UDP header around the inner packet; the outer IP header comes on top.
+const HEADERS: u32 = 14 + 8 + 8;
+
+/// Puts a frame into an outer packet and sends that.
+pub(crate) fn encapsulate(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, device: &Vxlan) -> Ways {
+    if device.collect_metadata {
+        let why = format!(
+            "{} takes its remotes from route metadata, which is not modelled",
+            link.name
+        );
+        return walk.unknown(why);
+    }
+    let Some((_, mac)) = walk.skb.packet.eth else {
+        return walk.unknown(format!(
+            "the link-layer address behind {} is not known",
+            link.name
+        ));
+    };
+    let Some(netns) = walk.netns(cx) else {
+        return walk.unknown("the namespace was not read");
+    };
+    let fdb = match fib::section(cx, &walk.ns, &netns.fdb, "forwarding entries") {
+        Ok(fdb) => fdb,
+        Err(why) => return walk.unknown(why),
+    };
+    let own = |wanted: MacAddr| {
+        let of_device = move |e: &&FdbEntry| e.own && e.link == link.index && e.mac == wanted;
+        fdb.iter()
+            .filter(of_device)
+            .filter(|entry| entry.dst.is_some())
+    };
+    let entries: Vec<&FdbEntry> = own(mac).collect();
+    let entries = if entries.is_empty() {
+        own(MacAddr::ZERO).collect()
+    } else {
+        entries
+    };
+    let (remote, evidence) = match entries.as_slice() {
+        [entry] => (
+            entry.dst,
+            Evidence::Fdb {
+                fdb: (*entry).clone(),
+                dev: link.name.clone(),
+            },
+        ),
+        [] => match device.group {
+            Some(group) => {
+                let why = format!("the device's default remote is {group}");
+                (Some(group), Evidence::Assumed { why })
+            }
+            None => {
+                let what = format!("a forwarding entry for {mac} on {}", link.name);
+                walk.step(
+                    Step::new(
+                        StepKind::Encap,
+                        format!("{} has no remote for {mac}", link.name),
+                    )
+                    .with(Evidence::Absent { what }),
+                );
+                return walk.end(Disposition::Dropped(DropReason::VxlanNoRemote));
+            }
+        },
+        many => {
+            let why = format!(
+                "{} sends {mac} to {} remotes at once",
+                link.name,
+                many.len()
+            );
+            return walk.unknown(why);
+        }
+    };
+    let Some(remote) = remote.filter(|remote| !remote.is_multicast()) else {
+        return walk.unknown(format!(
+            "{} floods to a multicast group, which is not followed",
+            link.name
+        ));
+    };
+    let entry = entries.first();
+    let port = entry.and_then(|entry| entry.port).unwrap_or(device.port);
+    let vni = entry.and_then(|entry| entry.vni).unwrap_or(device.vni);
+    let lower = entry.and_then(|entry| entry.via).or(device.lower);
+    let inner = walk.skb.packet.clone();
+    walk.skb.packet = outer(cx, &walk.ns, device, remote, port, vni, inner);
+    walk.skb.ct = CtRef::None;
+    walk.skb.local = true;
+    walk.step(
+        Step::new(
+            StepKind::Encap,
+            format!("{} vni {vni} to {remote} udp port {port}", link.name),
+        )
+        .with(evidence),
+    );
+    walk.then(Next::LocalOut(lower))
+}
+
+fn outer(
+    cx: &Cx<'_>,
+    ns: &NsKey,
+    device: &Vxlan,
+    remote: IpAddr,
+    port: u16,
+    vni: u32,
+    inner: Packet,
+) -> Packet {
+    let unspecified: IpAddr = match remote {
+        IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let header = if remote.is_ipv4() { 20 } else { 40 };
+    Packet {
+        eth: None,
+        src: device
+            .local
+            .filter(|local| local.is_ipv4() == remote.is_ipv4())
+            .unwrap_or(unspecified),
+        dst: remote,
+        ttl: if device.ttl == 0 {
+            ttl(cx, ns)
+        } else {
+            device.ttl
+        },
+        tos: 0,
+        df: false,
+        len: inner.len + HEADERS + header,
+        // The source port is a hash of the inner flow (`udp_flow_src_port()`).
+        l4: L4::Udp {
+            sport: None,
+            dport: Some(port),
+        },
+        inner: Some(Box::new(Inner {
+            vni: Some(vni),
+            packet: inner,
+        })),
+    }
+}
+
+/// An outer packet reached this host: which device does it belong to?
+pub(crate) fn decapsulate(cx: &mut Cx<'_>, mut walk: Walk) -> Ways {
+    let Some(inner) = walk.skb.packet.inner.take() else {
+        return walk.unknown("a tunnel packet without inside");
+    };
+    let port = walk.skb.packet.dport();
+    // A device without any IPv6 address has an IPv4 socket (`vxlan_config_validate()`).
+    let v6 = walk.skb.packet.dst.is_ipv6();
+    let takes = |vxlan: &Vxlan| {
+        let own = vxlan
+            .local
+            .or(vxlan.group)
+            .is_some_and(|addr| addr.is_ipv6());
+        Some(vxlan.port) == port && own == v6
+    };
+    let links = walk.netns(cx).and_then(|netns| netns.links.known());
+    let tunnels = || {
+        links
+            .into_iter()
+            .flatten()
+            .filter_map(|link| match &link.kind {
+                LinkKind::Vxlan(vxlan) if takes(vxlan) && link.up => Some((link, vxlan)),
+                _ => None,
+            })
+    };
+    let number = port.map_or_else(|| "?".to_owned(), |port| port.to_string());
+    if tunnels().next().is_none() {
+        let what = format!("a VXLAN device that is up and takes udp port {number}");
+        walk.step(Step::new(StepKind::Decap, "no tunnel here").with(Evidence::Absent { what }));
+        return walk.end(Disposition::Rejected(RejectWith::PortUnreachable));
+    }
+    let vni = inner.vni.unwrap_or_default();
+    let found = tunnels().find(|(_, vxlan)| vxlan.vni == vni);
+    let Some((name, index)) = found.map(|(link, _)| (link.name.clone(), link.index)) else {
+        let what = format!("a VXLAN device with vni {vni} on udp port {number}");
+        walk.step(
+            Step::new(StepKind::Decap, "no such network here").with(Evidence::Absent { what }),
+        );
+        return walk.end(Disposition::Dropped(DropReason::VxlanVniNotFound));
+    };
+    let evidence = Evidence::Link {
+        dev: name.clone(),
+        state: format!("vni {vni} dstport {number}"),
+    };
+    walk.step(Step::new(StepKind::Decap, format!("out of the tunnel at {name}")).with(evidence));
+    let index: IfIndex = index;
+    from_tunnel(walk, cx, index, inner.packet)
+}

@@ -1,0 +1,310 @@
+//! One packet under way: where it is, what it met, and what comes next.
+//!
+//! Order on a node: receive (device, bridge) → PREROUTING → input route → local: INPUT, socket;
+//! else: FORWARD → POSTROUTING → neighbour → transmit. From a socket: output route → OUTPUT →
+//! POSTROUTING → neighbour → transmit. Each stage turns a [`Next`] into one or more others.
+
+use std::net::IpAddr;
+
+use super::netfilter::{HookPoint, HookVerdict, run};
+use super::skb::{CtRef, Devices, Flows, Skb};
+use super::{Cx, bridge, device, forward, input, neigh, output, socket};
+use crate::model::link::Link;
+use crate::model::netfilter::Hook;
+use crate::model::netns::NetNs;
+use crate::model::{IfIndex, NsKey};
+use crate::trace::{Disposition, Evidence, Hop, Step, StepKind, Tap};
+
+/// A packet under way.
+#[derive(Clone, Debug)]
+pub(crate) struct Walk {
+    /// Where it is.
+    pub(crate) ns: NsKey,
+    /// The packet.
+    pub(crate) skb: Skb,
+    /// Connections made so far, in all namespaces.
+    pub(crate) flows: Flows,
+    /// What happened so far.
+    pub(crate) hops: Vec<Hop>,
+    /// Share of packets that take this way.
+    pub(crate) share: f64,
+    /// Where it was, to notice loops.
+    pub(crate) seen: Vec<Crumb>,
+    /// Who must take it.
+    pub(crate) goal: Goal,
+    /// Bridge port it came in by, while br_netfilter remembers it.
+    pub(crate) physin: Option<IfIndex>,
+    /// Next hop that the last route named, as the sender of the frame knew it.
+    pub(crate) next_hop: Option<IpAddr>,
+}
+
+/// A place and what was there: the same twice is a loop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Crumb {
+    ns: NsKey,
+    dev: IfIndex,
+    src: IpAddr,
+    dst: IpAddr,
+    sport: Option<u16>,
+    dport: Option<u16>,
+    inside: Option<(IpAddr, IpAddr)>,
+}
+
+/// Who must take the packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Goal {
+    /// Any socket that listens for it.
+    Listener,
+    /// The socket that asked.
+    Origin(Origin),
+}
+
+/// The socket that asked, as its own kernel sees the connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    /// Its namespace.
+    pub(crate) ns: NsKey,
+    /// Its address.
+    pub(crate) src: IpAddr,
+    /// Its port.
+    pub(crate) sport: Option<u16>,
+    /// Address that it connected to.
+    pub(crate) dst: IpAddr,
+    /// Port that it connected to.
+    pub(crate) dport: Option<u16>,
+}
+
+/// A way out that a route named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Out {
+    /// Device.
+    pub(crate) oif: IfIndex,
+    /// Gateway; `None`: the destination itself.
+    pub(crate) via: Option<IpAddr>,
+    /// Largest packet, where the route sets one.
+    pub(crate) mtu: Option<u32>,
+    /// Device it came in by, where it is forwarded.
+    pub(crate) iif: Option<IfIndex>,
+    /// To this host.
+    pub(crate) local: bool,
+}
+
+/// What comes next.
+#[derive(Clone, Debug)]
+pub(crate) enum Next {
+    /// A socket or tunnel of this namespace sends it, bound to a device or not.
+    LocalOut(Option<IfIndex>),
+    /// Routed; POSTROUTING is next.
+    Postrouting(Out),
+    /// The next hop's link-layer address is next.
+    Neigh(Out),
+    /// A device sends the frame.
+    Transmit(IfIndex),
+    /// A device got the frame.
+    Receive(IfIndex),
+    /// A bridge looks for the port: bridge, port it came in by, whether it is bridged IP that
+    /// br_netfilter shows to the IP hooks.
+    Bridge(IfIndex, Option<IfIndex>, bool),
+    /// The IP layer gets it from this device; whether PREROUTING was done at the bridge.
+    Ip(IfIndex, bool),
+    /// Routed to be forwarded, came in by this device.
+    Forward(IfIndex, Out),
+    /// For this host, came in by this device.
+    LocalIn(IfIndex),
+    /// Over.
+    End(Disposition),
+}
+
+/// What a stage gives.
+pub(crate) type Ways = Vec<(Walk, Next)>;
+
+impl Walk {
+    /// Notes a decision.
+    pub(crate) fn step(&mut self, step: Step) {
+        if let Some(hop) = self.hops.last_mut() {
+            hop.steps.push(step);
+        }
+    }
+
+    /// Notes that a device carries it.
+    pub(crate) fn tap(&mut self, dev: &str, out: bool) {
+        let packet = self.skb.packet.clone();
+        if let Some(hop) = self.hops.last_mut() {
+            hop.taps.push(Tap {
+                dev: dev.to_owned(),
+                out,
+                packet,
+            });
+        }
+    }
+
+    /// Ends here.
+    pub(crate) fn end(self, disposition: Disposition) -> Ways {
+        vec![(self, Next::End(disposition))]
+    }
+
+    /// Ends here because something is missing, which is named in a step.
+    pub(crate) fn unknown(mut self, why: impl Into<String>) -> Ways {
+        let why = why.into();
+        let what = Evidence::Unreadable { what: why.clone() };
+        self.step(Step::new(StepKind::Unknown, "can't be known").with(what));
+        self.end(Disposition::Inconclusive(vec![why]))
+    }
+
+    /// Goes on.
+    pub(crate) fn then(self, next: Next) -> Ways {
+        vec![(self, next)]
+    }
+
+    /// The namespace it is in.
+    pub(crate) fn netns<'t>(&self, cx: &Cx<'t>) -> Option<&'t NetNs> {
+        cx.topology.netns(&self.ns)
+    }
+
+    /// A device of the namespace it is in.
+    pub(crate) fn link<'t>(&self, cx: &Cx<'t>, index: IfIndex) -> Option<&'t Link> {
+        self.netns(cx)?.link(index)
+    }
+
+    /// Name of a device, for texts.
+    pub(crate) fn dev(&self, cx: &Cx<'_>, index: IfIndex) -> String {
+        self.link(cx, index)
+            .map_or_else(|| format!("if{index}"), |link| link.name.clone())
+    }
+
+    /// Enters another namespace: what the kernel keeps beside the packet is scrubbed.
+    ///
+    /// Source: `skb_scrub_packet(skb, true)`, net/core/skbuff.c.
+    pub(crate) fn enter(&mut self, cx: &Cx<'_>, ns: NsKey, dev: IfIndex) {
+        if ns != self.ns {
+            self.skb.mark = Some(0);
+        }
+        self.skb.ct = CtRef::None;
+        self.skb.uid = None;
+        self.skb.local = false;
+        self.physin = None;
+        self.ns = ns;
+        let iif = Some(self.dev(cx, dev));
+        self.hops.push(Hop {
+            ns: self.ns.clone(),
+            iif,
+            oif: None,
+            packet: self.skb.packet.clone(),
+            steps: Vec::new(),
+            taps: Vec::new(),
+        });
+    }
+
+    /// Notes where it is; `false` where it was here before, unchanged.
+    pub(crate) fn is_new_here(&mut self, dev: IfIndex) -> bool {
+        let packet = &self.skb.packet;
+        let crumb = Crumb {
+            ns: self.ns.clone(),
+            dev,
+            src: packet.src,
+            dst: packet.dst,
+            sport: packet.sport(),
+            dport: packet.dport(),
+            inside: packet
+                .inner
+                .as_ref()
+                .map(|inner| (inner.packet.src, inner.packet.dst)),
+        };
+        let new = !self.seen.contains(&crumb);
+        self.seen.push(crumb);
+        new
+    }
+
+    /// Sends it through a hook; `then` says what follows for packets that are accepted.
+    pub(crate) fn hook(
+        self,
+        cx: &mut Cx<'_>,
+        hook: Hook,
+        bridge: bool,
+        devices: Devices,
+        then: impl Fn(&mut Cx<'_>, Walk) -> Ways,
+    ) -> Ways {
+        let ns = self.ns.clone();
+        let at = HookPoint {
+            ns: &ns,
+            hook,
+            bridge,
+            devices,
+        };
+        let outcomes = run(cx, &at, self.skb.clone(), self.flows.clone());
+        let mut ways = Vec::new();
+        for outcome in outcomes {
+            let mut walk = Self {
+                skb: outcome.skb,
+                flows: outcome.flows,
+                share: self.share * outcome.share,
+                ..self.clone()
+            };
+            for step in outcome.steps {
+                walk.step(step);
+            }
+            ways.extend(match outcome.verdict {
+                HookVerdict::Accept => then(cx, walk),
+                HookVerdict::Drop(reason) => walk.end(Disposition::Dropped(reason)),
+                HookVerdict::Reject(with) => walk.end(Disposition::Rejected(with)),
+                HookVerdict::Unknown(why) => walk.unknown(why),
+            });
+        }
+        ways
+    }
+}
+
+/// A walk that is over.
+#[derive(Clone, Debug)]
+pub(crate) struct Finished {
+    /// The packet where it ended.
+    pub(crate) walk: Walk,
+    /// How.
+    pub(crate) disposition: Disposition,
+}
+
+/// Follows every way to its end, in the order of the kernel's choices.
+pub(crate) fn follow(cx: &mut Cx<'_>, start: Walk, next: Next) -> Vec<Finished> {
+    let mut finished = Vec::new();
+    let mut open = vec![(start, next)];
+    while let Some((walk, next)) = open.pop() {
+        if let Next::End(disposition) = next {
+            finished.push(Finished { walk, disposition });
+            continue;
+        }
+        if finished.len() + open.len() >= cx.limits.branches {
+            let why = format!("the way forks more than {} times", cx.limits.branches);
+            finished.push(Finished {
+                walk,
+                disposition: Disposition::Inconclusive(vec![why]),
+            });
+            continue;
+        }
+        if walk.hops.len() > cx.limits.hops {
+            finished.push(Finished {
+                walk,
+                disposition: Disposition::Loop,
+            });
+            continue;
+        }
+        let mut ways = stage(cx, walk, next);
+        ways.reverse();
+        open.extend(ways);
+    }
+    finished
+}
+
+fn stage(cx: &mut Cx<'_>, walk: Walk, next: Next) -> Ways {
+    match next {
+        Next::LocalOut(oif) => output::local_out(cx, walk, oif),
+        Next::Postrouting(out) => output::postrouting(cx, walk, out),
+        Next::Neigh(out) => neigh::resolve(cx, walk, &out),
+        Next::Transmit(dev) => device::transmit(cx, walk, dev),
+        Next::Receive(dev) => device::receive(cx, walk, dev),
+        Next::Bridge(bridge, port, nf) => bridge::forward(cx, walk, bridge, port, nf),
+        Next::Ip(dev, prerouted) => input::ip_receive(cx, walk, dev, prerouted),
+        Next::Forward(iif, out) => forward::forward(cx, walk, iif, out),
+        Next::LocalIn(dev) => socket::local_in(cx, walk, dev),
+        Next::End(_) => Vec::new(),
+    }
+}

@@ -1,0 +1,179 @@
+//! Captures packets on every interface of every namespace at once: the oracle for predicted paths.
+//!
+//! One packet socket per namespace sees all of its interfaces. Nothing is filtered and nothing may
+//! be lost: if a socket's buffer was too small, [`Capture::stop`] is an error.
+
+use std::collections::BTreeMap;
+use std::io::IoSliceMut;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use anyhow::{Context, Result, bail};
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::net::if_::if_nameindex;
+use nix::sys::socket::sockopt::{RcvBufForce, ReceiveTimestampns, RxqOvfl};
+use nix::sys::socket::{
+    AddressFamily, ControlMessageOwned, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType,
+    recvmsg, setsockopt, socket,
+};
+use nix::sys::time::TimeSpec;
+
+use crate::cluster::{Cluster, Place};
+use crate::packet::Frame;
+
+/// Receive buffer of each socket in bytes; some 30,000 small frames.
+const BUFFER: usize = 32 << 20;
+
+/// Which way a frame went on its interface.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Direction {
+    /// The namespace received it.
+    In,
+    /// The namespace sent it.
+    Out,
+}
+
+/// One frame seen on one interface.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Nanoseconds since 1970 when the kernel took it.
+    pub time: i128,
+    /// Namespace: `node-1`, `shop/web-0` or `underlay`.
+    pub place: String,
+    /// Interface.
+    pub ifname: String,
+    /// Received or sent.
+    pub direction: Direction,
+    /// Whether the frame's destination MAC address was another host's (`PACKET_OTHERHOST`).
+    pub for_other_host: bool,
+    /// What it was.
+    pub frame: Frame,
+}
+
+/// Packet sockets that are open and collecting.
+#[derive(Debug)]
+pub struct Capture {
+    points: Vec<Point>,
+}
+
+#[derive(Debug)]
+struct Point {
+    place: Place,
+    socket: OwnedFd,
+    names: BTreeMap<usize, String>,
+}
+
+impl Capture {
+    /// Starts to capture in `places`; frames are kept by the kernel until [`Capture::stop`].
+    pub fn start(places: Vec<Place>) -> Result<Self> {
+        let points = places
+            .into_iter()
+            .map(|place| {
+                let (socket, names) = place.enter(|| Ok((open()?, names()?)))?;
+                Ok(Point {
+                    place,
+                    socket,
+                    names,
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self { points })
+    }
+
+    /// Starts to capture everywhere in `cluster`.
+    pub fn of_cluster(cluster: &Cluster) -> Result<Self> {
+        Self::start(cluster.places()?)
+    }
+
+    /// Ends the capture and returns all frames in order of time.
+    pub fn stop(self) -> Result<Vec<Seen>> {
+        let mut all = Vec::new();
+        for mut point in self.points {
+            // Interfaces may have come since the start.
+            point.names.extend(point.place.enter(names)?);
+            drain(&point, &mut all)
+                .with_context(|| format!("read captured frames of {}", point.place.name))?;
+        }
+        all.sort_by_key(|seen| seen.time);
+        Ok(all)
+    }
+}
+
+fn open() -> Result<OwnedFd> {
+    let socket = socket(
+        AddressFamily::Packet,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        SockProtocol::EthAll,
+    )
+    .context("open a packet socket")?;
+    setsockopt(&socket, RcvBufForce, &BUFFER).context("set the buffer of a packet socket")?;
+    setsockopt(&socket, ReceiveTimestampns, &true).context("ask a packet socket for timestamps")?;
+    setsockopt(&socket, RxqOvfl, &1).context("ask a packet socket for losses")?;
+    Ok(socket)
+}
+
+fn names() -> Result<BTreeMap<usize, String>> {
+    let list = if_nameindex().context("list interfaces")?;
+    Ok(list
+        .iter()
+        .map(|interface| {
+            // An interface index fits in every usize that Linux runs on.
+            let index = interface.index() as usize;
+            (index, interface.name().to_string_lossy().into_owned())
+        })
+        .collect())
+}
+
+fn drain(point: &Point, all: &mut Vec<Seen>) -> Result<()> {
+    let mut buffer = vec![0; 1 << 16];
+    let mut control = cmsg_space!(TimeSpec, u32);
+    loop {
+        let mut slices = [IoSliceMut::new(&mut buffer)];
+        let message = match recvmsg::<LinkAddr>(
+            point.socket.as_raw_fd(),
+            &mut slices,
+            Some(&mut control),
+            MsgFlags::empty(),
+        ) {
+            Ok(message) => message,
+            Err(Errno::EAGAIN) => return Ok(()),
+            Err(error) => return Err(error).context("receive"),
+        };
+        let address = message.address.context("a frame came without interface")?;
+        let length = message.bytes;
+        let mut time = None;
+        for part in message.cmsgs().context("decode a frame's control data")? {
+            match part {
+                ControlMessageOwned::ScmTimestampns(at) => {
+                    time = Some(i128::from(at.tv_sec()) * 1_000_000_000 + i128::from(at.tv_nsec()));
+                }
+                ControlMessageOwned::RxqOvfl(lost) if lost > 0 => {
+                    bail!("{lost} frames were lost: the buffer of {BUFFER} bytes was too small");
+                }
+                _ => {}
+            }
+        }
+        let kind = libc::c_uchar::from(address.pkttype());
+        let index = address.ifindex();
+        let Some(frame) = buffer.get(..length).and_then(Frame::decode) else {
+            continue;
+        };
+        all.push(Seen {
+            time: time.context("a frame came without timestamp")?,
+            place: point.place.name.clone(),
+            ifname: point
+                .names
+                .get(&index)
+                .cloned()
+                .unwrap_or_else(|| format!("ifindex {index}")),
+            direction: if kind == libc::PACKET_OUTGOING {
+                Direction::Out
+            } else {
+                Direction::In
+            },
+            for_other_host: kind == libc::PACKET_OTHERHOST,
+            frame,
+        });
+    }
+}

@@ -1,0 +1,318 @@
+//! Decoding of captured frames: Ethernet, ARP, IPv4, IPv6, TCP, UDP, ICMP, and VXLAN with what it carries.
+//!
+//! A frame that is cut short or of another kind decodes as far as it goes. Fragments after the first
+//! have no ports.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// UDP port on which the laboratory's VXLAN runs.
+const VXLAN_PORT: u16 = 8472;
+
+/// One Ethernet frame.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Frame {
+    /// Source MAC address.
+    pub source: [u8; 6],
+    /// Destination MAC address.
+    pub destination: [u8; 6],
+    /// EtherType, for instance 0x0800.
+    pub ether_type: u16,
+    /// IP packet; none for other EtherTypes.
+    pub ip: Option<IpPacket>,
+    /// ARP message.
+    pub arp: Option<Arp>,
+    /// Length of the frame in bytes, as captured.
+    pub length: usize,
+}
+
+/// One ARP message for IPv4 over Ethernet.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Arp {
+    /// 1 request, 2 reply.
+    pub operation: u16,
+    /// Sender's address.
+    pub sender: Ipv4Addr,
+    /// Address asked for, or asker's.
+    pub target: Ipv4Addr,
+}
+
+/// One IP packet.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct IpPacket {
+    /// Source address.
+    pub source: IpAddr,
+    /// Destination address.
+    pub destination: IpAddr,
+    /// Time to live or hop limit.
+    pub ttl: u8,
+    /// IP protocol number, behind extension headers.
+    pub protocol: u8,
+    /// Transport header.
+    pub transport: Transport,
+}
+
+/// Transport header, and what hides behind it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Transport {
+    /// TCP.
+    Tcp {
+        /// Source port.
+        source: u16,
+        /// Destination port.
+        destination: u16,
+        /// Flag byte: FIN 1, SYN 2, RST 4, PSH 8, ACK 16.
+        flags: u8,
+        /// Sequence number.
+        sequence: u32,
+    },
+    /// UDP.
+    Udp {
+        /// Source port.
+        source: u16,
+        /// Destination port.
+        destination: u16,
+        /// VXLAN network identifier and inner frame, when it is a VXLAN packet.
+        vxlan: Option<(u32, Box<Frame>)>,
+    },
+    /// ICMP or ICMPv6.
+    Icmp {
+        /// Type.
+        kind: u8,
+        /// Code.
+        code: u8,
+        /// The packet that an error message is about.
+        about: Option<Box<IpPacket>>,
+    },
+    /// Another protocol, a later fragment, or a header that is cut short.
+    Other,
+}
+
+impl Frame {
+    /// Decodes a frame; `None` if it is shorter than an Ethernet header.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let ether_type = u16_at(bytes, 12)?;
+        let payload = bytes.get(14..)?;
+        Some(Self {
+            destination: array(bytes, 0)?,
+            source: array(bytes, 6)?,
+            ether_type,
+            ip: match ether_type {
+                0x0800 => ipv4(payload),
+                0x86dd => ipv6(payload),
+                _ => None,
+            },
+            arp: (ether_type == 0x0806).then(|| arp(payload)).flatten(),
+            length: bytes.len(),
+        })
+    }
+
+    /// The innermost IP packet: of the frame inside for VXLAN.
+    pub fn innermost(&self) -> Option<&IpPacket> {
+        let ip = self.ip.as_ref()?;
+        match &ip.transport {
+            Transport::Udp {
+                vxlan: Some((_, inner)),
+                ..
+            } => inner.innermost(),
+            _ => Some(ip),
+        }
+    }
+}
+
+impl IpPacket {
+    /// Source and destination port of TCP and UDP.
+    pub fn ports(&self) -> Option<(u16, u16)> {
+        match self.transport {
+            Transport::Tcp {
+                source,
+                destination,
+                ..
+            }
+            | Transport::Udp {
+                source,
+                destination,
+                ..
+            } => Some((source, destination)),
+            _ => None,
+        }
+    }
+
+    /// Whether it is the first packet of a TCP connection.
+    pub fn is_syn(&self) -> bool {
+        matches!(self.transport, Transport::Tcp { flags, .. } if flags & 0x12 == 0x02)
+    }
+}
+
+fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..at + N)?.try_into().ok()
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    array(bytes, at).map(u16::from_be_bytes)
+}
+
+fn arp(bytes: &[u8]) -> Option<Arp> {
+    Some(Arp {
+        operation: u16_at(bytes, 6)?,
+        sender: Ipv4Addr::from(array::<4>(bytes, 14)?),
+        target: Ipv4Addr::from(array::<4>(bytes, 24)?),
+    })
+}
+
+fn ipv4(bytes: &[u8]) -> Option<IpPacket> {
+    let header = usize::from(bytes.first()? & 0x0f) * 4;
+    let protocol = *bytes.get(9)?;
+    // The offset is what follows the three flags.
+    let first_fragment = u16_at(bytes, 6)? << 3 == 0;
+    let payload = bytes.get(header..).unwrap_or_default();
+    Some(IpPacket {
+        source: Ipv4Addr::from(array::<4>(bytes, 12)?).into(),
+        destination: Ipv4Addr::from(array::<4>(bytes, 16)?).into(),
+        ttl: *bytes.get(8)?,
+        protocol,
+        transport: if first_fragment {
+            transport(protocol, payload)
+        } else {
+            Transport::Other
+        },
+    })
+}
+
+fn ipv6(bytes: &[u8]) -> Option<IpPacket> {
+    let mut protocol = *bytes.get(6)?;
+    let mut payload = bytes.get(40..)?;
+    let mut first_fragment = true;
+    // Hop-by-hop, routing, fragment and destination options. Each takes at least 8 bytes, so this ends.
+    while matches!(protocol, 0 | 43 | 44 | 60) {
+        let Some((&next, &units)) = payload.first().zip(payload.get(1)) else {
+            break;
+        };
+        let length = if protocol == 44 {
+            first_fragment = u16_at(payload, 2).is_some_and(|offset| offset & 0xfff8 == 0);
+            8
+        } else {
+            8 + usize::from(units) * 8
+        };
+        protocol = next;
+        payload = payload.get(length..).unwrap_or_default();
+    }
+    Some(IpPacket {
+        source: Ipv6Addr::from(array::<16>(bytes, 8)?).into(),
+        destination: Ipv6Addr::from(array::<16>(bytes, 24)?).into(),
+        ttl: *bytes.get(7)?,
+        protocol,
+        transport: if first_fragment {
+            transport(protocol, payload)
+        } else {
+            Transport::Other
+        },
+    })
+}
+
+fn transport(protocol: u8, bytes: &[u8]) -> Transport {
+    let decoded = match protocol {
+        1 | 58 => icmp(protocol, bytes),
+        6 => tcp(bytes),
+        17 => udp(bytes),
+        _ => None,
+    };
+    decoded.unwrap_or(Transport::Other)
+}
+
+fn tcp(bytes: &[u8]) -> Option<Transport> {
+    Some(Transport::Tcp {
+        source: u16_at(bytes, 0)?,
+        destination: u16_at(bytes, 2)?,
+        sequence: u32::from_be_bytes(array(bytes, 4)?),
+        flags: *bytes.get(13)?,
+    })
+}
+
+fn udp(bytes: &[u8]) -> Option<Transport> {
+    let destination = u16_at(bytes, 2)?;
+    let payload = bytes.get(8..)?;
+    let is_vxlan = destination == VXLAN_PORT && payload.first() == Some(&0x08);
+    let vxlan = if is_vxlan {
+        array::<4>(payload, 4)
+            .map(|vni| u32::from_be_bytes(vni) >> 8)
+            .zip(payload.get(8..).and_then(Frame::decode))
+            .map(|(vni, frame)| (vni, Box::new(frame)))
+    } else {
+        None
+    };
+    Some(Transport::Udp {
+        source: u16_at(bytes, 0)?,
+        destination,
+        vxlan,
+    })
+}
+
+fn icmp(protocol: u8, bytes: &[u8]) -> Option<Transport> {
+    let kind = *bytes.first()?;
+    let quoted = bytes.get(8..).unwrap_or_default();
+    let about = match (protocol, kind) {
+        // Unreachable, time exceeded, parameter problem.
+        (1, 3 | 11 | 12) => ipv4(quoted),
+        // The same and packet too big.
+        (58, 1..=4) => ipv6(quoted),
+        _ => None,
+    };
+    Some(Transport::Icmp {
+        kind,
+        code: *bytes.get(1)?,
+        about: about.map(Box::new),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `tcpdump -xx` of a SYN from 10.244.1.7:40000 to 10.244.2.4:8080.
+    fn syn() -> Vec<u8> {
+        let mut bytes = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0];
+        bytes.extend([0x45, 0, 0, 40, 0, 0, 0x40, 0, 63, 6, 0, 0]);
+        bytes.extend([10, 244, 1, 7, 10, 244, 2, 4]);
+        bytes.extend([0x9c, 0x40, 0x1f, 0x90, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2]);
+        bytes.extend([0; 6]);
+        bytes
+    }
+
+    #[test]
+    fn a_syn_is_decoded() {
+        let frame = Frame::decode(&syn()).unwrap();
+        let ip = frame.ip.unwrap();
+        assert_eq!(ip.source.to_string(), "10.244.1.7");
+        assert_eq!(ip.ttl, 63);
+        assert_eq!(ip.ports(), Some((40000, 8080)));
+        assert!(ip.is_syn());
+    }
+
+    #[test]
+    fn vxlan_shows_the_inner_frame() {
+        let mut bytes = vec![2, 0, 0, 0, 0, 4, 2, 0, 0, 0, 0, 3, 8, 0];
+        bytes.extend([0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0]);
+        bytes.extend([10, 88, 0, 11, 10, 88, 0, 12]);
+        bytes.extend([0xc0, 0, 0x21, 0x18, 0, 0, 0, 0]);
+        bytes.extend([8, 0, 0, 0, 0, 0, 1, 0]);
+        bytes.extend(syn());
+        let frame = Frame::decode(&bytes).unwrap();
+        assert_eq!(frame.innermost().unwrap().ports(), Some((40000, 8080)));
+        let Transport::Udp {
+            vxlan: Some((vni, _)),
+            ..
+        } = frame.ip.unwrap().transport
+        else {
+            panic!("not decoded as vxlan");
+        };
+        assert_eq!(vni, 1);
+    }
+
+    #[test]
+    fn every_cut_frame_decodes_without_panic() {
+        let whole = syn();
+        for length in 0..whole.len() {
+            let _ = Frame::decode(&whole[..length]);
+        }
+    }
+}

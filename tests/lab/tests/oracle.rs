@@ -1,0 +1,238 @@
+//! Predictions beside real packets: for each kind of laboratory and each kind of flow, the predicted
+//! interfaces, headers and verdict equal what packet sockets saw, both ways. Needs root.
+#![allow(missing_docs, reason = "tests")]
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use netpath::trace::{Disposition, Trace};
+use netpath_lab::oracle::{Oracle, difference, observed, place_name, predicted};
+use netpath_lab::{Capture, Cluster, Outcome, Overlay, Proxy, Spec};
+
+const LONG: Duration = Duration::from_secs(5);
+
+fn unique() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!(
+        "o{}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    )
+}
+
+/// Name, source, destination.
+type Case = (&'static str, &'static str, &'static str);
+
+const CASES: &[Case] = &[
+    ("pod to pod, same node", "shop/web-0", "10.244.1.9:8080"),
+    (
+        "pod to pod, same node, v6",
+        "shop/web-0",
+        "[fd00:10:244:1::9]:8080",
+    ),
+    ("pod to pod, other node", "shop/web-0", "10.244.2.4:8080"),
+    (
+        "pod to pod, other node, v6",
+        "shop/web-0",
+        "[fd00:10:244:2::4]:8080",
+    ),
+    ("pod to ClusterIP", "shop/web-0", "10.96.14.3:80"),
+    ("pod to ClusterIP, v6", "shop/web-0", "[fd00:10:96::e03]:80"),
+    (
+        "pod to NodePort of its node",
+        "shop/web-0",
+        "10.88.0.11:30080",
+    ),
+    (
+        "pod to NodePort of its node, v6",
+        "shop/web-0",
+        "[fd00:88::11]:30080",
+    ),
+    (
+        "pod to NodePort of the other node",
+        "shop/web-0",
+        "10.88.0.12:30080",
+    ),
+    (
+        "pod to NodePort of the other node, v6",
+        "shop/web-0",
+        "[fd00:88::12]:30080",
+    ),
+    (
+        "pod to itself through its Service",
+        "shop/web-0",
+        "10.96.14.4:80",
+    ),
+    (
+        "pod to itself through its Service, v6",
+        "shop/web-0",
+        "[fd00:10:96::e04]:80",
+    ),
+    ("node to its pod", "node-1", "10.244.1.9:8080"),
+    ("node to its pod, v6", "node-1", "[fd00:10:244:1::9]:8080"),
+    ("node to the other node's pod", "node-1", "10.244.2.4:8080"),
+    (
+        "node to the other node's pod, v6",
+        "node-1",
+        "[fd00:10:244:2::4]:8080",
+    ),
+    ("node to ClusterIP", "node-1", "10.96.14.3:80"),
+    ("node to ClusterIP, v6", "node-1", "[fd00:10:96::e03]:80"),
+    ("node to NodePort of itself", "node-1", "10.88.0.11:30080"),
+    ("pod to outside", "shop/web-0", "198.51.100.1:80"),
+    ("pod to outside, v6", "shop/web-0", "[2001:db8:51::1]:80"),
+    ("pod to host-network pod", "shop/web-0", "10.88.0.12:9100"),
+    (
+        "pod to a Service without endpoints",
+        "shop/web-0",
+        "10.96.14.5:80",
+    ),
+    ("pod to a closed port", "shop/web-0", "10.244.2.4:81"),
+    ("pod to its own address", "shop/web-0", "10.244.1.7:8080"),
+    ("pod to localhost", "shop/web-0", "127.0.0.1:8080"),
+];
+
+fn agrees(cluster: &Cluster, oracle: &mut Oracle, case: &Case) -> Result<(), String> {
+    let (name, from, to) = *case;
+    let to: SocketAddr = to.parse().expect("an address");
+    let place = cluster.place(from).expect("a place");
+    let text = |error: anyhow::Error| format!("{name}: {error:#}");
+    let prediction = oracle.predict(cluster, from, 6, to).map_err(text)?;
+    let total: f64 = prediction
+        .outcome
+        .traces
+        .iter()
+        .map(|trace| trace.probability)
+        .sum();
+    if (total - 1.0).abs() > 1e-6 {
+        return Err(format!("{name}: probabilities add up to {total}"));
+    }
+    let capture = Capture::of_cluster(cluster).map_err(text)?;
+    let outcome = place.tcp_exchange(to, LONG).map_err(text)?;
+    let seen = capture.stop().map_err(text)?;
+    let (forth, back) = (observed(&seen, false), observed(&seen, true));
+    let topology = &prediction.topology;
+    // The kernel chose one of the ways; the one whose points fit must be among those predicted.
+    let mut differences = Vec::new();
+    for trace in &prediction.outcome.traces {
+        let ends_there = match &outcome {
+            Outcome::Connected { reply } => {
+                let last = trace.hops.last().map(|hop| &hop.ns);
+                let place = last
+                    .and_then(|ns| place_name(cluster, topology, ns))
+                    .unwrap_or_default();
+                let pod = reply.split(' ').next().unwrap_or_default();
+                trace.works() && (place.ends_with(&format!("/{pod}")) || !place.contains('/'))
+            }
+            Outcome::Refused => matches!(trace.outcome(), Disposition::Rejected(_)),
+            Outcome::TimedOut => {
+                matches!(trace.outcome(), Disposition::Dropped(_) | Disposition::Loop)
+            }
+            Outcome::Unreachable(_) => matches!(trace.outcome(), Disposition::Rejected(_)),
+        };
+        if !ends_there {
+            differences.push(format!("verdict {:?} does not fit", trace.outcome()));
+            continue;
+        }
+        let reply = trace.reply.as_deref();
+        let answer = reply.map_or_else(Vec::new, |reply: &Trace| {
+            predicted(cluster, topology, reply)
+        });
+        let one = difference(&predicted(cluster, topology, trace), &forth);
+        let two = if reply.is_some() {
+            difference(&answer, &back)
+        } else {
+            None
+        };
+        match (one, two) {
+            (None, None) => return Ok(()),
+            (one, two) => differences.extend(one.into_iter().chain(two)),
+        }
+    }
+    Err(format!(
+        "{name}: the exchange ended as {outcome:?}\n{}",
+        differences.join("\n")
+    ))
+}
+
+/// Which way a bridged packet takes inside its node depends on whether its neighbour was confirmed a
+/// moment ago; pinned ones do not change between prediction and packet.
+fn pin_neighbours(cluster: &Cluster) {
+    for pod in cluster.state.pods.iter().filter(|pod| !pod.host_network) {
+        let place = cluster
+            .pod(&format!("{}/{}", pod.namespace, pod.name))
+            .expect("a pod");
+        let links = place
+            .run(["ip", "-j", "link", "show", "eth0"])
+            .expect("the pod's device");
+        let links: serde_json::Value = serde_json::from_str(&links).expect("JSON");
+        let mac = links[0]["address"].as_str().expect("an address").to_owned();
+        let node = cluster.node(&pod.node).expect("a node");
+        for ip in &pod.ips {
+            let ip = ip.to_string();
+            node.run([
+                "ip",
+                "neigh",
+                "replace",
+                &ip,
+                "lladdr",
+                &mac,
+                "dev",
+                "cni0",
+                "nud",
+                "permanent",
+            ])
+            .expect("a neighbour");
+        }
+    }
+}
+
+fn matrix(overlay: Overlay, proxy: Proxy) {
+    let cluster = Cluster::up(Spec::new(overlay, proxy).named(&unique())).expect("a laboratory");
+    let mut oracle = Oracle::start(&cluster).expect("helpers");
+    pin_neighbours(&cluster);
+    // The kernel stamps packets only from a while after the first socket that asks for it.
+    let stamping = Capture::of_cluster(&cluster).expect("a capture");
+    // Neighbours and forwarding entries settle in a first exchange, so that ARP is not in the way.
+    for (_, from, to) in CASES {
+        for _ in 0..4 {
+            let place = cluster.place(from).expect("a place");
+            place
+                .tcp_exchange(to.parse().expect("an address"), LONG)
+                .expect("an exchange");
+        }
+    }
+    let wrong: Vec<String> = CASES
+        .iter()
+        .filter_map(|case| agrees(&cluster, &mut oracle, case).err())
+        .collect();
+    drop(stamping);
+    drop(oracle);
+    cluster.down().expect("down");
+    assert!(
+        wrong.is_empty(),
+        "{} of {} disagree:\n{}",
+        wrong.len(),
+        CASES.len(),
+        wrong.join("\n")
+    );
+}
+
+macro_rules! matrix {
+    ($($name:ident: $overlay:ident, $proxy:ident;)*) => {$(
+        #[test]
+        fn $name() {
+            matrix(Overlay::$overlay, Proxy::$proxy);
+        }
+    )*};
+}
+
+matrix! {
+    vxlan_iptables_nft: Vxlan, IptablesNft;
+    vxlan_iptables_legacy: Vxlan, IptablesLegacy;
+    vxlan_nftables: Vxlan, Nftables;
+    routed_iptables_nft: Routed, IptablesNft;
+    routed_iptables_legacy: Routed, IptablesLegacy;
+    routed_nftables: Routed, Nftables;
+}

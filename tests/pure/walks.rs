@@ -1,0 +1,335 @@
+//! Whole walks through hand-made worlds, one kernel rule at a time.
+
+use netpath::model::link::{LinkKind, PortState, Vxlan};
+use netpath::model::{NsKey, Section};
+use netpath::simulate::Outcome;
+use netpath::trace::{Disposition, DropReason, RejectWith, Trace};
+
+use crate::world::{World, ip, mac};
+
+fn only(outcome: &Outcome) -> &Trace {
+    assert_eq!(outcome.traces.len(), 1, "{outcome:#?}");
+    &outcome.traces[0]
+}
+
+fn ends(outcome: &Outcome, wanted: &Disposition) {
+    let trace = only(outcome);
+    assert_eq!(trace.outcome(), wanted, "{trace:#?}");
+}
+
+/// Two pods on a bridge of one node.
+pub fn bridged() -> (World, NsKey, NsKey, NsKey) {
+    let mut world = World::new();
+    let host = world.ns("n1", 1, true);
+    let (a, b) = (world.ns("n1", 2, false), world.ns("n1", 3, false));
+    for (pod, port, addr) in [(&a, 12, "10.244.1.7"), (&b, 13, "10.244.1.9")] {
+        world.veth((pod, 2, "eth0"), (&host, port, &format!("veth{port}")));
+        world.addr(pod, 2, addr, 24);
+        world.route(pod, "0.0.0.0/0", "10.244.1.1", 2);
+        world.listen(pod, 6, "::", 8080);
+    }
+    world.bridge(&host, 4, "cni0", &[12, 13]);
+    world.addr(&host, 4, "10.244.1.1", 24);
+    (world, host, a, b)
+}
+
+/// The second node of [`bridged`]'s kind, joined by an underlay that is out of view.
+pub fn two_nodes() -> (World, [NsKey; 2], [NsKey; 2]) {
+    let mut world = World::new();
+    let hosts = [world.ns("n1", 1, true), world.ns("n2", 5, true)];
+    let pods = [world.ns("n1", 2, false), world.ns("n2", 6, false)];
+    for node in 0..2 {
+        let (host, pod) = (&hosts[node], &pods[node]);
+        let (own, other) = (node + 1, 2 - node);
+        world.veth((pod, 2, "eth0"), (host, 12, "veth12"));
+        world.addr(pod, 2, &format!("10.244.{own}.7"), 24);
+        world.route(pod, "0.0.0.0/0", &format!("10.244.{own}.1"), 2);
+        world.listen(pod, 6, "0.0.0.0", 8080);
+        world.bridge(host, 4, "cni0", &[12]);
+        world.addr(host, 4, &format!("10.244.{own}.1"), 24);
+        world.link(host, 3, "eth0", LinkKind::Device, |_| {});
+        world.addr(host, 3, &format!("10.88.0.1{own}"), 24);
+        world.route(
+            host,
+            &format!("10.244.{other}.0/24"),
+            &format!("10.88.0.1{other}"),
+            3,
+        );
+    }
+    (world, hosts, pods)
+}
+
+#[test]
+fn two_pods_on_one_bridge_talk() {
+    let (world, host, a, b) = bridged();
+    let outcome = world.tcp(&a, "10.244.1.9", 8080);
+    ends(&outcome, &Disposition::Delivered);
+    let trace = only(&outcome);
+    let places: Vec<&NsKey> = trace.hops.iter().map(|hop| &hop.ns).collect();
+    assert_eq!(places, [&a, &host, &b]);
+    assert_eq!(trace.hops[0].packet.src, ip("10.244.1.7"));
+    assert_eq!(trace.hops[1].iif.as_deref(), Some("veth12"));
+    assert_eq!(trace.hops[1].oif.as_deref(), Some("veth13"));
+    assert!(outcome.wants.is_empty(), "{:?}", outcome.wants);
+}
+
+#[test]
+fn a_closed_port_is_refused_and_a_listener_on_localhost_does_not_help() {
+    let (mut world, _, a, b) = bridged();
+    ends(
+        &world.tcp(&a, "10.244.1.9", 81),
+        &Disposition::Rejected(RejectWith::PortClosed),
+    );
+    world.listen(&b, 6, "127.0.0.1", 81);
+    ends(
+        &world.tcp(&a, "10.244.1.9", 81),
+        &Disposition::Rejected(RejectWith::PortClosed),
+    );
+}
+
+#[test]
+fn an_address_that_nobody_has_ends_at_the_neighbour() {
+    let (world, _, a, _) = bridged();
+    ends(
+        &world.tcp(&a, "10.244.1.99", 8080),
+        &Disposition::Rejected(RejectWith::HostUnreachable),
+    );
+}
+
+#[test]
+fn a_port_that_does_not_forward_and_a_device_that_is_down_drop() {
+    let (mut world, host, a, _) = bridged();
+    world.neigh(&a, 2, "10.244.1.9", mac(3, 2));
+    world.change(&host, 12, |link| {
+        if let Some(port) = &mut link.port {
+            port.state = PortState::Blocking;
+        }
+    });
+    ends(
+        &world.tcp(&a, "10.244.1.9", 8080),
+        &Disposition::Dropped(DropReason::BridgePortState),
+    );
+    let (mut world, host, a, _) = bridged();
+    world.neigh(&a, 2, "10.244.1.9", mac(3, 2));
+    world.change(&host, 13, |link| link.up = false);
+    ends(
+        &world.tcp(&a, "10.244.1.9", 8080),
+        &Disposition::Dropped(DropReason::BridgeNoPort),
+    );
+}
+
+#[test]
+fn isolated_ports_do_not_talk() {
+    let (mut world, host, a, _) = bridged();
+    for port in [12, 13] {
+        world.change(&host, port, |link| {
+            if let Some(port) = &mut link.port {
+                port.isolated = true;
+            }
+        });
+    }
+    world.neigh(&a, 2, "10.244.1.9", mac(3, 2));
+    ends(
+        &world.tcp(&a, "10.244.1.9", 8080),
+        &Disposition::Dropped(DropReason::BridgeIsolated),
+    );
+}
+
+#[test]
+fn the_way_between_nodes_is_assumed_and_said_so() {
+    let (world, _, pods) = two_nodes();
+    let outcome = world.tcp(&pods[0], "10.244.2.7", 8080);
+    ends(&outcome, &Disposition::Delivered);
+    assert_eq!(only(&outcome).hops.len(), 4);
+    let text = format!("{:?}", only(&outcome));
+    assert!(text.contains("Assumed"), "{text}");
+}
+
+#[test]
+fn forwarding_off_a_missing_route_and_a_missing_way_back_are_told_apart() {
+    let (mut world, hosts, pods) = two_nodes();
+    world.change(&hosts[1], 3, |link| link.inet = Some(Default::default()));
+    ends(
+        &world.tcp(&pods[0], "10.244.2.7", 8080),
+        &Disposition::Dropped(DropReason::ForwardingOff),
+    );
+
+    let (mut world, hosts, pods) = two_nodes();
+    world
+        .get(&hosts[0])
+        .routes
+        .known_mut()
+        .expect("routes")
+        .retain(|r| r.dst.addr() != ip("10.244.2.0"));
+    ends(
+        &world.tcp(&pods[0], "10.244.2.7", 8080),
+        &Disposition::Rejected(RejectWith::NetUnreachable),
+    );
+
+    let (mut world, hosts, pods) = two_nodes();
+    world
+        .get(&hosts[1])
+        .routes
+        .known_mut()
+        .expect("routes")
+        .retain(|r| r.dst.addr() != ip("10.244.1.0"));
+    let outcome = world.tcp(&pods[0], "10.244.2.7", 8080);
+    let trace = only(&outcome);
+    assert_eq!(trace.disposition, Disposition::Delivered, "{trace:#?}");
+    let reply = trace.reply.as_ref().expect("an answer");
+    assert_eq!(
+        reply.disposition,
+        Disposition::Rejected(RejectWith::NetUnreachable)
+    );
+    assert!(!trace.works());
+}
+
+#[test]
+fn strict_reverse_path_filtering_needs_the_way_back_by_the_same_device() {
+    let (mut world, hosts, pods) = two_nodes();
+    world.change(&hosts[1], 3, |link| {
+        if let Some(conf) = &mut link.inet {
+            conf.rp_filter = 1;
+        }
+    });
+    ends(
+        &world.tcp(&pods[0], "10.244.2.7", 8080),
+        &Disposition::Delivered,
+    );
+    // The way back leaves by another device.
+    world.link(&hosts[1], 9, "eth1", LinkKind::Device, |_| {});
+    world.addr(&hosts[1], 9, "10.99.0.1", 24);
+    let routes = world.get(&hosts[1]).routes.known_mut().expect("routes");
+    routes.retain(|route| route.dst.addr() != ip("10.244.1.0"));
+    world.route(&hosts[1], "10.244.1.0/24", "10.99.0.2", 9);
+    ends(
+        &world.tcp(&pods[0], "10.244.2.7", 8080),
+        &Disposition::Dropped(DropReason::IpRpfilter),
+    );
+    world.change(&hosts[1], 3, |link| {
+        if let Some(conf) = &mut link.inet {
+            conf.rp_filter = 2;
+        }
+    });
+    let outcome = world.tcp(&pods[0], "10.244.2.7", 8080);
+    assert_eq!(only(&outcome).disposition, Disposition::Delivered);
+}
+
+#[test]
+fn routes_that_point_at_each_other_are_a_loop() {
+    let (mut world, hosts, pods) = two_nodes();
+    for (node, other) in [(0, 2), (1, 1)] {
+        world.route(
+            &hosts[node],
+            "10.200.0.0/16",
+            &format!("10.88.0.1{other}"),
+            3,
+        );
+    }
+    ends(&world.tcp(&pods[0], "10.200.0.1", 80), &Disposition::Loop);
+}
+
+#[test]
+fn an_address_of_nobody_leaves_the_cluster() {
+    let (mut world, hosts, pods) = two_nodes();
+    world.route(&hosts[0], "0.0.0.0/0", "10.88.0.1", 3);
+    ends(
+        &world.tcp(&pods[0], "198.51.100.1", 80),
+        &Disposition::LeavesCluster,
+    );
+}
+
+/// [`two_nodes`] with flannel's VXLAN between them.
+pub fn overlay() -> (World, [NsKey; 2], [NsKey; 2]) {
+    let (mut world, hosts, pods) = two_nodes();
+    for node in 0..2 {
+        let (host, own, other) = (&hosts[node], node + 1, 2 - node);
+        let routes = world.get(host).routes.known_mut().expect("routes");
+        routes.retain(|route| route.dst.addr() != ip(&format!("10.244.{other}.0")));
+        let vxlan = Vxlan {
+            vni: 1,
+            local: Some(ip(&format!("10.88.0.1{own}"))),
+            port: 8472,
+            ..Vxlan::default()
+        };
+        world.link(host, 7, "flannel.1", LinkKind::Vxlan(vxlan), |link| {
+            link.mtu = 1450
+        });
+        world.addr(host, 7, &format!("10.244.{own}.0"), 32);
+        world.route(
+            host,
+            &format!("10.244.{other}.0/24"),
+            &format!("10.244.{other}.0"),
+            7,
+        );
+        let remote = mac(hosts[1 - node].netns.ino, 7);
+        world.neigh(host, 7, &format!("10.244.{other}.0"), remote);
+        world.fdb(host, 7, remote, &format!("10.88.0.1{other}"));
+    }
+    (world, hosts, pods)
+}
+
+#[test]
+fn a_vxlan_overlay_carries_the_packet_and_its_answer() {
+    let (world, _, pods) = overlay();
+    let outcome = world.tcp(&pods[0], "10.244.2.7", 8080);
+    ends(&outcome, &Disposition::Delivered);
+    let text = format!("{:?}", only(&outcome));
+    assert!(text.contains("Encap") && text.contains("Decap"), "{text}");
+}
+
+#[test]
+fn stale_tunnel_entries_are_found_where_they_act() {
+    let (mut world, hosts, pods) = overlay();
+    world.get(&hosts[0]).fdb.known_mut().expect("fdb").clear();
+    ends(
+        &world.tcp(&pods[0], "10.244.2.7", 8080),
+        &Disposition::Dropped(DropReason::VxlanNoRemote),
+    );
+
+    let (mut world, hosts, pods) = overlay();
+    let stale = mac(99, 7);
+    world
+        .get(&hosts[0])
+        .neighs
+        .known_mut()
+        .expect("neighs")
+        .clear();
+    world.neigh(&hosts[0], 7, "10.244.2.0", stale);
+    world.fdb(&hosts[0], 7, stale, "10.88.0.12");
+    ends(
+        &world.tcp(&pods[0], "10.244.2.7", 8080),
+        &Disposition::Dropped(DropReason::Otherhost),
+    );
+}
+
+#[test]
+fn what_was_not_read_is_asked_for_and_what_cant_be_read_is_named() {
+    let (mut world, host, a, _) = bridged();
+    world.get(&host).fdb = Section::Missing("dump fdb: EPERM".to_owned());
+    let outcome = world.tcp(&a, "10.244.1.9", 8080);
+    let Disposition::Inconclusive(missing) = &only(&outcome).disposition else {
+        panic!("{outcome:#?}");
+    };
+    assert!(missing[0].contains("EPERM"), "{missing:?}");
+
+    let (mut world, _, a, b) = bridged();
+    let node = world.topology.nodes.get_mut("n1").expect("the node");
+    node.netns.remove(&b.netns);
+    let outcome = world.tcp(&a, "10.244.1.9", 8080);
+    assert!(
+        matches!(only(&outcome).disposition, Disposition::Inconclusive(_)),
+        "{outcome:#?}"
+    );
+    assert!(!outcome.wants.is_empty());
+}
+
+#[test]
+fn localhost_and_own_addresses_stay_inside() {
+    let (world, _, a, _) = bridged();
+    for dst in ["127.0.0.1", "10.244.1.7"] {
+        let outcome = world.tcp(&a, dst, 8080);
+        ends(&outcome, &Disposition::Delivered);
+        assert_eq!(only(&outcome).hops.len(), 1);
+    }
+}
