@@ -47,6 +47,10 @@ fn usage() -> ExitCode {
 }
 
 fn collector() -> Result<Collector, String> {
+    // Without it, nodes with very many pods are read in part, and say so.
+    if let Err(error) = netpath::collect::limits::raise_open_files() {
+        eprintln!("netpath-helper: {error}");
+    }
     Collector::new(Roots::default()).map_err(|error| error.to_string())
 }
 

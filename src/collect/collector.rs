@@ -240,28 +240,29 @@ impl Collector {
         let others = self.others(request);
         let deadline = request.deadline;
         let read = self.with(request, id, |ns, shared| {
-            Ok(ns.read(shared, identity.clone(), depth, &others, deadline))
+            Ok(ns.read(shared, identity.clone(), depth, others, deadline))
         });
         read.unwrap_or_else(|error| all_missing(NetNs::new(identity), &error))
     }
 
-    /// Files of all namespaces that can be opened, for their ids.
-    fn others(&mut self, request: &mut Request) -> Vec<NsFile> {
+    /// Files of all namespaces, for their ids. One that went away meanwhile is left out.
+    fn others(&mut self, request: &mut Request) -> Result<Vec<NsFile>> {
         if let Some(files) = &request.files {
-            return files.clone();
+            return Ok(files.clone());
         }
         let roots = &self.roots;
-        let files: Vec<NsFile> = match discovery(roots, request) {
-            // One that went away meanwhile has no id that matters.
-            Ok(found) => found
-                .namespaces
-                .values()
-                .filter_map(|ns| roots.open(ns).ok())
-                .collect(),
-            Err(_) => Vec::new(),
-        };
+        let mut files = Vec::new();
+        for ns in discovery(roots, request)?.namespaces.values() {
+            match roots.open(ns) {
+                Ok(file) => files.push(file),
+                Err(error) if matches!(error.errno(), Some(libc::EMFILE | libc::ENFILE)) => {
+                    return Err(error);
+                }
+                Err(_) => {}
+            }
+        }
         request.files = Some(files.clone());
-        files
+        Ok(files)
     }
 
     /// Does work in an open namespace, opening it first where needed.

@@ -6,12 +6,14 @@
 //! others are still read.
 
 pub mod addr;
+pub mod bpf;
 pub mod cgroup;
 pub mod conntrack;
 pub mod discovery;
 pub mod error;
 pub mod fdb;
 pub mod idle;
+pub mod limits;
 pub mod link;
 pub mod link_kind;
 pub mod module;

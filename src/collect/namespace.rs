@@ -13,7 +13,9 @@ use super::netfilter::{closure, ipset, iptables};
 use super::netlink::{Netlink, Protocol};
 use super::netns::{Hopper, NsFile};
 use super::rtnl::{Route, Session};
-use super::{addr, conntrack, fdb, link, neigh, nsid, route, rule, socket as sockets, sysctl, tc};
+use super::{
+    addr, bpf, conntrack, fdb, link, neigh, nsid, route, rule, socket as sockets, sysctl, tc,
+};
 use crate::model::Section;
 use crate::model::conntrack::{ConntrackEntry, Tuple};
 use crate::model::link::Link;
@@ -75,7 +77,10 @@ impl Namespace {
 
     /// Whether a socket was left in the middle of an answer.
     pub fn is_broken(&self) -> bool {
-        self.raw.is_broken() || self.netfilter.is_broken() || self.diag.is_broken()
+        self.route.is_broken()
+            || self.raw.is_broken()
+            || self.netfilter.is_broken()
+            || self.diag.is_broken()
     }
 
     /// Ends reads that would go on after this time.
@@ -91,7 +96,7 @@ impl Namespace {
         shared: &mut Shared,
         identity: NsIdentity,
         depth: Depth,
-        others: &[NsFile],
+        others: Result<Vec<NsFile>>,
         deadline: Instant,
     ) -> NetNs {
         let mut ns = NetNs::new(identity);
@@ -102,13 +107,15 @@ impl Namespace {
             raw: &mut self.raw,
             deadline,
         };
-        ns.links = links(&mut session).into();
+        ns.links = links(&mut session, &shared.hopper, &self.file).into();
         ns.addrs = addr::read(&mut session).into();
         ns.rules = rule::read(&mut session).into();
         ns.routes = route::read(&mut session).into();
         ns.neighs = neigh::read(&mut session).into();
         ns.fdb = fdb::read(&mut session).into();
-        ns.nsids = nsid::read(&mut self.raw, others).into();
+        ns.nsids = others
+            .and_then(|others| nsid::read(&mut self.raw, &others))
+            .into();
         ns.sockets = self.sockets(shared).into();
         ns.nft = self.nft(shared, depth).into();
         match files {
@@ -271,11 +278,17 @@ fn tracked(proc: &Path) -> bool {
     proc.join("sys/net/netfilter/nf_conntrack_max").exists()
 }
 
-fn links(session: &mut Session<'_>) -> Result<Vec<Link>> {
+/// Devices with what tc and BPF may do at them.
+fn links(session: &mut Session<'_>, hopper: &Hopper, file: &NsFile) -> Result<Vec<Link>> {
     let mut links = link::read(session)?;
     let mut filters = tc::read(session.raw)?;
+    let devices: Vec<u32> = links.iter().map(|link| link.index.get()).collect();
+    // BPF_PROG_QUERY looks devices up in the namespace of the thread.
+    let mut programs = hopper.run(file, move || bpf::programs(&devices))?;
     for link in &mut links {
-        link.tc = filters.remove(&link.index.get()).unwrap_or_default();
+        let index = link.index.get();
+        link.tc = filters.remove(&index).unwrap_or_default();
+        link.tc.extend(programs.remove(&index).unwrap_or_default());
     }
     Ok(links)
 }

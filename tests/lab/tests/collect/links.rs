@@ -484,6 +484,19 @@ fn tc_programs_are_seen_and_quiet_devices_are_not() {
 }
 
 #[test]
+fn tcx_programs_are_counted() {
+    let (node, _pod) = node();
+    let read = node.read(Depth::NoRules);
+    let index = read.link_named("veth1").expect("the device").index;
+    assert!(read.link_named("veth1").expect("the device").tc.is_empty());
+    node.tcx(index.get());
+    let read = node.read(Depth::NoRules);
+    let tc = |name| read.link_named(name).expect("the device").tc.clone();
+    assert_eq!(tc("veth1"), ["ingress tcx bpf (1 programs)"]);
+    assert!(tc("br0").is_empty());
+}
+
+#[test]
 fn sockets_are_as_they_were_opened() {
     let (_node, pod) = node();
     let mut server = std::process::Command::new("ip")

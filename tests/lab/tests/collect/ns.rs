@@ -68,6 +68,22 @@ impl Ns {
         self.feed("python3 -", script);
     }
 
+    /// Attaches a program that does nothing at a device's tcx ingress (BPF_PROG_LOAD, BPF_PROG_ATTACH).
+    pub fn tcx(&self, index: u32) {
+        let script = format!(
+            "import ctypes,struct\n\
+            libc=ctypes.CDLL(None,use_errno=True)\n\
+            code=struct.pack('=BBhiBBhi',0xb7,0,0,0,0x95,0,0,0)\n\
+            code=ctypes.create_string_buffer(code); gpl=ctypes.create_string_buffer(b'GPL')\n\
+            load=struct.pack('=IIQQ',3,2,ctypes.addressof(code),ctypes.addressof(gpl))+bytes(104)\n\
+            fd=libc.syscall(321,5,ctypes.create_string_buffer(load),len(load))\n\
+            assert fd>=0,ctypes.get_errno()\n\
+            put=struct.pack('=IIII',{index},fd,46,0)+bytes(32)\n\
+            assert libc.syscall(321,8,ctypes.create_string_buffer(put),len(put))==0,ctypes.get_errno()\n"
+        );
+        self.feed("python3 -", &script);
+    }
+
     pub fn read(&self, depth: Depth) -> NetNs {
         let want = Want::NetNs {
             target: NsTarget::Named(self.0.clone()),
