@@ -22,7 +22,7 @@ const HOOKS: [(u32, &str); 4] = [
 struct Query {
     target_ifindex: u32,
     attach_type: u32,
-    query_flags: u32,
+    flags: u32,
     attach_flags: u32,
     prog_ids: u64,
     count: u32,

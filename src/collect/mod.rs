@@ -5,6 +5,11 @@
 //! A section that can't be read is [`Section::Missing`](crate::model::Section) with the reason, and the
 //! others are still read.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this room asks the clock: reads have deadlines"
+)]
+
 pub mod addr;
 pub mod bpf;
 pub mod cgroup;

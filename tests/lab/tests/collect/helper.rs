@@ -13,7 +13,11 @@ use netpath::model::want::{Depth, Fact, NsTarget, Want};
 
 use crate::ns::Ns;
 
-fn helper() -> PathBuf {
+/// The program that is tested; NETPATH_HELPER names another build.
+pub fn helper() -> PathBuf {
+    if let Ok(path) = std::env::var("NETPATH_HELPER") {
+        return PathBuf::from(path);
+    }
     let test = std::env::current_exe().expect("the test's path");
     let dir = test
         .parent()
@@ -27,13 +31,13 @@ fn helper() -> PathBuf {
     helper
 }
 
-struct Talk {
-    child: Child,
+pub struct Talk {
+    pub child: Child,
     decoder: Decoder,
 }
 
 impl Talk {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let child = Command::new(helper())
             .arg("serve")
             .stdin(Stdio::piped())
@@ -46,18 +50,18 @@ impl Talk {
         }
     }
 
-    fn send(&mut self, request: &Request) {
+    pub fn send(&mut self, request: &Request) {
         let frame = encode(request).expect("a frame");
         let input = self.child.stdin.as_mut().expect("its input");
         input.write_all(&frame).expect("it reads");
     }
 
-    fn reply(&mut self) -> Reply {
+    pub fn reply(&mut self) -> Reply {
         loop {
             if let Some(reply) = self.decoder.next().expect("a good frame") {
                 return reply;
             }
-            let mut chunk = [0; 65536];
+            let mut chunk = vec![0; 65536];
             let output = self.child.stdout.as_mut().expect("its output");
             let len = output.read(&mut chunk).expect("it writes");
             assert_ne!(len, 0, "the helper ended");
@@ -65,7 +69,7 @@ impl Talk {
         }
     }
 
-    fn ends(mut self) {
+    pub fn ends(mut self) {
         let deadline = Instant::now() + Duration::from_secs(5);
         while self.child.try_wait().expect("its state").is_none() {
             assert!(Instant::now() < deadline, "the helper does not end");

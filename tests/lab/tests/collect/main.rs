@@ -6,5 +6,6 @@
 mod flows;
 mod helper;
 mod links;
+mod measure;
 mod ns;
 mod rules;

@@ -1,6 +1,7 @@
 //! Rules, against `nft`, `iptables-nft-save` and `iptables-legacy-save`.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::time::Duration;
 
 use netpath::model::Section;
@@ -267,15 +268,15 @@ fn the_likely_set_follows_few_targets_and_asks_for_no_more() {
     ns.feed("nft -f -", &recorded("nftables/n1.nft"));
     let mut many = String::from("table ip big {\n");
     for number in 0..100 {
-        many += &format!("chain leaf{number} {{\n counter\n }}\n");
+        write!(many, "chain leaf{number} {{\n counter\n }}\n").expect("a text");
     }
     many += "map named { type ipv4_addr : verdict; elements = {";
     for number in 0..600 {
-        many += &format!("10.1.{}.{} : drop,", number / 200, number % 200);
+        write!(many, "10.1.{}.{} : drop,", number / 200, number % 200).expect("a text");
     }
     many += "} }\nchain fan {\n";
     for number in 0..100 {
-        many += &format!("ip daddr 10.0.0.{number} jump leaf{number}\n");
+        writeln!(many, "ip daddr 10.0.0.{number} jump leaf{number}").expect("a text");
     }
     many += "ip saddr { 10.9.9.1, 10.9.9.2 } drop\nip daddr vmap @named\n}\n";
     many += "chain base {\n type filter hook forward priority 0\n jump fan\n }\n}\n";
