@@ -321,8 +321,7 @@ impl Collector {
                 Ok(found)
             }
             Backend::Legacy => {
-                let whole = ns.legacy_table(shared, family == Family::Ip6, table)?;
-                let chains = whole.and_then(|mut whole| closure::chain_of(&mut whole, name));
+                let chains = ns.legacy_chain(shared, family == Family::Ip6, table, name)?;
                 Ok(chains.map(|chains| (chains, BTreeMap::new())))
             }
         });

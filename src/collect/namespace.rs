@@ -1,5 +1,6 @@
 //! One namespace with its open sockets, and the reading of its sections.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -19,7 +20,7 @@ use super::{
 use crate::model::Section;
 use crate::model::conntrack::{ConntrackEntry, Tuple};
 use crate::model::link::Link;
-use crate::model::netfilter::{Chain, Ruleset, Table};
+use crate::model::netfilter::{Chain, Ruleset};
 use crate::model::netns::{NetNs, NsIdentity};
 use crate::model::sysctl::Sysctls;
 use crate::model::want::Depth;
@@ -205,9 +206,8 @@ impl Namespace {
             }
             let socket = self.raw_socket(shared, v6)?;
             for name in names {
-                let mut table = iptables::table(&socket, v6, name)?;
-                closure::trim(&mut table, depth);
-                ruleset.tables.push(table);
+                let blob = iptables::read(&socket, v6, name)?;
+                ruleset.tables.push(closure::legacy_table(&blob, depth)?);
             }
         }
         let tables = ruleset.tables.iter_mut();
@@ -215,20 +215,26 @@ impl Namespace {
         Ok(ruleset)
     }
 
-    /// One legacy table; `None` where it does not exist.
-    pub fn legacy_table(
+    /// One chain of a legacy table with those it leads to; `None` where there is none such.
+    pub fn legacy_chain(
         &mut self,
         shared: &mut Shared,
         v6: bool,
-        name: &str,
-    ) -> Result<Option<Table>> {
+        table: &str,
+        chain: &str,
+    ) -> Result<Option<BTreeMap<String, Chain>>> {
         let files = self.files(shared)?;
-        match &files.legacy[usize::from(v6)] {
-            Section::Known(names) if names.iter().any(|known| known == name) => {
+        let [legacy4, legacy6] = &files.legacy;
+        match if v6 { legacy6 } else { legacy4 } {
+            Section::Known(names) if names.iter().any(|known| known == table) => {
                 let socket = self.raw_socket(shared, v6)?;
-                let mut table = iptables::table(&socket, v6, name)?;
-                self.name_sets(shared, table.chains.values_mut());
-                Ok(Some(table))
+                let blob = iptables::read(&socket, v6, table)?;
+                if blob.head(chain).is_none() {
+                    return Ok(None);
+                }
+                let mut chains = closure::legacy_reached(&blob, vec![chain.to_owned()])?;
+                self.name_sets(shared, chains.values_mut());
+                Ok(Some(chains))
             }
             Section::Missing(why) => Err(Error::malformed("list x_tables tables", why.clone())),
             _ => Ok(None),
