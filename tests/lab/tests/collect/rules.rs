@@ -206,6 +206,56 @@ fn legacy_chains_have_their_hooks_policies_and_gotos() {
 }
 
 #[test]
+fn single_legacy_chains_come_with_what_they_lead_to() {
+    let ns = Ns::new();
+    ns.accounting();
+    ns.feed(
+        "iptables-legacy-restore -c",
+        &recorded("iptables/n1.iptables-save"),
+    );
+    let likely = ns.read(Depth::Likely);
+    let none = ns.read(Depth::NoRules);
+    let table = |rules: &Section<Ruleset>| {
+        let tables = &rules.known().expect("x_tables").tables;
+        let nat = tables.iter().find(|table| table.name == "nat");
+        nat.expect("nat").clone()
+    };
+    assert_eq!(table(&none.legacy).chains.len(), 4);
+    assert!(!table(&none.legacy).chains_complete);
+    assert!(table(&likely.legacy).chains.contains_key("KUBE-SERVICES"));
+    let want = |chain: &str| Want::Chain {
+        netns: none.identity.id,
+        backend: Backend::Legacy,
+        family: Family::Ip,
+        table: "nat".to_owned(),
+        chain: chain.to_owned(),
+    };
+    let mut collector = collector();
+    let facts = collector.collect(&[want("KUBE-POSTROUTING")], Duration::from_secs(5));
+    let [
+        Fact::Chain {
+            chain: Section::Known(Some(chain)),
+            ..
+        },
+    ] = facts.as_slice()
+    else {
+        panic!("{facts:?}");
+    };
+    assert_eq!(
+        Some(chain),
+        table(&likely.legacy).chains.get("KUBE-POSTROUTING")
+    );
+    let facts = collector.collect(&[want("GONE")], Duration::from_secs(5));
+    assert!(matches!(
+        facts.as_slice(),
+        [Fact::Chain {
+            chain: Section::Known(None),
+            ..
+        }]
+    ));
+}
+
+#[test]
 fn native_nftables_decode_whole_and_in_order() {
     for node in ["n1", "n2"] {
         let ns = Ns::new();
