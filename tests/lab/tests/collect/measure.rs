@@ -121,7 +121,10 @@ fn namespaces() {
         tuple,
     }))
     .collect();
-    let (_, cold) = ask(&mut talk, wants.clone());
+    // Each helper opens them once.
+    let cold = (0..5).map(|_| ask(&mut self::talk(), wants.clone()).1);
+    let cold = cold.min().expect("some runs");
+    ask(&mut talk, wants.clone());
     let warm = best(&mut talk, &wants);
     let each = |micros: u64| micros as f64 / f64::from(NAMESPACES);
     let opened = each(cold.saturating_sub(discovery + warm));
