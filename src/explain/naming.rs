@@ -140,9 +140,7 @@ impl Naming<'_> {
         };
         let mut text = words::link_name(link, &|index| self.dev(key, index));
         if let (Some(port), Some(master)) = (&link.port, link.master) {
-            let number = port
-                .number
-                .map_or(String::new(), |number| format!(" {number}"));
+            let number = port.number.map_or(String::new(), |number| format!(" {number}"));
             text.push_str(&format!(", port{number} of {}", self.dev(key, master)));
         }
         if let LinkKind::Vxlan(vxlan) = &link.kind {

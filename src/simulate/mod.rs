@@ -310,18 +310,10 @@ fn answer_from_outside(cx: &mut Cx<'_>, flow: &Flow, end: &Finished) -> Vec<Fini
     follow(cx, back, Next::Receive(dev))
 }
 /// A rule in the words of `iptables-save` or `nft`, whichever most likely made it.
-pub fn rule_text(
-    table: &crate::model::netfilter::Table,
-    rule: &crate::model::netfilter::Rule,
-) -> String {
-    let _ = table;
-    format!("{rule:?}")
+pub fn rule_text(table: &crate::model::netfilter::Table, rule: &crate::model::netfilter::Rule) -> String {
+    let _ = table; format!("{rule:?}")
 }
 /// An element.
-pub fn element_text(
-    set: &crate::model::netfilter::Set,
-    elem: &crate::model::netfilter::SetElem,
-) -> String {
-    let _ = set;
-    format!("{elem:?}")
+pub fn element_text(set: &crate::model::netfilter::Set, elem: &crate::model::netfilter::SetElem) -> String {
+    let _ = set; format!("{elem:?}")
 }

@@ -61,11 +61,7 @@ fn a_service_is_spread_evenly_over_three_endpoints() {
     assert_eq!(outcomes.len(), 3);
     let backends = ["10.244.1.2", "10.244.2.2", "10.244.2.3"];
     for (outcome, backend) in outcomes.iter().zip(backends) {
-        assert!(
-            (outcome.share - 1.0 / 3.0).abs() < 1e-6,
-            "{}",
-            outcome.share
-        );
+        assert!((outcome.share - 1.0 / 3.0).abs() < 1e-6, "{}", outcome.share);
         assert_eq!(outcome.skb.packet.dst, ip(backend));
         assert_eq!(outcome.skb.packet.dport(), Some(8080));
         assert_eq!(outcome.skb.mark, Some(0));
@@ -88,10 +84,7 @@ fn a_service_is_spread_evenly_over_three_endpoints() {
     let Some(Evidence::NetfilterRule { text, .. }) = step.evidence.last() else {
         panic!("a rule");
     };
-    assert_eq!(
-        text,
-        "-p tcp -m tcp -j DNAT --to-destination 10.244.2.2:8080"
-    );
+    assert_eq!(text, "-p tcp -m tcp -j DNAT --to-destination 10.244.2.2:8080");
     assert!(world.wants.is_empty());
 }
 
@@ -112,7 +105,10 @@ fn traffic_from_outside_is_masqueraded_and_its_answer_comes_back() {
     assert!(is_accept(&forward));
     assert_eq!(said(&forward), "accepted");
     let post = world.one(Hook::Postrouting, (0, 2), forward.skb, forward.flows);
-    assert_eq!(said(&post), "mark 0x4000 → 0x0; masquerade as 10.88.0.11");
+    assert_eq!(
+        said(&post),
+        "mark 0x4000 → 0x0; masquerade as 10.88.0.11"
+    );
     assert_eq!(post.skb.packet.src, ip("10.88.0.11"));
     assert_eq!(post.skb.packet.sport(), None);
 
@@ -193,8 +189,5 @@ fn affinity_lists_are_taken_to_be_empty_and_said_so() {
     let shares: Vec<f64> = outcomes.iter().map(|o| o.share).collect();
     assert_eq!(shares, [0.5, 0.5]);
     let assumed = |e: &&Evidence| matches!(e, Evidence::Assumed { .. });
-    assert_eq!(
-        outcomes[0].steps[0].evidence.iter().filter(assumed).count(),
-        1
-    );
+    assert_eq!(outcomes[0].steps[0].evidence.iter().filter(assumed).count(), 1);
 }

@@ -326,10 +326,7 @@ fn sets_and_chains_that_were_not_read_are_asked_for() {
     let packet = skb(tcp("10.244.1.7", None, "10.96.0.10", 80), false);
     let packet_2 = packet.clone();
     let pre = world.run(Hook::Prerouting, (3, 0), packet, Flows::default());
-    assert!(
-        pre.iter()
-            .all(|o| matches!(o.verdict, HookVerdict::Unknown(_)))
-    );
+    assert!(pre.iter().all(|o| matches!(o.verdict, HookVerdict::Unknown(_))));
     let post = world.one(Hook::Postrouting, (0, 2), packet_2, Flows::default());
     // Without a connection NAT does nothing.
     assert!(is_accept(&post));

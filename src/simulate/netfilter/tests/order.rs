@@ -111,11 +111,7 @@ fn untracked_packets_make_no_entry() {
 
 #[test]
 fn without_a_rule_that_needs_it_nothing_is_tracked() {
-    let plain = chain(
-        "in",
-        pre(-300),
-        vec![vec![Expr::Counter(Counters::default())]],
-    );
+    let plain = chain("in", pre(-300), vec![vec![Expr::Counter(Counters::default())]]);
     let mut world = World::new(with_nft(vec![table(Family::Ip, "t", vec![plain], vec![])]));
     let packet = skb(tcp("10.244.1.7", Some(4000), "10.88.0.11", 22), false);
     let outcome = world.one(Hook::Prerouting, (3, 0), packet, Flows::default());
@@ -128,12 +124,7 @@ fn dormant_tables_and_other_families_do_not_act() {
     let drop = || vec![vec![Expr::Verdict(Verdict::Drop)]];
     let mut dormant = table(Family::Ip, "a", vec![chain("in", input(0), drop())], vec![]);
     dormant.dormant = true;
-    let v6 = table(
-        Family::Ip6,
-        "b",
-        vec![chain("in", input(0), drop())],
-        vec![],
-    );
+    let v6 = table(Family::Ip6, "b", vec![chain("in", input(0), drop())], vec![]);
     let mut world = World::new(with_nft(vec![dormant, v6]));
     let packet = skb(tcp("10.244.1.7", None, "10.88.0.11", 22), false);
     let outcome = world.one(Hook::Input, (3, 0), packet, Flows::default());
@@ -145,12 +136,7 @@ fn of_equal_priorities_the_younger_chain_runs_first() {
     let drop = |name: &str| chain(name, input(0), vec![vec![Expr::Verdict(Verdict::Drop)]]);
     let reset = vec![vec![Expr::Reject { kind: 1, code: 0 }]];
     let older = table(Family::Ip, "a", vec![drop("in")], vec![]);
-    let younger = table(
-        Family::Inet,
-        "b",
-        vec![chain("in", input(0), reset)],
-        vec![],
-    );
+    let younger = table(Family::Inet, "b", vec![chain("in", input(0), reset)], vec![]);
     let mut world = World::new(with_nft(vec![older, younger]));
     let packet = skb(tcp("10.244.1.7", None, "10.88.0.11", 22), false);
     let outcome = world.one(Hook::Input, (3, 0), packet, Flows::default());
@@ -162,7 +148,11 @@ fn goto_returns_to_the_caller_of_the_chain_that_used_it() {
     let go = |verdict| vec![Expr::Verdict(verdict)];
     let name = str::to_owned;
     let chains = vec![
-        chain("in", input(0), vec![go(Verdict::Jump(name("a"))), mark(4)]),
+        chain(
+            "in",
+            input(0),
+            vec![go(Verdict::Jump(name("a"))), mark(4)],
+        ),
         chain("a", None, vec![go(Verdict::Goto(name("b"))), mark(8)]),
         chain("b", None, vec![mark(1), go(Verdict::Return), mark(2)]),
     ];
