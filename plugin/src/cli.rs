@@ -131,8 +131,7 @@ pub struct AccessFlags {
 
 /// `trace`.
 #[derive(Args, Debug, Clone)]
-#[command(
-    after_help = "\
+#[command(after_help = "\
 Ends: [TYPE/]NAME[.NAMESPACE][:PORT], an address with or without a port, or a URL.
   web-0   pod/web-0   svc/api:http   api.shop:80   deploy/api   node/worker-1   10.96.0.10:53
   A bare name is a pod as SRC; as DST a Service, then a pod.
@@ -144,8 +143,7 @@ Examples:
   kubectl netpath trace web-0 api -o json | jq .verdict
   kubectl netpath trace web-0 1.1.1.1 --protocol icmp
   kubectl-netpath trace --local netns/net0 10.0.1.3        echo request between two namespaces
-  kubectl-netpath trace --local netns/net0 10.0.1.3:8080   a TCP connection"
-)]
+  kubectl-netpath trace --local netns/net0 10.0.1.3:8080   a TCP connection")]
 pub struct TraceArgs {
     /// Where the packet starts
     #[arg(value_name = "SRC")]
@@ -181,8 +179,7 @@ pub struct TraceArgs {
 
 /// `map`.
 #[derive(Args, Debug, Clone)]
-#[command(
-    after_help = "\
+#[command(after_help = "\
 WHAT is nothing (everything), a pod, a node, or what is known of one side:
   web-0   pod/web-0.shop   node/worker-1
   veth/NAME[@NODE]   ifindex/N[@NODE]   netns/INODE[@NODE]   ip/ADDRESS   mac/ADDRESS
@@ -193,8 +190,7 @@ Examples:
   kubectl netpath map veth/veth3fa2c1@worker-1    whose device is this
   kubectl netpath map ifindex/12@worker-1
   kubectl netpath map netns/4026532621
-  kubectl netpath map 10.244.1.7"
-)]
+  kubectl netpath map 10.244.1.7")]
 pub struct MapArgs {
     /// Pod, node, device, ifindex, namespace inode, or address [default: everything]
     #[arg(value_name = "WHAT")]
@@ -243,15 +239,13 @@ pub enum DumpWhat {
 
 /// `dump`.
 #[derive(Args, Debug, Clone)]
-#[command(
-    after_help = "\
+#[command(after_help = "\
 Examples:
   kubectl netpath dump routes web-0          inside the pod's namespace
   kubectl netpath dump netfilter node/worker-1
   kubectl netpath dump neigh node/worker-1 -o json
   kubectl-netpath dump links host --local
-  kubectl-netpath dump sockets netns/net0 --local"
-)]
+  kubectl-netpath dump sockets netns/net0 --local")]
 pub struct DumpArgs {
     /// What to show
     #[arg(value_enum, value_name = "WHAT")]

@@ -98,8 +98,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         let unit = match unit {
             "ms" => Duration::from_millis(1),
             "s" => Duration::from_secs(1),
-            "m" => Duration::from_mins(1),
-            "h" => Duration::from_hours(1),
+            "m" => Duration::from_secs(60),
+            "h" => Duration::from_secs(3600),
             _ => return Err(bad()),
         };
         let part = unit.checked_mul(number).ok_or_else(bad)?;
@@ -216,8 +216,7 @@ impl ConnectionFlags {
         if !configured && self.server.is_none() && self.context.is_none() {
             return self.in_cluster(&place);
         }
-        self.from_files(kubeconfig.unwrap_or_default(), &place)
-            .await
+        self.use_files(kubeconfig.unwrap_or_default(), &place).await
     }
 
     /// All files merged, first one wins; and where they are, for messages.
@@ -281,7 +280,7 @@ impl ConnectionFlags {
         )
     }
 
-    async fn from_files(&self, kubeconfig: Kubeconfig, place: &str) -> Result<Kube, ConnectError> {
+    async fn use_files(&self, kubeconfig: Kubeconfig, place: &str) -> Result<Kube, ConnectError> {
         let names = |list: Vec<&String>| {
             if list.is_empty() {
                 "none".to_owned()
@@ -472,7 +471,7 @@ impl ConnectionFlags {
         let mut push = |name: &str, value: Option<&str>| {
             if let Some(value) = value {
                 flags.push(name.to_owned());
-                flags.push(value.to_owned());
+                flags.push(quoted(value));
             }
         };
         push("-n", self.namespace.as_deref());
@@ -490,6 +489,16 @@ impl ConnectionFlags {
         }
         push("--as-uid", self.as_uid.as_deref());
         flags
+    }
+}
+
+/// A value as a POSIX shell reads it back: these commands are printed to be pasted, never run here.
+fn quoted(value: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@=+,".contains(c);
+    if !value.is_empty() && value.chars().all(plain) {
+        value.to_owned()
+    } else {
+        format!("'{}'", value.replace('\'', "'\\''"))
     }
 }
 

@@ -93,6 +93,17 @@ async fn context_namespace_and_overrides() {
     );
 }
 
+#[test]
+fn values_survive_pasting() {
+    assert_eq!(
+        quoted("arn:aws:eks:eu-1:1:cluster/a"),
+        "arn:aws:eks:eu-1:1:cluster/a"
+    );
+    assert_eq!(quoted("two words"), "'two words'");
+    assert_eq!(quoted("it's"), "'it'\\''s'");
+    assert_eq!(quoted(""), "''");
+}
+
 #[tokio::test]
 async fn configuration_errors_name_file_and_choices() {
     let good = file(CONFIG);

@@ -13,7 +13,13 @@ use netpath::model::names::{Names, ServiceName, ServicePort};
 use sha2::{Digest, Sha256};
 
 /// Prefixes of chains that are named by Service port alone.
-const OF_PORT: [&str; 5] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-XLB-"];
+const OF_PORT: [&str; 5] = [
+    "KUBE-SVC-",
+    "KUBE-SVL-",
+    "KUBE-EXT-",
+    "KUBE-FW-",
+    "KUBE-XLB-",
+];
 /// Prefix of chains that are named by Service port and endpoint.
 const OF_ENDPOINT: &str = "KUBE-SEP-";
 
@@ -140,8 +146,10 @@ mod tests {
             "KUBE-SVC-AAAAAAAAAAAAAAAA",
         ];
         let found = chain_names(&names, &chains.map(str::to_owned).into());
-        let found: Vec<(&str, &str)> =
-            found.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let found: Vec<(&str, &str)> = found
+            .iter()
+            .map(|(k, v)| (k.as_str(), v.as_str()))
+            .collect();
         assert_eq!(
             found,
             [

@@ -14,7 +14,7 @@ use crate::trace::{Disposition, DropReason, Evidence, Hop, RejectWith, Step, Ste
 
 use super::codes::{self, Code, Severity};
 use super::naming::Naming;
-use super::steps::{base_name, object};
+use super::steps::{base_name, object, words_of};
 use super::{Finding, Place, words};
 
 /// What is wrong with one trace and with the way of its answer.
@@ -80,21 +80,45 @@ impl<'a> Case<'a> {
         if self.answer {
             evidence.push("the request arrives; it is the answer that fails".to_owned());
         }
-        if !self.step.result.is_empty() {
-            evidence.push(self.step.result.clone());
+        // A rule is spelled out by its own line below.
+        let by_rule = self.rule().is_some_and(|(_, by_policy)| !by_policy);
+        let words = if by_rule {
+            self.step.result.clone()
+        } else {
+            words_of(self.naming, self.hop, self.step)
+        };
+        if !words.is_empty() {
+            evidence.push(self.naming.text(&words));
         }
         // Rules that only led to the deciding one are in the trace.
-        let objects = self.step.evidence.iter();
+        let leading = self.step.evidence.len().saturating_sub(1);
+        let by_rules = matches!(self.step.kind, StepKind::Netfilter | StepKind::Nat);
+        let objects = self
+            .step
+            .evidence
+            .iter()
+            .skip(if by_rules { leading } else { 0 });
         evidence.extend(
             objects
                 .rev()
                 .take(3)
                 .map(|e| object(self.naming, self.hop, e)),
         );
+        let mut place = self.place();
+        if code == codes::BRIDGE_NF_OFF
+            && let Some((hop, name)) = self.bypassing_bridge()
+        {
+            place = Place {
+                node: hop.ns.node.clone(),
+                netns: self.naming.netns(&hop.ns),
+                object: Some(name.to_owned()),
+            };
+            evidence.push(format!("sysctl {name} is not 1 there"));
+        }
         Some(Finding {
             code,
             severity,
-            place: self.place(),
+            place,
             evidence,
             mend,
             branches: Vec::new(),
@@ -122,19 +146,14 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// The packet as it was when the last step looked at it.
+    /// The packet as it was where it ended: the tunnel's, where it was in one.
     fn packet(&self) -> Packet {
-        let mut packet = self.hop.packet.clone();
-        for change in self.hop.steps.iter().flat_map(|step| &step.changes) {
-            match change.field.as_str() {
-                "src" => packet.src = change.to.parse().unwrap_or(packet.src),
-                "dst" => packet.dst = change.to.parse().unwrap_or(packet.dst),
-                "dport" => packet.set_dport(change.to.parse().ok()),
-                "sport" => packet.set_sport(change.to.parse().ok()),
-                _ => {}
-            }
-        }
-        packet
+        self.trace.packet.clone()
+    }
+
+    /// What the last step looked at is a tunnel packet between nodes.
+    fn is_outer(&self) -> bool {
+        self.trace.packet.inner.is_some()
     }
 
     fn ns(&self) -> Option<&'a NetNs> {
@@ -176,7 +195,19 @@ impl<'a> Case<'a> {
                 (codes::FORWARDING_OFF, mend)
             }
             DropReason::IpRpfilter => {
-                let dev = self.dev();
+                // The setting names the device: behind a tunnel it is not the one of the frame.
+                let of_setting = self
+                    .step
+                    .evidence
+                    .iter()
+                    .find_map(|evidence| match evidence {
+                        Evidence::Sysctl { name, .. } => name
+                            .strip_prefix("net.ipv4.conf.")?
+                            .strip_suffix(".rp_filter")
+                            .filter(|dev| *dev != "all"),
+                        _ => None,
+                    });
+                let dev = of_setting.map_or_else(|| self.dev(), str::to_owned);
                 let mend = format!(
                     "{here}: route {} by {dev}, or make the check loose: sysctl -w net.ipv4.conf.{dev}.rp_filter=2",
                     packet.src
@@ -187,7 +218,9 @@ impl<'a> Case<'a> {
             DropReason::NeighFailed => self.unresolved(&packet),
             DropReason::Otherhost => self.other_station(&packet),
             DropReason::VxlanNoRemote | DropReason::VxlanVniNotFound => self.tunnel(),
-            DropReason::IpInnoroutes | DropReason::IpOutnoroutes => self.no_route(&packet),
+            DropReason::IpInnoroutes | DropReason::IpOutnoroutes | DropReason::NoRouteToNode => {
+                self.no_route(&packet)
+            }
             DropReason::NoSocket => self.no_listener(&packet),
             DropReason::DevReady => self.link_down(),
             DropReason::BridgeHairpinOff => {
@@ -283,7 +316,7 @@ impl<'a> Case<'a> {
             );
             return (codes::RP_FILTER, mend);
         }
-        if self.packet().inner.is_some() {
+        if self.is_outer() {
             let mend = format!(
                 "{here}: accept the tunnel's packets from {} before this rule (UDP {})",
                 self.packet().src,
@@ -399,8 +432,7 @@ impl<'a> Case<'a> {
     }
 
     fn in_tunnel(&self) -> bool {
-        let kind = |kind| self.hop.steps.iter().any(|step| step.kind == kind);
-        kind(StepKind::Encap) || kind(StepKind::Decap) || self.packet().inner.is_some() || {
+        self.is_outer() || {
             let dev = self
                 .step
                 .evidence
@@ -415,6 +447,10 @@ impl<'a> Case<'a> {
     }
 
     fn unresolved(&self, packet: &Packet) -> (Code, String) {
+        let down = |evidence: &Evidence| matches!(evidence, Evidence::Link { .. });
+        if self.step.evidence.iter().any(down) {
+            return self.link_down();
+        }
         if self.in_tunnel() {
             return self.tunnel();
         }
@@ -561,8 +597,20 @@ impl<'a> Case<'a> {
     }
 
     fn not_from_peer(&self) -> (Code, String) {
-        // The answer crossed a bridge on a node that translated the request, and no rule saw it.
-        let bridged = self.trace.hops.iter().find(|hop| {
+        if let Some((hop, name)) = self.bypassing_bridge() {
+            let mend = format!(
+                "on {}: modprobe br_netfilter; sysctl -w {name}=1",
+                hop.ns.node
+            );
+            return (codes::BRIDGE_NF_OFF, mend);
+        }
+        let mend = "let the answer take the way of the request, or masquerade the request; look for NOTRACK rules".to_owned();
+        (codes::NOT_FROM_PEER, mend)
+    }
+
+    /// A bridge that the answer crossed without meeting rules, and the setting that makes it so.
+    fn bypassing_bridge(&self) -> Option<(&'a Hop, &'static str)> {
+        let hop = self.trace.hops.iter().find(|hop| {
             let crossed = hop.steps.iter().any(|step| step.kind == StepKind::Bridge);
             let v4 = hop.packet.dst.is_ipv4();
             let sysctls = self
@@ -579,21 +627,13 @@ impl<'a> Case<'a> {
                 setting.known().copied()
             });
             crossed && calls.is_some_and(|value| value != Some(true))
-        });
-        if let Some(hop) = bridged {
-            let name = if hop.packet.dst.is_ipv4() {
-                "iptables"
-            } else {
-                "ip6tables"
-            };
-            let mend = format!(
-                "on {}: modprobe br_netfilter; sysctl -w net.bridge.bridge-nf-call-{name}=1",
-                hop.ns.node
-            );
-            return (codes::BRIDGE_NF_OFF, mend);
-        }
-        let mend = "let the answer take the way of the request, or masquerade the request; look for NOTRACK rules".to_owned();
-        (codes::NOT_FROM_PEER, mend)
+        })?;
+        let name = if hop.packet.dst.is_ipv4() {
+            "net.bridge.bridge-nf-call-iptables"
+        } else {
+            "net.bridge.bridge-nf-call-ip6tables"
+        };
+        Some((hop, name))
     }
 }
 

@@ -164,6 +164,8 @@ pub struct Way {
     pub end: Option<Place>,
     /// The step that ended it, in words.
     pub why: String,
+    /// The packet as it was at the end, out of any tunnel and translated.
+    pub packet: Packet,
     /// Who owns the address that it was last sent to: `pod shop/api-5d-x2`.
     pub to: Option<String>,
     /// Namespaces in order.
@@ -176,11 +178,6 @@ impl Way {
     /// Whether the packet itself arrives.
     pub fn arrives(&self) -> bool {
         Verdict::of(&self.disposition) == Verdict::Delivered
-    }
-
-    /// The packet as it came into the last namespace.
-    pub fn last_packet(&self) -> Option<&Packet> {
-        Some(&self.hops.last()?.packet)
     }
 }
 
@@ -270,7 +267,7 @@ pub fn explain(question: &Question<'_>) -> Explanation {
         branches,
         findings,
         unknown: unknown::unknown(naming, traces()),
-        assumed: unknown::assumed(traces()),
+        assumed: unknown::assumed(naming, traces()),
         notes: question.notes.clone(),
     }
 }
@@ -335,11 +332,17 @@ fn way(naming: &Naming<'_>, trace: &Trace) -> Way {
         .find_map(|hop| hop.steps.last())
         .map(|step| step.words.clone())
         .unwrap_or_default();
-    let to = hops.last().and_then(|hop| naming.address(hop.packet.dst));
+    let mut packet = &trace.packet;
+    while let Some(inner) = &packet.inner {
+        packet = &inner.packet;
+    }
+    let packet = packet.clone();
+    let to = naming.address(packet.dst);
     Way {
         disposition: trace.disposition.clone(),
         end,
         why,
+        packet,
         to,
         hops,
         reply: trace

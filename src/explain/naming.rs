@@ -140,13 +140,27 @@ impl Naming<'_> {
         };
         let mut text = words::link_name(link, &|index| self.dev(key, index));
         if let (Some(port), Some(master)) = (&link.port, link.master) {
-            let number = port.number.map_or(String::new(), |number| format!(" {number}"));
+            let number = port
+                .number
+                .map_or(String::new(), |number| format!(" {number}"));
             text.push_str(&format!(", port{number} of {}", self.dev(key, master)));
         }
         if let LinkKind::Vxlan(vxlan) = &link.kind {
             text.push_str(&format!(", vxlan vni {}", vxlan.vni));
         }
         text
+    }
+
+    /// A text of the simulation, which names namespaces by node and inode, with their names instead.
+    pub fn text(&self, text: &str) -> String {
+        let mut named = text.to_owned();
+        // Few texts name a namespace; the others are not searched for each.
+        if named.contains("/net:[") {
+            for (key, _) in self.topology.all() {
+                named = named.replace(&key.to_string(), &self.place(&key));
+            }
+        }
+        named
     }
 
     /// What a chain is for, where it is one of kube-proxy's; `comment` is that of a rule in it or

@@ -7,7 +7,7 @@
 
 use std::net::IpAddr;
 
-use crate::model::netfilter::{Backend, Counters, Policy};
+use crate::model::netfilter::{Backend, Counters, Hook, Policy};
 use crate::trace::evidence::ChainRef;
 use crate::trace::{Evidence, FieldChange, Hop, Step, StepKind};
 
@@ -44,14 +44,14 @@ pub fn view(naming: &Naming<'_>, hop: &Hop, step: &Step) -> StepView {
     StepView {
         kind: step.kind,
         label: label(step),
-        words: words_of(naming, hop, step),
+        words: naming.text(&words_of(naming, hop, step)),
         objects: step
             .evidence
             .iter()
-            .map(|evidence| object(naming, hop, evidence))
+            .map(|evidence| naming.text(&object(naming, hop, evidence)))
             .collect(),
         key: is_key(step, last && hop.oif.is_none()),
-        result: step.result.clone(),
+        result: naming.text(&step.result),
         evidence: step.evidence.clone(),
         changes: step.changes.clone(),
     }
@@ -95,20 +95,12 @@ fn label(step: &Step) -> &'static str {
     }
 }
 
-fn words_of(naming: &Naming<'_>, hop: &Hop, step: &Step) -> String {
+pub(super) fn words_of(naming: &Naming<'_>, hop: &Hop, step: &Step) -> String {
     let by_kind = match step.kind {
         StepKind::Route => route(naming, hop, step),
-        StepKind::Netfilter | StepKind::Nat => rules(naming, step),
+        StepKind::Netfilter | StepKind::Nat => rules(naming, hop, step),
         StepKind::Neigh => step.evidence.iter().find_map(|evidence| match evidence {
             Evidence::Neigh { neigh, dev } => Some(words::neigh(neigh, dev)),
-            _ => None,
-        }),
-        StepKind::Socket => step.evidence.iter().find_map(|evidence| match evidence {
-            Evidence::Socket { socket } => Some(format!(
-                "{}: {}",
-                step.result,
-                words::socket(socket, &|index| naming.dev(&hop.ns, index))
-            )),
             _ => None,
         }),
         StepKind::Bridge | StepKind::Encap => {
@@ -124,11 +116,26 @@ fn words_of(naming: &Naming<'_>, hop: &Hop, step: &Step) -> String {
         _ => None,
     };
     let mut words = by_kind.unwrap_or_else(|| step.result.clone());
+    let ends = hop.oif.is_none()
+        && hop
+            .steps
+            .last()
+            .is_some_and(|last| std::ptr::eq(last, step));
+    let mut absent = false;
     for evidence in &step.evidence {
         let why = match evidence {
-            Evidence::Assumed { why } => format!("assumed: {why}"),
+            // The reason is long and stands once, below all branches.
+            Evidence::Assumed { .. } => "assumed".to_owned(),
             Evidence::Unreadable { what } => format!("unknown: {what}"),
             Evidence::Sysctl { name, value } => format!("{name} = {value}"),
+            // The first one is the one that counts.
+            Evidence::Absent { what } if ends && !std::mem::replace(&mut absent, true) => {
+                format!("not there: {what}")
+            }
+            Evidence::Socket { socket } if ends && words.contains("nothing listens") => format!(
+                "there is {}",
+                words::socket(socket, &|index| naming.dev(&hop.ns, index))
+            ),
             _ => continue,
         };
         if !words.contains(&why) {
@@ -176,7 +183,7 @@ pub(super) fn base_name(base: &ChainRef) -> String {
     }
 }
 
-fn rules(naming: &Naming<'_>, step: &Step) -> Option<String> {
+fn rules(naming: &Naming<'_>, hop: &Hop, step: &Step) -> Option<String> {
     let mut base = None;
     let mut path: Vec<String> = Vec::new();
     let mut deciding = None;
@@ -192,7 +199,9 @@ fn rules(naming: &Naming<'_>, step: &Step) -> Option<String> {
                 ..
             } => {
                 base = Some(of);
-                let named = match naming.chain(chain, comment.as_deref().or(last_comment)) {
+                // An endpoint's chain needs no name: the translation that it makes follows.
+                let service = naming.chain(chain, comment.as_deref().or(last_comment));
+                let named = match service.filter(|_| !chain.starts_with("KUBE-SEP-")) {
                     Some(name) => format!("{chain} ({name})"),
                     None => chain.clone(),
                 };
@@ -209,11 +218,15 @@ fn rules(naming: &Naming<'_>, step: &Step) -> Option<String> {
                         Policy::Accept => "accept",
                         Policy::Drop => "drop",
                     };
-                    return Some(format!(
-                        "{}, policy {word}: {}",
-                        base_name(chain),
-                        step.result
-                    ));
+                    // The step before says between which devices.
+                    let between = hop.steps.iter().rev().find(|s| s.kind == StepKind::Forward);
+                    let what = match (policy, between) {
+                        (Policy::Drop, Some(forward)) if chain.hook == Hook::Forward => {
+                            format!("no rule accepts {}", forward.result)
+                        }
+                        _ => step.result.clone(),
+                    };
+                    return Some(format!("{}, policy {word}: {what}", base_name(chain)));
                 }
             }
             _ => {}
@@ -226,17 +239,20 @@ fn rules(naming: &Naming<'_>, step: &Step) -> Option<String> {
     }
     words.push_str(" → ");
     words.push_str(&translation(step).unwrap_or_else(|| step.result.clone()));
-    if step.changes.is_empty()
-        && let Some((chain, handle, text, comment)) = deciding
-    {
+    let Some((chain, handle, text, comment)) = deciding else {
+        return Some(words);
+    };
+    if step.changes.is_empty() {
         let comment = comment
             .as_ref()
             .map(|comment| format!(" \"{comment}\""))
             .unwrap_or_default();
-        words.push_str(&format!(", {chain} rule {handle}: {text}"));
+        words.push_str(&format!(", {chain} {} {handle}: {text}", number_word(base)));
         if !text.contains(comment.trim()) {
             words.push_str(&comment);
         }
+    } else {
+        words.push_str(&format!(" ({} {handle})", number_word(base)));
     }
     Some(words)
 }
@@ -275,6 +291,14 @@ fn end(addr: Option<String>, port: Option<String>) -> String {
         },
         (Some(addr), None) => addr,
         (None, port) => format!("port {}", port.unwrap_or_default()),
+    }
+}
+
+/// nf_tables numbers rules by handle, x_tables by place.
+fn number_word(base: &ChainRef) -> &'static str {
+    match base.backend {
+        Backend::Nft => "handle",
+        Backend::Legacy => "rule",
     }
 }
 
@@ -318,10 +342,7 @@ pub(super) fn object(naming: &Naming<'_>, hop: &Hop, evidence: &Evidence) -> Str
             counters,
             comment,
         } => {
-            let number = match base.backend {
-                Backend::Nft => format!("handle {handle}"),
-                Backend::Legacy => format!("rule {handle}"),
-            };
+            let number = format!("{} {handle}", number_word(base));
             let service = naming
                 .chain(chain, comment.as_deref())
                 .map(|name| format!(" ({name})"))

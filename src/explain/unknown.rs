@@ -24,14 +24,14 @@ pub(super) fn unknown<'a>(
     for way in ways(traces) {
         if let Disposition::Inconclusive(missing) = &way.disposition {
             for what in missing {
-                push(&mut list, what.clone());
+                push(&mut list, naming.text(what));
             }
         }
         for hop in &way.hops {
             let place = format!("{} on {}", naming.netns(&hop.ns), hop.ns.node);
             for evidence in hop.steps.iter().flat_map(|step| &step.evidence) {
                 if let Evidence::Unreadable { what } = evidence {
-                    push(&mut list, format!("{what} ({place})"));
+                    push(&mut list, format!("{} ({place})", naming.text(what)));
                 }
             }
             if let Some(ns) = naming.topology.netns(&hop.ns) {
@@ -59,13 +59,16 @@ pub(super) fn unknown<'a>(
 }
 
 /// What was taken to be so without a kernel object that says it, each once.
-pub(super) fn assumed<'a>(traces: impl Iterator<Item = &'a Trace>) -> Vec<String> {
+pub(super) fn assumed<'a>(
+    naming: &Naming<'_>,
+    traces: impl Iterator<Item = &'a Trace>,
+) -> Vec<String> {
     let mut list = Vec::new();
     for way in ways(traces) {
         for step in way.hops.iter().flat_map(|hop| &hop.steps) {
             for evidence in &step.evidence {
                 if let Evidence::Assumed { why } = evidence {
-                    push(&mut list, why.clone());
+                    push(&mut list, naming.text(why));
                 }
             }
         }

@@ -279,7 +279,7 @@ pub(crate) fn forward(
             )
         }
         None => match flood(cx, &walk, master, port, dst) {
-            Flood::To(out, why) => (out, Evidence::Assumed { why }, ", flooded"),
+            Flood::To(out, evidence) => (out, evidence, ", flooded"),
             Flood::Nowhere => {
                 let what = format!("a port of {} behind which {dst} is", master.name);
                 let absent = Evidence::Absent { what };
@@ -335,7 +335,7 @@ fn refused(input: Option<&Link>, out: &Link) -> Option<(DropReason, String)> {
 }
 
 enum Flood {
-    To(IfIndex, String),
+    To(IfIndex, Evidence),
     Nowhere,
     Unknown(String),
 }
@@ -369,13 +369,11 @@ fn flood(
             link.is_some_and(|link| link.mac == Some(dst))
         });
         if here {
-            return Flood::To(
-                out.index,
-                format!(
-                    "no entry for {dst}: sent to every port, and taken behind {}",
-                    out.name
-                ),
+            let what = format!(
+                "a forwarding entry for {dst}; sent to every port, taken behind {}",
+                out.name
             );
+            return Flood::To(out.index, Evidence::Absent { what });
         }
         outside = outside.or(segment.outside.map(|_| out));
         unknown = unknown.or(segment.unknown);
@@ -387,7 +385,7 @@ fn flood(
                 "no entry for {dst}: sent to every port, of which {} leads out of view",
                 out.name
             );
-            Flood::To(out.index, why)
+            Flood::To(out.index, Evidence::Assumed { why })
         }
         (None, None) => Flood::Nowhere,
     }

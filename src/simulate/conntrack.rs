@@ -3,7 +3,7 @@
 //! Not modelled: expectations and helpers (RELATED), zones other than 0, port clashes, windows.
 
 use crate::model::conntrack::{ConntrackEntry, Tuple, status};
-use crate::model::netfilter::{ChainKind, Expr, Family};
+use crate::model::netfilter::{Expr, Family};
 use crate::model::netns::NetNs;
 use crate::model::packet::{ICMP, ICMPV6, L4, Packet};
 use crate::model::want::Want;
@@ -18,6 +18,27 @@ use super::skb::{CtRef, FlowEntry, Flows, Skb};
 const TCP_TIME_WAIT: u8 = 7;
 /// TCP_CONNTRACK_CLOSE
 const TCP_CLOSE: u8 = 8;
+
+/// Port that a mapping gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NewPort {
+    /// The one that was there.
+    Keep,
+    /// Any free one.
+    Free,
+    /// This one.
+    Is(u16),
+}
+
+impl NewPort {
+    fn instead_of(self, old: Option<u16>) -> Option<u16> {
+        match self {
+            Self::Keep => old,
+            Self::Free => None,
+            Self::Is(port) => Some(port),
+        }
+    }
+}
 
 /// Which end of a packet is translated (`enum nf_nat_manip_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,21 +89,6 @@ pub(crate) fn is_active(ns: &NetNs, v6: bool) -> bool {
                     Section::NotAsked | Section::Missing(_) => true,
                 })
         })
-    })
-}
-
-/// Whether NAT is hooked in: some NAT chain is there (`nf_nat_register_fn()`).
-pub(crate) fn has_nat(ns: &NetNs, v6: bool) -> bool {
-    let sections = [&ns.nft, &ns.legacy];
-    let known = sections.into_iter().filter_map(Section::known);
-    let mut tables = known.flat_map(|rules| &rules.tables);
-    tables.any(|table| {
-        applies(table.family, v6)
-            && !table.dormant
-            && table.chains.values().any(|chain| {
-                let base = chain.base.as_ref();
-                base.is_some_and(|base| base.kind == ChainKind::Nat)
-            })
     })
 }
 
@@ -300,13 +306,12 @@ pub(crate) fn confirm(ns: &NsKey, skb: &Skb, flows: &mut Flows) {
     }
 }
 
-/// Decides one end of a flow (`nf_nat_setup_info()`). `addr` and `port` of `None` keep what is there;
-/// a port of `Some(None)` is any free one.
+/// Decides one end of a flow (`nf_nat_setup_info()`). An `addr` of `None` keeps what is there.
 pub(crate) fn set_up(
     entry: &mut ConntrackEntry,
     manip: Manip,
     addr: Option<std::net::IpAddr>,
-    port: Option<Option<u16>>,
+    port: NewPort,
 ) {
     let current = entry.reply.inverted();
     let mut new = current;
@@ -314,16 +319,16 @@ pub(crate) fn set_up(
     match manip {
         Manip::Src => {
             new.src = addr.unwrap_or(new.src);
-            new.sport = port.unwrap_or(new.sport);
+            new.sport = port.instead_of(new.sport);
         }
         Manip::Dst => {
             new.dst = addr.unwrap_or(new.dst);
             if !echo {
-                new.dport = port.unwrap_or(new.dport);
+                new.dport = port.instead_of(new.dport);
             }
         }
     }
-    if new != current || port == Some(None) {
+    if new != current || port == NewPort::Free {
         entry.reply = new.inverted();
         entry.status |= manip.bit();
     }
@@ -414,13 +419,13 @@ mod tests {
             &mut entry,
             Manip::Dst,
             Some(dnat.parse().unwrap()),
-            Some(Some(dport)),
+            NewPort::Is(dport),
         );
         set_up(
             &mut entry,
             Manip::Src,
             Some(snat.parse().unwrap()),
-            Some(sport),
+            sport.map_or(NewPort::Free, NewPort::Is),
         );
         let mut there = first.clone();
         assert!(translate(&mut there, &entry, false, Manip::Dst));
@@ -458,7 +463,7 @@ mod tests {
             dport: Some(53),
         });
         let mut entry = entry(udp.tuple());
-        set_up(&mut entry, Manip::Dst, None, None);
+        set_up(&mut entry, Manip::Dst, None, NewPort::Keep);
         assert_eq!(entry.status, status::DST_NAT_DONE);
         let mut same = udp.clone();
         assert!(!translate(&mut same, &entry, false, Manip::Dst));

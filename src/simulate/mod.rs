@@ -25,6 +25,8 @@ pub(crate) mod underlay;
 pub(crate) mod vxlan;
 pub(crate) mod walk;
 
+pub use netfilter::{element_text, rule_text};
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -170,6 +172,7 @@ fn trace(end: Finished, reply: Option<Trace>) -> Trace {
         probability: end.walk.share,
         disposition: end.disposition,
         hops: end.walk.hops,
+        packet: end.walk.skb.packet,
         reply: reply.map(Box::new),
     }
 }
@@ -308,12 +311,4 @@ fn answer_from_outside(cx: &mut Cx<'_>, flow: &Flow, end: &Finished) -> Vec<Fini
         "should an answer come, it comes in here",
     ));
     follow(cx, back, Next::Receive(dev))
-}
-/// A rule in the words of `iptables-save` or `nft`, whichever most likely made it.
-pub fn rule_text(table: &crate::model::netfilter::Table, rule: &crate::model::netfilter::Rule) -> String {
-    let _ = table; format!("{rule:?}")
-}
-/// An element.
-pub fn element_text(set: &crate::model::netfilter::Set, elem: &crate::model::netfilter::SetElem) -> String {
-    let _ = set; format!("{elem:?}")
 }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use super::fib::section;
 use super::l2::{self, Answers};
+use super::peer::{Peer, peer};
 use super::walk::{Next, Out, Walk, Ways};
 use super::{Cx, device, underlay};
 use crate::model::link::{Link, LinkKind};
@@ -41,6 +42,10 @@ pub(crate) fn resolve(cx: &mut Cx<'_>, mut walk: Walk, out: &Out) -> Ways {
         }
         Resolved::Nobody(step) => {
             walk.step(step);
+            if walk.skb.packet.inner.is_some() {
+                // Nobody tells the sender of the packet inside.
+                return walk.end(Disposition::Dropped(DropReason::NeighFailed));
+            }
             // The sender is told after three tries: a socket by EHOSTUNREACH, others by ICMP.
             let with = RejectWith::HostUnreachable;
             if walk.skb.local || out.iif.is_some() {
@@ -134,11 +139,8 @@ fn ask(cx: &mut Cx<'_>, ns: &NsKey, link: &Link, addr: IpAddr, entry: Option<&Ne
     }
     if let Some((owner, mac)) = underlay::owner_on_link(cx, ns, addr) {
         if segment.outside.is_some() {
-            let why = format!("no kernel here shows the way to it, but {addr} belongs to {owner}");
-            let text = format!("{addr} would be answered for by {owner}: {mac}");
-            let step = Step::new(StepKind::Neigh, text)
-                .with(known)
-                .with(Evidence::Assumed { why });
+            let text = format!("{addr} would be answered for by {}: {mac}", owner.node);
+            let step = Step::new(StepKind::Neigh, text).with(known);
             return Resolved::Address(mac, step);
         }
     }
@@ -168,12 +170,53 @@ fn ask(cx: &mut Cx<'_>, ns: &NsKey, link: &Link, addr: IpAddr, entry: Option<&Ne
         }
         None => {
             let what = format!("anyone on the link of {} who has {addr}", link.name);
-            let step = Step::new(StepKind::Neigh, format!("nobody answers for {addr}"))
+            let mut step = Step::new(StepKind::Neigh, format!("nobody answers for {addr}"))
                 .with(known)
                 .with(Evidence::Absent { what });
+            step.evidence.extend(silent_owner(cx, ns, addr));
             Resolved::Nobody(step)
         }
     }
+}
+
+/// Why a namespace of this node that has the address does not hear the question.
+fn silent_owner(cx: &Cx<'_>, ns: &NsKey, addr: IpAddr) -> Vec<Evidence> {
+    let mut found = Vec::new();
+    for (key, netns) in cx.topology.all().filter(|(key, _)| key.node == ns.node) {
+        let addrs = netns.addrs.known().map(Vec::as_slice).unwrap_or_default();
+        let own = addrs.iter().find(|own| own.local == addr);
+        let Some(link) = own.and_then(|own| netns.link(own.link)) else {
+            continue;
+        };
+        found.push(Evidence::Address {
+            addr,
+            dev: format!("{} of {}", link.name, netns.identity.label()),
+        });
+        let mut check = |link: &Link| {
+            if !link.up || !link.lower_up {
+                let state = if link.up {
+                    "no carrier (the other end is down)"
+                } else {
+                    "down"
+                };
+                found.push(Evidence::Link {
+                    dev: link.name.clone(),
+                    state: state.to_owned(),
+                });
+            }
+        };
+        if let Peer::Found(peer_ns, index) = peer(cx.topology, &key, link) {
+            let peer = cx
+                .topology
+                .netns(&peer_ns)
+                .and_then(|netns| netns.link(index));
+            if let Some(peer) = peer {
+                check(peer);
+            }
+        }
+        check(link);
+    }
+    found
 }
 
 /// Whether a VXLAN device sends what it has no entry for to anyone.

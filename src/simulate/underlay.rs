@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 
 use super::Cx;
+use super::fib::{FibAnswer, FibKey, lookup};
 use super::l2::want_netns;
 use super::peer::{Peer, peer};
 use super::walk::{Next, Walk, Ways};
@@ -127,6 +128,10 @@ pub(crate) fn cross(cx: &mut Cx<'_>, mut walk: Walk, link: &Link) -> Ways {
                 return walk.unknown(why);
             }
             Target::NoHelper(why) => return walk.unknown(why),
+            Target::NoWay(step) => {
+                walk.step(*step);
+                return walk.end(Disposition::Dropped(DropReason::NoRouteToNode));
+            }
             Target::Nobody => match unread {
                 Some(why) => return walk.unknown(why),
                 None => None,
@@ -134,6 +139,10 @@ pub(crate) fn cross(cx: &mut Cx<'_>, mut walk: Walk, link: &Link) -> Ways {
         },
     };
     let Some((ns, dev, why)) = arrival else {
+        if let Some(inner) = &walk.skb.packet.inner {
+            let inside = inner.packet.eth.map(|(_, dst)| dst);
+            return no_remote(cx, walk, inside);
+        }
         let text = format!("leaves by {} for {dst}, which no node here has", link.name);
         walk.step(Step::new(StepKind::Underlay, text));
         return walk.end(Disposition::LeavesCluster);
@@ -171,11 +180,93 @@ enum Target {
     At(NsKey, IfIndex, String),
     Unread(NsKey, String),
     NoHelper(String),
+    NoWay(Box<Step>),
     Nobody,
 }
 
+/// A tunnel packet for an address that no node has.
+fn no_remote(cx: &Cx<'_>, mut walk: Walk, inside: Option<MacAddr>) -> Ways {
+    let remote = walk.skb.packet.dst;
+    let meant = cx.topology.all().find_map(|(key, netns)| {
+        let links = netns.links.known()?.iter();
+        let link = links
+            .clone()
+            .find(|link| inside.is_some() && link.mac == inside)?;
+        match &link.kind {
+            LinkKind::Vxlan(vxlan) => Some((key, link.name.clone(), vxlan.local?)),
+            _ => None,
+        }
+    });
+    let Some((key, dev, local)) = meant.filter(|(.., local)| *local != remote) else {
+        return walk.unknown(format!(
+            "the tunnel's remote {remote} is no node that was read"
+        ));
+    };
+    let text = format!(
+        "sent to {remote}, which no node here has; the frame inside is for {dev} of {}, which is at {local}",
+        key.node
+    );
+    let state = format!(
+        "address {}, local {local}, on {}",
+        display(inside),
+        key.node
+    );
+    walk.step(Step::new(StepKind::Underlay, text).with(Evidence::Link { dev, state }));
+    walk.end(Disposition::Dropped(DropReason::VxlanNoRemote))
+}
+
+/// Whether a pod's packet that follows a general route to a gateway is lost: the nodes have routes of
+/// their own to each other's pods, and this one lacks it.
+///
+/// That they do shows in the other node's kernel: its way back leads into a tunnel, or to this node's
+/// address. Where it leads to a gateway too, gateways are how this network works.
+fn lacks_route(cx: &mut Cx<'_>, walk: &Walk, dst: IpAddr, node: &str) -> Option<Step> {
+    let topology = cx.topology;
+    let own = topology.hints.get(&walk.ns.node)?;
+    let same = |addr: &IpAddr| addr.is_ipv4() == dst.is_ipv4();
+    let from_cidr = || own.pod_cidrs.iter().map(|cidr| cidr.addr());
+    let pod = own.pod_ips.iter().copied().chain(from_cidr()).find(same)?;
+    let other = topology.host(node)?;
+    let FibAnswer::Found(found) = lookup(cx, &other, &FibKey::to(pod)) else {
+        return None;
+    };
+    let hop = found.hops.first().map(|(_, hop)| hop.clone())?;
+    let link = topology.netns(&other)?.link(hop.link?)?;
+    let tunnel = matches!(
+        link.kind,
+        LinkKind::Vxlan(_) | LinkKind::Ipip(..) | LinkKind::Wireguard
+    );
+    let direct = hop.via.is_some_and(|via| own.addresses.contains(&via));
+    if !(tunnel || direct) {
+        return None;
+    }
+    let gateway = walk
+        .next_hop
+        .map_or_else(String::new, |via| format!(" {via}"));
+    let way = hop.via.map_or_else(
+        || link.name.clone(),
+        |via| format!("{via} dev {}", link.name),
+    );
+    let text = format!(
+        "handed to gateway{gateway}, though {node} answers pods of {} by {way}: {} lacks its own route to the pods of {node}",
+        walk.ns.node, walk.ns.node
+    );
+    let what = format!("a route to {dst} that leads to {node}");
+    let devs = vec![link.name.clone()];
+    let why = format!("what the gateway{gateway} does with it can't be read; taken as lost");
+    Some(
+        Step::new(StepKind::Underlay, text)
+            .with(Evidence::Absent { what })
+            .with(Evidence::Route {
+                route: found.route.clone(),
+                devs,
+            })
+            .with(Evidence::Assumed { why }),
+    )
+}
+
 /// The gateway is unknown: whose is the destination?
-fn by_destination(cx: &Cx<'_>, walk: &Walk, dst: IpAddr) -> Target {
+fn by_destination(cx: &mut Cx<'_>, walk: &Walk, dst: IpAddr) -> Target {
     let outward = outward(cx);
     let direct = outward.iter().find(|(key, netns, _)| {
         let addrs = netns.addrs.known().map(Vec::as_slice).unwrap_or_default();
@@ -188,7 +279,8 @@ fn by_destination(cx: &Cx<'_>, walk: &Walk, dst: IpAddr) -> Target {
             format!("{dst} is an address of {}", key.node),
         );
     }
-    let hints = &cx.topology.hints;
+    let topology = cx.topology;
+    let hints = &topology.hints;
     let owner = hints
         .iter()
         .find(|(_, hint)| hint.addresses.contains(&dst) || hint.pod_ips.contains(&dst))
@@ -202,6 +294,11 @@ fn by_destination(cx: &Cx<'_>, walk: &Walk, dst: IpAddr) -> Target {
     };
     if !hint.reachable {
         return Target::NoHelper(format!("{dst} belongs to node {node}, which was not read"));
+    }
+    if !hint.addresses.contains(&dst) {
+        if let Some(step) = lacks_route(cx, walk, dst, node) {
+            return Target::NoWay(Box::new(step));
+        }
     }
     let why = format!("{dst} belongs to {node} by what Kubernetes says");
     let Some(host) = cx.topology.host(node) else {

@@ -74,7 +74,9 @@ pub enum DropReason {
     BridgeIsolated,
     /// The bridge does not know the address and does not flood, or has no other port.
     BridgeNoPort,
-    /// A VXLAN device has no forwarding entry for the address.
+    /// Handed to a gateway that, by all that is known here, does not lead to the node it is for.
+    NoRouteToNode,
+    /// A VXLAN device has no forwarding entry for the address, or one that leads to nobody.
     VxlanNoRemote,
     /// The outer packet reached a node that has no such tunnel.
     VxlanVniNotFound,
@@ -106,6 +108,7 @@ impl fmt::Display for DropReason {
             Self::BridgeHairpinOff => "BRIDGE_HAIRPIN_OFF",
             Self::BridgeIsolated => "BRIDGE_ISOLATED",
             Self::BridgeNoPort => "BRIDGE_NO_PORT",
+            Self::NoRouteToNode => "NO_ROUTE_TO_NODE",
             Self::VxlanNoRemote => "VXLAN_NO_REMOTE",
             Self::VxlanVniNotFound => "VXLAN_VNI_NOT_FOUND",
             Self::VlanFilter => "VLAN_FILTER",

@@ -25,6 +25,8 @@ pub struct Trace {
     pub disposition: Disposition,
     /// Namespaces in the order they are entered. Never empty.
     pub hops: Vec<Hop>,
+    /// The packet as it was where it ended.
+    pub packet: Packet,
     /// The way of the answer, where the packet reached a socket (or a kernel) that answers, or left
     /// for one that may.
     pub reply: Option<Box<Trace>>,

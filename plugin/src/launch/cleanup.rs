@@ -6,7 +6,8 @@ use kube::Api;
 use kube::api::ListParams;
 
 use super::manifest::{MANAGED_LABEL, NAME_LABEL, USER_LABEL};
-use super::pods::{delete_pod, user_hash};
+use super::pods::user_hash;
+use super::removal::delete_pod;
 use crate::kube_client::Kube;
 use crate::kube_error::{ApiError, Doing, Refusal};
 
@@ -50,7 +51,7 @@ pub async fn cleanup(
         NAME_LABEL.0, NAME_LABEL.1, MANAGED_LABEL.0, MANAGED_LABEL.1
     );
     if !scope.all_users {
-        selector.push_str(&format!(",{USER_LABEL}={}", user_hash(kube)));
+        selector = format!("{selector},{USER_LABEL}={}", user_hash(kube));
     }
     let mut searched = scope.namespace.clone();
     let found = match list(kube, searched.as_deref(), &selector).await {

@@ -98,13 +98,10 @@ fn find_helper() -> Result<PathBuf, LaunchError> {
         .ok()
         .and_then(|exe| exe.canonicalize().ok())
         .and_then(|exe| Some(exe.parent()?.join(HELPER_NAME)));
-    let on_path = std::env::var_os("PATH")
-        .map(|path| {
-            std::env::split_paths(&path)
-                .map(|dir| dir.join(HELPER_NAME))
-                .collect()
-        })
-        .unwrap_or_else(Vec::new);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let on_path: Vec<PathBuf> = std::env::split_paths(&path)
+        .map(|dir| dir.join(HELPER_NAME))
+        .collect();
     let found = beside
         .iter()
         .chain(&on_path)

@@ -104,11 +104,12 @@ pub fn short_hash(parts: &[&str]) -> String {
         hash.update(part.as_bytes());
         hash.update([0]);
     }
-    hash.finalize()
+    let digits = hash
+        .finalize()
         .iter()
         .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+        .fold(0_u64, |all, byte| all << 8 | u64::from(*byte));
+    format!("{digits:016x}")
 }
 
 /// Hash of what makes two helpers interchangeable: image, this program's version, privileges.

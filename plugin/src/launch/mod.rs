@@ -1,6 +1,6 @@
 //! Gets a helper running where the question needs one, talks to it, and takes it away again.
 //!
-//! Read in this order: [`manifest`] (the pod, pure), [`pods`] (create, wait, remove), [`exec`] and
+//! Read in this order: [`manifest`] (the pod, pure), [`pods`] (create and wait), `removal`, [`exec`] and
 //! [`local`] (two ways to a helper's stdin and stdout), [`session`] (the framed contract over either),
 //! [`signals`] (nothing is left behind), [`cleanup`] (what a killed client left).
 
@@ -10,16 +10,16 @@ pub mod exec;
 pub mod local;
 pub mod manifest;
 pub mod pods;
+mod removal;
 pub mod session;
 pub mod signals;
 mod state;
 
-pub use cleanup::{Cleaned, CleanupScope, cleanup};
-pub use error::LaunchError;
+pub use cleanup::{CleanupScope, cleanup};
 pub use local::spawn_local;
 pub use manifest::HelperFlags;
 pub use pods::{Launcher, NodeTarget};
-pub use session::{Session, SessionError};
+pub use session::Session;
 pub use signals::{Outcome, Signal, guard};
 
 #[cfg(all(test, target_os = "linux"))]

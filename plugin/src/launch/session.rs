@@ -7,7 +7,9 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+#[cfg(test)]
+use std::time::Instant;
 
 use netpath::contract::frame::{Decoder, FrameError, encode};
 use netpath::contract::{MAGIC, Reply, Request, SCHEMA_VERSION};
@@ -181,6 +183,7 @@ pub struct Pipe {
     /// Its stderr.
     pub stderr: StderrTail,
     /// Dropped with the session: keeps the connection or the child alive until then.
+    #[expect(dead_code, reason = "kept for its drop")]
     pub keep: Box<dyn Send>,
 }
 
@@ -285,22 +288,19 @@ impl Session {
         }
     }
 
-    /// Node name, or `this machine`.
-    pub fn place(&self) -> &str {
-        &self.place
-    }
-
     /// What the helper said of itself.
     pub fn greeting(&self) -> &Greeting {
         &self.greeting
     }
 
-    /// Figures so far.
+    /// Figures so far; [`Session::bye`] gives the final ones.
+    #[cfg(test)]
     pub fn figures(&self) -> Figures {
         self.figures
     }
 
-    /// Asks for facts and waits for all of them.
+    /// Asks for facts and waits for all of them. A session whose call was dropped half-way is good
+    /// for nothing but dropping: part of a request may have been sent.
     ///
     /// Errors: the helper ends, is silent for a minute, or refuses the request.
     pub async fn collect(&mut self, wants: Vec<Want>) -> Result<Vec<Fact>, SessionError> {
@@ -339,6 +339,7 @@ impl Session {
     }
 
     /// Asks for a sign of life.
+    #[cfg(test)]
     pub async fn ping(&mut self) -> Result<Duration, SessionError> {
         const DURING: &str = "on a ping";
         let id = self.next_id;

@@ -2,7 +2,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-fn judged(status: Value) -> State {
+fn judged(status: &Value) -> State {
     let pod: Pod = serde_json::from_value(
         json!({"metadata": {"name": "p", "namespace": "n"}, "status": status}),
     )
@@ -10,7 +10,7 @@ fn judged(status: Value) -> State {
     judge(&pod, "worker-1", "img:1")
 }
 
-fn text(status: Value) -> String {
+fn text(status: &Value) -> String {
     match judged(status) {
         State::Hopeless(error) => error.to_string(),
         other => panic!("{other:?}"),
@@ -25,7 +25,7 @@ fn waiting(reason: &str, message: &str) -> Value {
 #[test]
 fn images_that_cannot_be_had() {
     for reason in ["ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"] {
-        let text = text(waiting(reason, "no such\nimage"));
+        let text = text(&waiting(reason, "no such\nimage"));
         assert!(text.starts_with(&format!("node worker-1: cannot get the helper image \"img:1\": {reason}: no such image; use --image")), "{text}");
     }
 }
@@ -33,11 +33,11 @@ fn images_that_cannot_be_had() {
 #[test]
 fn pods_that_cannot_start() {
     assert!(
-        text(waiting("CreateContainerConfigError", "secret missing"))
+        text(&waiting("CreateContainerConfigError", "secret missing"))
             .contains("CreateContainerConfigError: secret missing")
     );
     let text =
-        text(json!({"phase": "Failed", "reason": "OutOfpods", "message": "Node has no room"}));
+        text(&json!({"phase": "Failed", "reason": "OutOfpods", "message": "Node has no room"}));
     assert!(
         text.contains("OutOfpods: Node has no room; the node refused the pod"),
         "{text}"
@@ -47,7 +47,7 @@ fn pods_that_cannot_start() {
 #[test]
 fn a_wrong_image_is_recognised() {
     let text = text(
-        json!({"phase": "Failed", "containerStatuses": [{"name": "helper", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+        &json!({"phase": "Failed", "containerStatuses": [{"name": "helper", "image": "", "imageID": "", "ready": false, "restartCount": 0,
         "state": {"terminated": {"exitCode": 128, "reason": "StartError", "message": "exec: \"/netpath-helper\": stat: no such file"}}}]}),
     );
     assert!(
@@ -59,14 +59,14 @@ fn a_wrong_image_is_recognised() {
 #[test]
 fn waiting_and_running() {
     assert!(
-        matches!(judged(waiting("ContainerCreating", "")), State::Waiting(t) if t == "Pending, ContainerCreating")
+        matches!(judged(&waiting("ContainerCreating", "")), State::Waiting(t) if t == "Pending, ContainerCreating")
     );
     assert!(
-        matches!(judged(json!({"phase": "Pending"})), State::Waiting(t) if t.contains("kubelet"))
+        matches!(judged(&json!({"phase": "Pending"})), State::Waiting(t) if t.contains("kubelet"))
     );
     assert!(matches!(
         judged(
-            json!({"phase": "Running", "containerStatuses": [{"name": "helper", "image": "", "imageID": "", "ready": true,
+            &json!({"phase": "Running", "containerStatuses": [{"name": "helper", "image": "", "imageID": "", "ready": true,
         "restartCount": 0, "state": {"running": {}}}]})
         ),
         State::Running

@@ -674,6 +674,36 @@ async fn guard_cleans_up_whatever_happens() {
     let (outcome, left) = guard(&launcher, work, |_| true).await;
     assert!(matches!(outcome, Outcome::Done(5)) && left.is_empty());
     lab.clean().await;
+    // A signal at any moment, as often as it takes to hit them all.
+    for step in 0..40_u64 {
+        let launcher = lab.launcher(HelperFlags::default());
+        let work = async {
+            let delay = tokio::time::sleep(Duration::from_millis(step * 2));
+            let busy = async {
+                let sessions = launcher.launch(&targets(), None).await;
+                std::future::pending::<()>().await;
+                drop(sessions);
+            };
+            tokio::select! {
+                () = busy => {}
+                () = delay => {
+                    let id = std::process::id().to_string();
+                    let signal = if step % 2 == 0 { "-TERM" } else { "-INT" };
+                    tokio::process::Command::new("kill").args([signal, &id]).status().await.unwrap();
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        let (outcome, left) = guard(&launcher, work, |()| true).await;
+        let expected = if step % 2 == 0 {
+            Signal::Terminate
+        } else {
+            Signal::Interrupt
+        };
+        assert!(matches!(outcome, Outcome::Signalled(signal) if signal == expected));
+        assert!(left.is_empty(), "{left:?}");
+        lab.clean().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -739,4 +769,110 @@ async fn local_helpers_are_child_processes() {
         text.contains("No such file") && text.contains("NETPATH_HELPER"),
         "{text}"
     );
+}
+
+/// The real helper in the nodes of a real laboratory (`netpath-lab up`).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs root, NETPATH_LAB_STATE (state.json of a laboratory that is up) and NETPATH_LAB_HELPER"]
+async fn real_helpers_in_a_real_laboratory() {
+    use netpath::model::want::{Depth, Fact, NsTarget, Want};
+    let path = |name: &str| {
+        PathBuf::from(std::env::var_os(name).unwrap_or_else(|| panic!("{name} is not set")))
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        helper: path("NETPATH_LAB_HELPER"),
+        kubeconfig: Some(dir.path().join("kubeconfig")),
+        ..Options::default()
+    };
+    let server = Server::start(&path("NETPATH_LAB_STATE"), &options)
+        .await
+        .unwrap();
+    let flags = ConnectionFlags {
+        kubeconfig: options.kubeconfig,
+        ..ConnectionFlags::default()
+    };
+    let kube = flags.connect().await.unwrap();
+    let fetching = Instant::now();
+    let view =
+        crate::resolve::fetch::fetch(&kube, &crate::resolve::fetch::Scope::of(&[], "default"))
+            .await
+            .unwrap();
+    println!(
+        "fetch {:?}: {} pods, {} services",
+        fetching.elapsed(),
+        view.pods.len(),
+        view.services.len()
+    );
+    let targets: Vec<_> = view.nodes.iter().map(NodeTarget::of).collect();
+    let launcher = Launcher::new(kube, HelperFlags::default());
+    let starting = Instant::now();
+    let sessions = launcher.launch(&targets, Some(&view)).await;
+    println!("launch {:?}", starting.elapsed());
+    assert_eq!(sessions.len(), view.nodes.len());
+    for (node, session) in sessions {
+        let mut session = session.unwrap();
+        println!("{node}: {:?}", session.greeting());
+        let wants = vec![Want::NetNs {
+            target: NsTarget::All,
+            depth: Depth::NoRules,
+        }];
+        let asking = Instant::now();
+        let facts = session.collect(wants).await.unwrap();
+        let found: Vec<_> = facts
+            .iter()
+            .filter_map(|f| {
+                if let Fact::NetNs(ns) = f {
+                    Some(ns)
+                } else {
+                    None
+                }
+            })
+            .collect();
+        println!(
+            "{node}: {} facts in {:?}, {:?}",
+            facts.len(),
+            asking.elapsed(),
+            session.figures()
+        );
+        // The node's own namespace and one for each pod with a network of its own.
+        let pods = view.pods.iter().filter(|pod| {
+            pod.node.as_deref() == Some(node.as_str()) && !pod.host_network && pod.running()
+        });
+        assert!(
+            found.len() > pods.count(),
+            "{node}: {} namespaces",
+            found.len()
+        );
+        session.bye().await;
+    }
+    launcher.close(false).await.unwrap();
+    assert!(server.helper_pods().is_empty() && server.processes().is_empty());
+    // Given up at any moment, 200 times: no pod and no process is left.
+    let kube = flags.connect().await.unwrap();
+    for step in 0..200_u64 {
+        let launcher = Launcher::new(kube.clone(), HelperFlags::default());
+        let work = async {
+            let mut sessions = launcher.launch(&targets, None).await;
+            for session in sessions.values_mut().flatten() {
+                let target = NsTarget::All;
+                let wants = vec![Want::NetNs {
+                    target,
+                    depth: Depth::Likely,
+                }];
+                session.collect(wants).await.unwrap();
+            }
+        };
+        // Steps that share no factor with the number of moments visit them in a scattered order.
+        let moment = Duration::from_millis(step * 37 % 101);
+        let _ = tokio::time::timeout(moment, work).await;
+        launcher.close(true).await.unwrap();
+        assert!(server.helper_pods().is_empty());
+        let until = Instant::now() + Duration::from_secs(3);
+        while !server.processes().is_empty() {
+            assert!(Instant::now() < until, "left: {:?}", server.processes());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+    server.stop().await.unwrap();
 }

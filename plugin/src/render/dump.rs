@@ -80,14 +80,14 @@ impl<'a> Dump<'a> {
             DumpWhat::Rules => vec![why("rules", &ns.rules)],
             DumpWhat::Neigh => vec![why("neigh", &ns.neighs)],
             DumpWhat::Fdb => vec![why("fdb", &ns.fdb)],
-            DumpWhat::Netfilter => vec![why("nftables", &ns.nft), why("iptables-legacy", &ns.legacy)],
+            DumpWhat::Netfilter => {
+                vec![why("nftables", &ns.nft), why("iptables-legacy", &ns.legacy)]
+            }
             DumpWhat::Sockets => vec![why("sockets", &ns.sockets)],
             DumpWhat::Sysctls => vec![why("sysctls", &ns.sysctls)],
-            DumpWhat::Conntrack => vec![
-                ns.conntrack
-                    .is_empty()
-                    .then(|| "conntrack: entries are read one by one for a trace, and none was".to_owned()),
-            ],
+            DumpWhat::Conntrack => vec![ns.conntrack.is_empty().then(|| {
+                "conntrack: entries are read one by one for a trace, and none was".to_owned()
+            })],
         };
         found.into_iter().flatten().collect()
     }
@@ -109,7 +109,9 @@ impl<'a> Dump<'a> {
         match self.what {
             DumpWhat::Links => each(&mut lines, &ns.links, |link| words::link(link, &dev)),
             DumpWhat::Addrs => {
-                each(&mut lines, &ns.addrs, |addr| words::addr(addr, &self.dev(addr.link)));
+                each(&mut lines, &ns.addrs, |addr| {
+                    words::addr(addr, &self.dev(addr.link))
+                });
             }
             DumpWhat::Routes => each(&mut lines, &ns.routes, |route| words::route(route, &dev)),
             DumpWhat::Rules => each(&mut lines, &ns.rules, |rule| {
@@ -121,7 +123,9 @@ impl<'a> Dump<'a> {
             }),
             DumpWhat::Fdb => each(&mut lines, &ns.fdb, |entry| words::fdb(entry, &dev)),
             DumpWhat::Sockets => {
-                each(&mut lines, &ns.sockets, |socket| words::socket(socket, &dev));
+                each(&mut lines, &ns.sockets, |socket| {
+                    words::socket(socket, &dev)
+                });
             }
             DumpWhat::Conntrack => {
                 for (_, entry) in &ns.conntrack {
@@ -216,30 +220,77 @@ fn sysctls(lines: &mut Vec<String>, all: &Sysctls, ns: &NetNs) {
     ) {
         match section {
             Section::Known(None) => lines.push(format!("# {name}: there is no such file")),
-            Section::Known(Some(value)) => lines.push(format!("{name} = {}", show(*value).to_string())),
+            Section::Known(Some(value)) => {
+                lines.push(format!("{name} = {}", show(*value).to_string()))
+            }
             Section::Missing(why) => lines.push(format!("# {name}: {why}")),
             Section::NotAsked => lines.push(format!("# {name}: not read")),
         }
     }
-    maybe(lines, "net.bridge.bridge-nf-call-iptables", &all.bridge_nf_call_iptables, flag);
-    maybe(lines, "net.bridge.bridge-nf-call-ip6tables", &all.bridge_nf_call_ip6tables, flag);
+    maybe(
+        lines,
+        "net.bridge.bridge-nf-call-iptables",
+        &all.bridge_nf_call_iptables,
+        flag,
+    );
+    maybe(
+        lines,
+        "net.bridge.bridge-nf-call-ip6tables",
+        &all.bridge_nf_call_ip6tables,
+        flag,
+    );
     setting(lines, "net.ipv4.ip_default_ttl", &all.ip_default_ttl);
     let on = |section: &Section<bool>| match section {
         Section::Known(value) => Section::Known(flag(*value)),
         Section::Missing(why) => Section::Missing(why.clone()),
         Section::NotAsked => Section::NotAsked,
     };
-    setting(lines, "net.ipv4.ip_nonlocal_bind", &on(&all.ip_nonlocal_bind));
-    setting(lines, "net.ipv4.ip_forward_use_pmtu", &on(&all.ip_forward_use_pmtu));
-    setting(lines, "net.ipv4.icmp_echo_ignore_all", &on(&all.icmp_echo_ignore_all));
-    setting(lines, "net.ipv4.fib_multipath_hash_policy", &all.fib_multipath_hash_policy);
-    setting(lines, "net.ipv6.fib_multipath_hash_policy", &all.fib_multipath_hash_policy6);
+    setting(
+        lines,
+        "net.ipv4.ip_nonlocal_bind",
+        &on(&all.ip_nonlocal_bind),
+    );
+    setting(
+        lines,
+        "net.ipv4.ip_forward_use_pmtu",
+        &on(&all.ip_forward_use_pmtu),
+    );
+    setting(
+        lines,
+        "net.ipv4.icmp_echo_ignore_all",
+        &on(&all.icmp_echo_ignore_all),
+    );
+    setting(
+        lines,
+        "net.ipv4.fib_multipath_hash_policy",
+        &all.fib_multipath_hash_policy,
+    );
+    setting(
+        lines,
+        "net.ipv6.fib_multipath_hash_policy",
+        &all.fib_multipath_hash_policy6,
+    );
     if let Section::Known((from, to)) = all.ip_local_port_range {
         lines.push(format!("net.ipv4.ip_local_port_range = {from} {to}"));
     }
-    maybe(lines, "net.netfilter.nf_conntrack_max", &all.nf_conntrack_max, |n| n);
-    maybe(lines, "net.netfilter.nf_conntrack_count", &all.nf_conntrack_count, |n| n);
-    maybe(lines, "net.netfilter.nf_conntrack_tcp_be_liberal", &all.nf_conntrack_tcp_be_liberal, flag);
+    maybe(
+        lines,
+        "net.netfilter.nf_conntrack_max",
+        &all.nf_conntrack_max,
+        |n| n,
+    );
+    maybe(
+        lines,
+        "net.netfilter.nf_conntrack_count",
+        &all.nf_conntrack_count,
+        |n| n,
+    );
+    maybe(
+        lines,
+        "net.netfilter.nf_conntrack_tcp_be_liberal",
+        &all.nf_conntrack_tcp_be_liberal,
+        flag,
+    );
     match &all.inet_all {
         Section::Known(conf) => inet(lines, "all", *conf),
         Section::Missing(why) => lines.push(format!("# net.ipv4.conf.all: {why}")),
@@ -271,7 +322,10 @@ fn inet(lines: &mut Vec<String>, dev: &str, conf: InetConf) {
         ("arp_announce", conf.arp_announce),
         ("arp_filter", flag(conf.arp_filter)),
         ("src_valid_mark", flag(conf.src_valid_mark)),
-        ("ignore_routes_with_linkdown", flag(conf.ignore_routes_with_linkdown)),
+        (
+            "ignore_routes_with_linkdown",
+            flag(conf.ignore_routes_with_linkdown),
+        ),
     ] {
         lines.push(format!("net.ipv4.conf.{dev}.{name} = {value}"));
     }
@@ -283,7 +337,10 @@ fn inet6(lines: &mut Vec<String>, dev: &str, conf: Inet6Conf) {
         ("forwarding", flag(conf.forwarding)),
         ("proxy_ndp", flag(conf.proxy_ndp)),
         ("accept_ra", conf.accept_ra),
-        ("ignore_routes_with_linkdown", flag(conf.ignore_routes_with_linkdown)),
+        (
+            "ignore_routes_with_linkdown",
+            flag(conf.ignore_routes_with_linkdown),
+        ),
     ] {
         lines.push(format!("net.ipv6.conf.{dev}.{name} = {value}"));
     }
@@ -295,8 +352,16 @@ fn rules(lines: &mut Vec<String>, ruleset: &Ruleset) {
             netpath::model::netfilter::Backend::Nft => "nf_tables",
             netpath::model::netfilter::Backend::Legacy => "x_tables (iptables-legacy)",
         };
-        let dormant = if table.dormant { " (dormant: not in use)" } else { "" };
-        lines.push(format!("table {} {} # {backend}{dormant}", table.family.name(), table.name));
+        let dormant = if table.dormant {
+            " (dormant: not in use)"
+        } else {
+            ""
+        };
+        lines.push(format!(
+            "table {} {} # {backend}{dormant}",
+            table.family.name(),
+            table.name
+        ));
         sets(lines, table);
         for chain in table.chains.values() {
             let base = chain.base.as_ref().map_or(String::new(), |base| {
@@ -341,7 +406,10 @@ fn sets(lines: &mut Vec<String>, table: &Table) {
         match &set.elements {
             Elements::Known(elements) => {
                 for element in elements {
-                    lines.push(format!("    {}", netpath::simulate::element_text(set, element)));
+                    lines.push(format!(
+                        "    {}",
+                        netpath::simulate::element_text(set, element)
+                    ));
                 }
             }
             Elements::Missing(why) => lines.push(format!("    # could not be read: {why}")),

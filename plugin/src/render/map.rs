@@ -144,8 +144,13 @@ fn row(naming: &Naming<'_>, key: &NsKey, ns: &NetNs, link: &Link) -> Row {
         Peer::Found(key, index) => Some((key.clone(), *index)),
         _ => None,
     };
-    let other_ns = other.as_ref().and_then(|(key, _)| naming.topology.netns(key));
-    let other_link = other.as_ref().zip(other_ns).and_then(|((_, index), ns)| ns.link(*index));
+    let other_ns = other
+        .as_ref()
+        .and_then(|(key, _)| naming.topology.netns(key));
+    let other_link = other
+        .as_ref()
+        .zip(other_ns)
+        .and_then(|((_, index), ns)| ns.link(*index));
     let peer_netns = match found {
         Peer::Found(key, _) => naming.netns(&key),
         Peer::Unread(key) => format!("net:[{}], which was not read", key.netns.ino),
@@ -165,7 +170,9 @@ fn row(naming: &Naming<'_>, key: &NsKey, ns: &NetNs, link: &Link) -> Row {
     };
     let nsid = other_ns.and_then(|ns| {
         let ids = ns.nsids.known()?;
-        ids.iter().find(|(_, id)| *id == key.netns).map(|(id, _)| *id)
+        ids.iter()
+            .find(|(_, id)| *id == key.netns)
+            .map(|(id, _)| *id)
     });
     Row {
         pod: naming.netns(key).trim_start_matches("pod ").to_owned(),
@@ -180,17 +187,24 @@ fn row(naming: &Naming<'_>, key: &NsKey, ns: &NetNs, link: &Link) -> Row {
         peer_ifindex: link.link.map(IfIndex::get),
         peer_netns,
         host_device: other_link.map(|link| link.name.clone()),
-        host_mac: other_link.and_then(|link| link.mac).map(|mac| mac.to_string()),
+        host_mac: other_link
+            .and_then(|link| link.mac)
+            .map(|mac| mac.to_string()),
         host_mtu: other_link.map(|link| link.mtu),
         host_state: other_link.map(state),
         bridge: other_link
             .and_then(|link| link.master)
             .and_then(|master| Some(other_ns?.link(master)?.name.clone())),
         port: other_link.and_then(|link| link.port.as_ref()).map(|port| {
-            let number = port.number.map_or(String::new(), |number| format!("{number} "));
+            let number = port
+                .number
+                .map_or(String::new(), |number| format!("{number} "));
             let hairpin = if port.hairpin { ", hairpin" } else { "" };
             let isolated = if port.isolated { ", isolated" } else { "" };
-            format!("{number}{}{hairpin}{isolated}", words::port_state(port.state))
+            format!(
+                "{number}{}{hairpin}{isolated}",
+                words::port_state(port.state)
+            )
         }),
         netns_inode: key.netns.ino,
         nsid,
@@ -212,7 +226,11 @@ fn pause(ns: &NetNs) -> Option<String> {
 pub fn text(map: &Map, wide: bool) -> String {
     let mut text = String::new();
     if !map.links.is_empty() {
-        text.push_str(&if wide { blocks(&map.links) } else { table(&map.links) });
+        text.push_str(&if wide {
+            blocks(&map.links)
+        } else {
+            table(&map.links)
+        });
     }
     if map.links.is_empty() && map.nodes.is_empty() {
         text.push_str("nothing was found\n");
@@ -229,7 +247,8 @@ pub fn text(map: &Map, wide: bool) -> String {
                 joined(&node.addresses),
                 joined(&node.pod_cidrs),
                 node.kernel.clone(),
-                node.netns_inode.map_or("-".to_owned(), |ino| ino.to_string()),
+                node.netns_inode
+                    .map_or("-".to_owned(), |ino| ino.to_string()),
             ]);
         }
         text.push_str(&build(builder));
@@ -266,13 +285,24 @@ fn head(row: &Row) -> String {
 fn table(rows: &[Row]) -> String {
     let mut builder = Builder::new();
     builder.push_record([
-        "POD", "NODE", "POD IP", "IFINDEX", "DEVICE", "HOST DEVICE", "BRIDGE", "PORT", "MAC", "MTU",
+        "POD",
+        "NODE",
+        "POD IP",
+        "IFINDEX",
+        "DEVICE",
+        "HOST DEVICE",
+        "BRIDGE",
+        "PORT",
+        "MAC",
+        "MTU",
         "NETNS",
     ]);
     for row in rows {
         let host = match &row.host_device {
             Some(device) => {
-                let index = row.peer_ifindex.map_or(String::new(), |index| format!("{index}: "));
+                let index = row
+                    .peer_ifindex
+                    .map_or(String::new(), |index| format!("{index}: "));
                 let place = if row.peer_netns == "host" {
                     String::new()
                 } else {

@@ -106,7 +106,9 @@ pub enum Style {
 
 /// COLUMNS where it is set, else what the terminal says.
 fn terminal_width() -> Option<usize> {
-    let columns = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok());
+    let columns = std::env::var("COLUMNS")
+        .ok()
+        .and_then(|text| text.parse().ok());
     let asked = || terminal_size::terminal_size().map(|(width, _)| usize::from(width.0));
     columns.or_else(asked).filter(|width| *width >= 40)
 }
@@ -176,7 +178,12 @@ mod tests {
             ..Options::default()
         };
         assert_eq!(
-            fold(&options, "  mend  ", "        ", "ip link set eth0 up again"),
+            fold(
+                &options,
+                "  mend  ",
+                "        ",
+                "ip link set eth0 up again"
+            ),
             "  mend  ip link set\n        eth0 up\n        again\n"
         );
         assert_eq!(fold(&Options::default(), "a ", "  ", "b c"), "a b c\n");

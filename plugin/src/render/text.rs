@@ -2,7 +2,7 @@
 
 use netpath::explain::{Branch, End, Explanation, Finding, Severity, Verdict, Way, words};
 use netpath::model::packet::Packet;
-use netpath::trace::Disposition;
+use netpath::trace::{Disposition, Evidence, StepKind};
 
 use super::paint::{Options, Style, columns, fold};
 use super::tree::{Line, Node, Path, Then, grow};
@@ -163,12 +163,13 @@ fn last_way(way: &Way) -> &Way {
 /// How an exchange ends and where: `the reply is dropped on worker-1 (NETFILTER_DROP)`.
 fn ending(way: &Way) -> String {
     let last = last_way(way);
-    let place = last.end.as_ref().map_or(String::new(), |place| {
-        match place.netns.as_str() {
+    let place = last
+        .end
+        .as_ref()
+        .map_or(String::new(), |place| match place.netns.as_str() {
             "host" => format!(" on {}", place.node),
             netns => format!(" in {netns} on {}", place.node),
-        }
-    });
+        });
     let subject = if std::ptr::eq(last, way) {
         ""
     } else {
@@ -181,7 +182,11 @@ fn ending(way: &Way) -> String {
         Disposition::Rejected(how) => format!("{subject}rejected{place}: {how}"),
         Disposition::Loop => format!("{subject}going round in a loop{place}"),
         Disposition::Inconclusive(_) => {
-            let subject = if subject.is_empty() { "" } else { "the reply: " };
+            let subject = if subject.is_empty() {
+                ""
+            } else {
+                "the reply: "
+            };
             format!("{subject}can't be told{place}")
         }
     }
@@ -205,9 +210,8 @@ impl Writer<'_> {
     /// A way as lines that can be compared.
     fn lines(&self, way: &Way) -> Vec<Line> {
         let mut lines = Vec::new();
-        let step = |label: &str, words: &str| {
-            Line::Step(label.to_owned(), words.to_owned(), Vec::new())
-        };
+        let step =
+            |label: &str, words: &str| Line::Step(label.to_owned(), words.to_owned(), Vec::new());
         for hop in &way.hops {
             lines.push(Line::Head(hop.node.clone(), hop.netns.clone()));
             if let Some(device) = &hop.iif_words {
@@ -260,13 +264,12 @@ impl Writer<'_> {
         let Some(found) = self.answer.branches.get(branch) else {
             return;
         };
-        let to = found.way.last_packet().map_or(String::new(), |packet| {
-            let address = words::socket_addr(packet.dst, packet.dport());
-            match &found.way.to {
-                Some(name) => format!("  {address}  {name}"),
-                None => format!("  {address}"),
-            }
-        });
+        let packet = &found.way.packet;
+        let address = words::socket_addr(packet.dst, packet.dport());
+        let to = match &found.way.to {
+            Some(name) => format!("  {address}  {name}"),
+            None => format!("  {address}"),
+        };
         let on = found
             .way
             .end
@@ -294,7 +297,9 @@ impl Writer<'_> {
         for line in lines {
             match line {
                 Line::Head(node, netns) => {
-                    let head = self.options.paint(Style::Head, &format!("{node} · {netns}"));
+                    let head = self
+                        .options
+                        .paint(Style::Head, &format!("{node} · {netns}"));
                     text.push_str(&format!("{indent}{head}\n"));
                 }
                 Line::Step(label, words, objects) => {
@@ -321,7 +326,10 @@ impl Writer<'_> {
         let (style, sign) = mark(Verdict::of(&way.disposition));
         let words = match &way.disposition {
             Disposition::Delivered => {
-                let to = way.to.as_ref().map_or(String::new(), |to| format!(" to {to}"));
+                let to = way
+                    .to
+                    .as_ref()
+                    .map_or(String::new(), |to| format!(" to {to}"));
                 format!("delivered{to}")
             }
             _ => ending(way),
@@ -389,7 +397,10 @@ impl Writer<'_> {
             part(if at == 0 { "evidence" } else { "" }, line);
         }
         part("mend", &finding.mend);
-        part("more", &format!("kubectl netpath explain {}", finding.code.code));
+        part(
+            "more",
+            &format!("kubectl netpath explain {}", finding.code.code),
+        );
     }
 
     fn list(&self, text: &mut String, head: &str, lines: &[String]) {
@@ -408,9 +419,19 @@ fn devices(way: &Way) -> String {
     let mut text = String::new();
     let mut node: Option<&str> = None;
     for hop in &way.hops {
-        let names: Vec<&str> = [&hop.iif, &hop.oif]
+        let tunnels = hop.steps.iter().filter_map(|step| {
+            let dev = step.evidence.iter().find_map(|evidence| match evidence {
+                Evidence::Fdb { dev, .. } | Evidence::Link { dev, .. } => Some(dev.as_str()),
+                _ => None,
+            });
+            dev.filter(|_| matches!(step.kind, StepKind::Encap | StepKind::Decap))
+        });
+        let names: Vec<&str> = hop
+            .iif
+            .as_deref()
             .into_iter()
-            .filter_map(|dev| dev.as_deref())
+            .chain(tunnels)
+            .chain(hop.oif.as_deref())
             .collect();
         if names.is_empty() {
             continue;
@@ -425,8 +446,8 @@ fn devices(way: &Way) -> String {
         text.push_str(&names.join(" › "));
     }
     let from = |packet: &Packet| words::socket_addr(packet.src, packet.sport());
-    if let (Some(first), Some(last)) = (way.hops.first(), way.last_packet()) {
-        let (first, last) = (from(&first.packet), from(last));
+    if let Some(first) = way.hops.first() {
+        let (first, last) = (from(&first.packet), from(&way.packet));
         if first != last {
             text.push_str(&format!(", source {first} translated back to {last}"));
         }

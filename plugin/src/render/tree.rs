@@ -53,7 +53,11 @@ pub fn grow(paths: Vec<Path>) -> Option<Node> {
     }
     let first = paths.first()?;
     let shared = (0..first.lines.len())
-        .take_while(|at| paths.iter().all(|path| path.lines.get(*at) == first.lines.get(*at)))
+        .take_while(|at| {
+            paths
+                .iter()
+                .all(|path| path.lines.get(*at) == first.lines.get(*at))
+        })
         .count();
     let lines = first.lines.iter().take(shared).cloned().collect();
     // Ways that end while others go on, or that are the same to the end, each stand alone.

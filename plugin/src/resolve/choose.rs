@@ -309,7 +309,7 @@ impl<'a> Chooser<'a> {
                 .as_deref()
                 .map(|r| format!(" ({r})"))
                 .unwrap_or_default();
-            lines.push_str(&format!("\n  pod {} {}{why}", pod.name, pod.phase));
+            lines = format!("{lines}\n  pod {} {}{why}", pod.name, pod.phase);
             if pod.running() {
                 let end = format!(
                     "{}{port}",

@@ -183,7 +183,8 @@ impl<'a> Chooser<'a> {
             return self.pod(pod, Some(&spec), None);
         }
         // A short name can only be meant inside the cluster; anything else is looked up in DNS.
-        if !host.contains('.') || host.ends_with(".svc") || host.ends_with(".svc.cluster.local") {
+        let inside = readings.iter().any(|reading| reading.implies.is_some());
+        if inside || !host.contains('.') {
             let text = format!(":{port}");
             return Err(self.not_found(
                 Side::Destination,
@@ -193,48 +194,18 @@ impl<'a> Chooser<'a> {
             ));
         }
         let protocol = self.ask.protocol.unwrap_or(Protocol::Tcp);
+        let port = (protocol != Protocol::Icmp).then(|| port.get());
         let destination = Destination::Name {
             host: host.to_owned(),
+            port,
             service: None,
         };
-        let port = (protocol != Protocol::Icmp).then(|| port.get());
         Ok(Target {
             destination,
             protocol,
             port,
             address: None,
         })
-    }
-
-    /// Port of a node or of an address outside: a number. Without one the trace is an ICMP echo.
-    fn plain_port(
-        &mut self,
-        port: Option<&PortSpec>,
-        object: &str,
-    ) -> Result<(Protocol, Option<u16>), Error> {
-        match (port, self.ask.protocol) {
-            (_, Some(Protocol::Icmp)) => Ok((Protocol::Icmp, None)),
-            (Some(PortSpec::Number(number)), protocol) => {
-                Ok((protocol.unwrap_or(Protocol::Tcp), Some(number.get())))
-            }
-            (Some(PortSpec::Name(name)), _) => Err(Error::NoSuchPort {
-                object: object.to_owned(),
-                port: name.clone(),
-                detail: "only Services and pods name their ports; give a number".to_owned(),
-                choices: Choices::default(),
-            }),
-            (None, None) => {
-                self.notes.push(
-                    "no port given: traced as an ICMP echo; add :PORT for a connection".to_owned(),
-                );
-                Ok((Protocol::Icmp, None))
-            }
-            (None, Some(protocol)) => Err(Error::Unfit {
-                end: self.typed(Side::Destination).to_owned(),
-                why: format!("{protocol} needs a port; add :PORT"),
-                choices: Choices::default(),
-            }),
-        }
     }
 
     fn node(
@@ -290,72 +261,6 @@ impl<'a> Chooser<'a> {
             port,
             address,
         })
-    }
-
-    fn pod_port(
-        &mut self,
-        pod: &PodInfo,
-        port: Option<&PortSpec>,
-    ) -> Result<(Protocol, Option<u16>), Error> {
-        let wanted = self.ask.protocol;
-        if wanted == Some(Protocol::Icmp) {
-            return Ok((Protocol::Icmp, None));
-        }
-        let declared: Vec<_> = pod
-            .containers
-            .iter()
-            .flat_map(|container| &container.ports)
-            .filter(|p| wanted.is_none_or(|wanted| wanted == p.protocol))
-            .collect();
-        let spelled = self.spell(ObjectKind::Pod, &pod.namespace, &pod.name);
-        let choices = |chooser: &Self| {
-            let list = declared.iter().map(|p| {
-                let flag = ["--protocol", p.protocol.as_str()];
-                // The flag is needed only where the default would be another protocol.
-                let needed = p.protocol != Protocol::Tcp && wanted.is_none();
-                let end = format!("{spelled}:{}", p.port);
-                let more: &[&str] = if needed { &flag } else { &[] };
-                Choice {
-                    command: chooser.command(Side::Destination, &end, more),
-                    meaning: p.name.clone().unwrap_or_default(),
-                }
-            });
-            Choices(list.collect())
-        };
-        match port {
-            Some(PortSpec::Number(number)) => {
-                let number = number.get();
-                let named = declared
-                    .iter()
-                    .find(|p| p.port == number)
-                    .map(|p| p.protocol);
-                Ok((wanted.or(named).unwrap_or(Protocol::Tcp), Some(number)))
-            }
-            Some(PortSpec::Name(name)) => {
-                match declared.iter().find(|p| p.name.as_deref() == Some(name)) {
-                    Some(p) => Ok((p.protocol, Some(p.port))),
-                    None => Err(Error::NoSuchPort {
-                        object: format!("pod {}", pod.path()),
-                        port: name.clone(),
-                        detail: if declared.is_empty() {
-                            "its containers declare no ports; give a number".to_owned()
-                        } else {
-                            "its containers declare".to_owned()
-                        },
-                        choices: choices(self),
-                    }),
-                }
-            }
-            None => match declared.as_slice() {
-                [] => self.plain_port(None, &pod.path()),
-                [one] => Ok((one.protocol, Some(one.port))),
-                several => Err(Error::Ambiguous {
-                    end: self.typed(Side::Destination).to_owned(),
-                    why: format!("pod {} has {} ports", pod.path(), several.len()),
-                    choices: choices(self),
-                }),
-            },
-        }
     }
 
     fn service_end(
@@ -468,112 +373,6 @@ impl<'a> Chooser<'a> {
         })
     }
 
-    fn service_port(
-        &self,
-        service: &ServiceInfo,
-        port: Option<&PortSpec>,
-    ) -> Result<ServicePort, Error> {
-        let wanted = self.ask.protocol;
-        let fits = |p: &&ServicePort| match port {
-            None => true,
-            Some(PortSpec::Number(number)) => p.port == number.get(),
-            Some(PortSpec::Name(name)) => p.name.as_deref() == Some(name),
-        };
-        let of_protocol = |p: &&ServicePort| wanted.is_none_or(|wanted| p.protocol == wanted);
-        let found: Vec<&ServicePort> = service
-            .ports
-            .iter()
-            .filter(of_protocol)
-            .filter(fits)
-            .collect();
-        let object = format!("Service {}", service.path());
-        match found.as_slice() {
-            [one] => Ok((*one).clone()),
-            [] if service.ports.is_empty() && service.headless => match port {
-                // A headless Service needs no ports: its DNS name gives addresses for any.
-                Some(PortSpec::Number(number)) => Ok(ServicePort {
-                    name: None,
-                    port: number.get(),
-                    protocol: wanted.unwrap_or(Protocol::Tcp),
-                    target: number.to_string(),
-                    node_port: None,
-                }),
-                _ => Err(Error::Unfit {
-                    end: self.typed(Side::Destination).to_owned(),
-                    why: format!("{object} is headless and lists no ports; add :PORT"),
-                    choices: Choices::default(),
-                }),
-            },
-            [] => {
-                let typed = port.map_or_else(
-                    || wanted.map_or("", Protocol::as_str).to_owned(),
-                    ToString::to_string,
-                );
-                Err(Error::NoSuchPort {
-                    object,
-                    detail: Self::port_hint(service, port),
-                    choices: self.port_choices(service, &service.ports.iter().collect::<Vec<_>>()),
-                    port: typed,
-                })
-            }
-            several => Err(Error::Ambiguous {
-                end: self.typed(Side::Destination).to_owned(),
-                why: match port {
-                    None => format!("{object} has {} ports", several.len()),
-                    Some(port) => {
-                        format!("{object} has port {port} for {} protocols", several.len())
-                    }
-                },
-                choices: self.port_choices(service, several),
-            }),
-        }
-    }
-
-    /// Recognises the two numbers that people mistake for the port.
-    fn port_hint(service: &ServiceInfo, port: Option<&PortSpec>) -> String {
-        let Some(PortSpec::Number(number)) = port else {
-            return "it has".to_owned();
-        };
-        let number = number.get();
-        if let Some(p) = service
-            .ports
-            .iter()
-            .find(|p| p.target == number.to_string())
-        {
-            return format!("{number} is the target port behind port {}; it has", p.port);
-        }
-        if let Some(p) = service.ports.iter().find(|p| p.node_port == Some(number)) {
-            return format!(
-                "{number} is the node port of port {}, reached as node/NAME:{number}; it has",
-                p.port
-            );
-        }
-        "it has".to_owned()
-    }
-
-    fn port_choices(&self, service: &ServiceInfo, ports: &[&ServicePort]) -> Choices {
-        let spelled = self.spell(ObjectKind::Service, &service.namespace, &service.name);
-        let list = ports.iter().map(|p| {
-            // Two ports may share a number; their names differ.
-            let twice = service
-                .ports
-                .iter()
-                .filter(|other| other.port == p.port)
-                .count()
-                > 1;
-            let port = match (&p.name, twice) {
-                (Some(name), true) => name.clone(),
-                _ => p.port.to_string(),
-            };
-            let meaning = match &p.name {
-                Some(name) => format!("{name}, {}/{}", p.port, p.protocol),
-                None => format!("{}/{}", p.port, p.protocol),
-            };
-            self.choice(Side::Destination, &format!("{spelled}:{port}"), meaning)
-        });
-        Choices(list.collect())
-    }
-
     fn external_name(
         &mut self,
         service: &ServiceInfo,
@@ -623,13 +422,15 @@ impl<'a> Chooser<'a> {
         self.notes.push(format!(
             "Service {path} is of type ExternalName: a CNAME for {host}, no kernel rule exists"
         ));
+        let port = number.filter(|_| protocol != Protocol::Icmp);
         Ok(Target {
             destination: Destination::Name {
                 host,
+                port,
                 service: Some(path),
             },
             protocol,
-            port: number.filter(|_| protocol != Protocol::Icmp),
+            port,
             address: None,
         })
     }

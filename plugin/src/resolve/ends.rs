@@ -36,7 +36,6 @@ impl Family {
 /// Where the packet starts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "kind")]
-#[expect(clippy::large_enum_variant, reason = "one value per run")]
 pub enum Source {
     /// A process in a pod.
     Pod {
@@ -132,7 +131,6 @@ impl ServiceEnd {
 /// Where the packet is sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", tag = "kind")]
-#[expect(clippy::large_enum_variant, reason = "one value per run")]
 pub enum Destination {
     /// A Service, by one of its own addresses or headless.
     Service(ServiceEnd),
@@ -157,6 +155,8 @@ pub enum Destination {
     Name {
         /// DNS name.
         host: String,
+        /// Port, host order; `None` for ICMP.
+        port: Option<u16>,
         /// `namespace/name` of the ExternalName Service, if one gave the name.
         service: Option<String>,
     },

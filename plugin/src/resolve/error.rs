@@ -87,7 +87,7 @@ pub enum Error {
         choices: Choices,
     },
     /// The pod cannot send or receive now.
-    #[error("pod {pod}: not running (phase {phase}{}); see kubectl describe pod -n {namespace} {name}", because(.reason))]
+    #[error("pod {pod}: not running (phase {phase}{}); see kubectl describe pod -n {namespace} {name}", because(.reason.as_ref()))]
     PodNotRunning {
         /// `namespace/name`.
         pod: String,
@@ -154,7 +154,7 @@ fn meant(nearest: &Choices) -> String {
     }
 }
 
-fn because(reason: &Option<String>) -> String {
+fn because(reason: Option<&String>) -> String {
     let mut text = String::new();
     if let Some(reason) = reason {
         // Writing to a String cannot fail.

@@ -6,6 +6,7 @@ use super::choose::Chooser;
 use super::destination::Target;
 use super::ends::{Destination, Entry, Family, Flow, Resolved, Source};
 use super::error::Error;
+use super::parse::Protocol;
 
 impl Chooser<'_> {
     pub(super) fn flows(
@@ -52,15 +53,24 @@ impl Chooser<'_> {
 }
 
 impl Resolved {
-    /// Gives a [`Destination::Name`] its addresses once they were looked up.
+    /// Gives a [`Destination::Name`] its addresses once they were looked up. `port` is the number that
+    /// was typed; without one the port that the destination itself knows is taken.
     ///
-    /// Errors: none of them is of a family that the source has.
+    /// Errors: none of the addresses is of a family that the source has.
     pub fn looked_up(
         &mut self,
         addresses: &[IpAddr],
         family: Option<Family>,
         port: Option<u16>,
     ) -> Result<(), Error> {
+        let known = match &self.destination {
+            Destination::Name { port, .. } => *port,
+            _ => None,
+        };
+        let port = match self.protocol {
+            Protocol::Icmp => None,
+            _ => port.or(known),
+        };
         let ends = format!(
             "{} to {}",
             self.source.describe(),

@@ -13,17 +13,15 @@ mod flow;
 pub mod names;
 pub mod objects;
 pub mod parse;
+mod port;
 mod source;
 mod wire;
+mod words;
 
 pub use choose::{Ask, resolve, resolve_place};
-pub use ends::{Destination, Entry, Family, Flow, Resolved, ServiceEnd, Source};
-pub use error::Error;
-pub use names::names;
+pub use ends::{Destination, Entry, Family, Resolved, Source};
 pub use objects::ClusterView;
-pub use parse::{
-    EndSpec, ObjectKind, ParseError, PortSpec, Protocol, parse as parse_end, parse_local,
-};
+pub use parse::{EndSpec, PortSpec, Protocol, parse as parse_end, parse_local};
 
 #[cfg(test)]
 mod tests;

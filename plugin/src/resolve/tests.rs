@@ -302,6 +302,15 @@ fn external_names() {
         matches!(&found.destination, Destination::Name { host, .. } if host == "db.example.com")
     );
     assert!(found.flows.is_empty());
+    let mut found = go("web-0", "ext:5432").unwrap();
+    let address = "203.0.113.9".parse().unwrap();
+    found.looked_up(&[address], None, None).unwrap();
+    assert_eq!(
+        (found.flows[0].destination, found.flows[0].port),
+        (address, Some(5432))
+    );
+    let six = "2001:db8::1".parse().unwrap();
+    assert!(found.looked_up(&[six], None, None).is_err());
     assert!(trouble("web-0", "ext").contains("add :PORT"));
     assert_eq!(
         go("web-0", "alias").unwrap().destination.describe(),
@@ -461,7 +470,7 @@ fn hostile_objects_are_refused_not_panicked_on() {
         json!({"kind": "Service", "spec": {"ports": [{"port": 99_999}]}}),
     ] {
         assert!(
-            ClusterView::from_objects(&[object.clone()]).is_err(),
+            ClusterView::from_objects(std::slice::from_ref(&object)).is_err(),
             "{object}"
         );
     }
@@ -472,7 +481,7 @@ fn hostile_objects_are_refused_not_panicked_on() {
         json!(null),
     ] {
         assert!(
-            ClusterView::from_objects(&[object.clone()]).is_ok(),
+            ClusterView::from_objects(std::slice::from_ref(&object)).is_ok(),
             "{object}"
         );
     }

@@ -85,7 +85,11 @@ fn show_cluster(
                 .iter()
                 .map(|(_, _, why)| why.as_str())
                 .collect();
-            bail!("{}: its network namespace was not found: {}", args.place, whys.join("; "))
+            bail!(
+                "{}: its network namespace was not found: {}",
+                args.place,
+                whys.join("; ")
+            )
         }
     }
 }
@@ -130,7 +134,10 @@ fn namespace_of(
     };
     match found {
         Some(key) => Ok(key),
-        None => bail!("{}: the file holds nothing of its namespace on {node}", source.describe()),
+        None => bail!(
+            "{}: the file holds nothing of its namespace on {node}",
+            source.describe()
+        ),
     }
 }
 

@@ -108,9 +108,8 @@ impl<'a> Fleet<'a> {
                     .progress
                     .during(&what, launcher.launch(&targets, Some(view)))
                     .await;
-                self.progress.verbose(|| {
-                    format!("{what}: {} ms", begin.elapsed().as_millis())
-                });
+                self.progress
+                    .verbose(|| format!("{what}: {} ms", begin.elapsed().as_millis()));
                 launched
                     .into_iter()
                     .map(|(node, session)| (node, session.map_err(|error| chain(&error))))
@@ -122,7 +121,10 @@ impl<'a> Fleet<'a> {
                 Ok(session) => {
                     let greeting = session.greeting();
                     self.progress.verbose(|| {
-                        format!("{node}: helper {}, kernel {}", greeting.version, greeting.kernel)
+                        format!(
+                            "{node}: helper {}, kernel {}",
+                            greeting.version, greeting.kernel
+                        )
                     });
                     self.sessions.insert(node, session);
                 }
@@ -183,13 +185,24 @@ impl<'a> Fleet<'a> {
         let answers = self.progress.during(&what, asking).await;
         self.round_trips += 1;
         self.progress.verbose(|| {
-            format!("round {}: {what}: {} ms", self.round_trips, begin.elapsed().as_millis())
+            format!(
+                "round {}: {what}: {} ms",
+                self.round_trips,
+                begin.elapsed().as_millis()
+            )
         });
         for (node, answer) in answers {
             match answer {
                 Ok(facts) => {
                     for fact in facts {
                         self.topology.merge(&node, fact);
+                    }
+                    let greeting = self.sessions.get(&node).map(Session::greeting);
+                    if let (Some(greeting), Some(snapshot)) =
+                        (greeting, self.topology.nodes.get_mut(&node))
+                    {
+                        snapshot.kernel.clone_from(&greeting.kernel);
+                        snapshot.taken_at = greeting.now;
                     }
                 }
                 Err(error) => self.lost(node, chain(&error)),
@@ -231,4 +244,3 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     }
     text
 }
-

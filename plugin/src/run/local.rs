@@ -38,15 +38,15 @@ pub async fn by_pid(fleet: &mut Fleet<'_>, node: &str, pid: u32) -> Option<NetNs
         target: NsTarget::Pid(pid),
         depth: Depth::Identity,
     };
-    if !fleet
-        .ask([(node.to_owned(), [want].into())].into())
-        .await
-    {
+    if !fleet.ask([(node.to_owned(), [want].into())].into()).await {
         return None;
     }
     let snapshot = fleet.topology.nodes.get(node)?;
     let holds = |ns: &&netpath::model::netns::NetNs| {
-        ns.identity.processes.iter().any(|process| process.pid == pid)
+        ns.identity
+            .processes
+            .iter()
+            .any(|process| process.pid == pid)
     };
     let found = snapshot.netns.values().find(holds);
     // The answer to this one want is one namespace, listed processes or not.
@@ -96,7 +96,10 @@ pub fn place(
     match spec {
         EndSpec::Host { .. } => match topology.host(node) {
             Some(host) => Ok(host),
-            None => bail!("end {typed:?}: the machine's own namespace was not read{}", why(topology, &NsTarget::Host)),
+            None => bail!(
+                "end {typed:?}: the machine's own namespace was not read{}",
+                why(topology, &NsTarget::Host)
+            ),
         },
         EndSpec::Netns { name, .. } => {
             let fits = |path: &String| path.rsplit('/').next() == Some(name.as_str());
@@ -126,7 +129,10 @@ pub fn place(
         }
         EndSpec::Pid { pid: number, .. } => {
             let listed = snapshot.netns.values().find(|ns| {
-                ns.identity.processes.iter().any(|process| process.pid == *number)
+                ns.identity
+                    .processes
+                    .iter()
+                    .any(|process| process.pid == *number)
             });
             match pid.or_else(|| listed.map(|ns| ns.identity.id)) {
                 Some(id) if snapshot.netns.contains_key(&id) => Ok(key(id)),
@@ -139,25 +145,41 @@ pub fn place(
         EndSpec::Address { ip, .. } => {
             let names = Names::default();
             let chains = ChainNames::new();
-            let naming = Naming { topology, names: &names, chains: &chains };
+            let naming = Naming {
+                topology,
+                names: &names,
+                chains: &chains,
+            };
             match naming.holders(*ip).as_slice() {
                 [only] => Ok(only.clone()),
-                [] => bail!("end {typed:?}: no namespace of this machine holds that address; name one: netns/NAME, pid/N or host"),
+                [] => bail!(
+                    "end {typed:?}: no namespace of this machine holds that address; name one: netns/NAME, pid/N or host"
+                ),
                 several => {
                     let list: Vec<String> = several.iter().map(|key| naming.netns(key)).collect();
-                    bail!("end {typed:?}: {} hold that address; name one: netns/NAME, pid/N or host", list.join(" and "))
+                    bail!(
+                        "end {typed:?}: {} hold that address; name one: netns/NAME, pid/N or host",
+                        list.join(" and ")
+                    )
                 }
             }
         }
         EndSpec::Object { .. } | EndSpec::Url { .. } => {
-            bail!("end {typed:?}: without Kubernetes an end is netns/NAME, pid/N, host or an address")
+            bail!(
+                "end {typed:?}: without Kubernetes an end is netns/NAME, pid/N, host or an address"
+            )
         }
     }
 }
 
 fn why(topology: &Topology, wanted: &NsTarget) -> String {
-    let absent = topology.absent.iter().find(|(_, target, _)| target == wanted);
-    absent.map(|(_, _, why)| format!(": {why}")).unwrap_or_default()
+    let absent = topology
+        .absent
+        .iter()
+        .find(|(_, target, _)| target == wanted);
+    absent
+        .map(|(_, _, why)| format!(": {why}"))
+        .unwrap_or_default()
 }
 
 /// Resolves both ends of a local trace.
@@ -179,7 +201,10 @@ pub fn ends(
         EndSpec::Address { ip, .. } => (*ip, None),
         EndSpec::Url { host, .. } => match host.parse() {
             Ok(ip) => (ip, None),
-            Err(_) => bail!("end {:?}: names are not looked up with --local; give the address", typed.1),
+            Err(_) => bail!(
+                "end {:?}: names are not looked up with --local; give the address",
+                typed.1
+            ),
         },
         other => {
             let key = place(topology, node, typed.1, other, pids.1)?;
@@ -188,23 +213,37 @@ pub fn ends(
         }
     };
     if let Some(family) = family.filter(|family| *family != Family::of(dst)) {
-        bail!("end {:?}: {dst} is no {} address, which was asked for", typed.1, family.as_str());
+        bail!(
+            "end {:?}: {dst} is no {} address, which was asked for",
+            typed.1,
+            family.as_str()
+        );
     }
     let port = match destination.port() {
         None => None,
         Some(PortSpec::Number(number)) => Some(number.get()),
         Some(PortSpec::Name(name)) => {
-            bail!("end {:?}: a port is a number here, not the name {name:?}", typed.1)
+            bail!(
+                "end {:?}: a port is a number here, not the name {name:?}",
+                typed.1
+            )
         }
     };
     let source_port = match source.port() {
         None => None,
         Some(PortSpec::Number(number)) => Some(number.get()),
         Some(PortSpec::Name(name)) => {
-            bail!("end {:?}: a source port is a number, not the name {name:?}", typed.0)
+            bail!(
+                "end {:?}: a source port is a number, not the name {name:?}",
+                typed.0
+            )
         }
     };
-    let protocol = protocol.unwrap_or(if port.is_some() { Protocol::Tcp } else { Protocol::Icmp });
+    let protocol = protocol.unwrap_or(if port.is_some() {
+        Protocol::Tcp
+    } else {
+        Protocol::Icmp
+    });
     match (protocol, port) {
         (Protocol::Icmp, Some(port)) => bail!(
             "end {:?}: an echo request has no port; leave out :{port}, or --protocol icmp",
@@ -219,7 +258,11 @@ pub fn ends(
     }
     let names = Names::default();
     let chains = ChainNames::new();
-    let naming = Naming { topology, names: &names, chains: &chains };
+    let naming = Naming {
+        topology,
+        names: &names,
+        chains: &chains,
+    };
     let holder = holder.or_else(|| match naming.holders(dst).as_slice() {
         [only] => Some(only.clone()),
         _ => None,
@@ -236,7 +279,13 @@ pub fn ends(
     })
 }
 
-fn end(naming: &Naming<'_>, typed: &str, spec: &EndSpec, key: Option<&NsKey>, ip: Option<IpAddr>) -> End {
+fn end(
+    naming: &Naming<'_>,
+    typed: &str,
+    spec: &EndSpec,
+    key: Option<&NsKey>,
+    ip: Option<IpAddr>,
+) -> End {
     let kind = match spec {
         EndSpec::Netns { .. } => "netns",
         EndSpec::Pid { .. } => "pid",

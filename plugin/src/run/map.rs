@@ -138,7 +138,11 @@ pub async fn run(args: &MapArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
                 if !all.contains(node) {
                     bail!("node {node:?}: not found in the cluster");
                 }
-                return Ok(everywhere([node.to_owned()], &NsTarget::All, Depth::NoRules));
+                return Ok(everywhere(
+                    [node.to_owned()],
+                    &NsTarget::All,
+                    Depth::NoRules,
+                ));
             }
             // The node of a pod's address is known without looking everywhere.
             if let What::Ip(ip) = what
@@ -193,10 +197,22 @@ pub async fn run(args: &MapArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
     }
     if map.links.is_empty() && (what != What::All || map.nodes.is_empty()) {
         let typed = args.what.as_deref().unwrap_or("everything");
-        let whys: Vec<&str> = read.topology.absent.iter().map(|(_, _, why)| why.as_str()).collect();
+        let whys: Vec<&str> = read
+            .topology
+            .absent
+            .iter()
+            .map(|(_, _, why)| why.as_str())
+            .collect();
         if map.nodes.is_empty() || !whys.is_empty() || node_named.is_none() {
-            let why = if whys.is_empty() { String::new() } else { format!(" ({})", whys.join("; ")) };
-            bail!("map {typed}: nothing of that was found in {}{why}", searched(&read.topology));
+            let why = if whys.is_empty() {
+                String::new()
+            } else {
+                format!(" ({})", whys.join("; "))
+            };
+            bail!(
+                "map {typed}: nothing of that was found in {}{why}",
+                searched(&read.topology)
+            );
         }
     }
     match args.output {
@@ -207,7 +223,11 @@ pub async fn run(args: &MapArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
         }
         Format::Json | Format::Yaml => super::print_data(&map, args.output)?,
     }
-    Ok(if read.failed.is_empty() { 0 } else { super::INCONCLUSIVE })
+    Ok(if read.failed.is_empty() {
+        0
+    } else {
+        super::INCONCLUSIVE
+    })
 }
 
 fn searched(topology: &netpath::model::topology::Topology) -> String {
@@ -228,26 +248,27 @@ fn keep(map: &mut Map, what: &What) {
             on(row, node) && (row.peer_ifindex == Some(*index) && row.host_device.is_some())
         }),
         What::Inode(inode, node) => {
-            map.links.retain(|row| on(row, node) && row.netns_inode == *inode);
+            map.links
+                .retain(|row| on(row, node) && row.netns_inode == *inode);
             map.nodes.retain(|row| row.netns_inode == Some(*inode));
             return;
         }
         What::Ip(ip) => {
             let text = ip.to_string();
             let has = |ips: &[String]| {
-                ips.iter().any(|other| other.split('/').next() == Some(text.as_str()))
+                ips.iter()
+                    .any(|other| other.split('/').next() == Some(text.as_str()))
             };
             map.links.retain(|row| has(&row.ips));
             map.nodes.retain(|row| has(&row.addresses));
             return;
         }
-        What::Mac(mac) => map.links.retain(|row| {
-            row.mac.as_ref() == Some(mac) || row.host_mac.as_ref() == Some(mac)
-        }),
+        What::Mac(mac) => map
+            .links
+            .retain(|row| row.mac.as_ref() == Some(mac) || row.host_mac.as_ref() == Some(mac)),
     }
     map.nodes.clear();
 }
-
 
 #[cfg(test)]
 mod tests {
@@ -261,9 +282,18 @@ mod tests {
     fn what_was_typed() {
         let node = || Some("worker-1".to_owned());
         assert_eq!(what("web-0"), What::Place("web-0".to_owned()));
-        assert_eq!(what("node/worker-1"), What::Place("node/worker-1".to_owned()));
-        assert_eq!(what("veth/veth3fa2c1@worker-1"), What::Device("veth3fa2c1".to_owned(), node()));
-        assert_eq!(what("veth/veth3fa2c1@if2"), What::Device("veth3fa2c1".to_owned(), None));
+        assert_eq!(
+            what("node/worker-1"),
+            What::Place("node/worker-1".to_owned())
+        );
+        assert_eq!(
+            what("veth/veth3fa2c1@worker-1"),
+            What::Device("veth3fa2c1".to_owned(), node())
+        );
+        assert_eq!(
+            what("veth/veth3fa2c1@if2"),
+            What::Device("veth3fa2c1".to_owned(), None)
+        );
         assert_eq!(what("ifindex/12@worker-1"), What::Index(12, node()));
         assert_eq!(what("netns/4026532621"), What::Inode(4_026_532_621, None));
         assert_eq!(what("netns/net0"), What::Place("netns/net0".to_owned()));

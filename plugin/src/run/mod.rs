@@ -74,9 +74,7 @@ pub fn print_data(value: &impl serde::Serialize, format: Format) -> anyhow::Resu
 }
 
 /// Runs work that has no helper pods to remove; a signal drops it, which ends its child process.
-pub async fn interruptible(
-    work: impl Future<Output = anyhow::Result<u8>>,
-) -> anyhow::Result<u8> {
+pub async fn interruptible(work: impl Future<Output = anyhow::Result<u8>>) -> anyhow::Result<u8> {
     let mut signals = Signals::listen();
     tokio::select! {
         biased;
@@ -138,8 +136,10 @@ async fn clean(args: &CleanupArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
         }
     }
     if pods.is_empty() {
-        let place = searched
-            .map_or_else(|| "any namespace".to_owned(), |name| format!("namespace {name}"));
+        let place = searched.map_or_else(
+            || "any namespace".to_owned(),
+            |name| format!("namespace {name}"),
+        );
         let whose = if args.all { "" } else { " of yours" };
         text.push_str(&format!("no helper pods{whose} in {place}\n"));
     }

@@ -140,7 +140,11 @@ async fn on_this_machine(
 }
 
 /// One want for each of these nodes.
-pub fn everywhere(nodes: impl IntoIterator<Item = String>, target: &NsTarget, depth: Depth) -> Wants {
+pub fn everywhere(
+    nodes: impl IntoIterator<Item = String>,
+    target: &NsTarget,
+    depth: Depth,
+) -> Wants {
     let want = || Want::NetNs {
         target: target.clone(),
         depth,

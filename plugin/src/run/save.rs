@@ -22,7 +22,10 @@ pub async fn run(args: &SaveArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
         bail!("snapshot save reads kernels, not another file: leave out --snapshot");
     }
     if matches!(facts, Facts::Local) && !args.nodes.is_empty() {
-        bail!("--local saves this machine only: leave out {}", args.nodes.join(" "));
+        bail!(
+            "--local saves this machine only: leave out {}",
+            args.nodes.join(" ")
+        );
     }
     // Told before minutes are spent on reading.
     writable(&args.file)?;
@@ -35,7 +38,10 @@ pub async fn run(args: &SaveArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
                 let name = typed.strip_prefix("node/").unwrap_or(typed);
                 if !known.contains(name) {
                     let list: Vec<&str> = known.iter().map(String::as_str).take(12).collect();
-                    bail!("node {name:?}: not found in the cluster; there are {}", list.join(", "));
+                    bail!(
+                        "node {name:?}: not found in the cluster; there are {}",
+                        list.join(", ")
+                    );
                 }
                 nodes.insert(name.to_owned());
             }
@@ -81,7 +87,11 @@ fn writable(path: &Path) -> anyhow::Result<()> {
     }
     let directory = directory(path);
     if !directory.is_dir() {
-        bail!("write snapshot file {}: there is no directory {}", path.display(), directory.display());
+        bail!(
+            "write snapshot file {}: there is no directory {}",
+            path.display(),
+            directory.display()
+        );
     }
     Ok(())
 }

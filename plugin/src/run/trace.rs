@@ -23,8 +23,7 @@ use crate::proxy_names::chain_names;
 use crate::render;
 use crate::request::{Facts, TraceRequest, protocol_number};
 use crate::resolve::{
-    ClusterView, Destination, EndSpec, Entry, Protocol, Resolved, Source, parse_local,
-    resolve,
+    ClusterView, Destination, EndSpec, Entry, Protocol, Resolved, Source, parse_local, resolve,
 };
 
 /// Does it and gives the exit code.
@@ -65,8 +64,12 @@ impl Job<'_> {
     async fn cluster(&self, flags: &HelperFlags) -> anyhow::Result<u8> {
         let source = cluster::parse(&self.request.source)?;
         let destination = cluster::parse(&self.request.destination)?;
-        let cluster =
-            cluster::read(&self.global.connection, &[&source, &destination], self.progress).await?;
+        let cluster = cluster::read(
+            &self.global.connection,
+            &[&source, &destination],
+            self.progress,
+        )
+        .await?;
         let resolved = self
             .resolve(
                 &cluster.view,
@@ -219,7 +222,10 @@ impl Job<'_> {
             shares.push(flow.probability);
         }
         if flows.is_empty() {
-            bail!("{}: it has no address to send to", resolved.destination.describe());
+            bail!(
+                "{}: it has no address to send to",
+                resolved.destination.describe()
+            );
         }
         Ok((flows, shares))
     }
@@ -249,7 +255,10 @@ impl Job<'_> {
         &self,
         mut fleet: Fleet<'_>,
         node: &str,
-        pids: (Option<netpath::model::NetNsId>, Option<netpath::model::NetNsId>),
+        pids: (
+            Option<netpath::model::NetNsId>,
+            Option<netpath::model::NetNsId>,
+        ),
     ) -> anyhow::Result<u8> {
         let local = local::ends(
             &fleet.topology,
@@ -303,7 +312,12 @@ impl Job<'_> {
         let namespace = self.global.connection.namespace.as_deref();
         let flags = vec!["--snapshot".to_owned(), path.display().to_string()];
         let resolved = self
-            .resolve(&view, namespace.unwrap_or("default"), flags, (&specs.0, &specs.1))
+            .resolve(
+                &view,
+                namespace.unwrap_or("default"),
+                flags,
+                (&specs.0, &specs.1),
+            )
             .await?;
         let node = resolved.source.node().unwrap_or_default().to_owned();
         let mut fleet = Fleet::new(FleetSource::Nobody, file.topology, self.progress);
@@ -355,7 +369,8 @@ impl Job<'_> {
             },
             notes: ends.notes.clone(),
         };
-        self.progress.verbose(|| format!("protocol {}", ends.protocol));
+        self.progress
+            .verbose(|| format!("protocol {}", ends.protocol));
         explain(&question)
     }
 
@@ -467,7 +482,9 @@ fn ends_of(request: &TraceRequest, resolved: &Resolved) -> Ends {
             ("service", Some(name), None)
         }
         Destination::Pod { pod } => ("pod", Some(pod.path()), pod.node.clone()),
-        Destination::Node { node, .. } => ("node", Some(node.name.clone()), Some(node.name.clone())),
+        Destination::Node { node, .. } => {
+            ("node", Some(node.name.clone()), Some(node.name.clone()))
+        }
         Destination::Address { .. } => ("address", None, None),
         Destination::Name { host, .. } => ("name", Some(host.clone()), None),
     };
@@ -486,4 +503,3 @@ fn ends_of(request: &TraceRequest, resolved: &Resolved) -> Ends {
         notes: resolved.notes.clone(),
     }
 }
-

@@ -56,11 +56,33 @@ impl From<bool> for Tri {
     }
 }
 
+/// Whether any free port lies in a range, ends included.
+///
+/// The port is one of tens of thousands: a range that names few of those from 1024 on is taken not to
+/// hold it, one that names nearly all is taken to hold it. Ranges between are unknown.
+pub(super) fn free_port_within(first: u16, last: u16) -> Option<bool> {
+    const FIRST: u16 = 1024;
+    let all = u32::from(u16::MAX - FIRST) + 1;
+    let named = match last.checked_sub(first.max(FIRST)) {
+        Some(more) => u32::from(more) + 1,
+        None => 0,
+    };
+    if named * 16 < all {
+        Some(false)
+    } else if (all - named) * 16 < all {
+        Some(true)
+    } else {
+        None
+    }
+}
+
 /// Bytes with a mask of the bits that are known. Unknown bits are 0 in `value`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Bits {
     value: Vec<u8>,
     known: Vec<u8>,
+    /// Bytes of a port that is any free one: equal to none that a rule names.
+    free: Vec<bool>,
 }
 
 impl Bits {
@@ -68,7 +90,8 @@ impl Bits {
     pub(super) fn known(value: impl Into<Vec<u8>>) -> Self {
         let value = value.into();
         let known = vec![0xff; value.len()];
-        Self { value, known }
+        let free = vec![false; value.len()];
+        Self { value, known, free }
     }
 
     /// No bit known.
@@ -76,7 +99,19 @@ impl Bits {
         Self {
             value: vec![0; len],
             known: vec![0; len],
+            free: vec![false; len],
         }
+    }
+
+    /// A port in network order; any free one where `None`.
+    pub(super) fn port(number: Option<u16>) -> Self {
+        number.map_or_else(
+            || Self {
+                free: vec![true; 2],
+                ..Self::unknown(2)
+            },
+            |port| Self::known(port.to_be_bytes()),
+        )
     }
 
     /// A number as kernels of little-endian machines hold it. Kubernetes nodes are amd64 and arm64;
@@ -140,9 +175,12 @@ impl Bits {
             out.resize(len, 0);
             out
         };
+        let mut free: Vec<bool> = self.free.iter().skip(from).take(len).copied().collect();
+        free.resize(len, false);
         Self {
             value: part(&self.value),
             known: part(&self.known),
+            free,
         }
     }
 
@@ -153,12 +191,16 @@ impl Bits {
             *value = *new;
             *known = *mask;
         }
+        for (own, new) in self.free.iter_mut().skip(from).zip(&with.free) {
+            *own = *new;
+        }
     }
 
     /// Appends.
     pub(super) fn push(&mut self, more: &Self) {
         self.value.extend_from_slice(&more.value);
         self.known.extend_from_slice(&more.known);
+        self.free.extend_from_slice(&more.free);
     }
 
     /// `(x & mask) ^ xor`; missing mask bytes are 0.
@@ -170,6 +212,10 @@ impl Bits {
             let mask = at(mask, index);
             *known |= !mask;
             *value = ((*value & mask) ^ at(xor, index)) & *known;
+        }
+        // Part of a free port is nothing that a rule could name or not.
+        if mask.iter().any(|byte| *byte != 0xff) || xor.iter().any(|byte| *byte != 0) {
+            out.free.fill(false);
         }
         out
     }
@@ -236,6 +282,7 @@ impl Bits {
         Self {
             value: run(&self.value, 0),
             known: run(&self.known, u32::MAX),
+            free: vec![false; len],
         }
     }
 
@@ -248,7 +295,13 @@ impl Bits {
         Self {
             value: turn(&self.value),
             known: turn(&self.known),
+            free: self.free.clone(),
         }
+    }
+
+    /// Whether it is any free port.
+    pub(super) fn is_free_port(&self) -> bool {
+        self.free == [true, true]
     }
 
     /// Whether it is equal to the constant; shorter constants compare their own length.
@@ -262,11 +315,17 @@ impl Bits {
             }
             all &= known == 0xff;
         }
+        if self.free.iter().take(data.len()).any(|free| *free) {
+            return Some(false);
+        }
         all.then_some(true)
     }
 
     /// Whether it is at most the constant, as big-endian numbers.
     pub(super) fn at_most(&self, data: &[u8]) -> Option<bool> {
+        if let (true, [a, b]) = (self.is_free_port(), data) {
+            return free_port_within(0, u16::from_be_bytes([*a, *b]));
+        }
         let (min, max) = (self.min(), self.max());
         let len = data.len();
         let head = |bytes: &[u8]| bytes.iter().take(len).copied().collect::<Vec<u8>>();
@@ -281,6 +340,9 @@ impl Bits {
 
     /// Whether it is at least the constant.
     pub(super) fn at_least(&self, data: &[u8]) -> Option<bool> {
+        if let (true, [a, b]) = (self.is_free_port(), data) {
+            return free_port_within(u16::from_be_bytes([*a, *b]), u16::MAX);
+        }
         let (min, max) = (self.min(), self.max());
         let len = data.len();
         let head = |bytes: &[u8]| bytes.iter().take(len).copied().collect::<Vec<u8>>();
@@ -295,6 +357,10 @@ impl Bits {
 
     /// Whether it lies between both constants, ends included.
     pub(super) fn within(&self, from: &[u8], to: &[u8]) -> Option<bool> {
+        if let (true, [a, b], [c, d]) = (self.is_free_port(), from, to) {
+            let (first, last) = (u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d]));
+            return free_port_within(first, last);
+        }
         match (self.at_least(from), self.at_most(to)) {
             (Some(true), Some(true)) => Some(true),
             (Some(false), _) | (_, Some(false)) => Some(false),
@@ -314,6 +380,17 @@ mod tests {
         assert_eq!(mark.equals(&0x8000_u32.to_le_bytes()), Some(false));
         let none = Bits::host32(None).mask_xor(&[], &7_u32.to_le_bytes());
         assert_eq!(none.equals(&7_u32.to_le_bytes()), Some(true));
+    }
+
+    #[test]
+    fn a_free_port_is_none_that_rules_name() {
+        let port = Bits::port(None);
+        assert_eq!(port.equals(&[0, 80]), Some(false));
+        assert_eq!(port.within(&[0x75, 0x30], &[0x7f, 0xff]), Some(false));
+        assert_eq!(port.within(&[4, 0], &[0xff, 0xff]), Some(true));
+        assert_eq!(port.within(&[0x80, 0], &[0xff, 0xff]), None);
+        assert_eq!(port.at_most(&[3, 0xff]), Some(false));
+        assert_eq!(port.mask_xor(&[0xf0, 0], &[]).equals(&[0x80, 0]), None);
     }
 
     #[test]

@@ -8,14 +8,13 @@ use super::hook::BaseRef;
 use super::machine::{Eval, Frame, Next, Note, Via, Vm, Walk};
 use super::nat::{self, Mapping};
 use super::registers::Registers;
+use super::step::{path, summed_up};
 use super::{HookVerdict, expr, text};
 use crate::model::Section;
-use crate::model::netfilter::{
-    Backend, Chain, Elements, Expr, Family, Policy, Rule, Table, Verdict,
-};
+use crate::model::netfilter::{Backend, Chain, Expr, Family, Policy, Rule, Table, Verdict};
 use crate::model::want::Want;
 use crate::model::xtables::{XtMatch, XtTarget};
-use crate::trace::{DropReason, Evidence, FieldChange, RejectWith, Step, StepKind};
+use crate::trace::{DropReason, RejectWith};
 
 /// NFT_JUMP_STACK_SIZE: deeper jumps can't be loaded.
 const NFT_DEPTH: usize = 16;
@@ -376,131 +375,6 @@ fn map<'a>(eval: &mut Eval<'_, 'a>, vm: &Vm<'a>, rule: &'a Rule, ways: Vec<Mappi
         forks.push(way);
     }
     Next::Fork(forks)
-}
-
-/// One step of all that the rules of a chain did.
-fn summed_up(notes: Vec<Note>, assumed: &[Evidence]) -> Option<Step> {
-    let results: Vec<String> = notes.iter().map(|note| note.result.clone()).collect();
-    if results.is_empty() {
-        return None;
-    }
-    let mut step = Step::new(StepKind::Netfilter, results.join(", "));
-    for note in notes {
-        for evidence in note.evidence {
-            step.evidence.retain(|own| *own != evidence);
-            step.evidence.push(evidence);
-        }
-        step.changes.extend(note.changes);
-    }
-    step.evidence.extend(assumed.iter().cloned());
-    Some(step)
-}
-
-/// Rules that led to the current one, and that one last.
-fn path(walk: &Walk<'_>, rule: Option<&Rule>) -> Vec<Evidence> {
-    let mut out = Vec::new();
-    let base = walk.base.reference();
-    let style = text::style(walk.base.table);
-    let mut add = |chain: &Chain, rule: &Rule, elements: &[Evidence]| {
-        out.push(Evidence::NetfilterRule {
-            base: base.clone(),
-            chain: chain.name.clone(),
-            handle: rule.handle,
-            text: text::rule(rule, style),
-            comment: rule.comment.clone().or_else(|| comment_match(rule)),
-            counters: rule.exprs.iter().find_map(|expr| match expr {
-                Expr::Counter(counters) => Some(*counters),
-                _ => None,
-            }),
-        });
-        out.extend_from_slice(elements);
-    };
-    for frame in &walk.frames {
-        for via in &frame.via {
-            add(via.chain, via.rule, &via.elements);
-        }
-    }
-    if let (Some(rule), Some(frame)) = (rule, walk.frames.last()) {
-        add(frame.chain, rule, &walk.elements);
-    }
-    out
-}
-
-fn comment_match(rule: &Rule) -> Option<String> {
-    rule.exprs.iter().find_map(|expr| match expr {
-        Expr::Match(XtMatch::Comment(text)) => Some(text.clone()),
-        _ => None,
-    })
-}
-
-/// Notes that the current rule changed the packet.
-pub(super) fn note(vm: &mut Vm<'_>, rule: &Rule, result: String, changes: Vec<FieldChange>) {
-    if let Some(walk) = vm.walk.as_mut() {
-        let evidence = path(walk, Some(rule));
-        walk.notes.push(Note {
-            result,
-            evidence,
-            changes,
-        });
-    }
-}
-
-/// Notes what is taken to be so, once.
-pub(super) fn assume(vm: &mut Vm<'_>, why: &str) {
-    if let Some(walk) = vm.walk.as_mut() {
-        let assumed = Evidence::Assumed {
-            why: why.to_owned(),
-        };
-        if !walk.assumed.contains(&assumed) {
-            walk.assumed.push(assumed);
-        }
-    }
-}
-
-/// Changes the packet's mark and notes it.
-pub(super) fn set_mark(vm: &mut Vm<'_>, rule: &Rule, mark: Option<u32>) {
-    let old = vm.skb.mark;
-    if old == mark {
-        return;
-    }
-    vm.skb.mark = mark;
-    let words =
-        |mark: Option<u32>| mark.map_or_else(|| "unknown".to_owned(), |m| format!("{m:#x}"));
-    let (from, to) = (words(old), words(mark));
-    let change = FieldChange::new("mark", &from, &to);
-    note(
-        vm,
-        rule,
-        format!("mark {from} → {to}"),
-        change.into_iter().collect(),
-    );
-}
-
-/// Wishes for a set, or for one element of it where the key is known.
-pub(super) fn want_set(eval: &mut Eval<'_, '_>, table: &Table, set: &str, key: Option<Vec<u8>>) {
-    let (netns, family, name) = (eval.at.ns.netns, table.family, table.name.clone());
-    let want = match key {
-        Some(key) => Want::SetElem {
-            netns,
-            family,
-            table: name,
-            set: set.to_owned(),
-            key,
-        },
-        None => Want::Set {
-            netns,
-            family,
-            table: name,
-            set: set.to_owned(),
-        },
-    };
-    eval.cx.want(&eval.at.ns.node, want);
-}
-
-/// Whether single keys of a set can be asked for: in sets of ranges a key that is not found may
-/// still meet a catch-all element, so those are read whole.
-pub(super) fn asks_by_key(set: &crate::model::netfilter::Set) -> bool {
-    matches!(set.elements, Elements::NotAsked | Elements::ByKey(_)) && !set.flags.interval
 }
 
 /// Family of the table being walked.

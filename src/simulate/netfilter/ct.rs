@@ -4,10 +4,11 @@
 
 use std::net::IpAddr;
 
-use super::bits::{Bits, Tri};
+use super::bits::{Bits, Tri, free_port_within};
 use super::chain::{self, Did};
 use super::header::{Load, addr_bytes};
 use super::machine::{Eval, Vm};
+use super::step;
 use crate::model::conntrack::{Tuple, status};
 use crate::model::netfilter::{CtKey, Family, Reg, Rule};
 use crate::model::xtables::ConntrackMatch;
@@ -27,10 +28,13 @@ fn state(ct: CtRef) -> u32 {
     match ct {
         CtRef::None | CtRef::Invalid => INVALID,
         CtRef::Untracked => UNTRACKED,
-        CtRef::Entry {
-            established: true, ..
-        } => ESTABLISHED,
-        CtRef::Entry { .. } => NEW,
+        CtRef::Entry { established, .. } => {
+            if established {
+                ESTABLISHED
+            } else {
+                NEW
+            }
+        }
     }
 }
 
@@ -53,12 +57,8 @@ pub(super) fn load(eval: &Eval<'_, '_>, vm: &Vm<'_>, key: CtKey, dir: Option<u8>
         return Load::Absent;
     };
     let entry = &flow.entry;
-    let tuple = match dir {
-        Some(1) => entry.reply,
-        Some(_) => entry.orig,
-        None if reply => entry.reply,
-        None => entry.orig,
-    };
+    let backwards = dir.map_or(reply, |dir| dir == 1);
+    let tuple = if backwards { entry.reply } else { entry.orig };
     let v4_only = |addr: IpAddr, v6: bool| {
         if addr.is_ipv6() == v6 {
             Load::Value(Bits::known(addr_bytes(addr)))
@@ -67,7 +67,6 @@ pub(super) fn load(eval: &Eval<'_, '_>, vm: &Vm<'_>, key: CtKey, dir: Option<u8>
         }
     };
     let value = match key {
-        CtKey::State => Bits::unknown(4),
         CtKey::Direction => Bits::known([u8::from(reply)]),
         CtKey::Status => Bits::host32(Some(entry.status)),
         CtKey::Mark => Bits::host32(flow.mark),
@@ -75,20 +74,19 @@ pub(super) fn load(eval: &Eval<'_, '_>, vm: &Vm<'_>, key: CtKey, dir: Option<u8>
         CtKey::Protocol => Bits::known([tuple.protocol]),
         CtKey::Src => Bits::known(addr_bytes(tuple.src)),
         CtKey::Dst => Bits::known(addr_bytes(tuple.dst)),
-        CtKey::ProtoSrc => Bits::net16(tuple.sport),
-        CtKey::ProtoDst => Bits::net16(tuple.dport),
+        CtKey::ProtoSrc => Bits::port(tuple.sport),
+        CtKey::ProtoDst => Bits::port(tuple.dport),
         CtKey::SrcIp => return v4_only(tuple.src, false),
         CtKey::DstIp => return v4_only(tuple.dst, false),
         CtKey::SrcIp6 => return v4_only(tuple.src, true),
         CtKey::DstIp6 => return v4_only(tuple.dst, true),
         CtKey::Labels if !flow.existing => Bits::known([0; 16]),
         CtKey::Labels if entry.labels.len() == 16 => Bits::known(entry.labels.clone()),
-        CtKey::Labels => Bits::unknown(16),
         CtKey::Zone => Bits::known(entry.zone.to_le_bytes()),
         CtKey::Helper if entry.helper.is_none() && !flow.existing => return Load::Absent,
-        CtKey::Helper => Bits::unknown(16),
+        CtKey::Labels | CtKey::Helper => Bits::unknown(16),
         CtKey::Pkts | CtKey::Bytes | CtKey::Avgpkt => Bits::unknown(8),
-        CtKey::Expiration | CtKey::Eventmask | CtKey::Id => Bits::unknown(4),
+        CtKey::State | CtKey::Expiration | CtKey::Eventmask | CtKey::Id => Bits::unknown(4),
         CtKey::Other(number) => return Load::Unknown(format!("ct {number} is not known")),
     };
     Load::Value(value)
@@ -137,7 +135,7 @@ pub(super) fn set_mark(eval: &Eval<'_, '_>, vm: &mut Vm<'_>, rule: &Rule, mark: 
     flow.mark = mark;
     flow.entry.mark = mark.unwrap_or(flow.entry.mark);
     let words = mark.map_or_else(|| "unknown".to_owned(), |mark| format!("{mark:#x}"));
-    chain::note(vm, rule, format!("connection mark {words}"), Vec::new());
+    step::note(vm, rule, format!("connection mark {words}"), Vec::new());
 }
 
 /// The `conntrack` match (`conntrack_mt()`).
@@ -201,9 +199,18 @@ pub(super) fn matches(eval: &Eval<'_, '_>, vm: &Vm<'_>, wanted: &ConntrackMatch)
 
 fn port(range: (u16, u16), tuple: Tuple, source: bool) -> Tri {
     let own = if source { tuple.sport } else { tuple.dport };
-    let (first, last) = range;
-    let answer = own.map(|port| (first..=last).contains(&port));
-    Tri::from_option(answer, || "a port is not known".to_owned())
+    port_within(own, range)
+}
+
+/// Whether a port lies in a range, ends included; `None` is any free one.
+pub(super) fn port_within(port: Option<u16>, (first, last): (u16, u16)) -> Tri {
+    let answer = match port {
+        Some(port) => Some((first..=last).contains(&port)),
+        None => free_port_within(first, last),
+    };
+    Tri::from_option(answer, || {
+        format!("the port is any free one, which may lie in {first} to {last}")
+    })
 }
 
 /// Whether an address equals another under a mask.

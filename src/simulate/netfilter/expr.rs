@@ -3,15 +3,15 @@
 //! Source: net/netfilter/nft_*.c (v6.12).
 
 use super::bits::{Bits, Tri};
-use super::chain::{Did, assume, set_mark, want_set};
+use super::chain::Did;
 use super::header::{self, Load};
 use super::lookup::{self, Found};
 use super::machine::{Eval, Vm};
 use super::registers::Registers;
+use super::step::{assume, note, set_mark};
+use super::want::{asks_by_key, want_set};
 use super::{ct, meta, nat, reject, reverse, text, xt_match, xt_target};
-use crate::model::netfilter::{
-    BitwiseOp, CmpOp, Elements, Expr, MetaKey, Reg, Rule, SetData, SetElem,
-};
+use crate::model::netfilter::{BitwiseOp, CmpOp, Expr, MetaKey, Reg, Rule, SetData, SetElem};
 use crate::simulate::conntrack::Manip;
 use crate::simulate::skb::CtRef;
 use crate::trace::Evidence;
@@ -67,6 +67,13 @@ pub(super) fn eval<'a>(
         }
         Expr::Cmp { op, sreg, data } => {
             let value = regs.load(*sreg, data.len());
+            if let (true, Some(last)) = (value.is_free_port(), end_of_range(rule, expr)) {
+                // nft writes a range as two comparisons; a free port needs both at once.
+                let within = value.within(data, last);
+                return Did::when(Tri::from_option(within, || {
+                    "the port is any free one".to_owned()
+                }));
+            }
             let answer = match op {
                 CmpOp::Eq => value.equals(data),
                 CmpOp::Neq => value.equals(data).map(|equal| !equal),
@@ -254,7 +261,7 @@ pub(super) fn eval<'a>(
         Expr::Notrack => {
             if vm.skb.ct == CtRef::None {
                 vm.skb.ct = CtRef::Untracked;
-                super::chain::note(vm, rule, "not tracked".to_owned(), Vec::new());
+                note(vm, rule, "not tracked".to_owned(), Vec::new());
             }
             Did::Next
         }
@@ -271,6 +278,27 @@ pub(super) fn eval<'a>(
         Expr::Other { name, .. } => {
             Did::Blind(format!("expression {name} is not known to this program"))
         }
+    }
+}
+
+/// Upper end of a range of which `expr` compares the lower one.
+fn end_of_range<'a>(rule: &'a Rule, expr: &Expr) -> Option<&'a [u8]> {
+    let Expr::Cmp {
+        op: CmpOp::Gte,
+        sreg,
+        ..
+    } = expr
+    else {
+        return None;
+    };
+    let index = rule.exprs.iter().position(|own| std::ptr::eq(own, expr))?;
+    match rule.exprs.get(index + 1)? {
+        Expr::Cmp {
+            op: CmpOp::Lte,
+            sreg: same,
+            data,
+        } if same == sreg => Some(data),
+        _ => None,
     }
 }
 
@@ -348,7 +376,7 @@ fn look_up<'a>(
     let key = walk.regs.load(sreg, size(set.key_len));
     match lookup::find(set, &key) {
         Found::Unread => {
-            let by_key = super::chain::asks_by_key(set) && set.key_len > 0;
+            let by_key = asks_by_key(set) && set.key_len > 0;
             let exact = key.bytes().filter(|_| by_key).map(<[u8]>::to_vec);
             want_set(eval, table, name, exact);
             lacking(format!("elements of set {name} not read"))
@@ -379,9 +407,4 @@ fn found(vm: &mut Vm<'_>, dreg: Option<Reg>, elem: &SetElem) -> Did {
         (None, Some(_)) => Did::Blind("the element of the map has no data".to_owned()),
         (_, None) => Did::Next,
     }
-}
-
-/// Whether the elements of a set are all there.
-pub(super) fn is_read(elements: &Elements) -> bool {
-    matches!(elements, Elements::Known(_))
 }

@@ -172,8 +172,8 @@ fn network(packet: &Packet) -> Bits {
 
 fn transport(packet: &Packet) -> Bits {
     let ports = |sport, dport| {
-        let mut bytes = Bits::net16(sport);
-        bytes.push(&Bits::net16(dport));
+        let mut bytes = Bits::port(sport);
+        bytes.push(&Bits::port(dport));
         bytes
     };
     match packet.l4 {
@@ -204,7 +204,7 @@ fn transport(packet: &Packet) -> Bits {
         L4::Icmp { kind, code, id } => {
             let mut bytes = Bits::known([kind, code]);
             bytes.push(&Bits::unknown(2));
-            bytes.push(&Bits::net16(id));
+            bytes.push(&Bits::port(id));
             bytes.push(&Bits::unknown(2));
             bytes
         }

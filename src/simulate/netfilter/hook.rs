@@ -2,6 +2,7 @@
 
 use super::HookPoint;
 use crate::model::Section;
+use crate::model::link::Link;
 use crate::model::netfilter::{
     Backend, BaseChain, Chain, ChainKind, Family, Hook, Policy, Ruleset, Table,
 };
@@ -65,8 +66,8 @@ pub(super) enum Actor<'a> {
 
 /// The namespace, and what acts on a packet at this hook, in order. `Err`: what is missing.
 ///
-/// Chains of equal priority: the one that was registered last runs first
-/// (`nf_hook_entries_grow()`), which is taken from table order and chain handles.
+/// Of equal priorities the one that was registered last runs first (`nf_hook_entries_grow()`), which
+/// is taken from table order and chain handles. NAT is registered with the first NAT chain.
 pub(super) fn agenda<'a>(
     cx: &mut Cx<'a>,
     at: &HookPoint<'_>,
@@ -83,10 +84,10 @@ pub(super) fn agenda<'a>(
         want(cx);
         return Err(format!("namespace {} not read", at.ns));
     };
-    let mut chains = Vec::new();
+    let mut chains: Vec<BaseRef<'a>> = Vec::new();
     for (section, name) in [(&ns.legacy, "iptables-legacy"), (&ns.nft, "nf_tables")] {
         match section {
-            Section::Known(rules) => chains.extend(hooked(rules, ns, at, v6)),
+            Section::Known(rules) => chains.extend(hooked(rules, at, v6)),
             Section::NotAsked => {
                 want(cx);
                 return Err(format!("{name} rules of {} not read", at.ns));
@@ -94,51 +95,52 @@ pub(super) fn agenda<'a>(
             Section::Missing(why) => return Err(format!("{name} rules of {}: {why}", at.ns)),
         }
     }
-    // Newest first, so that the stable sort below leaves it first among equals.
-    chains.reverse();
-    chains.sort_by_key(|chain| chain.base.priority);
-    let (nat, others): (Vec<_>, Vec<_>) = chains
+    want_unread(cx, at, &chains);
+    let nat_age = chains
+        .iter()
+        .position(|chain| chain.base.kind == ChainKind::Nat);
+    let device = device(ns, at);
+    let here = chains
         .into_iter()
-        .partition(|chain| chain.base.kind == ChainKind::Nat);
-    let mut actors: Vec<(i32, Actor<'a>)> = others
+        .enumerate()
+        .filter(|(_, chain)| runs_here(chain, at.hook, device));
+    let (mut nat, others): (Vec<_>, Vec<_>) =
+        here.partition(|(_, chain)| chain.base.kind == ChainKind::Nat);
+    let order = |priority: i32, age: usize| (priority, std::cmp::Reverse(age));
+    nat.sort_by_key(|(age, chain)| order(chain.base.priority, *age));
+    let nat: Vec<_> = nat.into_iter().map(|(_, chain)| chain).collect();
+    let mut actors: Vec<_> = others
         .into_iter()
-        .map(|chain| (chain.base.priority, Actor::Chain(chain)))
+        .map(|(age, chain)| (order(chain.base.priority, age), Actor::Chain(chain)))
         .collect();
-    let mut place = |priority: i32, actor: Actor<'a>| {
-        let index = actors.partition_point(|(own, _)| *own < priority);
-        actors.insert(index, (priority, actor));
+    let mut place = |priority: i32, age: usize, actor: Actor<'a>| {
+        actors.push((order(priority, age), actor));
     };
     let ip = !at.bridge && !matches!(at.hook, Hook::Ingress | Hook::Egress);
     if ip && conntrack::is_active(ns, v6) {
-        let has_nat = conntrack::has_nat(ns, v6);
         match at.hook {
             Hook::Prerouting | Hook::Output => {
-                if has_nat {
-                    place(PRI_NAT_DST, Actor::Nat(nat));
+                if let Some(age) = nat_age {
+                    place(PRI_NAT_DST, age, Actor::Nat(nat));
                 }
-                place(PRI_CONNTRACK, Actor::Conntrack);
+                place(PRI_CONNTRACK, usize::MAX, Actor::Conntrack);
             }
             Hook::Postrouting | Hook::Input => {
-                if has_nat {
-                    place(PRI_NAT_SRC, Actor::Nat(nat));
+                if let Some(age) = nat_age {
+                    place(PRI_NAT_SRC, age, Actor::Nat(nat));
                 }
-                actors.push((i32::MAX, Actor::Confirm));
+                place(i32::MAX, 0, Actor::Confirm);
             }
             Hook::Forward | Hook::Ingress | Hook::Egress => {}
         }
     }
-    let order = actors.into_iter().map(|(_, actor)| actor).collect();
-    Ok((ns, order))
+    actors.sort_by_key(|(order, _)| *order);
+    Ok((ns, actors.into_iter().map(|(_, actor)| actor).collect()))
 }
 
-/// Base chains of a backend that this hook runs, oldest first as far as that can be told.
-fn hooked<'a>(rules: &'a Ruleset, ns: &NetNs, at: &HookPoint<'_>, v6: bool) -> Vec<BaseRef<'a>> {
-    let device = match at.hook {
-        Hook::Ingress => at.devices.iif,
-        Hook::Egress => at.devices.oif,
-        _ => None,
-    };
-    let device = device.and_then(|index| ns.link(index));
+/// Base chains of a backend for this kind of packet, at all hooks, oldest first as far as that can be
+/// told.
+fn hooked<'a>(rules: &'a Ruleset, at: &HookPoint<'_>, v6: bool) -> Vec<BaseRef<'a>> {
     let mut found = Vec::new();
     for table in &rules.tables {
         if table.dormant || !family_runs(table.family, at, v6) {
@@ -149,9 +151,7 @@ fn hooked<'a>(rules: &'a Ruleset, ns: &NetNs, at: &HookPoint<'_>, v6: bool) -> V
             .values()
             .filter_map(|chain| {
                 let base = chain.base.as_ref()?;
-                let bound = base.devices.is_empty()
-                    || device.is_some_and(|link| base.devices.contains(&link.name));
-                (base.hook == at.hook && bound).then_some(BaseRef { table, chain, base })
+                Some(BaseRef { table, chain, base })
             })
             .collect();
         if table.backend == Backend::Nft {
@@ -160,6 +160,42 @@ fn hooked<'a>(rules: &'a Ruleset, ns: &NetNs, at: &HookPoint<'_>, v6: bool) -> V
         found.extend(here);
     }
     found
+}
+
+/// Wishes for all base chains that were not read, of all hooks at once, where this hook has one: the
+/// packet will meet the others too.
+fn want_unread(cx: &mut Cx<'_>, at: &HookPoint<'_>, chains: &[BaseRef<'_>]) {
+    let unread = |chain: &&BaseRef<'_>| chain.chain.rules.is_not_asked();
+    let here = |chain: &BaseRef<'_>| chain.base.hook == at.hook;
+    if !chains.iter().filter(unread).any(here) {
+        return;
+    }
+    for chain in chains.iter().filter(unread) {
+        let want = Want::Chain {
+            netns: at.ns.netns,
+            backend: chain.table.backend,
+            family: chain.table.family,
+            table: chain.table.name.clone(),
+            chain: chain.chain.name.clone(),
+        };
+        cx.want(&at.ns.node, want);
+    }
+}
+
+/// Device whose ingress or egress hook this is.
+fn device<'a>(ns: &'a NetNs, at: &HookPoint<'_>) -> Option<&'a Link> {
+    let index = match at.hook {
+        Hook::Ingress => at.devices.iif,
+        Hook::Egress => at.devices.oif,
+        _ => None,
+    };
+    ns.link(index?)
+}
+
+fn runs_here(chain: &BaseRef<'_>, hook: Hook, device: Option<&Link>) -> bool {
+    let devices = &chain.base.devices;
+    let bound = devices.is_empty() || device.is_some_and(|link| devices.contains(&link.name));
+    chain.base.hook == hook && bound
 }
 
 fn family_runs(family: Family, at: &HookPoint<'_>, v6: bool) -> bool {

@@ -2,7 +2,7 @@
 //!
 //! Source: net/netfilter/nft_set_{hash,rbtree,pipapo}.c, nft_lookup.c (v6.12).
 
-use super::bits::Bits;
+use super::bits::{Bits, free_port_within};
 use crate::model::netfilter::{Elements, Set, SetElem};
 
 /// Answer of a lookup.
@@ -45,9 +45,9 @@ fn among<'a>(set: &Set, elements: &'a [SetElem], key: &Bits) -> Found<'a> {
     let mut possible = false;
     if ranges && !plain {
         match interval(elements, key) {
-            Some(Some(elem)) => return Found::Elem(elem),
-            Some(None) => {}
-            None => possible = true,
+            Found::Absent => {}
+            Found::Elem(elem) => return Found::Elem(elem),
+            Found::Unread | Found::Unknown(_) => possible = true,
         }
     } else {
         for elem in elements.iter().filter(|e| !e.catchall && !e.interval_end) {
@@ -93,8 +93,8 @@ fn fields_within(set: &Set, key: &Bits, from: &[u8], to: &[u8]) -> Option<bool> 
 }
 
 /// The element whose range holds the key: ranges begin at an element and end before the next one or
-/// its end mark. `None`: not known.
-fn interval<'a>(elements: &'a [SetElem], key: &Bits) -> Option<Option<&'a SetElem>> {
+/// its end mark.
+fn interval<'a>(elements: &'a [SetElem], key: &Bits) -> Found<'a> {
     // The last start at or below a key; a range that begins where another ends wins over the end.
     let below = |point: &[u8]| {
         elements
@@ -102,6 +102,9 @@ fn interval<'a>(elements: &'a [SetElem], key: &Bits) -> Option<Option<&'a SetEle
             .filter(|elem| !elem.catchall && elem.key.as_slice() <= point)
             .max_by(|a, b| a.key.cmp(&b.key).then(b.interval_end.cmp(&a.interval_end)))
     };
+    if key.is_free_port() {
+        return free_port(elements);
+    }
     let (low, high) = (key.min(), key.max());
     let (first, last) = (below(&low), below(&high));
     let same = match (first, last) {
@@ -109,7 +112,36 @@ fn interval<'a>(elements: &'a [SetElem], key: &Bits) -> Option<Option<&'a SetEle
         (None, None) => true,
         _ => false,
     };
-    same.then(|| first.filter(|elem| !elem.interval_end))
+    match first {
+        _ if !same => Found::Unknown("the key may lie in several ranges".to_owned()),
+        Some(elem) if !elem.interval_end => Found::Elem(elem),
+        _ => Found::Absent,
+    }
+}
+
+/// Any free port in a set of port ranges: in none of them unless they name many.
+fn free_port(elements: &[SetElem]) -> Found<'_> {
+    let unknown = || Found::Unknown("ranges of ports".to_owned());
+    let port = |bytes: &[u8]| <[u8; 2]>::try_from(bytes).ok().map(u16::from_be_bytes);
+    let starts = elements
+        .iter()
+        .filter(|elem| !elem.catchall && !elem.interval_end);
+    for elem in starts {
+        let above = elements
+            .iter()
+            .filter(|other| !other.catchall && other.key > elem.key);
+        let next = above.map(|other| other.key.as_slice()).min();
+        let last = next.map_or(Some(u16::MAX), |next| Some(port(next)?.saturating_sub(1)));
+        let within = port(&elem.key)
+            .zip(last)
+            .map(|(first, last)| free_port_within(first, last));
+        match within.flatten() {
+            Some(false) => {}
+            Some(true) => return Found::Elem(elem),
+            None => return unknown(),
+        }
+    }
+    Found::Absent
 }
 
 #[cfg(test)]

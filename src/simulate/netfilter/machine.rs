@@ -14,6 +14,8 @@ use crate::trace::{Evidence, FieldChange, Step};
 
 /// Conditions that may be tried both ways at one hook.
 const MAX_DOUBTS: usize = 256;
+/// Forks within forks: bounds the stack that evaluation takes.
+const MAX_DEPTH: usize = 96;
 
 /// Evaluation of one hook.
 pub(super) struct Eval<'c, 'a> {
@@ -24,6 +26,7 @@ pub(super) struct Eval<'c, 'a> {
     rules_left: usize,
     doubts_left: usize,
     branches_left: usize,
+    depth: usize,
 }
 
 /// One way under evaluation. A fork takes a copy.
@@ -114,12 +117,13 @@ impl<'c, 'a> Eval<'c, 'a> {
             rules_left: limits.rules,
             doubts_left: MAX_DOUBTS,
             branches_left: limits.branches,
+            depth: 0,
         }
     }
 
     /// Sends the packet through.
     pub(super) fn start(mut self, skb: Skb, flows: Flows) -> Vec<HookOutcome> {
-        self.run(Vm {
+        self.run(Box::new(Vm {
             share: 1.0,
             skb,
             flows,
@@ -127,7 +131,7 @@ impl<'c, 'a> Eval<'c, 'a> {
             actor: 0,
             nat_chain: 0,
             walk: None,
-        })
+        }))
     }
 
     /// Counts a rule; false when there were too many.
@@ -136,7 +140,18 @@ impl<'c, 'a> Eval<'c, 'a> {
         self.rules_left > 0
     }
 
-    fn run(&mut self, mut vm: Vm<'a>) -> Vec<HookOutcome> {
+    fn run(&mut self, vm: Box<Vm<'a>>) -> Vec<HookOutcome> {
+        if self.depth >= MAX_DEPTH {
+            let why = format!("the rules fork more than {MAX_DEPTH} times one after the other");
+            return vec![vm.end(HookVerdict::Unknown(why))];
+        }
+        self.depth += 1;
+        let done = self.follow(vm);
+        self.depth -= 1;
+        done
+    }
+
+    fn follow(&mut self, mut vm: Box<Vm<'a>>) -> Vec<HookOutcome> {
         let mut done = Vec::new();
         loop {
             match self.advance(&mut vm) {
@@ -146,7 +161,7 @@ impl<'c, 'a> Eval<'c, 'a> {
                     return done;
                 }
                 Next::Doubt(why, yes) => {
-                    done.extend(self.doubt(why, *yes, vm));
+                    done.extend(self.doubt(why, yes, vm));
                     return done;
                 }
                 Next::Blind(why) => {
@@ -161,7 +176,7 @@ impl<'c, 'a> Eval<'c, 'a> {
                 }
                 Next::Chance(share, mut yes) => {
                     if share >= 1.0 {
-                        vm = *yes;
+                        vm = yes;
                     } else if share > 0.0 {
                         if !self.spend_branches(1) {
                             done.push(vm.end(self.too_many()));
@@ -169,7 +184,7 @@ impl<'c, 'a> Eval<'c, 'a> {
                         }
                         yes.share *= share;
                         vm.share *= 1.0 - share;
-                        done.extend(self.run(*yes));
+                        done.extend(self.run(yes));
                     }
                 }
                 Next::Fork(ways) => {
@@ -178,7 +193,7 @@ impl<'c, 'a> Eval<'c, 'a> {
                         return done;
                     }
                     for way in ways.into_iter().filter(|way| way.share > 0.0) {
-                        done.extend(self.run(way));
+                        done.extend(self.run(Box::new(way)));
                     }
                     return done;
                 }
@@ -198,7 +213,7 @@ impl<'c, 'a> Eval<'c, 'a> {
     }
 
     /// Tries both answers of a condition that can't be evaluated.
-    fn doubt(&mut self, why: String, yes: Vm<'a>, no: Vm<'a>) -> Vec<HookOutcome> {
+    fn doubt(&mut self, why: String, yes: Box<Vm<'a>>, no: Box<Vm<'a>>) -> Vec<HookOutcome> {
         if self.doubts_left == 0 {
             let why = format!("{why} (and more such rules than can be tried both ways)");
             return vec![no.end(HookVerdict::Unknown(why))];
@@ -252,8 +267,8 @@ impl<'c, 'a> Eval<'c, 'a> {
     }
 }
 
-impl<'a> Vm<'a> {
-    pub(super) fn end(self, verdict: HookVerdict) -> HookOutcome {
+impl Vm<'_> {
+    pub(super) fn end(self: Box<Self>, verdict: HookVerdict) -> HookOutcome {
         HookOutcome {
             share: self.share,
             verdict,

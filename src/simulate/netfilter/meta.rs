@@ -32,8 +32,7 @@ pub(super) fn load(eval: &Eval<'_, '_>, skb: &Skb, key: MetaKey) -> Load {
         MetaKey::BriOifname => return bridge(eval, devices.oif),
         MetaKey::Pkttype if !skb.packet.dst.is_multicast() => Bits::known([0]),
         MetaKey::Pkttype | MetaKey::Secpath => Bits::unknown(1),
-        MetaKey::Iiftype => Bits::unknown(2),
-        MetaKey::Oiftype => Bits::unknown(2),
+        MetaKey::Iiftype | MetaKey::Oiftype => Bits::unknown(2),
         MetaKey::Iifkind => return kind(eval, devices.iif),
         MetaKey::Oifkind => return kind(eval, devices.oif),
         MetaKey::Priority

@@ -14,24 +14,39 @@ mod lookup;
 mod machine;
 mod meta;
 mod nat;
+mod nat_addr;
 mod registers;
 mod reject;
 mod reverse;
+mod step;
 #[cfg(test)]
 mod tests;
 mod text;
 mod text_nft;
+mod text_target;
+mod text_value;
 mod text_xt;
+mod want;
 mod xt_match;
 mod xt_target;
 
 use super::Cx;
 use super::skb::{Devices, Flows, Skb};
 use crate::model::NsKey;
-use crate::model::netfilter::Hook;
+use crate::model::netfilter::{Hook, Rule, Set, SetElem, Table};
 use crate::trace::{DropReason, RejectWith, Step};
 
 pub(crate) use text::protocol_name;
+
+/// A rule in the words of `iptables-save` or `nft`, whichever most likely made its table.
+pub fn rule_text(table: &Table, rule: &Rule) -> String {
+    text::rule(rule, text::style(table))
+}
+
+/// An element in the words of `nft`.
+pub fn element_text(set: &Set, element: &SetElem) -> String {
+    text::element(set, element)
+}
 
 /// Where and at which hook.
 #[derive(Clone, Debug)]

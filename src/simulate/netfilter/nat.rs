@@ -8,10 +8,11 @@ use super::HookPoint;
 use super::chain::Did;
 use super::hook::BaseRef;
 use super::machine::{Eval, Vm};
+use super::nat_addr::{netmap, spread};
 use crate::model::conntrack::{NatRange, Tuple};
 use crate::model::netfilter::Hook;
 use crate::model::packet::{ICMP, ICMPV6, SCTP, TCP, UDP};
-use crate::simulate::conntrack::{Manip, set_up, translate};
+use crate::simulate::conntrack::{Manip, NewPort, set_up, translate};
 use crate::simulate::fib;
 use crate::simulate::skb::CtRef;
 use crate::trace::{Evidence, Step, StepKind};
@@ -22,8 +23,6 @@ pub(super) const MAP_IPS: u32 = 1;
 pub(super) const PROTO_SPECIFIED: u32 = 2;
 /// NF_NAT_RANGE_PROTO_RANDOM and _RANDOM_FULLY
 const PROTO_RANDOM_ALL: u32 = 4 | 16;
-/// NF_NAT_RANGE_PERSISTENT
-const PERSISTENT: u32 = 8;
 /// NF_NAT_RANGE_PROTO_OFFSET
 const PROTO_OFFSET: u32 = 32;
 /// NF_NAT_RANGE_NETMAP
@@ -35,8 +34,7 @@ pub(super) struct Mapping {
     pub(super) share: f64,
     manip: Manip,
     addr: Option<IpAddr>,
-    /// New port; `Some(None)` is any free one, `None` keeps it.
-    port: Option<Option<u16>>,
+    port: NewPort,
     word: &'static str,
 }
 
@@ -71,7 +69,7 @@ pub(super) fn next_chain<'a>(
             if let Some(chain) = chains.get(vm.nat_chain) {
                 return Some(*chain);
             }
-            set_up(&mut flow.entry, manip, None, None);
+            set_up(&mut flow.entry, manip, None, NewPort::Keep);
         }
     }
     finish(at, vm, None);
@@ -214,25 +212,27 @@ pub(super) fn to_range(
 
 /// The new port (`get_unique_tuple()`, `nf_nat_l4proto_unique_tuple()`): a clash with another flow
 /// is not modelled.
-fn port(current: &Tuple, manip: Manip, range: Range) -> Option<Option<u16>> {
+fn port(current: &Tuple, manip: Manip, range: Range) -> NewPort {
     let echo = matches!(current.protocol, ICMP | ICMPV6);
     if !echo && !matches!(current.protocol, TCP | UDP | SCTP) {
-        return None;
+        return NewPort::Keep;
     }
     let own = match manip {
         Manip::Src => current.sport,
-        Manip::Dst if echo => return None,
+        Manip::Dst if echo => return NewPort::Keep,
         Manip::Dst => current.dport,
     };
     let random = range.flags & PROTO_RANDOM_ALL != 0;
     match range.ports {
-        Some((first, last)) if first == last => Some(Some(first)),
-        Some(_) if range.flags & PROTO_OFFSET != 0 => Some(None),
-        Some((first, last)) if !random && own.is_some_and(|p| (first..=last).contains(&p)) => None,
-        Some((first, _)) if manip == Manip::Dst && !random => Some(Some(first)),
-        Some(_) => Some(None),
-        None if random && manip == Manip::Src => Some(None),
-        None => None,
+        Some((first, last)) if first == last => NewPort::Is(first),
+        Some(_) if range.flags & PROTO_OFFSET != 0 => NewPort::Free,
+        Some((first, last)) if !random && own.is_some_and(|p| (first..=last).contains(&p)) => {
+            NewPort::Keep
+        }
+        Some((first, _)) if manip == Manip::Dst && !random => NewPort::Is(first),
+        Some(_) => NewPort::Free,
+        None if random && manip == Manip::Src => NewPort::Free,
+        None => NewPort::Keep,
     }
 }
 
@@ -285,119 +285,4 @@ pub(super) fn redirect(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, range: Range) -> Di
         ..range
     };
     to_range(eval, vm, Manip::Dst, range, "redirect to")
-}
-
-/// NETMAP: the host part is kept (`netmap_tg4()`).
-fn netmap(own: IpAddr, first: IpAddr, last: IpAddr) -> IpAddr {
-    match (own, first, last) {
-        (IpAddr::V4(own), IpAddr::V4(first), IpAddr::V4(last)) => {
-            let host = u32::from(first) ^ u32::from(last);
-            IpAddr::V4(Ipv4Addr::from(
-                u32::from(own) & host | u32::from(first) & !host,
-            ))
-        }
-        (IpAddr::V6(own), IpAddr::V6(first), IpAddr::V6(last)) => {
-            let host = u128::from(first) ^ u128::from(last);
-            let addr = u128::from(own) & host | u128::from(first) & !host;
-            IpAddr::V6(Ipv6Addr::from(addr))
-        }
-        _ => first,
-    }
-}
-
-/// Chooses an address of a range by the flow's addresses, as the kernel does: without a secret.
-///
-/// Source: `find_best_ips_proto()`; the zone is 0.
-fn spread(tuple: &Tuple, first: IpAddr, last: IpAddr, flags: u32) -> IpAddr {
-    // The kernel hashes the address words as they lie in memory.
-    let words = |addr: IpAddr| -> [u32; 4] {
-        let mut bytes = [0_u8; 16];
-        let octets = super::header::addr_bytes(addr);
-        for (slot, byte) in bytes.iter_mut().zip(octets) {
-            *slot = byte;
-        }
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
-        [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]].map(u32::from_le_bytes)
-    };
-    let top = usize::from(first.is_ipv6()) * 3;
-    let last_word = |words: [u32; 4]| words.get(top).copied().unwrap_or(0);
-    let seed = if flags & PERSISTENT == 0 {
-        last_word(words(tuple.dst))
-    } else {
-        0
-    };
-    let mut hash = jhash2(words(tuple.src), seed);
-    let (low, high) = (words(first), words(last));
-    let mut out = [0_u32; 4];
-    let mut full = false;
-    for index in 0..=top {
-        let at = |words: &[u32; 4]| words.get(index).copied().unwrap_or(0);
-        let (min, max) = (u32::from_be(at(&low)), u32::from_be(at(&high)));
-        let (min, range) = if full {
-            (0, u32::MAX)
-        } else {
-            (min, max.wrapping_sub(min).wrapping_add(1))
-        };
-        // reciprocal_scale()
-        let offset = u64::from(hash) * u64::from(range) >> 32;
-        let chosen = min.wrapping_add(u32::try_from(offset).unwrap_or(0));
-        full |= chosen != max;
-        if let Some(slot) = out.get_mut(index) {
-            *slot = chosen.to_be();
-        }
-        if flags & PERSISTENT == 0 {
-            let dst = words(tuple.dst);
-            hash ^= dst.get(index).copied().unwrap_or(0);
-        }
-    }
-    match first {
-        IpAddr::V4(_) => {
-            let [word, ..] = out;
-            IpAddr::from(word.to_le_bytes())
-        }
-        IpAddr::V6(_) => {
-            let mut bytes = [0_u8; 16];
-            let flat = out.into_iter().flat_map(u32::to_le_bytes);
-            for (slot, byte) in bytes.iter_mut().zip(flat) {
-                *slot = byte;
-            }
-            IpAddr::from(bytes)
-        }
-    }
-}
-
-/// `jhash2()` of four words, include/linux/jhash.h.
-fn jhash2(key: [u32; 4], seed: u32) -> u32 {
-    let start = 0xdead_beef_u32.wrapping_add(4 << 2).wrapping_add(seed);
-    let [k0, k1, k2, k3] = key;
-    let (mut a, mut b, mut c) = (
-        start.wrapping_add(k0),
-        start.wrapping_add(k1),
-        start.wrapping_add(k2),
-    );
-    let mix = |x: &mut u32, y: u32, z: u32, rot: u32| *x = x.wrapping_sub(y) ^ z.rotate_left(rot);
-    // __jhash_mix
-    mix(&mut a, c, c, 4);
-    c = c.wrapping_add(b);
-    mix(&mut b, a, a, 6);
-    a = a.wrapping_add(c);
-    mix(&mut c, b, b, 8);
-    b = b.wrapping_add(a);
-    mix(&mut a, c, c, 16);
-    c = c.wrapping_add(b);
-    mix(&mut b, a, a, 19);
-    a = a.wrapping_add(c);
-    mix(&mut c, b, b, 4);
-    b = b.wrapping_add(a);
-    // __jhash_final
-    a = a.wrapping_add(k3);
-    let end = |x: &mut u32, y: u32, rot: u32| *x = (*x ^ y).wrapping_sub(y.rotate_left(rot));
-    end(&mut c, b, 14);
-    end(&mut a, c, 11);
-    end(&mut b, a, 25);
-    end(&mut c, b, 16);
-    end(&mut a, c, 4);
-    end(&mut b, a, 14);
-    end(&mut c, b, 24);
-    c
 }

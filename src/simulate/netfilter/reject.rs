@@ -14,10 +14,9 @@ pub(super) fn nft(packet: &Packet, kind: u32, code: u8) -> Did {
             // NFT_REJECT_ICMPX_*: no route, port, host, administratively prohibited.
             (0, _) => Did::Reject(icmp(v6, 0)),
             (1, _) => Did::Reject(RejectWith::PortUnreachable),
-            (2, false) => Did::Reject(icmp(v6, 1)),
+            (2, false) | (3, true) => Did::Reject(icmp(v6, 1)),
             (2, true) => Did::Reject(icmp(v6, 3)),
             (3, false) => Did::Reject(icmp(v6, 13)),
-            (3, true) => Did::Reject(icmp(v6, 1)),
             _ => Did::Blind(format!("reject with icmpx code {code}")),
         },
         _ => Did::Blind(format!("reject of type {kind}")),

@@ -1,6 +1,6 @@
 //! Rules and set elements in the words of `iptables-save` and `nft list ruleset`.
 
-use super::{header, text_nft, text_xt};
+use super::{header, text_nft, text_target, text_xt};
 use crate::model::netfilter::{Backend, Expr, Family, Rule, Set, SetData, SetElem, Table, Verdict};
 
 /// Whose words are used.
@@ -30,7 +30,7 @@ pub(super) fn rule(rule: &Rule, style: Style) -> String {
         match expr {
             Expr::Header(head) => words.push(&text_xt::header(head)),
             Expr::Match(condition) => words.push(&text_xt::condition(condition)),
-            Expr::Target(target) => words.push(&text_xt::target(target)),
+            Expr::Target(target) => words.push(&text_target::target(target)),
             other => words.native(other),
         }
     }
@@ -127,9 +127,9 @@ pub(super) fn data(bytes: &[u8]) -> String {
         [a, b] => u16::from_be_bytes([a, b]).to_string(),
         [a, b, 0, 0] if b == 0 || a < 4 => u16::from_le_bytes([a, b]).to_string(),
         [_, _, _, _] => header::addr_from(bytes).map_or_else(String::new, |addr| addr.to_string()),
-        [a, b, c, d, p, q, 0, 0] => {
-            let addr = header::addr_from(&[a, b, c, d]);
-            let port = u16::from_be_bytes([p, q]);
+        [ref addr @ .., high, low, 0, 0] if addr.len() == 4 => {
+            let port = u16::from_be_bytes([high, low]);
+            let addr = header::addr_from(addr);
             addr.map_or_else(String::new, |addr| format!("{addr} . {port}"))
         }
         ref long if long.len() == 16 => {
@@ -145,8 +145,12 @@ pub(super) fn data(bytes: &[u8]) -> String {
 
 /// Bytes in hexadecimal.
 pub(super) fn hex(bytes: &[u8]) -> String {
-    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("0x{digits}")
+    bytes.iter().fold("0x".to_owned(), |mut text, byte| {
+        let digit = |half: u8| char::from_digit(u32::from(half), 16).unwrap_or('?');
+        text.push(digit(byte >> 4));
+        text.push(digit(byte & 15));
+        text
+    })
 }
 
 /// Name of an IP protocol, or its number.

@@ -1,61 +1,40 @@
 //! Native nf_tables expressions in words: what is in a register is remembered until it is compared.
 
-use super::text::{Style, data, hex, protocol_name, verdict};
-use crate::model::netfilter::{
-    BitwiseOp, CmpOp, CtKey, Expr, FibResult, MetaKey, PayloadBase, Reg, Verdict,
-};
-
-/// How a value is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Show {
-    Addr,
-    Net16,
-    Protocol,
-    Name,
-    HostHex,
-    State,
-    Status,
-    AddrType,
-    Raw,
-}
-
-/// What a register holds.
-#[derive(Clone, Debug)]
-struct Held {
-    nft: String,
-    xt: &'static str,
-    show: Show,
-    mask: Option<Vec<u8>>,
-}
+use super::text::{Style, data, verdict};
+use super::text_value::{Held, Show, bit_change, ct, meta, random, show};
+use crate::model::netfilter::{BitwiseOp, CmpOp, Expr, FibResult, PayloadBase, Reg, Verdict};
 
 /// A rule's words so far.
 pub(super) struct Words {
     style: Style,
-    words: Vec<String>,
+    parts: Vec<String>,
     held: Vec<(Reg, Held)>,
     protocol: Option<String>,
+    /// Lower end of a range: its register, its value, and where its words begin.
+    lower: Option<(Reg, String, usize)>,
 }
 
 impl Words {
     pub(super) fn new(style: Style) -> Self {
         Self {
             style,
-            words: Vec::new(),
+            parts: Vec::new(),
             held: Vec::new(),
             protocol: None,
+            lower: None,
         }
     }
 
     /// Adds words; an empty text adds none.
     pub(super) fn push(&mut self, text: &str) {
         if !text.is_empty() {
-            self.words.push(text.to_owned());
+            self.parts.push(text.to_owned());
         }
     }
 
     /// The line.
     pub(super) fn done(self) -> String {
-        self.words.join(" ")
+        self.parts.join(" ")
     }
 
     fn hold(&mut self, reg: Reg, nft: &str, xt: &'static str, show: Show) {
@@ -208,7 +187,7 @@ impl Words {
                         format!("{} {not}{from}-{to}", held.nft)
                     }
                 };
-                self.words.push(text);
+                self.parts.push(text);
             }
             Expr::Lookup {
                 set,
@@ -218,7 +197,7 @@ impl Words {
             } => {
                 let key = self.key(*sreg);
                 match dreg {
-                    Some(0) => self.words.push(format!("{key} vmap @{set}")),
+                    Some(0) => self.parts.push(format!("{key} vmap @{set}")),
                     Some(dreg) => {
                         let nft = format!("{key} map @{set}");
                         self.held.clear();
@@ -227,7 +206,7 @@ impl Words {
                     }
                     None => {
                         let not = if *inverted { "!= " } else { "" };
-                        self.words.push(format!("{key} {not}@{set}"));
+                        self.parts.push(format!("{key} {not}@{set}"));
                     }
                 }
                 self.held.clear();
@@ -343,10 +322,25 @@ impl Words {
 
     fn compare(&mut self, op: CmpOp, sreg: Reg, value: &[u8]) {
         let held = self.held(sreg);
-        self.held.retain(|(own, _)| *own != sreg);
+        if op == CmpOp::Gte {
+            self.lower = Some((sreg, show(&held, value), self.parts.len()));
+        } else {
+            self.held.retain(|(own, _)| *own != sreg);
+        }
         let mut shown = show(&held, value);
         if held.show == Show::Protocol && op == CmpOp::Eq {
             self.protocol = Some(shown.clone());
+        }
+        if let (CmpOp::Lte, Some((reg, first, at))) = (op, self.lower.take_if(|_| op != CmpOp::Gte))
+            && reg == sreg
+        {
+            let (name, to) = match (self.style, held.xt) {
+                (Style::Iptables, xt) if !xt.is_empty() => (xt, ':'),
+                _ => (held.nft.as_str(), '-'),
+            };
+            self.parts.truncate(at);
+            self.parts.push(format!("{name} {first}{to}{shown}"));
+            return;
         }
         let sign = match op {
             CmpOp::Eq => "",
@@ -375,133 +369,6 @@ impl Words {
                 _ => format!("{} {sign}{shown}", held.nft),
             },
         };
-        self.words.push(text);
+        self.parts.push(text);
     }
-}
-
-fn random(flags: u32) -> &'static str {
-    match flags {
-        flags if flags & 16 != 0 => " fully-random",
-        flags if flags & 4 != 0 => " random",
-        _ => "",
-    }
-}
-
-fn bit_change(name: &str, mask: &[u8], xor: &[u8]) -> String {
-    let set = mask.iter().zip(xor).all(|(mask, xor)| mask & xor == 0);
-    let full = mask.iter().all(|mask| *mask == 0xff);
-    let covers = mask.iter().zip(xor).all(|(mask, xor)| *mask == !xor);
-    let value = host_hex(xor);
-    match (set && covers, full) {
-        (true, _) => format!("{name} or {value}"),
-        (_, true) => format!("{name} xor {value}"),
-        _ => format!("{name} and {} xor {value}", host_hex(mask)),
-    }
-}
-
-fn host_hex(bytes: &[u8]) -> String {
-    match <[u8; 4]>::try_from(bytes) {
-        Ok(four) => format!("{:#x}", u32::from_le_bytes(four)),
-        Err(_) => hex(bytes),
-    }
-}
-
-fn show(held: &Held, bytes: &[u8]) -> String {
-    let number = || <[u8; 4]>::try_from(bytes).ok().map(u32::from_le_bytes);
-    match held.show {
-        Show::Addr => {
-            let mut full = bytes.to_vec();
-            let width = if bytes.len() > 4 { 16 } else { 4 };
-            full.resize(width, 0);
-            let ones = |mask: &Vec<u8>| mask.iter().map(|byte| byte.count_ones()).sum::<u32>();
-            let len = match &held.mask {
-                Some(mask) => ones(mask),
-                None => u32::try_from(bytes.len() * 8).unwrap_or(0),
-            };
-            match super::header::addr_from(&full) {
-                Some(addr) if len == 32 && width == 4 || len == 128 => addr.to_string(),
-                Some(addr) => format!("{addr}/{len}"),
-                None => hex(bytes),
-            }
-        }
-        Show::Net16 => match <[u8; 2]>::try_from(bytes) {
-            Ok(two) => u16::from_be_bytes(two).to_string(),
-            Err(_) => hex(bytes),
-        },
-        Show::Protocol => bytes
-            .first()
-            .map_or_else(String::new, |b| protocol_name(*b)),
-        Show::Name => {
-            let text: Vec<u8> = bytes.iter().copied().take_while(|b| *b != 0).collect();
-            let rest = if bytes.last() == Some(&0) { "" } else { "*" };
-            format!("\"{}{rest}\"", String::from_utf8_lossy(&text))
-        }
-        Show::HostHex => host_hex(bytes),
-        Show::State => flags(
-            number(),
-            &[
-                (1, "invalid"),
-                (2, "established"),
-                (4, "related"),
-                (8, "new"),
-                (64, "untracked"),
-            ],
-        ),
-        Show::Status => flags(number(), &[(2, "seen-reply"), (16, "snat"), (32, "dnat")]),
-        Show::AddrType => match number() {
-            Some(1) => "unicast".to_owned(),
-            Some(2) => "local".to_owned(),
-            Some(3) => "broadcast".to_owned(),
-            Some(5) => "multicast".to_owned(),
-            Some(other) => other.to_string(),
-            None => hex(bytes),
-        },
-        Show::Raw => data(bytes),
-    }
-}
-
-fn flags(number: Option<u32>, names: &[(u32, &str)]) -> String {
-    let Some(number) = number else {
-        return String::new();
-    };
-    let known: u32 = names.iter().map(|(bit, _)| bit).sum();
-    if number == 0 || number & !known != 0 {
-        return format!("{number:#x}");
-    }
-    let words = names.iter().filter(|(bit, _)| number & bit != 0);
-    words.map(|(_, name)| *name).collect::<Vec<_>>().join(",")
-}
-
-fn meta(key: MetaKey) -> (String, &'static str, Show) {
-    let (nft, xt, show) = match key {
-        MetaKey::Mark => ("meta mark", "-m mark --mark", Show::HostHex),
-        MetaKey::Iifname => ("iifname", "-i", Show::Name),
-        MetaKey::Oifname => ("oifname", "-o", Show::Name),
-        MetaKey::L4proto => ("meta l4proto", "-p", Show::Protocol),
-        MetaKey::Iif => ("iif", "", Show::HostHex),
-        MetaKey::Oif => ("oif", "", Show::HostHex),
-        MetaKey::Nfproto => ("meta nfproto", "", Show::Raw),
-        MetaKey::Skuid => ("meta skuid", "", Show::HostHex),
-        other => {
-            let word = format!("{other:?}").to_lowercase();
-            return (format!("meta {word}"), "", Show::Raw);
-        }
-    };
-    (nft.to_owned(), xt, show)
-}
-
-fn ct(key: CtKey) -> (String, Show) {
-    let (name, show) = match key {
-        CtKey::State => ("state", Show::State),
-        CtKey::Status => ("status", Show::Status),
-        CtKey::Mark => ("mark", Show::HostHex),
-        CtKey::Src | CtKey::SrcIp | CtKey::SrcIp6 => ("saddr", Show::Addr),
-        CtKey::Dst | CtKey::DstIp | CtKey::DstIp6 => ("daddr", Show::Addr),
-        CtKey::ProtoSrc => ("proto-src", Show::Net16),
-        CtKey::ProtoDst => ("proto-dst", Show::Net16),
-        CtKey::Protocol => ("protocol", Show::Protocol),
-        CtKey::Direction => ("direction", Show::Raw),
-        other => return (format!("{other:?}").to_lowercase(), Show::Raw),
-    };
-    (name.to_owned(), show)
 }

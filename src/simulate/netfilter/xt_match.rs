@@ -5,12 +5,13 @@
 use std::net::IpAddr;
 
 use super::bits::Tri;
-use super::chain::{Did, assume};
-use super::ct::{self, masked_equal};
+use super::chain::Did;
+use super::ct::{self, masked_equal, port_within};
 use super::machine::{Eval, Vm};
+use super::step::assume;
 use super::{meta, reverse};
 use crate::model::IfIndex;
-use crate::model::packet::{L4, Packet};
+use crate::model::packet::L4;
 use crate::model::xtables::{HeaderMatch, Statistic, XtMatch};
 use crate::simulate::skb::Skb;
 
@@ -46,14 +47,6 @@ fn name_matches(pattern: &str, name: &str) -> bool {
         Some(start) => name.starts_with(start),
         None => name == pattern,
     }
-}
-
-fn port_in(port: Option<u16>, (first, last): (u16, u16)) -> Tri {
-    if (first, last) == (0, u16::MAX) {
-        return Tri::Yes;
-    }
-    let answer = port.map(|port| (first..=last).contains(&port));
-    Tri::from_option(answer, || "a port is not known".to_owned())
 }
 
 /// Runs one match.
@@ -111,9 +104,9 @@ fn holds(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, condition: &XtMatch) -> Tri {
             else {
                 return Tri::No;
             };
-            port_in(sport, *sports)
+            port_within(sport, *sports)
                 .negated(invert & 1 != 0)
-                .and(|| port_in(dport, *dports).negated(invert & 2 != 0))
+                .and(|| port_within(dport, *dports).negated(invert & 2 != 0))
                 .and(|| Tri::from((flags & flag_mask == *flag_cmp) != (invert & 4 != 0)))
                 .and(|| match option {
                     0 => Tri::Yes,
@@ -128,9 +121,9 @@ fn holds(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, condition: &XtMatch) -> Tri {
             let L4::Udp { sport, dport } = packet.l4 else {
                 return Tri::No;
             };
-            port_in(sport, *sports)
+            port_within(sport, *sports)
                 .negated(invert & 1 != 0)
-                .and(|| port_in(dport, *dports).negated(invert & 2 != 0))
+                .and(|| port_within(dport, *dports).negated(invert & 2 != 0))
         }
         XtMatch::Icmp {
             kind: wanted,
@@ -187,7 +180,7 @@ fn holds(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, condition: &XtMatch) -> Tri {
                 return Tri::No;
             }
             let any = |port: Option<u16>| {
-                let ranges = ports.iter().map(|range| port_in(port, *range));
+                let ranges = ports.iter().map(|range| port_within(port, *range));
                 ranges.fold(Tri::No, |all, one| all.or(|| one))
             };
             let hit = match which {
@@ -264,10 +257,13 @@ fn mark_is(own: Option<u32>, mark: u32, mask: u32) -> Tri {
     Tri::from_option(answer, || "the mark is not known".to_owned())
 }
 
+/// A device name to match, and whether it is negated.
+type Pattern<'a> = &'a Option<(String, bool)>;
+
 /// `physdev_mt()`: without bridge information only negated conditions hold.
 fn physdev(
     eval: &Eval<'_, '_>,
-    (physin, physout): (&Option<(String, bool)>, &Option<(String, bool)>),
+    (physin, physout): (Pattern<'_>, Pattern<'_>),
     (is_in, is_out, is_bridged): (Option<bool>, Option<bool>, Option<bool>),
 ) -> Tri {
     let devices = eval.at.devices;
@@ -326,9 +322,4 @@ fn owner(
                 Some(_) => Tri::Unknown("the sender's gid is not known".to_owned()),
             }),
     }
-}
-
-/// Whether a packet is of a protocol with ports.
-pub(super) fn has_ports(packet: &Packet) -> bool {
-    matches!(packet.l4, L4::Tcp { .. } | L4::Udp { .. } | L4::Sctp { .. })
 }

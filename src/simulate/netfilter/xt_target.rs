@@ -2,9 +2,10 @@
 //!
 //! Source: net/netfilter/xt_*.c (v6.12).
 
-use super::chain::{Did, note, set_mark};
+use super::chain::Did;
 use super::machine::{Eval, Vm};
 use super::nat::{self, Range};
+use super::step::{note, set_mark};
 use super::{ct, reject};
 use crate::model::netfilter::{Hook, Rule};
 use crate::model::xtables::XtTarget;
@@ -70,10 +71,27 @@ pub(super) fn eval<'a>(
         XtTarget::Queue { num, .. } => {
             Did::Blind(format!("handed to the program that listens on queue {num}"))
         }
+        XtTarget::Other { name, data, .. } if header(vm, name, data) => Did::Next,
         XtTarget::Other { name, .. } => {
             Did::Blind(format!("target {name} is not known to this program"))
         }
     }
+}
+
+/// Targets that rewrite the IP header; false for others.
+///
+/// Source: `struct ipt_TTL_info`, `struct xt_DSCP_info`, `struct xt_tos_target_info`.
+fn header(vm: &mut Vm<'_>, name: &str, data: &[u8]) -> bool {
+    let packet = &mut vm.skb.packet;
+    match (name, data) {
+        ("TTL" | "HL", [0, value, ..]) => packet.ttl = *value,
+        ("TTL" | "HL", [1, value, ..]) => packet.ttl = packet.ttl.saturating_add(*value),
+        ("TTL" | "HL", [2, value, ..]) => packet.ttl = packet.ttl.saturating_sub(*value),
+        ("DSCP", [dscp, ..]) => packet.tos = packet.tos & 3 | dscp << 2,
+        ("TOS", [value, mask, ..]) => packet.tos = packet.tos & !mask ^ value,
+        _ => return false,
+    }
+    true
 }
 
 /// `connmark_tg_shift()` without shifts.

@@ -1,5 +1,6 @@
 //! `netpath-lab`: brings laboratories up and down, breaks them, and sends packets in them.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use netpath_lab::holder::{self, HolderArgs};
 use netpath_lab::serve::{self, ServeArgs};
 use netpath_lab::state::ClusterState;
-use netpath_lab::{Cluster, Fault, Outcome, Overlay, Proxy, Spec, launch};
+use netpath_lab::{Cluster, Fault, Outcome, Overlay, Proxy, Spec, api, launch};
 use nix::sys::signal::{SigSet, Signal};
 
 /// Clusters made of network namespaces.
@@ -93,6 +94,24 @@ enum Task {
         /// Milliseconds to wait.
         #[arg(long, default_value_t = 2000)]
         timeout: u64,
+    },
+    /// Serve a laboratory's Kubernetes API on loopback until interrupted.
+    Api {
+        /// Name of the laboratory.
+        #[arg(long, default_value = "lab", conflicts_with = "state")]
+        name: String,
+        /// State file, where it is not that of a laboratory of this machine.
+        #[arg(long)]
+        state: Option<PathBuf>,
+        /// Program that stands for the helper image's.
+        #[arg(long)]
+        helper: PathBuf,
+        /// TCP port on 127.0.0.1; 0 takes a free one.
+        #[arg(long, default_value_t = 0)]
+        port: u16,
+        /// Where to write a kubeconfig.
+        #[arg(long)]
+        kubeconfig_out: Option<PathBuf>,
     },
     /// Internal: namespaces of a node.
     #[command(hide = true)]
@@ -197,6 +216,24 @@ fn run(task: Task) -> Result<ExitCode> {
                 place.tcp_exchange(to, timeout)?
             };
             return Ok(show(&outcome));
+        }
+        Task::Api {
+            name,
+            state,
+            helper,
+            port,
+            kubeconfig_out,
+        } => {
+            let state = state.unwrap_or_else(|| ClusterState::path(&name));
+            let options = api::Options {
+                helper,
+                port,
+                kubeconfig: kubeconfig_out,
+                misbehave: api::Misbehave::default(),
+            };
+            tokio::runtime::Runtime::new()
+                .context("start the runtime of the API server")?
+                .block_on(api::serve(&state, &options))?;
         }
         Task::Holder(args) => holder::hold(&args)?,
         Task::Init(args) => holder::init(&args)?,

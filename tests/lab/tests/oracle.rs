@@ -6,9 +6,10 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use netpath::model::packet::{TCP, UDP as UDP_PROTOCOL};
 use netpath::trace::{Disposition, Trace};
 use netpath_lab::oracle::{Oracle, difference, observed, place_name, predicted};
-use netpath_lab::{Capture, Cluster, Outcome, Overlay, Proxy, Spec};
+use netpath_lab::{Capture, Cluster, Outcome, Overlay, Place, Proxy, Spec};
 
 const LONG: Duration = Duration::from_secs(5);
 
@@ -23,6 +24,36 @@ fn unique() -> String {
 
 /// Name, source, destination.
 type Case = (&'static str, &'static str, &'static str);
+
+/// Ports that servers of the laboratory have; no client has one of them.
+const SERVER_PORTS: &[u16] = &[53, 8053];
+
+const UDP: &[Case] = &[
+    (
+        "udp, pod to pod, same node",
+        "shop/web-0",
+        "10.244.1.9:8053",
+    ),
+    (
+        "udp, pod to pod, other node",
+        "shop/web-0",
+        "10.244.2.4:8053",
+    ),
+    (
+        "udp, pod to pod, other node, v6",
+        "shop/web-0",
+        "[fd00:10:244:2::4]:8053",
+    ),
+    ("udp, pod to ClusterIP", "shop/web-0", "10.96.14.3:53"),
+    (
+        "udp, pod to ClusterIP, v6",
+        "shop/web-0",
+        "[fd00:10:96::e03]:53",
+    ),
+    ("udp, node to ClusterIP", "node-1", "10.96.14.3:53"),
+    ("udp, pod to outside", "shop/web-0", "10.88.0.1:53"),
+    ("udp, pod to a closed port", "shop/web-0", "10.244.2.4:54"),
+];
 
 const CASES: &[Case] = &[
     ("pod to pod, same node", "shop/web-0", "10.244.1.9:8080"),
@@ -93,12 +124,20 @@ const CASES: &[Case] = &[
     ("pod to localhost", "shop/web-0", "127.0.0.1:8080"),
 ];
 
-fn agrees(cluster: &Cluster, oracle: &mut Oracle, case: &Case) -> Result<(), String> {
+fn exchange(place: &Place, protocol: u8, to: SocketAddr) -> anyhow::Result<Outcome> {
+    if protocol == UDP_PROTOCOL {
+        place.udp_exchange(to, LONG)
+    } else {
+        place.tcp_exchange(to, LONG)
+    }
+}
+
+fn agrees(cluster: &Cluster, oracle: &mut Oracle, protocol: u8, case: &Case) -> Result<(), String> {
     let (name, from, to) = *case;
     let to: SocketAddr = to.parse().expect("an address");
     let place = cluster.place(from).expect("a place");
     let text = |error: anyhow::Error| format!("{name}: {error:#}");
-    let prediction = oracle.predict(cluster, from, 6, to).map_err(text)?;
+    let prediction = oracle.predict(cluster, from, protocol, to).map_err(text)?;
     let total: f64 = prediction
         .outcome
         .traces
@@ -109,9 +148,13 @@ fn agrees(cluster: &Cluster, oracle: &mut Oracle, case: &Case) -> Result<(), Str
         return Err(format!("{name}: probabilities add up to {total}"));
     }
     let capture = Capture::of_cluster(cluster).map_err(text)?;
-    let outcome = place.tcp_exchange(to, LONG).map_err(text)?;
+    let outcome = exchange(&place, protocol, to).map_err(text)?;
     let seen = capture.stop().map_err(text)?;
-    let (forth, back) = (observed(&seen, false), observed(&seen, true));
+    let ports = [SERVER_PORTS, &[to.port()]].concat();
+    let (forth, back) = (
+        observed(&seen, &ports, false),
+        observed(&seen, &ports, true),
+    );
     let topology = &prediction.topology;
     // The kernel chose one of the ways; the one whose points fit must be among those predicted.
     let mut differences = Vec::new();
@@ -195,17 +238,21 @@ fn matrix(overlay: Overlay, proxy: Proxy) {
     // The kernel stamps packets only from a while after the first socket that asks for it.
     let stamping = Capture::of_cluster(&cluster).expect("a capture");
     // Neighbours and forwarding entries settle in a first exchange, so that ARP is not in the way.
-    for (_, from, to) in CASES {
+    let cases = || {
+        let of = |protocol| move |case: &'static Case| (protocol, case);
+        CASES
+            .iter()
+            .map(of(TCP))
+            .chain(UDP.iter().map(of(UDP_PROTOCOL)))
+    };
+    for (protocol, (_, from, to)) in cases() {
         for _ in 0..4 {
             let place = cluster.place(from).expect("a place");
-            place
-                .tcp_exchange(to.parse().expect("an address"), LONG)
-                .expect("an exchange");
+            exchange(&place, protocol, to.parse().expect("an address")).expect("an exchange");
         }
     }
-    let wrong: Vec<String> = CASES
-        .iter()
-        .filter_map(|case| agrees(&cluster, &mut oracle, case).err())
+    let wrong: Vec<String> = cases()
+        .filter_map(|(protocol, case)| agrees(&cluster, &mut oracle, protocol, case).err())
         .collect();
     drop(stamping);
     drop(oracle);
@@ -214,7 +261,7 @@ fn matrix(overlay: Overlay, proxy: Proxy) {
         wrong.is_empty(),
         "{} of {} disagree:\n{}",
         wrong.len(),
-        CASES.len(),
+        cases().count(),
         wrong.join("\n")
     );
 }

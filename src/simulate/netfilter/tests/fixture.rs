@@ -25,10 +25,6 @@ pub(super) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-pub(super) fn dev(index: u32) -> Option<IfIndex> {
-    IfIndex::new(index)
-}
-
 pub(super) fn key() -> NsKey {
     NsKey {
         node: NODE.to_owned(),
@@ -116,7 +112,11 @@ pub(super) fn node() -> NetNs {
     ns.links = Section::Known(vec![
         link(1, "lo", LinkKind::Device),
         link(2, "eth0", LinkKind::Device),
-        link(3, "cni0", LinkKind::Bridge(crate::model::link::Bridge::default())),
+        link(
+            3,
+            "cni0",
+            LinkKind::Bridge(crate::model::link::Bridge::default()),
+        ),
     ]);
     ns.addrs = Section::Known(vec![
         addr(1, "127.0.0.1", 8),
@@ -150,7 +150,13 @@ pub(super) fn node() -> NetNs {
         route(255, "10.244.1.1/32", RouteKind::Local, 3, None),
         route(254, "10.88.0.0/24", RouteKind::Unicast, 2, None),
         route(254, "10.244.1.0/24", RouteKind::Unicast, 3, None),
-        route(254, "10.244.2.0/24", RouteKind::Unicast, 2, Some("10.88.0.12")),
+        route(
+            254,
+            "10.244.2.0/24",
+            RouteKind::Unicast,
+            2,
+            Some("10.88.0.12"),
+        ),
         route(254, "0.0.0.0/0", RouteKind::Unicast, 2, Some("10.88.0.1")),
     ]);
     ns.nft = Section::Known(Ruleset::default());
@@ -256,7 +262,9 @@ fn parse_save(save: &str) -> Vec<Table> {
             if let Some(base) = base.as_mut().filter(|_| policy == "DROP") {
                 base.policy = Policy::Drop;
             }
-            table.chains.insert(name.to_owned(), chain(name, base, vec![]));
+            table
+                .chains
+                .insert(name.to_owned(), chain(name, base, vec![]));
         } else if words.first().is_some_and(|word| word == "-A") {
             let table = tables.last_mut().unwrap();
             let rules = table.chains.get_mut(&words[1]).unwrap().rules.known_mut();
@@ -289,7 +297,9 @@ fn masked(text: &str) -> (IpAddr, IpAddr) {
     } else {
         Prefix::host(ip(text))
     };
-    let bits = u32::MAX.checked_shl(32 - u32::from(prefix.len())).unwrap_or(0);
+    let bits = u32::MAX
+        .checked_shl(32 - u32::from(prefix.len()))
+        .unwrap_or(0);
     (prefix.addr(), IpAddr::from(bits.to_be_bytes()))
 }
 
@@ -398,7 +408,9 @@ fn parse_rule(words: &[String]) -> Vec<Expr> {
             "--dport" | "--sport" => {
                 let ports = range(next());
                 match matches.last_mut() {
-                    Some(XtMatch::Tcp { sports, dports, .. } | XtMatch::Udp { sports, dports, .. }) => {
+                    Some(
+                        XtMatch::Tcp { sports, dports, .. } | XtMatch::Udp { sports, dports, .. },
+                    ) => {
                         *(if word == "--dport" { dports } else { sports }) = ports;
                     }
                     other => panic!("ports of {other:?}"),

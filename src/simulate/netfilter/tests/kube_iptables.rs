@@ -61,7 +61,11 @@ fn a_service_is_spread_evenly_over_three_endpoints() {
     assert_eq!(outcomes.len(), 3);
     let backends = ["10.244.1.2", "10.244.2.2", "10.244.2.3"];
     for (outcome, backend) in outcomes.iter().zip(backends) {
-        assert!((outcome.share - 1.0 / 3.0).abs() < 1e-6, "{}", outcome.share);
+        assert!(
+            (outcome.share - 1.0 / 3.0).abs() < 1e-6,
+            "{}",
+            outcome.share
+        );
         assert_eq!(outcome.skb.packet.dst, ip(backend));
         assert_eq!(outcome.skb.packet.dport(), Some(8080));
         assert_eq!(outcome.skb.mark, Some(0));
@@ -84,7 +88,10 @@ fn a_service_is_spread_evenly_over_three_endpoints() {
     let Some(Evidence::NetfilterRule { text, .. }) = step.evidence.last() else {
         panic!("a rule");
     };
-    assert_eq!(text, "-p tcp -m tcp -j DNAT --to-destination 10.244.2.2:8080");
+    assert_eq!(
+        text,
+        "-p tcp -m tcp -j DNAT --to-destination 10.244.2.2:8080"
+    );
     assert!(world.wants.is_empty());
 }
 
@@ -105,10 +112,7 @@ fn traffic_from_outside_is_masqueraded_and_its_answer_comes_back() {
     assert!(is_accept(&forward));
     assert_eq!(said(&forward), "accepted");
     let post = world.one(Hook::Postrouting, (0, 2), forward.skb, forward.flows);
-    assert_eq!(
-        said(&post),
-        "mark 0x4000 → 0x0; masquerade as 10.88.0.11"
-    );
+    assert_eq!(said(&post), "mark 0x4000 → 0x0; masquerade as 10.88.0.11");
     assert_eq!(post.skb.packet.src, ip("10.88.0.11"));
     assert_eq!(post.skb.packet.sport(), None);
 
@@ -169,7 +173,7 @@ fn an_answer_whose_question_was_not_seen_is_invalid_and_dropped() {
 
 #[test]
 fn affinity_lists_are_taken_to_be_empty_and_said_so() {
-    let rules = r#"
+    let rules = r"
 *nat
 :PREROUTING ACCEPT
 :SVC -
@@ -182,12 +186,37 @@ fn affinity_lists_are_taken_to_be_empty_and_said_so() {
 -A SVC -j SEP-2
 -A SEP-1 -p tcp -m recent --set --name SEP-1 --rsource -m tcp -j DNAT --to-destination 10.244.1.2:8080
 -A SEP-2 -p tcp -m recent --set --name SEP-2 --rsource -m tcp -j DNAT --to-destination 10.244.2.2:8080
-"#;
+";
     let mut world = World::new(with_iptables(rules));
     let packet = skb(tcp("10.244.1.7", None, "10.96.0.10", 80), false);
     let outcomes = world.run(Hook::Prerouting, (3, 0), packet, Flows::default());
     let shares: Vec<f64> = outcomes.iter().map(|o| o.share).collect();
     assert_eq!(shares, [0.5, 0.5]);
     let assumed = |e: &&Evidence| matches!(e, Evidence::Assumed { .. });
-    assert_eq!(outcomes[0].steps[0].evidence.iter().filter(assumed).count(), 1);
+    assert_eq!(
+        outcomes[0].steps[0].evidence.iter().filter(assumed).count(),
+        1
+    );
+}
+
+#[test]
+fn ten_thousand_services_are_walked() {
+    use std::fmt::Write as _;
+    let mut save = "*nat\n:PREROUTING ACCEPT\n:KUBE-SERVICES -\n:SEP -\n\
+                    -A PREROUTING -j KUBE-SERVICES\n"
+        .to_owned();
+    for service in 0..10_000 {
+        let (high, low) = (service / 250, service % 250 + 1);
+        writeln!(
+            save,
+            "-A KUBE-SERVICES -d 10.96.{high}.{low}/32 -p tcp -m comment --comment \"a service\" \
+             -m tcp --dport 80 -j SEP"
+        )
+        .unwrap();
+    }
+    save.push_str("-A SEP -p tcp -m tcp -j DNAT --to-destination 10.244.2.2:8080\n");
+    let mut world = World::new(with_iptables(&save));
+    let packet = skb(tcp("10.244.1.7", None, "10.96.39.250", 80), false);
+    let outcome = world.one(Hook::Prerouting, (3, 0), packet, Flows::default());
+    assert_eq!(said(&outcome), "dnat to 10.244.2.2:8080");
 }

@@ -33,8 +33,8 @@ fn elem(key: &[u8], data: Option<SetData>) -> SetElem {
     }
 }
 
-fn goto(chain: &str) -> Option<SetData> {
-    Some(SetData::Verdict(Verdict::Goto(chain.to_owned())))
+fn goto(chain: &str) -> SetData {
+    SetData::Verdict(Verdict::Goto(chain.to_owned()))
 }
 
 /// `ip daddr . meta l4proto . th dport vmap @name`
@@ -221,13 +221,13 @@ fn ruleset() -> Table {
                 "service-ips",
                 &[4, 1, 2],
                 true,
-                vec![elem(&service(10), goto("service-a"))],
+                vec![elem(&service(10), Some(goto("service-a")))],
             ),
             set(
                 "no-endpoint-services",
                 &[4, 1, 2],
                 true,
-                vec![elem(&service(50), goto("reject-chain"))],
+                vec![elem(&service(50), Some(goto("reject-chain")))],
             ),
             set(
                 "hairpin-connections",
@@ -326,7 +326,10 @@ fn sets_and_chains_that_were_not_read_are_asked_for() {
     let packet = skb(tcp("10.244.1.7", None, "10.96.0.10", 80), false);
     let packet_2 = packet.clone();
     let pre = world.run(Hook::Prerouting, (3, 0), packet, Flows::default());
-    assert!(pre.iter().all(|o| matches!(o.verdict, HookVerdict::Unknown(_))));
+    assert!(
+        pre.iter()
+            .all(|o| matches!(o.verdict, HookVerdict::Unknown(_)))
+    );
     let post = world.one(Hook::Postrouting, (0, 2), packet_2, Flows::default());
     // Without a connection NAT does nothing.
     assert!(is_accept(&post));

@@ -111,7 +111,11 @@ fn untracked_packets_make_no_entry() {
 
 #[test]
 fn without_a_rule_that_needs_it_nothing_is_tracked() {
-    let plain = chain("in", pre(-300), vec![vec![Expr::Counter(Counters::default())]]);
+    let plain = chain(
+        "in",
+        pre(-300),
+        vec![vec![Expr::Counter(Counters::default())]],
+    );
     let mut world = World::new(with_nft(vec![table(Family::Ip, "t", vec![plain], vec![])]));
     let packet = skb(tcp("10.244.1.7", Some(4000), "10.88.0.11", 22), false);
     let outcome = world.one(Hook::Prerouting, (3, 0), packet, Flows::default());
@@ -124,7 +128,12 @@ fn dormant_tables_and_other_families_do_not_act() {
     let drop = || vec![vec![Expr::Verdict(Verdict::Drop)]];
     let mut dormant = table(Family::Ip, "a", vec![chain("in", input(0), drop())], vec![]);
     dormant.dormant = true;
-    let v6 = table(Family::Ip6, "b", vec![chain("in", input(0), drop())], vec![]);
+    let v6 = table(
+        Family::Ip6,
+        "b",
+        vec![chain("in", input(0), drop())],
+        vec![],
+    );
     let mut world = World::new(with_nft(vec![dormant, v6]));
     let packet = skb(tcp("10.244.1.7", None, "10.88.0.11", 22), false);
     let outcome = world.one(Hook::Input, (3, 0), packet, Flows::default());
@@ -136,7 +145,12 @@ fn of_equal_priorities_the_younger_chain_runs_first() {
     let drop = |name: &str| chain(name, input(0), vec![vec![Expr::Verdict(Verdict::Drop)]]);
     let reset = vec![vec![Expr::Reject { kind: 1, code: 0 }]];
     let older = table(Family::Ip, "a", vec![drop("in")], vec![]);
-    let younger = table(Family::Inet, "b", vec![chain("in", input(0), reset)], vec![]);
+    let younger = table(
+        Family::Inet,
+        "b",
+        vec![chain("in", input(0), reset)],
+        vec![],
+    );
     let mut world = World::new(with_nft(vec![older, younger]));
     let packet = skb(tcp("10.244.1.7", None, "10.88.0.11", 22), false);
     let outcome = world.one(Hook::Input, (3, 0), packet, Flows::default());
@@ -144,15 +158,61 @@ fn of_equal_priorities_the_younger_chain_runs_first() {
 }
 
 #[test]
+fn nat_ranks_with_its_first_chain_among_equal_priorities() {
+    // Seen in a kernel: a filter chain at -100 that is younger than the first NAT chain runs before
+    // NAT, whatever the NAT chain's own priority.
+    let nat = || {
+        let redirect = Expr::Redir {
+            proto_min: None,
+            proto_max: None,
+            flags: 0,
+        };
+        let kind = Some(base(Hook::Prerouting, -90, ChainKind::Nat));
+        table(
+            Family::Ip,
+            "nat",
+            vec![chain("nat", kind, vec![vec![redirect]])],
+            vec![],
+        )
+    };
+    let drop_original = || {
+        let rule = vec![
+            Expr::Payload {
+                base: PayloadBase::Network,
+                offset: 16,
+                len: 4,
+                dreg: 4,
+            },
+            Expr::Cmp {
+                op: CmpOp::Eq,
+                sreg: 4,
+                data: vec![1, 1, 1, 1],
+            },
+            Expr::Verdict(Verdict::Drop),
+        ];
+        table(
+            Family::Ip,
+            "drop",
+            vec![chain("drop", pre(-100), vec![rule])],
+            vec![],
+        )
+    };
+    let through = |tables| {
+        let packet = skb(tcp("10.244.1.7", None, "1.1.1.1", 80), false);
+        World::new(with_nft(tables)).one(Hook::Prerouting, (3, 0), packet, Flows::default())
+    };
+    let younger = through(vec![nat(), drop_original()]);
+    assert!(matches!(younger.verdict, HookVerdict::Drop(_)));
+    let older = through(vec![drop_original(), nat()]);
+    assert!(is_accept(&older));
+}
+
+#[test]
 fn goto_returns_to_the_caller_of_the_chain_that_used_it() {
     let go = |verdict| vec![Expr::Verdict(verdict)];
     let name = str::to_owned;
     let chains = vec![
-        chain(
-            "in",
-            input(0),
-            vec![go(Verdict::Jump(name("a"))), mark(4)],
-        ),
+        chain("in", input(0), vec![go(Verdict::Jump(name("a"))), mark(4)]),
         chain("a", None, vec![go(Verdict::Goto(name("b"))), mark(8)]),
         chain("b", None, vec![mark(1), go(Verdict::Return), mark(2)]),
     ];

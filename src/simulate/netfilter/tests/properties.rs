@@ -40,7 +40,10 @@ fn target() -> impl Strategy<Value = &'static str> {
     ])
 }
 
-fn rules(chain: &'static str, condition: BoxedStrategy<&'static str>) -> impl Strategy<Value = String> {
+fn rules(
+    chain: &'static str,
+    condition: BoxedStrategy<&'static str>,
+) -> impl Strategy<Value = String> {
     prop::collection::vec((condition, target()), 0..5).prop_map(move |rules| {
         rules
             .iter()

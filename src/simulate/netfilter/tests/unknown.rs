@@ -103,12 +103,8 @@ fn a_flow_with_fixed_ports_is_looked_for_in_the_kernel_table() {
     ));
 
     ns.conntrack = vec![(first.tuple(), Section::Known(None))];
-    let outcome = World::new(ns.clone()).one(
-        Hook::Prerouting,
-        (3, 0),
-        packet.clone(),
-        Flows::default(),
-    );
+    let outcome =
+        World::new(ns.clone()).one(Hook::Prerouting, (3, 0), packet.clone(), Flows::default());
     assert_eq!(said(&outcome), "dnat to 10.244.2.2:8080");
 
     // An entry made when the rules led elsewhere.

@@ -22,7 +22,7 @@ use crate::state::NodeState;
 const CREATED: &str = "2026-11-21T02:00:00Z";
 
 /// What is started where.
-pub(crate) struct Kubelet {
+pub(super) struct Kubelet {
     helper: PathBuf,
     inner: Mutex<Inner>,
 }
@@ -294,27 +294,24 @@ async fn live(app: &Arc<App>, pod: &(String, String), fate: HelperFate) -> Resul
         .map_or(Duration::MAX, Duration::from_secs);
     let status = tokio::time::timeout(deadline, child.wait()).await;
     app.kubelet.ended(pod, id);
-    match status {
-        Ok(status) => {
-            let status = status.context("wait for the helper")?;
-            let code = status.code().unwrap_or(137);
-            let (phase, reason) = if code == 0 {
-                ("Succeeded", "Completed")
-            } else {
-                ("Failed", "Error")
-            };
-            report(app, pod, phase, &terminated(code, reason, ""), false);
-        }
-        Err(_) => {
-            app.kubelet.kill(&pod.0, &pod.1);
-            app.store.change("pods", &pod.0, &pod.1, |object| {
-                object["status"] = json!({
-                    "phase": "Failed", "reason": "DeadlineExceeded",
-                    "message": "Pod was active on the node longer than the specified deadline",
-                });
+    let Ok(status) = status else {
+        app.kubelet.kill(&pod.0, &pod.1);
+        app.store.change("pods", &pod.0, &pod.1, |object| {
+            object["status"] = json!({
+                "phase": "Failed", "reason": "DeadlineExceeded",
+                "message": "Pod was active on the node longer than the specified deadline",
             });
-        }
-    }
+        });
+        return Ok(());
+    };
+    let status = status.context("wait for the helper")?;
+    // No code: a signal ended it, and 137 is what a runtime reports for SIGKILL.
+    let code = status.code().unwrap_or(137);
+    let (phase, reason) = match code {
+        0 => ("Succeeded", "Completed"),
+        _ => ("Failed", "Error"),
+    };
+    report(app, pod, phase, &terminated(code, reason, ""), false);
     Ok(())
 }
 

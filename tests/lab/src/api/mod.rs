@@ -57,10 +57,10 @@ pub struct Server {
 }
 
 /// What all requests share.
-pub(crate) struct App {
-    pub(crate) store: Store,
-    pub(crate) kubelet: kubelet::Kubelet,
-    pub(crate) misbehave: misbehave::Switch,
+struct App {
+    store: Store,
+    kubelet: kubelet::Kubelet,
+    misbehave: misbehave::Switch,
     state_file: Option<PathBuf>,
 }
 

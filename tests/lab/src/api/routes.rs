@@ -127,7 +127,7 @@ async fn resource(
         ("delete", "pods") => delete_pod(app, &target),
         ("get", _) => get(app, now, &target, parts),
         ("list", _) => list(app, now, &target, &query, parts),
-        ("watch", _) => watch::answer(Arc::clone(app), now.clone(), target, query),
+        ("watch", _) => watch::answer(Arc::clone(app), now, target, query),
         _ => failure(
             405,
             "MethodNotAllowed",

@@ -34,7 +34,7 @@ struct Inner {
 }
 
 /// All objects.
-pub(crate) struct Store {
+pub(super) struct Store {
     inner: Mutex<Inner>,
     changed: watch::Sender<u64>,
 }

@@ -31,7 +31,7 @@ struct Watch {
 }
 
 /// Starts a watch.
-pub(super) fn answer(app: Arc<App>, now: Misbehave, target: Target, query: Query) -> Response {
+pub(super) fn answer(app: Arc<App>, now: &Misbehave, target: Target, query: Query) -> Response {
     let changed = app.store.subscribe();
     let given: Option<u64> = query
         .first("resourceVersion")

@@ -10,7 +10,7 @@ use netpath::trace::Trace;
 use super::place_name;
 use crate::capture::{Direction, Seen};
 use crate::cluster::Cluster;
-use crate::packet::{Frame, IpPacket, Transport};
+use crate::packet::Transport;
 
 /// A packet at one interface, reduced to what a prediction tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,20 +81,29 @@ fn from_packet(place: &str, dev: &str, out: bool, packet: &Packet) -> Point {
     }
 }
 
-/// Points of the first packet of a TCP or UDP exchange (`reply` false), or of its answer, in order of
-/// time. `port` is the client's: it tells the two apart where NAT changes everything else.
-pub fn observed(seen: &[Seen], reply: bool) -> Vec<Point> {
+/// Points of the first packet of an exchange (`reply` false), or of its answer, in order of time.
+///
+/// Of TCP, the SYN and its answer. Of UDP, datagrams to one of `ports`, the ports that servers have, and
+/// datagrams from one: the client's own port is none of them.
+pub fn observed(seen: &[Seen], ports: &[u16], reply: bool) -> Vec<Point> {
     let mut points: Vec<Point> = Vec::new();
     for one in seen.iter().filter(|one| one.place != "underlay") {
         let Some(ip) = &one.frame.ip else { continue };
-        let Some(innermost) = innermost(&one.frame) else {
+        let Some(innermost) = one.frame.innermost() else {
             continue;
         };
         let wanted = match innermost.transport {
             Transport::Tcp { flags, .. } => flags & 0x17 == if reply { 0x12 } else { 0x02 },
+            Transport::Udp {
+                source,
+                destination,
+                ..
+            } => ports.contains(if reply { &source } else { &destination }),
             _ => false,
         };
-        if !wanted || one.for_other_host && one.direction == Direction::In && !is_bridge_port(one) {
+        let elsewhere =
+            one.for_other_host && one.direction == Direction::In && !is_bridge_port(one);
+        if !wanted || elsewhere {
             continue;
         }
         let inner = (!std::ptr::eq(innermost, ip)).then_some(innermost);
@@ -124,10 +133,6 @@ pub fn observed(seen: &[Seen], reply: bool) -> Vec<Point> {
 /// A bridge port receives frames for others by nature.
 fn is_bridge_port(seen: &Seen) -> bool {
     seen.ifname.starts_with("veth")
-}
-
-fn innermost(frame: &Frame) -> Option<&IpPacket> {
-    frame.innermost()
 }
 
 /// Where prediction and observation differ first, for people; `None` where they agree.
