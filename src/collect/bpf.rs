@@ -1,7 +1,7 @@
 //! BPF programs at devices that rtnetlink does not show: tcx and netkit, by BPF_PROG_QUERY.
 //!
 //! Only their number is asked. Source: include/uapi/linux/bpf.h (6.7 and later).
-#![allow(unsafe_code, reason = "bpf(2) has no wrapper in libc, nix or std")]
+#![allow(unsafe_code, reason = "libc, nix and std do not wrap bpf(2)")]
 
 use std::collections::BTreeMap;
 use std::io;
