@@ -346,9 +346,7 @@ pub fn invocation(argv0: Option<&std::ffi::OsStr>) -> String {
 /// Examples before the flags: what most readers of a help text look for.
 const TEMPLATE: &str = "\
 {before-help}{about-with-newline}
-{usage-heading} {usage}
-
-{after-help}
+{usage-heading} {usage}{after-help}
 
 {all-args}";
 

@@ -168,6 +168,9 @@ fn last_way(way: &Way) -> &Way {
 /// How an exchange ends and where: `the reply is dropped on worker-1 (NETFILTER_DROP)`.
 fn ending(way: &Way) -> String {
     let last = last_way(way);
+    if way.disposition == Disposition::LeavesCluster && last.arrives() {
+        return "leaves the cluster".to_owned();
+    }
     let place = last
         .end
         .as_ref()
@@ -359,7 +362,11 @@ impl Writer<'_> {
             let sign = self.options.paint(style, sign);
             let first = format!("{indent}reply {sign} ");
             let rest = format!("{indent}        ");
-            text.push_str(&fold(self.options, &first, &rest, &devices(reply)));
+            let mut words = devices(reply);
+            if way.disposition == Disposition::LeavesCluster {
+                words = format!("should one come: {words}");
+            }
+            text.push_str(&fold(self.options, &first, &rest, &words));
             return;
         }
         if reply.arrives() && !self.options.reply {
