@@ -53,7 +53,7 @@ pub fn serve(
     let mut decoder = Decoder::default();
     let mut chunk = vec![0u8; 64 << 10];
     loop {
-        let request = match decoder.next::<Request>() {
+        let request = match decoder.message::<Request>() {
             Ok(request) => request,
             Err(error) => {
                 peer.send(&Reply::Error {

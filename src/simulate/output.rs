@@ -135,7 +135,7 @@ pub(crate) fn local_out(cx: &mut Cx<'_>, mut walk: Walk, oif: Option<IfIndex>) -
         walk.hook(cx, Hook::Output, false, devices, |cx, walk| {
             let after = (walk.skb.packet.dst, walk.skb.packet.dport(), walk.skb.mark);
             if after == before {
-                return walk.then(Next::Postrouting(out.clone()));
+                return walk.then(Next::Postrouting(out));
             }
             // `ip_route_me_harder()`: what OUTPUT changed may lead elsewhere.
             let answer = lookup(cx, &walk.ns, &key(&walk, None, oif));
@@ -275,6 +275,6 @@ pub(crate) fn postrouting(cx: &mut Cx<'_>, mut walk: Walk, out: Out) -> Ways {
         physout: None,
     };
     walk.hook(cx, Hook::Postrouting, false, devices, |_, walk| {
-        walk.then(Next::Neigh(out.clone()))
+        walk.then(Next::Neigh(out))
     })
 }

@@ -75,7 +75,7 @@ pub(crate) struct Origin {
 }
 
 /// A way out that a route named.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Out {
     /// Device.
     pub(crate) oif: IfIndex,

@@ -253,7 +253,7 @@ pub fn overlay() -> (World, [NsKey; 2], [NsKey; 2]) {
             ..Vxlan::default()
         };
         world.link(host, 7, "flannel.1", LinkKind::Vxlan(vxlan), |link| {
-            link.mtu = 1450
+            link.mtu = 1450;
         });
         world.addr(host, 7, &format!("10.244.{own}.0"), 32);
         world.route(

@@ -168,11 +168,12 @@ fn agrees(cluster: &Cluster, oracle: &mut Oracle, protocol: u8, case: &Case) -> 
                 let pod = reply.split(' ').next().unwrap_or_default();
                 trace.works() && (place.ends_with(&format!("/{pod}")) || !place.contains('/'))
             }
-            Outcome::Refused => matches!(trace.outcome(), Disposition::Rejected(_)),
+            Outcome::Refused | Outcome::Unreachable(_) => {
+                matches!(trace.outcome(), Disposition::Rejected(_))
+            }
             Outcome::TimedOut => {
                 matches!(trace.outcome(), Disposition::Dropped(_) | Disposition::Loop)
             }
-            Outcome::Unreachable(_) => matches!(trace.outcome(), Disposition::Rejected(_)),
         };
         if !ends_there {
             differences.push(format!("verdict {:?} does not fit", trace.outcome()));

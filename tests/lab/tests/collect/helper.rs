@@ -58,7 +58,7 @@ impl Talk {
 
     pub fn reply(&mut self) -> Reply {
         loop {
-            if let Some(reply) = self.decoder.next().expect("a good frame") {
+            if let Some(reply) = self.decoder.message().expect("a good frame") {
                 return reply;
             }
             let mut chunk = vec![0; 65536];
