@@ -332,8 +332,10 @@ pub fn invocation(argv0: Option<&std::ffi::OsStr>) -> String {
     let file = argv0
         .map(std::path::Path::new)
         .and_then(std::path::Path::file_name)
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_else(|| "kubectl-netpath".to_owned());
+        .map_or_else(
+            || "kubectl-netpath".to_owned(),
+            |name| name.to_string_lossy().into_owned(),
+        );
     match file.strip_prefix("kubectl-") {
         Some(rest) => format!(
             "kubectl {}",
