@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use netpath::capture::{Tap, decode};
 use netpath::collect::netns::{Hopper, NsFile};
+use netpath::model::packet::{Packet, TCP};
+use netpath_lab::packet::Transport;
 use netpath_lab::{Capture, Cluster, Overlay, Proxy, Spec};
 
 /// Waits until `tap` has what is expected, or time is up.
@@ -55,21 +57,19 @@ fn libpcap_and_packet_sockets_see_the_same() {
         let here = seen
             .iter()
             .filter(|one| one.place == place && one.ifname == tap.dev());
+        // Neighbour discovery and the like go on beside the exchange.
         let wanted: Vec<_> = here
-            .filter_map(|one| {
-                one.frame
-                    .innermost()
-                    .map(|ip| (ip.source, ip.destination, ip.ttl))
-            })
+            .filter_map(|one| one.frame.innermost())
+            .filter(|ip| matches!(ip.transport, Transport::Tcp { .. }))
+            .map(|ip| (ip.source, ip.destination, ip.ttl))
             .collect();
         assert!(wanted.len() >= 6, "{place} {}: {wanted:?}", tap.dev());
         let got: Vec<_> = wait(tap, wanted.len())
             .iter()
             .filter_map(|one| decode(&one.bytes, Some(8472)))
-            .map(|packet| match packet.inner {
-                Some(inner) => (inner.packet.src, inner.packet.dst, inner.packet.ttl),
-                None => (packet.src, packet.dst, packet.ttl),
-            })
+            .map(|packet| inside(packet))
+            .filter(|packet| packet.protocol() == TCP)
+            .map(|packet| (packet.src, packet.dst, packet.ttl))
             .collect();
         assert_eq!(got, wanted, "{place} {}", tap.dev());
         let losses = tap.losses().expect("statistics");
@@ -90,4 +90,12 @@ fn libpcap_and_packet_sockets_see_the_same() {
     };
     assert!(error.to_string().contains("no-such-dev"), "{error}");
     cluster.down().expect("down");
+}
+
+/// The packet inside a tunnel packet, or the packet itself.
+fn inside(packet: Packet) -> Packet {
+    match packet.inner {
+        Some(inner) => inner.packet,
+        None => packet,
+    }
 }
