@@ -67,7 +67,7 @@ fn libpcap_and_packet_sockets_see_the_same() {
         let got: Vec<_> = wait(tap, wanted.len())
             .iter()
             .filter_map(|one| decode(&one.bytes, Some(8472)))
-            .map(|packet| inside(packet))
+            .map(inside)
             .filter(|packet| packet.protocol() == TCP)
             .map(|packet| (packet.src, packet.dst, packet.ttl))
             .collect();
