@@ -194,15 +194,9 @@ fn translated(cx: &mut Cx<'_>, mut walk: Walk, master: IfIndex, port: IfIndex) -
     let text = format!("{}: translated to an address on the same bridge", link.name);
     walk.step(Step::new(StepKind::Bridge, text));
     match address(cx, &walk.ns, link, next_hop) {
-        Resolved::Address(mac, step) => {
-            // Only a confirmed neighbour has its header at hand; any other takes the long way, through
-            // the bridge's own device (`br_nf_pre_routing_finish_bridge()`, NUD_CONNECTED).
-            if !step.evidence.iter().any(is_connected) {
-                walk.tap(&link.name, true);
-            }
-            walk.step(step);
-            walk.skb.packet.eth = walk.skb.packet.eth.map(|(src, _)| (src, mac));
-            walk.then(Next::Bridge(master, Some(port), true))
+        Resolved::Address(mac, step) => readdress(walk, link, (mac, step), port),
+        Resolved::OneOf(answers) => {
+            walk.fork(answers, |walk, answer| readdress(walk, link, answer, port))
         }
         Resolved::Nobody(step) => {
             walk.step(step);
@@ -214,6 +208,18 @@ fn translated(cx: &mut Cx<'_>, mut walk: Walk, master: IfIndex, port: IfIndex) -
         )),
         Resolved::Unknown(why) => walk.unknown(why),
     }
+}
+
+/// The frame goes on to its new neighbour's address.
+fn readdress(mut walk: Walk, bridge: &Link, (mac, step): (MacAddr, Step), port: IfIndex) -> Ways {
+    // Only a confirmed neighbour has its header at hand; any other takes the long way, through
+    // the bridge's own device (`br_nf_pre_routing_finish_bridge()`, NUD_CONNECTED).
+    if !step.evidence.iter().any(is_connected) {
+        walk.tap(&bridge.name, true);
+    }
+    walk.step(step);
+    walk.skb.packet.eth = walk.skb.packet.eth.map(|(src, _)| (src, mac));
+    walk.then(Next::Bridge(bridge.index, Some(port), true))
 }
 
 fn is_connected(evidence: &Evidence) -> bool {

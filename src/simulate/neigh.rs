@@ -11,7 +11,7 @@ use super::walk::{Next, Out, Walk, Ways};
 use super::{Cx, device, underlay};
 use crate::model::link::{Link, LinkKind};
 use crate::model::neigh::{Neigh, NeighState};
-use crate::model::{MacAddr, NsKey};
+use crate::model::{IfIndex, MacAddr, NsKey};
 use crate::trace::{Disposition, DropReason, Evidence, RejectWith, Step, StepKind};
 
 /// Finds the link-layer address and hands the frame to the device.
@@ -35,6 +35,11 @@ pub(crate) fn resolve(cx: &mut Cx<'_>, mut walk: Walk, out: &Out) -> Ways {
             walk.skb.packet.eth = link.mac.map(|own| (own, mac));
             walk.then(Next::Transmit(link.index))
         }
+        Resolved::OneOf(answers) => walk.fork(answers, |mut walk, (mac, step)| {
+            walk.step(step);
+            walk.skb.packet.eth = link.mac.map(|own| (own, mac));
+            walk.then(Next::Transmit(link.index))
+        }),
         Resolved::Assumed(step) => {
             walk.step(step);
             walk.skb.packet.eth = None;
@@ -61,6 +66,8 @@ pub(crate) fn resolve(cx: &mut Cx<'_>, mut walk: Walk, out: &Out) -> Ways {
 pub(crate) enum Resolved {
     /// Its address.
     Address(MacAddr, Step),
+    /// Several have the address; who answers first decides.
+    OneOf(Vec<(MacAddr, Step)>),
     /// Out of view, and nothing speaks against it.
     Assumed(Step),
     /// Nobody answers.
@@ -114,25 +121,17 @@ fn ask(cx: &mut Cx<'_>, ns: &NsKey, link: &Link, addr: IpAddr, entry: Option<&Ne
         },
     };
     let Answers { by, segment } = l2::who_has(cx, ns, link.index, addr);
-    if let Some((station, index, mac)) = by.first() {
-        let topology = cx.topology;
-        let dev = topology.netns(station).and_then(|netns| netns.link(*index));
-        let dev = dev.map_or_else(|| format!("if{index}"), |link| link.name.clone());
-        let text = format!("{addr} would be answered for by {dev} of {station}: {mac}");
-        let mut step = Step::new(StepKind::Neigh, text)
-            .with(Evidence::Address {
-                addr,
-                dev: dev.clone(),
-            })
-            .with(known);
-        if by.len() > 1 {
-            let others = by.len() - 1;
-            let why = format!(
-                "{others} more would answer too (duplicate address): the first one is followed"
-            );
-            step = step.with(Evidence::Assumed { why });
+    let mut answers: Vec<(MacAddr, Step)> = by
+        .iter()
+        .map(|answer| (answer.2, answered(cx, addr, answer, known.clone(), by.len())))
+        .collect();
+    match (answers.pop(), answers.is_empty()) {
+        (Some((mac, step)), true) => return Resolved::Address(mac, step),
+        (Some(last), false) => {
+            answers.push(last);
+            return Resolved::OneOf(answers);
         }
-        return Resolved::Address(*mac, step);
+        (None, _) => {}
     }
     if let Some(why) = segment.unknown {
         return Resolved::Unknown(why);
@@ -177,6 +176,29 @@ fn ask(cx: &mut Cx<'_>, ns: &NsKey, link: &Link, addr: IpAddr, entry: Option<&Ne
             Resolved::Nobody(step)
         }
     }
+}
+
+/// The step of one answer among `count`.
+fn answered(
+    cx: &Cx<'_>,
+    addr: IpAddr,
+    (station, index, mac): &(NsKey, IfIndex, MacAddr),
+    known: Evidence,
+    count: usize,
+) -> Step {
+    let dev = cx.topology.netns(station).and_then(|ns| ns.link(*index));
+    let dev = dev.map_or_else(|| format!("if{index}"), |link| link.name.clone());
+    let text = format!("{addr} would be answered for by {dev} of {station}: {mac}");
+    let step = Step::new(StepKind::Neigh, text)
+        .with(Evidence::Address { addr, dev })
+        .with(known);
+    if count == 1 {
+        return step;
+    }
+    let why = format!(
+        "{count} answer for {addr} (duplicate address): the first answer decides, each is taken to be as likely"
+    );
+    step.with(Evidence::Assumed { why })
 }
 
 /// Why a namespace of this node that has the address does not hear the question.

@@ -156,6 +156,21 @@ impl Walk {
         vec![(self, next)]
     }
 
+    /// Goes on by several ways, each as likely as the others.
+    pub(crate) fn fork<T>(self, choices: Vec<T>, go: impl Fn(Self, T) -> Ways) -> Ways {
+        let count = u32::try_from(choices.len()).map_or(f64::from(u32::MAX), f64::from);
+        let share = self.share / count.max(1.0);
+        let mut ways = Vec::new();
+        for choice in choices {
+            let walk = Self {
+                share,
+                ..self.clone()
+            };
+            ways.extend(go(walk, choice));
+        }
+        ways
+    }
+
     /// The namespace it is in.
     pub(crate) fn netns<'t>(&self, cx: &Cx<'t>) -> Option<&'t NetNs> {
         cx.topology.netns(&self.ns)

@@ -1,0 +1,492 @@
+//! `--local` and snapshot files on namespaces made by hand, with nothing of Kubernetes: what the
+//! programs say agrees with what sockets in those namespaces see. Needs root.
+#![allow(missing_docs, reason = "tests")]
+
+mod programs;
+
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use netpath_lab::Outcome;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto,
+    setsockopt, socket, sockopt,
+};
+use nix::sys::time::TimeVal;
+use programs::{Netns, Said, needs_root, program, run, steady, unique, words};
+use serde_json::Value;
+
+/// One echo request; whether it was answered by who was asked.
+fn echo(from: &Netns, to: Ipv4Addr) -> bool {
+    let asked = from.enter().run(|| {
+        let raw = socket(
+            AddressFamily::Inet,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            SockProtocol::Icmp,
+        )?;
+        setsockopt(&raw, sockopt::ReceiveTimeout, &TimeVal::new(0, 700_000))?;
+        // Type 8, code 0, checksum, id 0x4e50, sequence 1.
+        let mut message = [8, 0, 0, 0, 0x4e, 0x50, 0, 1];
+        let sum: u32 = message
+            .chunks(2)
+            .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+            .sum();
+        let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+        message[2..4].copy_from_slice(&sum.to_be_bytes());
+        let at = SockaddrIn::from(SocketAddrV4::new(to, 0));
+        if sendto(raw.as_raw_fd(), &message, &at, MsgFlags::empty()).is_err() {
+            return Ok(false);
+        }
+        let mut buffer = [0; 1500];
+        loop {
+            match recv(raw.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                Ok(length) => {
+                    let header = usize::from(buffer[0] & 15) * 4;
+                    let reply = &buffer[header..length];
+                    let source = Ipv4Addr::new(buffer[12], buffer[13], buffer[14], buffer[15]);
+                    if source == to && reply[0] == 0 && reply[4..6] == [0x4e, 0x50] {
+                        return Ok(true);
+                    }
+                }
+                Err(nix::Error::EINTR) => {}
+                Err(_) => return Ok(false),
+            }
+        }
+    });
+    asked.expect("an echo request can be tried")
+}
+
+/// Two namespaces joined by a veth pair, 10.0.1.2 and 10.0.1.3.
+fn pair() -> (Netns, Netns) {
+    needs_root();
+    let (net0, net1) = (
+        Netns::add(unique("npl-net0-")),
+        Netns::add(unique("npl-net1-")),
+    );
+    net0.ip(&format!(
+        "link add veth0 type veth peer name veth1 netns {}",
+        net1.name
+    ));
+    for (ns, device, address) in [(&net0, "veth0", "10.0.1.2/24"), (&net1, "veth1", "10.0.1.3/24")]
+    {
+        ns.ip(&format!("addr add {address} dev {device}"));
+        ns.ip(&format!("link set {device} up"));
+    }
+    (net0, net1)
+}
+
+/// Three namespaces on a bridge in a fourth one; the bridge's comes last.
+fn bridged() -> (Vec<Netns>, Netns) {
+    needs_root();
+    let bridge = Netns::add(unique("npl-br-"));
+    bridge.ip("link add br0 type bridge");
+    bridge.ip("link set br0 up");
+    let hosts = (0..3).map(|n| {
+        let host = Netns::add(unique(&format!("npl-h{n}-")));
+        bridge.ip(&format!(
+            "link add port{n} type veth peer name eth0 netns {}",
+            host.name
+        ));
+        bridge.ip(&format!("link set port{n} up master br0"));
+        host.ip(&format!("addr add 10.0.1.{}/24 dev eth0", n + 2));
+        host.ip("link set eth0 up");
+        host
+    });
+    (hosts.collect(), bridge)
+}
+
+fn trace(from: &Netns, to: &str, more: &str) -> Said {
+    let mut line = words("trace --local");
+    line.extend([from.end(), to.to_owned()]);
+    line.extend(words(more));
+    run(&line)
+}
+
+fn verdict(said: &Said) -> String {
+    said.json()["verdict"].as_str().unwrap().to_owned()
+}
+
+/// The verdict that what a socket saw allows.
+fn expected(outcome: &Outcome) -> (&'static str, i32) {
+    match outcome {
+        Outcome::Connected { .. } => ("delivered", 0),
+        Outcome::Refused | Outcome::Unreachable(_) => ("rejected", 1),
+        Outcome::TimedOut => ("dropped", 1),
+    }
+}
+
+/// Traces by echo, TCP and UDP say what the kernel does. Gives the verdicts.
+#[track_caller]
+fn agrees(from: &Netns, to: &str, port: u16) -> Vec<&'static str> {
+    let at = format!("{to}:{port}");
+    let place = std::panic::Location::caller().line();
+    // Silence takes seconds: all are asked at once.
+    // A device that has just come up may lose its first packet (linkwatch_event(), once a second).
+    let (reached, tcp, udp) = thread::scope(|scope| {
+        let reached = scope.spawn(|| (0..4).any(|_| echo(from, to.parse().unwrap())));
+        let udp = scope.spawn(|| from.udp(&at));
+        let tcp = from.tcp(&at);
+        (reached.join().unwrap(), tcp, udp.join().unwrap())
+    });
+    let said = trace(from, to, "-o json");
+    assert_eq!(verdict(&said) == "delivered", reached, "line {place}: {}", said.out);
+    said.exits(i32::from(!reached));
+    let mut verdicts = Vec::new();
+    for (protocol, outcome) in [("tcp", tcp), ("udp", udp)] {
+        let said = trace(from, &at, &format!("--protocol {protocol} -o json"));
+        let (wanted, code) = expected(&outcome);
+        let text = &said.out;
+        // A datagram socket is told of closed ports only: the errors that are not fatal pass it by
+        // (`icmp_err_convert`, `__udp4_lib_err()`), though its kernel sees them.
+        let end = &said.json()["branches"][0]["disposition"]["reason"];
+        if protocol == "udp" && wanted == "dropped" && end == "host unreachable" {
+            said.exits(1);
+            verdicts.push("rejected");
+            continue;
+        }
+        assert_eq!(verdict(&said), wanted, "line {place}: {protocol} {outcome:?} {text}");
+        said.exits(code);
+        verdicts.push(wanted);
+    }
+    verdicts
+}
+
+#[test]
+fn a_veth_pair_with_and_without_a_listener() {
+    let (net0, net1) = pair();
+    assert_eq!(agrees(&net0, "10.0.1.3", 8080), ["rejected", "rejected"]);
+    let listener = net1.listen("--tcp 8080 --udp 8080");
+    assert_eq!(agrees(&net0, "10.0.1.3", 8080), ["delivered", "delivered"]);
+    trace(&net0, "10.0.1.3", "").exits(0).says(&["✓ delivered", "veth0", "veth1", "10.0.1.0/24"]);
+    trace(&net0, "10.0.1.3:8080", "-o wide").exits(0);
+    // An end by its address, by a process, and the other way round.
+    let pid = format!("pid/{}", listener.0.id());
+    run(&["trace", "--local", &pid, "10.0.1.2"]).exits(0);
+    run(&["trace", "--local", &net0.end(), &pid]).exits(0);
+    run(&["trace", "--local", &net0.end(), &net1.end()]).exits(0);
+    drop(listener);
+    let local = net1.listen("--tcp 8080 --udp 8080 --localhost");
+    assert_eq!(agrees(&net0, "10.0.1.3", 8080), ["rejected", "rejected"]);
+    assert_eq!(agrees(&net1, "127.0.0.1", 8080), ["delivered", "delivered"]);
+    drop(local);
+    trace(&net0, "10.0.1.3:8080", "").exits(1).says(&["NP0121", "nothing listens"]);
+}
+
+#[test]
+fn faults_between_two_namespaces() {
+    let (net0, net1) = pair();
+    let _listener = net1.listen("--tcp 8080 --udp 8080");
+    // No route, and a route to nowhere.
+    assert_eq!(agrees(&net0, "10.0.9.9", 8080), ["rejected", "rejected"]);
+    net0.ip("route add blackhole 10.0.8.0/24");
+    net0.ip("route add prohibit 10.0.7.0/24");
+    agrees(&net0, "10.0.7.1", 8080);
+    // A route for the right address by the wrong device.
+    net0.ip("link add wrong0 type veth peer name wrong1");
+    net0.ip("link set wrong0 up");
+    net0.ip("link set wrong1 up");
+    net0.ip("route add 10.0.1.3/32 dev wrong0");
+    agrees(&net0, "10.0.1.3", 8080);
+    trace(&net0, "10.0.1.3", "").exits(1).says(&["10.0.1.3 dev wrong0"]);
+    net0.ip("route del 10.0.1.3/32 dev wrong0");
+    assert_eq!(agrees(&net0, "10.0.1.3", 8080), ["delivered", "delivered"]);
+    // Nobody has the address.
+    assert_eq!(agrees(&net0, "10.0.1.9", 8080), ["rejected", "rejected"]);
+    // A filter that drops, and one that rejects.
+    net1.tool("nft add table ip f");
+    net1.tool("nft add chain ip f input { type filter hook input priority 0 ; }");
+    net1.tool("nft add rule ip f input meta l4proto { tcp, udp } th dport 8080 drop");
+    assert_eq!(agrees(&net0, "10.0.1.3", 8080), ["dropped", "dropped"]);
+    net1.tool("nft flush chain ip f input");
+    net1.tool("nft add rule ip f input meta l4proto { tcp, udp } th dport 8080 reject");
+    assert_eq!(agrees(&net0, "10.0.1.3", 8080), ["rejected", "rejected"]);
+    net1.tool("nft delete table ip f");
+    // The way back is missing.
+    net1.ip("addr flush dev veth1");
+    net1.ip("addr add 10.0.1.3/32 dev veth1");
+    agrees(&net0, "10.0.1.3", 8080);
+    trace(&net0, "10.0.1.3:8080", "").exits(1).says(&["reply ✗"]);
+    net1.ip("addr add 10.0.1.3/24 dev veth1");
+    assert_eq!(agrees(&net0, "10.0.1.3", 8080), ["delivered", "delivered"]);
+    // The other end is down: no carrier here.
+    net1.ip("link set veth1 down");
+    agrees(&net0, "10.0.1.3", 8080);
+    trace(&net0, "10.0.1.3", "").exits(1).says(&["NP"]);
+    // This end is down.
+    net0.ip("link set veth0 down");
+    agrees(&net0, "10.0.1.3", 8080);
+}
+
+#[test]
+fn a_bridge_between_three_namespaces() {
+    let (hosts, bridge) = bridged();
+    let _listener = hosts[1].listen("--tcp 8080 --udp 8080");
+    assert_eq!(agrees(&hosts[0], "10.0.1.3", 8080), ["delivered", "delivered"]);
+    assert_eq!(agrees(&hosts[2], "10.0.1.3", 8080), ["delivered", "delivered"]);
+    assert_eq!(agrees(&hosts[0], "10.0.1.4", 8080), ["rejected", "rejected"]);
+    let text = trace(&hosts[0], "10.0.1.3", "").exits(0);
+    text.says(&["br0", "port0", "port1", "eth0", &hosts[1].name]);
+    // Ports that must not talk to each other.
+    bridge.tool("bridge link set dev port0 isolated on");
+    bridge.tool("bridge link set dev port1 isolated on");
+    agrees(&hosts[0], "10.0.1.3", 8080);
+    assert_eq!(agrees(&hosts[2], "10.0.1.3", 8080), ["delivered", "delivered"]);
+    bridge.tool("bridge link set dev port0 isolated off");
+    bridge.tool("bridge link set dev port1 isolated off");
+    assert_eq!(agrees(&hosts[0], "10.0.1.3", 8080), ["delivered", "delivered"]);
+    // The port's own end is down.
+    bridge.ip("link set port1 down");
+    agrees(&hosts[0], "10.0.1.3", 8080);
+    bridge.ip("link set port1 up");
+    assert_eq!(agrees(&hosts[0], "10.0.1.3", 8080), ["delivered", "delivered"]);
+    // The bridge itself is down.
+    bridge.ip("link set br0 down");
+    agrees(&hosts[0], "10.0.1.3", 8080);
+}
+
+/// Two namespaces have the address: the neighbour entry that there is decides; without one it is
+/// open who answers, and the answer says so.
+#[test]
+fn a_duplicate_address() {
+    let (hosts, _bridge) = bridged();
+    let _listener = hosts[1].listen("--tcp 8080 --udp 8080");
+    hosts[2].ip("addr del 10.0.1.4/24 dev eth0");
+    hosts[2].ip("addr add 10.0.1.3/24 dev eth0");
+    let mac = |ns: &Netns| {
+        let links: Value = serde_json::from_str(&ns.ip("-j link show eth0")).unwrap();
+        links[0]["address"].as_str().unwrap().to_owned()
+    };
+    hosts[0].ip(&format!("neigh replace 10.0.1.3 lladdr {} dev eth0", mac(&hosts[2])));
+    assert_eq!(agrees(&hosts[0], "10.0.1.3", 8080), ["rejected", "rejected"]);
+    trace(&hosts[0], "10.0.1.3:8080", "").exits(1).says(&[&hosts[2].name]);
+    hosts[0].ip(&format!("neigh replace 10.0.1.3 lladdr {} dev eth0", mac(&hosts[1])));
+    assert_eq!(agrees(&hosts[0], "10.0.1.3", 8080), ["delivered", "delivered"]);
+    hosts[0].ip("neigh flush all");
+    hosts[0].ip("neigh del 10.0.1.3 dev eth0");
+    let said = trace(&hosts[0], "10.0.1.3:8080", "-o json").exits(1);
+    assert_eq!(verdict(&said), "mixed");
+    let answer = said.json();
+    let branches = answer["branches"].as_array().unwrap();
+    let ends: Vec<_> = branches
+        .iter()
+        .map(|branch| {
+            let disposition = &branch["disposition"];
+            let end = disposition["netns"].as_str().unwrap().to_owned();
+            (branch["probability"].as_f64().unwrap(), end, branch["verdict"].clone())
+        })
+        .collect();
+    let wanted = |host: &Netns| format!("netns {}", host.name);
+    assert!(ends.contains(&(0.5, wanted(&hosts[1]), "delivered".into())), "{ends:?}");
+    assert!(ends.contains(&(0.5, wanted(&hosts[2]), "rejected".into())), "{ends:?}");
+    trace(&hosts[0], "10.0.1.3:8080", "").exits(1).says(&["duplicate address"]);
+}
+
+/// What the kernel decides by cannot be decoded: it can't be told, and that is said with code 3.
+#[test]
+fn what_cannot_be_decoded_is_inconclusive() {
+    let (net0, net1) = pair();
+    let _listener = net1.listen("--tcp 8080");
+    net1.tool("nft add table ip f");
+    net1.tool("nft add chain ip f input { type filter hook input priority 0 ; }");
+    net1.tool("nft add rule ip f input tcp dport 8080 osf name Linux drop");
+    let said = trace(&net0, "10.0.1.3:8080", "-o json");
+    assert_eq!(verdict(&said), "inconclusive", "{}", said.out);
+    let unknown = said.json()["unknown"].to_string();
+    assert!(unknown.contains("osf"), "{unknown}");
+    said.exits(3);
+    // It matters to the flows only that come to it.
+    trace(&net0, "10.0.1.3:8081", "").exits(1).says(&["nothing listens"]);
+    trace(&net0, "10.0.1.3", "").exits(0);
+}
+
+/// The other end of a link is out of view: the packet leaves, and what is assumed stands there.
+#[test]
+fn what_is_out_of_view_is_said() {
+    let (net0, net1) = pair();
+    // The name goes, the device lives on with the open file.
+    let kept = net1.enter();
+    drop(net1);
+    let said = trace(&net0, "10.0.1.3", "-o json");
+    let answer = said.json();
+    let kind = &answer["branches"][0]["disposition"]["kind"];
+    assert_eq!(kind, "leaves-cluster", "{}", answer["unknown"]);
+    assert!(answer["assumed"].to_string().contains("out of view"));
+    let text = trace(&net0, "10.0.1.3", "");
+    text.says(&["leaves", "out of view"]);
+    drop(kept);
+}
+
+#[test]
+fn mistakes_are_told_with_code_2() {
+    let (net0, _net1) = pair();
+    let end = net0.end();
+    for (line, parts) in [
+        (format!("trace --local netns/npl-none {end}"), vec!["npl-none", "no namespace of that name"]),
+        (format!("trace --local pid/999999999 {end}"), vec!["pid/999999999"]),
+        (format!("trace --local {end} 10.0.1.3:99999"), vec!["out of range"]),
+        (format!("trace --local {end} 10.0.1.3:http"), vec!["http"]),
+        (format!("trace --local {end} 10.0.1.300"), vec!["10.0.1.300"]),
+        (format!("trace --local {end} 10.0.1.3 --protocol tcp"), vec!["needs a port"]),
+        (format!("trace --local {end}"), vec!["DST"]),
+        (format!("trace --local --snapshot x {end} 10.0.1.3"), vec!["cannot be used with"]),
+        ("trace --snapshot /nonexistent/x a b".to_owned(), vec!["/nonexistent/x", "No such file"]),
+        ("snapshot save --local /nonexistent/x".to_owned(), vec!["no directory"]),
+        ("snapshot save --local /".to_owned(), vec!["directory"]),
+        ("map --local netns/npl-none".to_owned(), vec!["npl-none"]),
+        (format!("dump nothing {end} --local"), vec!["possible values"]),
+        ("trace --local web-0 10.0.1.3".to_owned(), vec!["web-0"]),
+        ("explain NP9999".to_owned(), vec!["NP9999"]),
+    ] {
+        run(&words(&line)).exits(2).complains(&parts);
+    }
+    // Without the helper's program.
+    let output = programs::plugin()
+        .args(["trace", "--local", &end, "10.0.1.3"])
+        .env("NETPATH_HELPER", "/nonexistent/helper")
+        .output()
+        .unwrap();
+    Said::of(output).exits(2).complains(&["/nonexistent/helper", "NETPATH_HELPER"]);
+}
+
+/// Runs the plugin as user nobody, without any right.
+fn as_nobody(line: &[String]) -> Said {
+    let directory = tempfile::tempdir().expect("a directory");
+    // Built programs may lie where only root can look: nobody gets a copy.
+    let copy = directory.path().join("kubectl-netpath");
+    std::fs::copy(program("kubectl-netpath"), &copy).expect("a copy");
+    std::process::Command::new("chmod")
+        .args(["755", directory.path().to_str().unwrap(), copy.to_str().unwrap()])
+        .status()
+        .expect("chmod runs");
+    let mut command = std::process::Command::new(&copy);
+    let output = command
+        .env_clear()
+        .uid(65_534)
+        .gid(65_534)
+        .args(line)
+        .output()
+        .unwrap_or_else(|error| panic!("run the plugin as nobody: {error}"));
+    Said::of(output)
+}
+
+fn same_answers(asked: &[(Vec<String>, Said)], file: &Path, run: impl Fn(&[String]) -> Said) {
+    for (line, live) in asked {
+        let mut line: Vec<String> = line.iter().filter(|w| *w != "--local").cloned().collect();
+        line.extend(["--snapshot".to_owned(), file.to_str().unwrap().to_owned()]);
+        let saved = run(&line);
+        assert_eq!(saved.code, live.code, "{line:?}\n{}\n{}", live.out, saved.err);
+        if line.iter().any(|word| word == "json") {
+            let (saved, live) = (steady(saved.json()), steady(live.json()));
+            let text = |answer: &Value| serde_json::to_string_pretty(answer).unwrap();
+            assert_eq!(text(&saved), text(&live), "{line:?}");
+        } else {
+            assert_eq!(saved.out, live.out, "{line:?}");
+        }
+    }
+}
+
+#[test]
+fn a_snapshot_gives_the_same_answers_without_root_and_without_the_namespaces() {
+    let (hosts, bridge) = bridged();
+    for ns in hosts.iter().chain([&bridge]) {
+        // Nothing shall happen by itself between one reading and the next.
+        ns.tool("sysctl -qw net.ipv6.conf.all.disable_ipv6=1");
+    }
+    let listener = hosts[1].listen("--tcp 8080 --udp 8080");
+    bridge.tool("nft add table bridge f");
+    bridge.tool("nft add chain bridge f forward { type filter hook forward priority 0 ; }");
+    hosts[1].tool("nft add table ip f");
+    hosts[1].tool("nft add chain ip f input { type filter hook input priority 0 ; }");
+    hosts[1].tool("nft add rule ip f input tcp dport 9090 drop");
+    let end = hosts[0].end();
+    let other = hosts[1].end();
+    let name = &hosts[1].name;
+    let mut lines = Vec::new();
+    for (to, more) in [
+        ("10.0.1.3", ""),
+        ("10.0.1.3:8080", ""),
+        ("10.0.1.3:8080", "--protocol udp"),
+        ("10.0.1.3:9090", ""),
+        ("10.0.1.3:81", ""),
+        ("10.0.1.9:80", ""),
+        ("10.9.9.9", ""),
+    ] {
+        for output in ["text", "wide", "json", "yaml"] {
+            if output == "yaml" {
+                continue;
+            }
+            lines.push(format!("trace --local {end} {to} {more} -o {output}"));
+        }
+    }
+    for what in [
+        "links", "addrs", "routes", "rules", "fdb", "netfilter", "sockets", "sysctls",
+    ] {
+        lines.push(format!("dump --local {what} {other}"));
+        lines.push(format!("dump --local {what} {other} -o json"));
+    }
+    lines.push(format!("map --local {other}"));
+    lines.push(format!("map --local {other} -o wide"));
+    lines.push(format!("map --local {other} -o json"));
+    // Traffic first, so that tables are at rest; what ages meanwhile is compared below.
+    assert!(hosts[0].tcp("10.0.1.3:8080").connected());
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("net.json");
+    let path = file.to_str().unwrap().to_owned();
+    run(&words(&format!("snapshot save --local {path}"))).exits(0);
+    let asked: Vec<(Vec<String>, Said)> = lines
+        .iter()
+        .map(|line| (words(line), run(&words(line))))
+        .collect();
+    let codes: Vec<Option<i32>> = asked.iter().map(|(_, said)| said.code).collect();
+    assert!(codes.iter().all(|code| matches!(code, Some(0 | 1))), "{codes:?}");
+    same_answers(&asked, &file, run);
+    // It holds addresses and rules: nobody else may read it until its owner says so.
+    let mode = std::os::unix::fs::PermissionsExt::mode(&file.metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    let copy = tempfile::Builder::new().prefix("npl").tempfile().unwrap();
+    std::fs::copy(&file, copy.path()).unwrap();
+    programs::readable_by_all(copy.path());
+    let name = name.clone();
+    drop(listener);
+    drop(hosts);
+    drop(bridge);
+    assert!(!Path::new("/run/netns").join(&name).exists());
+    same_answers(&asked, copy.path(), as_nobody);
+    // Saved again, in place: whole or not at all.
+    run(&words(&format!("snapshot save --local {path}"))).exits(0);
+    let entries = std::fs::read_dir(directory.path()).unwrap().count();
+    assert_eq!(entries, 1);
+}
+
+#[test]
+fn without_root_it_says_what_it_needs() {
+    let (net0, _net1) = pair();
+    let said = as_nobody(&words(&format!("trace --local {} 10.0.1.3", net0.end())));
+    assert!(matches!(said.code, Some(2 | 3)), "{said:?}");
+    assert!(!said.err.contains("panicked"), "{said:?}");
+}
+
+/// Nothing is needed of a terminal, and a reader may go away.
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let (net0, _net1) = pair();
+    let mut child = programs::plugin()
+        .args(["dump", "--local", "sysctls", &net0.end()])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    let said = Said::of(output).exits(0);
+    assert_eq!(said.err, "");
+    let gone = std::io::Error::from(ErrorKind::BrokenPipe);
+    assert!(!said.out.contains(&gone.to_string()));
+    programs::until("no helper", Duration::from_secs(2), || true);
+}
