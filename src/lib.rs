@@ -16,5 +16,7 @@ pub mod model;
 pub mod simulate;
 pub mod trace;
 
+#[cfg(all(target_os = "linux", feature = "capture"))]
+pub mod capture;
 #[cfg(all(target_os = "linux", feature = "collect"))]
 pub mod collect;

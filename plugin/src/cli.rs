@@ -332,8 +332,10 @@ pub fn invocation(argv0: Option<&std::ffi::OsStr>) -> String {
     let file = argv0
         .map(std::path::Path::new)
         .and_then(std::path::Path::file_name)
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_else(|| "kubectl-netpath".to_owned());
+        .map_or_else(
+            || "kubectl-netpath".to_owned(),
+            |name| name.to_string_lossy().into_owned(),
+        );
     match file.strip_prefix("kubectl-") {
         Some(rest) => format!(
             "kubectl {}",
@@ -343,9 +345,24 @@ pub fn invocation(argv0: Option<&std::ffi::OsStr>) -> String {
     }
 }
 
+/// Examples before the flags: what most readers of a help text look for.
+const TEMPLATE: &str = "\
+{before-help}{about-with-newline}
+{usage-heading} {usage}{after-help}
+
+{all-args}";
+
 /// The command line with its name as [`invocation`] gives it.
 pub fn command(argv0: Option<&std::ffi::OsStr>) -> clap::Command {
-    Cli::command().bin_name(invocation(argv0))
+    fn examples_first(command: clap::Command) -> clap::Command {
+        let command = command.mut_subcommands(examples_first);
+        if command.get_after_help().is_some() {
+            command.help_template(TEMPLATE)
+        } else {
+            command
+        }
+    }
+    examples_first(Cli::command().bin_name(invocation(argv0)))
 }
 
 /// Takes the arguments apart. Errors carry their own exit code (2, or 0 for `--help`).

@@ -222,6 +222,16 @@ impl ConnectionFlags {
     /// All files merged, first one wins; and where they are, for messages.
     fn load(&self) -> Result<(Option<Kubeconfig>, String), ConnectError> {
         let read = |path: &Path| {
+            // kube 5.0 panics on UTF-16 of an odd number of bytes. What can't be read at all is told
+            // by `read_from`.
+            let bytes = std::fs::read(path).unwrap_or_default();
+            let utf16 = bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff");
+            if utf16 && bytes.len() % 2 == 1 {
+                return Err(ConnectError::File {
+                    path: path.to_owned(),
+                    cause: "it starts as UTF-16 and is cut short".to_owned(),
+                });
+            }
             Kubeconfig::read_from(path).map_err(|error| ConnectError::File {
                 path: path.to_owned(),
                 cause: innermost(&error),

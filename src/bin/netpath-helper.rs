@@ -2,13 +2,12 @@
 //!
 //! It opens no port, writes nothing, runs no program and sends no netlink message that changes anything.
 
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use netpath::collect::serve::{IDLE, serve};
+use netpath::collect::serve::{IDLE, dump, serve};
 use netpath::collect::{Collector, Roots};
-use netpath::model::want::{Depth, NsTarget, Want};
 
 const USAGE: &str = "usage: netpath-helper serve            answer requests on stdin and stdout
        netpath-helper idle [SECONDS]   wait, then end; for a pod's main process
@@ -47,6 +46,10 @@ fn usage() -> ExitCode {
 }
 
 fn collector() -> Result<Collector, String> {
+    // Without it, nodes with very many pods are read in part, and say so.
+    if let Err(error) = netpath::collect::limits::raise_open_files() {
+        eprintln!("netpath-helper: {error}");
+    }
     Collector::new(Roots::default()).map_err(|error| error.to_string())
 }
 
@@ -62,19 +65,5 @@ fn run_serve() -> Result<(), String> {
 }
 
 fn run_dump() -> Result<(), String> {
-    let everything = Want::NetNs {
-        target: NsTarget::All,
-        depth: Depth::Full,
-    };
-    let facts = collector()?.collect(&[everything], Duration::from_secs(120));
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    let written = serde_json::to_writer(&mut out, &facts).map_err(io::Error::from);
-    let written = written
-        .and_then(|()| out.write_all(b"\n"))
-        .and_then(|()| out.flush());
-    match written {
-        // The reader has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(|error| format!("print the facts: {error}")),
-    }
+    dump(io::stdout().lock(), &mut collector()?).map_err(|error| error.to_string())
 }

@@ -14,6 +14,8 @@ pub struct CgroupIdentity {
     pub container_id: Option<String>,
     /// Path components behind the pod's: 1 for its containers, more for what they nest.
     pub depth: usize,
+    /// No line names anything but a root: cgroups are not used, or not to be seen from here.
+    pub hidden: bool,
 }
 
 /// Reads the identity out of a whole cgroup file.
@@ -21,8 +23,12 @@ pub struct CgroupIdentity {
 /// On v1 any controller's line will do; those of `name=systemd`, `pids` and v2 come first, because
 /// some runtimes leave other controllers at the root.
 pub fn parse(text: &str) -> CgroupIdentity {
-    let mut best = CgroupIdentity::default();
     let mut lines: Vec<(u8, &str)> = text.lines().filter_map(line).collect();
+    let root = |path: &str| path.split('/').all(|part| part.is_empty() || part == "..");
+    let mut best = CgroupIdentity {
+        hidden: lines.iter().all(|(_, path)| root(path)),
+        ..CgroupIdentity::default()
+    };
     lines.sort_by_key(|(rank, _)| *rank);
     for (_, path) in lines {
         let found = path_identity(path);
@@ -57,6 +63,7 @@ fn path_identity(path: &str) -> CgroupIdentity {
         .find_map(|(at, part)| Some((at, uid_in(part)?)));
     let container_id = components.iter().rev().find_map(|part| hex_run(part, 64));
     CgroupIdentity {
+        hidden: false,
         depth: pod
             .as_ref()
             .map_or(0, |(at, _)| components.len().saturating_sub(at + 1)),
@@ -273,6 +280,9 @@ mod tests {
         ] {
             assert_eq!(parse(text).pod_uid, None, "{text}");
         }
+        assert!(
+            parse("0::/").hidden && parse("0::/../..").hidden && !parse("0::/init.scope").hidden
+        );
         let plain = parse(&format!("0::/system.slice/docker-{ID}.scope"));
         assert_eq!(
             (plain.pod_uid, plain.container_id.as_deref()),

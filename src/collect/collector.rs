@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::discovery::{Discovery, Found, Roots};
 use super::error::{Error, Result};
 use super::module::Modules;
-use super::namespace::{Namespace, Shared};
+use super::namespace::{Inside, Namespace, Shared, Sockets};
 use super::netfilter::{closure, set};
 use super::netns::{Hopper, NsFile};
 use crate::model::netfilter::{Backend, Chain, Family, Set};
@@ -16,6 +16,8 @@ use crate::model::{NetNsId, Section};
 
 /// Namespaces that stay open between requests. An open one is kept alive, so not for long.
 const MOST_OPEN: usize = 64;
+/// Namespaces that are entered in one go.
+const AT_ONCE: usize = 32;
 /// How long an unused namespace stays open.
 const OPEN_FOR: Duration = Duration::from_secs(60);
 
@@ -183,20 +185,90 @@ impl Collector {
                 }),
             }
         }
-        for (id, depth) in wanted {
-            match (self.namespace(request, id, depth), named.get(&id)) {
-                (Ok(ns), _) => answer(Fact::NetNs(Box::new(ns))),
-                (Err(why), Some(target)) => answer(Fact::NoNetNs {
-                    target: (*target).clone(),
-                    why,
-                }),
-                // Pods come and go: what ended between the listing and its turn is not there.
-                (Err(_), None) => {}
+        let wanted: Vec<(NetNsId, Depth)> = wanted.into_iter().collect();
+        for some in wanted.chunks(AT_ONCE) {
+            let entered = some.iter().filter(|(_, depth)| *depth != Depth::Identity);
+            let mut inside = self.enter(request, entered.map(|(id, _)| *id).collect());
+            for (id, depth) in some {
+                let inside = inside.remove(id);
+                match (self.namespace(request, *id, *depth, inside), named.get(id)) {
+                    (Ok(ns), _) => answer(Fact::NetNs(Box::new(ns))),
+                    (Err(why), Some(target)) => answer(Fact::NoNetNs {
+                        target: (*target).clone(),
+                        why,
+                    }),
+                    // Pods come and go: what ended between the listing and its turn is not there.
+                    (Err(_), None) => {}
+                }
             }
-            if self.open.len() > MOST_OPEN {
-                self.tidy();
+            self.tidy();
+        }
+    }
+
+    /// Enters namespaces one after the other, opens those that are not open, and reads what can only be
+    /// read inside.
+    fn enter(
+        &mut self,
+        request: &mut Request,
+        ids: Vec<NetNsId>,
+    ) -> BTreeMap<NetNsId, Result<Inside>> {
+        let mut found = BTreeMap::new();
+        let mut files = Vec::new();
+        for id in ids {
+            match self.file(request, id) {
+                Ok(file) => files.push(file),
+                Err(error) => {
+                    found.insert(id, Err(error));
+                }
             }
         }
+        let missing: Vec<bool> = files
+            .iter()
+            .map(|file| !self.open.contains_key(&file.id()))
+            .collect();
+        let (handle, proc) = (
+            self.shared.runtime.handle().clone(),
+            self.shared.proc.clone(),
+        );
+        let entered = self.shared.hopper.run_each(files.clone(), move |at| {
+            let open = missing.get(at).is_some_and(|missing| *missing);
+            let sockets = open.then(|| Sockets::open(&handle)).transpose()?;
+            Ok((sockets, Inside::read(&proc)))
+        });
+        // Where the thread is gone, each namespace says so when it is read.
+        let Ok(entered) = entered else {
+            return found;
+        };
+        for (file, result) in files.into_iter().zip(entered) {
+            let id = file.id();
+            let inside = result.and_then(|inner| inner).map(|(sockets, inside)| {
+                if let Some(sockets) = sockets {
+                    self.open.insert(id, Namespace::new(file, sockets));
+                }
+                inside
+            });
+            found.insert(id, inside);
+        }
+        found
+    }
+
+    /// The open file of a namespace, whether its sockets are open or not.
+    fn file(&mut self, request: &mut Request, id: NetNsId) -> Result<NsFile> {
+        if self.open.get(&id).is_some_and(Namespace::is_broken) {
+            self.open.remove(&id);
+        }
+        if let Some(ns) = self.open.get(&id) {
+            return Ok(ns.file().clone());
+        }
+        let found = discovery(&self.roots, request)?
+            .namespaces
+            .get(&id)
+            .cloned();
+        let gone = || {
+            let operation = format!("open network namespace net:[{}]", id.ino);
+            Error::malformed(operation, "no process is in it and no file keeps it")
+        };
+        self.roots.open(&found.ok_or_else(gone)?)
     }
 
     /// Identities of the namespaces that fit a target, or why there are none.
@@ -238,6 +310,7 @@ impl Collector {
         request: &mut Request,
         id: NetNsId,
         depth: Depth,
+        inside: Option<Result<Inside>>,
     ) -> std::result::Result<NetNs, String> {
         let identity = discovery(&self.roots, request)
             .ok()
@@ -254,10 +327,20 @@ impl Collector {
         if depth == Depth::Identity {
             return Ok(NetNs::new(identity));
         }
+        let inside = inside.unwrap_or_else(|| {
+            let operation = format!("enter network namespace net:[{}]", id.ino);
+            Err(Error::malformed(
+                operation,
+                "the thread that enters namespaces ended",
+            ))
+        });
+        if let Err(error @ Error::Gone { .. }) = &inside {
+            return Err(error.to_string());
+        }
         let others = self.others(request);
         let deadline = request.deadline;
         let read = self.with(request, id, |ns, shared| {
-            Ok(ns.read(shared, identity.clone(), depth, &others, deadline))
+            Ok(ns.read(shared, identity.clone(), depth, inside, others, deadline))
         });
         match read {
             Err(error @ Error::Gone { .. }) => Err(error.to_string()),
@@ -266,23 +349,24 @@ impl Collector {
         }
     }
 
-    /// Files of all namespaces that can be opened, for their ids.
-    fn others(&mut self, request: &mut Request) -> Vec<NsFile> {
+    /// Files of all namespaces, for their ids. One that went away meanwhile is left out.
+    fn others(&mut self, request: &mut Request) -> Result<Vec<NsFile>> {
         if let Some(files) = &request.files {
-            return files.clone();
+            return Ok(files.clone());
         }
         let roots = &self.roots;
-        let files: Vec<NsFile> = match discovery(roots, request) {
-            // One that went away meanwhile has no id that matters.
-            Ok(found) => found
-                .namespaces
-                .values()
-                .filter_map(|ns| roots.open(ns).ok())
-                .collect(),
-            Err(_) => Vec::new(),
-        };
+        let mut files = Vec::new();
+        for ns in discovery(roots, request)?.namespaces.values() {
+            match roots.open(ns) {
+                Ok(file) => files.push(file),
+                Err(error) if matches!(error.errno(), Some(libc::EMFILE | libc::ENFILE)) => {
+                    return Err(error);
+                }
+                Err(_) => {}
+            }
+        }
         request.files = Some(files.clone());
-        files
+        Ok(files)
     }
 
     /// Does work in an open namespace, opening it first where needed.
@@ -292,19 +376,8 @@ impl Collector {
         id: NetNsId,
         work: impl FnOnce(&mut Namespace, &mut Shared) -> Result<T>,
     ) -> Result<T> {
-        if self.open.get(&id).is_some_and(Namespace::is_broken) {
-            self.open.remove(&id);
-        }
+        let file = self.file(request, id)?;
         if !self.open.contains_key(&id) {
-            let found = discovery(&self.roots, request)?
-                .namespaces
-                .get(&id)
-                .cloned();
-            let gone = || {
-                let operation = format!("open network namespace net:[{}]", id.ino);
-                Error::malformed(operation, "no process is in it and no file keeps it")
-            };
-            let file = self.roots.open(&found.ok_or_else(gone)?)?;
             self.open.insert(id, Namespace::open(&self.shared, file)?);
         }
         let Some(ns) = self.open.get_mut(&id) else {
@@ -341,8 +414,7 @@ impl Collector {
                 Ok(found)
             }
             Backend::Legacy => {
-                let whole = ns.legacy_table(shared, family == Family::Ip6, table)?;
-                let chains = whole.and_then(|mut whole| closure::chain_of(&mut whole, name));
+                let chains = ns.legacy_chain(shared, family == Family::Ip6, table, name)?;
                 Ok(chains.map(|chains| (chains, BTreeMap::new())))
             }
         });

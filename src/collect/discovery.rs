@@ -187,17 +187,19 @@ impl Roots {
     }
 
     fn name_pod(&self, ns: &mut Found) {
+        let mut hidden = true;
         for pid in ns.pids.iter().take(CGROUPS) {
             let identity = self.cgroup(*pid);
+            hidden &= identity.hidden;
             if identity.pod_uid.is_some() {
                 ns.pod_uid = identity.pod_uid;
                 ns.depth = identity.depth;
                 return;
             }
         }
-        // Cgroups can be unreadable or hidden; the kubelet's mounts into a container name the pod too.
-        let first = ns.pids.first().copied();
-        ns.pod_uid = first.and_then(|pid| self.mounted_pod(pid));
+        // The kubelet's mounts into a container name the pod, too.
+        let first = ns.pids.first().filter(|_| hidden);
+        ns.pod_uid = first.and_then(|pid| self.mounted_pod(*pid));
         ns.depth = usize::from(ns.pod_uid.is_some());
     }
 

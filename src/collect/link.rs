@@ -9,6 +9,8 @@ use netlink_packet_route::link::{
 
 use super::error::Result;
 use super::link_kind;
+use super::netlink::Netlink;
+use super::nla;
 use super::rtnl::{ByHand, Session};
 use crate::model::link::{BridgePort, Inet6Conf, InetConf, Link, LinkKind, LinkStats, PortState};
 use crate::model::{IfIndex, MacAddr};
@@ -38,6 +40,18 @@ pub fn read(session: &mut Session<'_>) -> Result<Vec<Link>> {
         .iter()
         .filter_map(|(message, lost)| flatten(message, lost))
         .collect())
+}
+
+/// Indices of all devices, by a plain socket.
+pub fn indices(socket: &mut Netlink) -> Result<Vec<u32>> {
+    socket.dump(
+        RTM_GETLINK,
+        &[0; 16],
+        "list devices",
+        Vec::new,
+        // ifi_index stands behind family and type.
+        |indices, _, body| indices.extend(nla::u32_at(body, 4)),
+    )
 }
 
 fn flatten(message: &LinkMessage, lost: &[u16]) -> Option<Link> {

@@ -5,13 +5,20 @@
 //! A section that can't be read is [`Section::Missing`](crate::model::Section) with the reason, and the
 //! others are still read.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "this room asks the clock: reads have deadlines"
+)]
+
 pub mod addr;
+pub mod bpf;
 pub mod cgroup;
 pub mod conntrack;
 pub mod discovery;
 pub mod error;
 pub mod fdb;
 pub mod idle;
+pub mod limits;
 pub mod link;
 pub mod link_kind;
 pub mod module;

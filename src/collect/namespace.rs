@@ -1,5 +1,6 @@
 //! One namespace with its open sockets, and the reading of its sections.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -13,11 +14,13 @@ use super::netfilter::{closure, ipset, iptables};
 use super::netlink::{Netlink, Protocol};
 use super::netns::{Hopper, NsFile};
 use super::rtnl::{Route, Session};
-use super::{addr, conntrack, fdb, link, neigh, nsid, route, rule, socket as sockets, sysctl, tc};
+use super::{
+    addr, bpf, conntrack, fdb, link, neigh, nsid, route, rule, socket as sockets, sysctl, tc,
+};
 use crate::model::Section;
 use crate::model::conntrack::{ConntrackEntry, Tuple};
 use crate::model::link::Link;
-use crate::model::netfilter::{Chain, Ruleset, Table};
+use crate::model::netfilter::{Chain, Ruleset};
 use crate::model::netns::{NetNs, NsIdentity};
 use crate::model::sysctl::Sysctls;
 use crate::model::want::Depth;
@@ -45,37 +48,85 @@ pub struct Namespace {
     pub used: Instant,
 }
 
-/// What is read by files, on the thread that entered the namespace.
-struct Files {
+/// What can only be read on a thread that entered the namespace.
+pub struct Inside {
     sysctls: Sysctls,
     legacy: [Section<Vec<String>>; 2],
+    programs: Result<BTreeMap<u32, Vec<String>>>,
+}
+
+impl Inside {
+    /// Reads it in the calling thread's namespace.
+    pub fn read(proc: &Path) -> Self {
+        Self {
+            sysctls: sysctl::read(proc),
+            legacy: [
+                sysctl::legacy_tables(proc, false),
+                sysctl::legacy_tables(proc, true),
+            ],
+            programs: programs(),
+        }
+    }
+}
+
+/// BPF programs by device; BPF_PROG_QUERY looks devices up in the namespace of the thread.
+fn programs() -> Result<BTreeMap<u32, Vec<String>>> {
+    let mut socket = Netlink::open(Protocol::Route)?;
+    let devices = link::indices(&mut socket)?;
+    Ok(bpf::programs(&devices))
+}
+
+/// Sockets that were opened in one namespace.
+pub struct Sockets {
+    route: Route,
+    raw: Netlink,
+    netfilter: Netlink,
+    diag: Netlink,
+}
+
+impl Sockets {
+    /// Opens them in the calling thread's namespace.
+    pub fn open(runtime: &tokio::runtime::Handle) -> Result<Self> {
+        Ok(Self {
+            route: Route::open(runtime)?,
+            raw: Netlink::open(Protocol::Route)?,
+            netfilter: Netlink::open(Protocol::Netfilter)?,
+            diag: Netlink::open(Protocol::SockDiag)?,
+        })
+    }
 }
 
 impl Namespace {
     /// Enters a namespace and opens its sockets.
     pub fn open(shared: &Shared, file: NsFile) -> Result<Self> {
         let handle = shared.runtime.handle().clone();
-        let (route, raw, netfilter, diag) = shared.hopper.run(&file, move || {
-            Ok::<_, Error>((
-                Route::open(&handle)?,
-                Netlink::open(Protocol::Route)?,
-                Netlink::open(Protocol::Netfilter)?,
-                Netlink::open(Protocol::SockDiag)?,
-            ))
-        })??;
-        Ok(Self {
+        let sockets = shared.hopper.run(&file, move || Sockets::open(&handle))??;
+        Ok(Self::new(file, sockets))
+    }
+
+    /// A namespace with its sockets.
+    pub fn new(file: NsFile, sockets: Sockets) -> Self {
+        Self {
             file,
-            route,
-            raw,
-            netfilter,
-            diag,
+            route: sockets.route,
+            raw: sockets.raw,
+            netfilter: sockets.netfilter,
+            diag: sockets.diag,
             used: Instant::now(),
-        })
+        }
+    }
+
+    /// The open namespace file.
+    pub fn file(&self) -> &NsFile {
+        &self.file
     }
 
     /// Whether a socket was left in the middle of an answer.
     pub fn is_broken(&self) -> bool {
-        self.raw.is_broken() || self.netfilter.is_broken() || self.diag.is_broken()
+        self.route.is_broken()
+            || self.raw.is_broken()
+            || self.netfilter.is_broken()
+            || self.diag.is_broken()
     }
 
     /// Ends reads that would go on after this time.
@@ -91,48 +142,50 @@ impl Namespace {
         shared: &mut Shared,
         identity: NsIdentity,
         depth: Depth,
-        others: &[NsFile],
+        inside: Result<Inside>,
+        others: Result<Vec<NsFile>>,
         deadline: Instant,
     ) -> NetNs {
         let mut ns = NetNs::new(identity);
-        let files = self.files(shared);
         let mut session = Session {
             runtime: &shared.runtime,
             route: &self.route,
             raw: &mut self.raw,
             deadline,
         };
-        ns.links = links(&mut session).into();
+        let mut found = links(&mut session);
         ns.addrs = addr::read(&mut session).into();
         ns.rules = rule::read(&mut session).into();
         ns.routes = route::read(&mut session).into();
         ns.neighs = neigh::read(&mut session).into();
         ns.fdb = fdb::read(&mut session).into();
-        ns.nsids = nsid::read(&mut self.raw, others).into();
+        ns.nsids = others
+            .and_then(|others| nsid::read(&mut self.raw, &others))
+            .into();
         ns.sockets = self.sockets(shared).into();
         ns.nft = self.nft(shared, depth).into();
-        match files {
-            Ok(files) => {
-                ns.sysctls = Section::Known(files.sysctls);
-                ns.legacy = self.legacy(shared, &files.legacy, depth).into();
+        match inside {
+            Ok(inside) => {
+                ns.sysctls = Section::Known(inside.sysctls);
+                ns.legacy = self.legacy(shared, &inside.legacy, depth).into();
+                if let (Ok(links), Ok(programs)) = (&mut found, &inside.programs) {
+                    for link in links {
+                        let programs = programs.get(&link.index.get());
+                        link.tc.extend(programs.into_iter().flatten().cloned());
+                    }
+                }
+                // What tc and BPF do is part of a device: without it the devices are not known.
+                ns.links = found
+                    .and_then(|links| inside.programs.map(|_| links))
+                    .into();
             }
             Err(error) => {
                 ns.sysctls = Section::Missing(error.to_string());
                 ns.legacy = Section::Missing(error.to_string());
+                ns.links = Section::Missing(error.to_string());
             }
         }
         ns
-    }
-
-    fn files(&self, shared: &Shared) -> Result<Files> {
-        let proc = shared.proc.clone();
-        shared.hopper.run(&self.file, move || Files {
-            sysctls: sysctl::read(&proc),
-            legacy: [
-                sysctl::legacy_tables(&proc, false),
-                sysctl::legacy_tables(&proc, true),
-            ],
-        })
     }
 
     fn sockets(&mut self, shared: &mut Shared) -> Result<Vec<crate::model::socket::Socket>> {
@@ -198,9 +251,8 @@ impl Namespace {
             }
             let socket = self.raw_socket(shared, v6)?;
             for name in names {
-                let mut table = iptables::table(&socket, v6, name)?;
-                closure::trim(&mut table, depth);
-                ruleset.tables.push(table);
+                let blob = iptables::read(&socket, v6, name)?;
+                ruleset.tables.push(closure::legacy_table(&blob, depth)?);
             }
         }
         let tables = ruleset.tables.iter_mut();
@@ -208,22 +260,30 @@ impl Namespace {
         Ok(ruleset)
     }
 
-    /// One legacy table; `None` where it does not exist.
-    pub fn legacy_table(
+    /// One chain of a legacy table with those it leads to; `None` where there is none such.
+    pub fn legacy_chain(
         &mut self,
         shared: &mut Shared,
         v6: bool,
-        name: &str,
-    ) -> Result<Option<Table>> {
-        let files = self.files(shared)?;
-        match &files.legacy[usize::from(v6)] {
-            Section::Known(names) if names.iter().any(|known| known == name) => {
+        table: &str,
+        chain: &str,
+    ) -> Result<Option<BTreeMap<String, Chain>>> {
+        let proc = shared.proc.clone();
+        let listed = shared
+            .hopper
+            .run(&self.file, move || sysctl::legacy_tables(&proc, v6))?;
+        match listed {
+            Section::Known(names) if names.iter().any(|known| known == table) => {
                 let socket = self.raw_socket(shared, v6)?;
-                let mut table = iptables::table(&socket, v6, name)?;
-                self.name_sets(shared, table.chains.values_mut());
-                Ok(Some(table))
+                let blob = iptables::read(&socket, v6, table)?;
+                if blob.head(chain).is_none() {
+                    return Ok(None);
+                }
+                let mut chains = closure::legacy_reached(&blob, vec![chain.to_owned()])?;
+                self.name_sets(shared, chains.values_mut());
+                Ok(Some(chains))
             }
-            Section::Missing(why) => Err(Error::malformed("list x_tables tables", why.clone())),
+            Section::Missing(why) => Err(Error::malformed("list x_tables tables", why)),
             _ => Ok(None),
         }
     }
@@ -271,6 +331,7 @@ fn tracked(proc: &Path) -> bool {
     proc.join("sys/net/netfilter/nf_conntrack_max").exists()
 }
 
+/// Devices with the filters of tc.
 fn links(session: &mut Session<'_>) -> Result<Vec<Link>> {
     let mut links = link::read(session)?;
     let mut filters = tc::read(session.raw)?;

@@ -29,7 +29,7 @@ const ATTEMPTS: usize = 8;
 const RECEIVE: i64 = 5;
 
 /// Netlink protocol of a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Protocol {
     /// NETLINK_ROUTE
     Route,

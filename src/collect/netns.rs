@@ -106,29 +106,55 @@ impl Hopper {
         ns: &NsFile,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T> {
-        let operation = format!("enter network namespace net:[{}]", ns.id.ino);
-        let gone =
-            || Error::malformed(operation.clone(), "the thread that enters namespaces ended");
+        let mut work = Some(work);
+        let mut results = self.run_each(vec![ns.clone()], move |_| {
+            // Called once, since there is one namespace.
+            work.take().map(|work| work())
+        })?;
+        match results.pop() {
+            Some(Ok(Some(value))) => Ok(value),
+            Some(Err(error)) => Err(error),
+            _ => Err(Error::malformed(operation(ns), "the work was not done")),
+        }
+    }
+
+    /// Runs `work` inside one namespace after the other, with its position, and waits for all. Waking
+    /// the thread costs far more than entering a namespace.
+    pub fn run_each<T: Send + 'static>(
+        &self,
+        namespaces: Vec<NsFile>,
+        mut work: impl FnMut(usize) -> T + Send + 'static,
+    ) -> Result<Vec<Result<T>>> {
+        let gone = || {
+            let operation = "enter network namespaces";
+            Error::malformed(operation, "the thread that enters namespaces ended")
+        };
         let (answer, wait) = channel();
-        let file = ns.file.clone();
         let job: Job = Box::new(move |home| {
-            let result = setns(&*file, CloneFlags::CLONE_NEWNET)
-                .map(|()| catch_unwind(AssertUnwindSafe(work)));
+            let mut results = Vec::with_capacity(namespaces.len());
+            for (at, ns) in namespaces.iter().enumerate() {
+                let entered = setns(&*ns.file, CloneFlags::CLONE_NEWNET);
+                results.push(match entered {
+                    Err(errno) => Err(Error::nix(operation(ns), errno)),
+                    Ok(()) => catch_unwind(AssertUnwindSafe(|| work(at)))
+                        .map_err(|panic| Error::malformed(operation(ns), panic_text(&*panic))),
+                });
+            }
             // Staying would keep a deleted pod's namespace alive.
             let back = setns(home, CloneFlags::CLONE_NEWNET);
             // The caller waits for exactly this answer; it can't have gone.
-            let _ = answer.send((result, back));
+            let _ = answer.send((results, back));
         });
         let jobs = self.jobs.as_ref().ok_or_else(gone)?;
         jobs.send(job).map_err(|_| gone())?;
-        let (result, back) = wait.recv().map_err(|_| gone())?;
+        let (results, back) = wait.recv().map_err(|_| gone())?;
         back.map_err(|errno| Error::nix("return to the helper's own namespace", errno))?;
-        match result {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(panic)) => Err(Error::malformed(operation, panic_text(&*panic))),
-            Err(errno) => Err(Error::nix(operation, errno)),
-        }
+        Ok(results)
     }
+}
+
+fn operation(ns: &NsFile) -> String {
+    format!("enter network namespace net:[{}]", ns.id.ino)
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {

@@ -43,11 +43,11 @@ pub fn read(session: &mut Session<'_>) -> Result<Vec<Route>> {
         );
         match dumped {
             Ok(dumped) => {
-                routes.extend(
-                    dumped
-                        .iter()
-                        .filter_map(|(message, lost)| flatten(message, lost)),
-                );
+                // A kernel without a family dumps all that it has.
+                let own = dumped
+                    .iter()
+                    .filter(|(message, _)| message.header.address_family == family);
+                routes.extend(own.filter_map(|(message, lost)| flatten(message, lost)));
             }
             // IPv6 is not compiled in, or off by boot option.
             Err(error)

@@ -35,6 +35,8 @@ const ATTEMPTS: usize = 8;
 struct Watch {
     objects: AtomicUsize,
     interrupted: AtomicBool,
+    /// An answer was left before its end.
+    broken: AtomicBool,
 }
 
 /// A tokio netlink socket that counts what comes in and lets only reads out.
@@ -157,6 +159,11 @@ impl Route {
         })
     }
 
+    /// Whether an answer was left before its end, so that a next one could not be told from it.
+    pub fn is_broken(&self) -> bool {
+        self.watch.broken.load(Ordering::Relaxed) || self.task.is_finished()
+    }
+
     /// Dumps with `rtnetlink`. `None`: some message could not be decoded.
     fn dump<T, S>(
         &self,
@@ -178,7 +185,14 @@ impl Route {
                     objects.push(object.map_err(|error| route_error(operation, error))?);
                 }
                 Ok(objects)
-            })?;
+            });
+            if matches!(
+                objects,
+                Err(Error::Timeout { .. } | Error::Malformed { .. })
+            ) {
+                self.watch.broken.store(true, Ordering::Relaxed);
+            }
+            let objects = objects?;
             if self.watch.interrupted.load(Ordering::Relaxed) {
                 continue;
             }

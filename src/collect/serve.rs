@@ -13,7 +13,7 @@ use super::collector::Collector;
 use super::netlink::REQUEST;
 use crate::contract::frame::{Decoder, FrameError, encode};
 use crate::contract::{MAGIC, Reply, Request, SCHEMA_VERSION};
-use crate::model::want::{Fact, Want};
+use crate::model::want::{Depth, Fact, NsTarget, Want};
 
 /// The helper ends after this long without a request.
 pub const IDLE: Duration = Duration::from_secs(600);
@@ -53,7 +53,7 @@ pub fn serve(
     let mut decoder = Decoder::default();
     let mut chunk = vec![0u8; 64 << 10];
     loop {
-        let request = match decoder.next::<Request>() {
+        let request = match decoder.message::<Request>() {
             Ok(request) => request,
             Err(error) => {
                 peer.send(&Reply::Error {
@@ -164,6 +164,27 @@ fn facts(id: u32, facts: Vec<Fact>, last: bool, begun: Instant) -> Reply {
 /// About how many bytes a fact takes: the length of its encoding without the compression.
 fn weigh(fact: &Fact) -> usize {
     postcard::experimental::serialized_size(fact).unwrap_or(FRAME)
+}
+
+/// Longest time that printing all facts may take to read.
+const DUMP: Duration = Duration::from_secs(120);
+
+/// Prints all facts of all namespaces as JSON. A reader that has seen enough is no error.
+pub fn dump(output: impl Write, collector: &mut Collector) -> io::Result<()> {
+    let everything = Want::NetNs {
+        target: NsTarget::All,
+        depth: Depth::Full,
+    };
+    let facts = collector.collect(&[everything], DUMP);
+    let mut output = io::BufWriter::new(output);
+    let written = serde_json::to_writer(&mut output, &facts)
+        .map_err(io::Error::from)
+        .and_then(|()| output.write_all(b"\n"))
+        .and_then(|()| output.flush());
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
 }
 
 /// What the helper says of itself.

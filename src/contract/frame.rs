@@ -94,7 +94,7 @@ impl Decoder {
     }
 
     /// The next message, or `None` until more bytes come.
-    pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
+    pub fn message<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         let rest = self.buffer.get(self.consumed..).unwrap_or_default();
         let Some((prefix, rest)) = rest.split_first_chunk::<4>() else {
             return Ok(None);
@@ -153,10 +153,10 @@ mod tests {
             for chunk in bytes.chunks(step) {
                 decoder.push(chunk);
                 if first.is_none() {
-                    first = decoder.next::<Request>().expect("a good frame");
+                    first = decoder.message::<Request>().expect("a good frame");
                 }
                 if first.is_some() && second.is_none() {
-                    second = decoder.next::<Vec<u32>>().expect("a good frame");
+                    second = decoder.message::<Vec<u32>>().expect("a good frame");
                 }
             }
             assert_eq!(first, Some(small.clone()));
@@ -170,20 +170,20 @@ mod tests {
         let mut decoder = Decoder::default();
         decoder.push(b"bash: /netpath-helper: no such file");
         assert!(matches!(
-            decoder.next::<Request>(),
+            decoder.message::<Request>(),
             Err(FrameError::TooLong(_))
         ));
         // A frame that claims to decompress to 4 GiB.
         let mut decoder = Decoder::default();
         decoder.push(&[6, 0, 0, 0, LZ4, 0xff, 0xff, 0xff, 0xff, 0]);
         assert!(matches!(
-            decoder.next::<Request>(),
+            decoder.message::<Request>(),
             Err(FrameError::TooLarge(_))
         ));
         let mut decoder = Decoder::default();
         decoder.push(&[0, 0, 0, 0]);
         assert!(matches!(
-            decoder.next::<Request>(),
+            decoder.message::<Request>(),
             Err(FrameError::Encoding(None))
         ));
     }

@@ -100,6 +100,8 @@ codes! {
     MARTIAN "NP0130" "the kernel refuses the packet's addresses";
     /// Could not be read or decoded.
     UNKNOWN "NP0132" "something that decides could not be read";
+    /// A dummy device, or a setting that is neither rule nor route.
+    SWALLOWED "NP0133" "a device or setting swallows the packet";
 }
 
 /// The code of this name, in any case, with or without leading `NP`.

@@ -4,11 +4,12 @@
 //! Chain and map names of kube-proxy and of policy engines only tell apart who made a rule that was
 //! met anyway.
 
-use crate::model::netfilter::{Backend, Hook, Policy};
+mod filter;
+mod reach;
+
+use crate::model::netfilter::Policy;
 use crate::model::netns::NetNs;
 use crate::model::packet::Packet;
-use crate::model::route::RouteKind;
-use crate::model::rule::RuleAction;
 use crate::trace::evidence::ChainRef;
 use crate::trace::{Disposition, DropReason, Evidence, Hop, RejectWith, Step, StepKind, Trace};
 
@@ -98,12 +99,23 @@ impl<'a> Case<'a> {
             .evidence
             .iter()
             .skip(if by_rules { leading } else { 0 });
-        evidence.extend(
-            objects
-                .rev()
-                .take(3)
-                .map(|e| object(self.naming, self.hop, e)),
-        );
+        // What could not be read is the step's own text.
+        let objects = objects.filter(|found| !matches!(found, Evidence::Unreadable { .. }));
+        evidence.extend(objects.map(|found| self.object(found)));
+        if code == codes::STALE_TUNNEL {
+            // The entry that chose the remote stands in an earlier step.
+            let encaps = self
+                .hop
+                .steps
+                .iter()
+                .filter(|step| step.kind == StepKind::Encap);
+            for found in encaps.flat_map(|step| &step.evidence) {
+                let line = self.object(found);
+                if !evidence.contains(&line) {
+                    evidence.push(line);
+                }
+            }
+        }
         let mut place = self.place();
         if code == codes::BRIDGE_NF_OFF
             && let Some((hop, name)) = self.bypassing_bridge()
@@ -123,6 +135,10 @@ impl<'a> Case<'a> {
             mend,
             branches: Vec::new(),
         })
+    }
+
+    fn object(&self, evidence: &Evidence) -> String {
+        self.naming.text(&object(self.naming, self.hop, evidence))
     }
 
     fn place(&self) -> Place {
@@ -291,349 +307,6 @@ impl<'a> Case<'a> {
                 } => Some((chain, true)),
                 _ => None,
             })
-    }
-
-    fn filtered(&self) -> (Code, String) {
-        let here = self.here();
-        let Some((base, by_policy)) = self.rule() else {
-            return (codes::FILTERED, format!("{here}: {}", self.step.result));
-        };
-        if let Some(service) = self.no_endpoint() {
-            let mend = format!(
-                "kubectl get endpointslices: look for ready endpoints of {service}; compare its selector with the pods' labels, its targetPort with their ports, and its traffic policy with where they run"
-            );
-            return (codes::NO_ENDPOINT, mend);
-        }
-        let chains: Vec<&str> = self.chains().collect();
-        if self.step.evidence.iter().any(|evidence| {
-            matches!(evidence, Evidence::NetfilterRule { text, .. }
-                if text.contains("rpfilter") || text.contains("fib saddr"))
-        }) {
-            let mend = format!(
-                "{here}: route {} by {}, or change the rule",
-                self.packet().src,
-                self.dev()
-            );
-            return (codes::RP_FILTER, mend);
-        }
-        if self.is_outer() {
-            let mend = format!(
-                "{here}: accept the tunnel's packets from {} before this rule (UDP {})",
-                self.packet().src,
-                self.packet().dport().unwrap_or(0)
-            );
-            return (codes::TUNNEL_FILTERED, mend);
-        }
-        let policy_engine = [
-            "cali-tw-",
-            "cali-fw-",
-            "cali-pi-",
-            "cali-po-",
-            "KUBE-NWPLCY",
-            "KUBE-POD-FW",
-            "kube-network-policies",
-        ];
-        if chains
-            .iter()
-            .any(|chain| policy_engine.iter().any(|p| chain.starts_with(p)))
-        {
-            let mend = "kubectl get networkpolicies -A: add an allow for this flow at the end that refuses it; where one exists, restart the policy agent on this node".to_owned();
-            return (codes::POLICY_DENIES, mend);
-        }
-        let accept = self.accept(base, by_policy);
-        if base.hook == Hook::Forward {
-            (codes::FORWARD_FILTERED, format!("{here}: {accept}"))
-        } else {
-            (codes::FILTERED, format!("{here}: {accept}"))
-        }
-    }
-
-    fn chains(&self) -> impl Iterator<Item = &'a str> {
-        self.step
-            .evidence
-            .iter()
-            .filter_map(|evidence| match evidence {
-                Evidence::NetfilterRule { chain, .. } => Some(chain.as_str()),
-                _ => None,
-            })
-    }
-
-    /// The Service whose rule says that it has no endpoint, where that is what was met.
-    fn no_endpoint(&self) -> Option<String> {
-        let says = |text: &str| {
-            text.contains("has no endpoints") || text.contains("has no local endpoints")
-        };
-        self.step
-            .evidence
-            .iter()
-            .find_map(|evidence| match evidence {
-                Evidence::NetfilterRule {
-                    comment: Some(comment),
-                    ..
-                } if says(comment) => comment.split_whitespace().next().map(str::to_owned),
-                Evidence::NetfilterRule { text, .. } if says(text) => {
-                    Some("the Service".to_owned())
-                }
-                Evidence::SetElement { set, .. } if set.starts_with("no-endpoint-") => Some(
-                    self.naming
-                        .address(self.packet().dst)
-                        .unwrap_or_else(|| "the Service".to_owned()),
-                ),
-                _ => None,
-            })
-    }
-
-    /// A command that lets the packet through.
-    fn accept(&self, base: &ChainRef, by_policy: bool) -> String {
-        let packet = self.packet();
-        let tool = match (base.backend, packet.dst.is_ipv4()) {
-            (Backend::Legacy, true) => "iptables-legacy",
-            (Backend::Legacy, false) => "ip6tables-legacy",
-            (Backend::Nft, true) => "iptables",
-            (Backend::Nft, false) => "ip6tables",
-        };
-        let own = base.chain == base.chain.to_uppercase();
-        match (own, by_policy) {
-            (true, true) => format!(
-                "{tool} -t {} -P {} ACCEPT, or accept this flow: {tool} -t {} -A {} -s {} -d {} -j ACCEPT (and the way back)",
-                base.table, base.chain, base.table, base.chain, packet.src, packet.dst
-            ),
-            (true, false) => format!(
-                "accept the flow before that rule: {tool} -t {} -I {} -s {} -d {} -j ACCEPT (and the way back), or remove the rule once you know who set it",
-                base.table, base.chain, packet.src, packet.dst
-            ),
-            (false, true) => format!(
-                "nft chain {} {} {} '{{ policy accept; }}', or an accept rule for {} to {}",
-                base.family.name(),
-                base.table,
-                base.chain,
-                packet.src,
-                packet.dst
-            ),
-            (false, false) => format!(
-                "put an accept for {} to {} before that rule of table {} {}, or remove it once you know who set it",
-                packet.src,
-                packet.dst,
-                base.family.name(),
-                base.table
-            ),
-        }
-    }
-
-    fn too_big(&self, mtu: Option<u32>) -> (Code, String) {
-        let limit = mtu
-            .map(|mtu| format!(" to {mtu} bytes or less"))
-            .unwrap_or_default();
-        let mend = format!(
-            "lower the pods' MTU{limit} in the CNI's configuration and recreate them, or raise the MTU {}",
-            self.here()
-        );
-        (codes::MTU, mend)
-    }
-
-    fn in_tunnel(&self) -> bool {
-        self.is_outer() || {
-            let dev = self
-                .step
-                .evidence
-                .iter()
-                .find_map(|evidence| match evidence {
-                    Evidence::Neigh { dev, .. } | Evidence::Link { dev, .. } => Some(dev.as_str()),
-                    _ => None,
-                });
-            let link = dev.and_then(|dev| self.ns()?.link_named(dev));
-            link.is_some_and(|link| link.kind.name() == "vxlan")
-        }
-    }
-
-    fn unresolved(&self, packet: &Packet) -> (Code, String) {
-        let down = |evidence: &Evidence| matches!(evidence, Evidence::Link { .. });
-        if self.step.evidence.iter().any(down) {
-            return self.link_down();
-        }
-        if self.in_tunnel() {
-            return self.tunnel();
-        }
-        let mend = format!(
-            "{}: is the next hop for {} alive and on this link? ip neigh show; where the entry is stale: ip neigh flush dev {}",
-            self.here(),
-            packet.dst,
-            self.hop.oif.clone().unwrap_or_else(|| "DEVICE".to_owned())
-        );
-        (codes::NEIGH_UNRESOLVED, mend)
-    }
-
-    fn tunnel(&self) -> (Code, String) {
-        let mend = format!(
-            "restart the CNI's agent {}, which writes the tunnel's neighbour and fdb entries anew; compare them with the remote's own address (ip -d link)",
-            self.here()
-        );
-        (codes::STALE_TUNNEL, mend)
-    }
-
-    fn other_station(&self, packet: &Packet) -> (Code, String) {
-        if self.in_tunnel() {
-            return self.tunnel();
-        }
-        let mend = format!(
-            "{}: the sender's neighbour entry for {} is wrong: ip neigh del it there, and see what set it or changed the device's address",
-            self.here(),
-            packet.dst
-        );
-        (codes::WRONG_MAC, mend)
-    }
-
-    fn has_route_kind(&self) -> bool {
-        self.step.evidence.iter().any(|evidence| match evidence {
-            Evidence::Route { route, .. } => {
-                !matches!(route.kind, RouteKind::Unicast | RouteKind::Local)
-            }
-            Evidence::PolicyRule { rule } => !matches!(rule.action, RuleAction::Table(_)),
-            _ => false,
-        })
-    }
-
-    fn no_route(&self, packet: &Packet) -> (Code, String) {
-        let here = self.here();
-        if self.has_route_kind() {
-            let mend = format!(
-                "{here}: the longer route for {} is missing (recreate the pod, or restart the CNI's agent), or this route is to be removed",
-                packet.dst
-            );
-            return (codes::ROUTE_REFUSES, mend);
-        }
-        let mend = match self.naming.node_of(packet.dst) {
-            Some(node) if node != self.hop.ns.node => format!(
-                "{here}: add the route to {node}, where {} is, or restart the CNI's agent, which should have: ip route add {}/{} via ADDRESS_OF_{node}",
-                packet.dst,
-                packet.dst,
-                if packet.dst.is_ipv4() { 32 } else { 128 }
-            ),
-            _ => format!("{here}: add a route for {}: ip route add", packet.dst),
-        };
-        (codes::NO_ROUTE, mend)
-    }
-
-    /// A namespace that is no node's was to forward, and does not hold the address.
-    fn misled(&self, packet: &Packet) -> bool {
-        let Some(ns) = self.ns().filter(|ns| !ns.identity.host) else {
-            return false;
-        };
-        let router = self.trace.hops.len() > 1 && self.naming.names.pods.is_empty();
-        let holds = ns
-            .addrs
-            .known()
-            .is_some_and(|addrs| addrs.iter().any(|addr| addr.local == packet.dst));
-        !router && !holds && self.hop.iif.is_some()
-    }
-
-    fn wrong_owner(&self, packet: &Packet) -> (Code, String) {
-        let holders = self.naming.holders(packet.dst);
-        let owner = match holders.first() {
-            Some(key) => format!("{} on {} holds it", self.naming.netns(key), key.node),
-            None => "no namespace that was read holds it".to_owned(),
-        };
-        let mend = format!(
-            "{} does not hold {}; {owner}: remove the old route or device, or delete the pod that has its address twice",
-            self.naming.netns(&self.hop.ns),
-            packet.dst
-        );
-        (codes::WRONG_OWNER, mend)
-    }
-
-    fn no_listener(&self, packet: &Packet) -> (Code, String) {
-        let here = self.here();
-        let port = packet.dport();
-        let sockets = self.ns().and_then(|ns| ns.sockets.known());
-        let elsewhere: Vec<String> = sockets
-            .into_iter()
-            .flatten()
-            .filter(|s| s.listening && s.protocol == packet.protocol() && Some(s.port) == port)
-            .map(|socket| words::socket_addr(socket.addr, Some(socket.port)))
-            .collect();
-        let wanted = words::socket_addr(packet.dst, port);
-        if elsewhere.is_empty() {
-            let others: Vec<String> = sockets
-                .into_iter()
-                .flatten()
-                .filter(|s| s.listening && s.protocol == packet.protocol())
-                .map(|socket| socket.port.to_string())
-                .take(8)
-                .collect();
-            let listening = if others.is_empty() {
-                String::new()
-            } else {
-                format!(" (listening there: {})", others.join(", "))
-            };
-            let mend = format!(
-                "{here}: start what should listen on {wanted}, or correct the port or targetPort{listening}"
-            );
-            return (codes::NO_LISTENER, mend);
-        }
-        let mend = format!(
-            "{here}: the program listens on {} only; let it listen on every address",
-            elsewhere.join(" and ")
-        );
-        (codes::LISTENER_ELSEWHERE, mend)
-    }
-
-    fn link_down(&self) -> (Code, String) {
-        let dev = self
-            .step
-            .evidence
-            .iter()
-            .find_map(|evidence| match evidence {
-                Evidence::Link { dev, .. } => Some(dev.clone()),
-                _ => None,
-            });
-        let dev = dev.unwrap_or_else(|| self.dev());
-        (
-            codes::LINK_DOWN,
-            format!(
-                "{}: ip link set {dev} up (a veth needs both ends up)",
-                self.here()
-            ),
-        )
-    }
-
-    fn not_from_peer(&self) -> (Code, String) {
-        if let Some((hop, name)) = self.bypassing_bridge() {
-            let mend = format!(
-                "on {}: modprobe br_netfilter; sysctl -w {name}=1",
-                hop.ns.node
-            );
-            return (codes::BRIDGE_NF_OFF, mend);
-        }
-        let mend = "let the answer take the way of the request, or masquerade the request; look for NOTRACK rules".to_owned();
-        (codes::NOT_FROM_PEER, mend)
-    }
-
-    /// A bridge that the answer crossed without meeting rules, and the setting that makes it so.
-    fn bypassing_bridge(&self) -> Option<(&'a Hop, &'static str)> {
-        let hop = self.trace.hops.iter().find(|hop| {
-            let crossed = hop.steps.iter().any(|step| step.kind == StepKind::Bridge);
-            let v4 = hop.packet.dst.is_ipv4();
-            let sysctls = self
-                .naming
-                .topology
-                .netns(&hop.ns)
-                .and_then(|ns| ns.sysctls.known());
-            let calls = sysctls.and_then(|sysctls| {
-                let setting = if v4 {
-                    &sysctls.bridge_nf_call_iptables
-                } else {
-                    &sysctls.bridge_nf_call_ip6tables
-                };
-                setting.known().copied()
-            });
-            crossed && calls.is_some_and(|value| value != Some(true))
-        })?;
-        let name = if hop.packet.dst.is_ipv4() {
-            "net.bridge.bridge-nf-call-iptables"
-        } else {
-            "net.bridge.bridge-nf-call-ip6tables"
-        };
-        Some((hop, name))
     }
 }
 

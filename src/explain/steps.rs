@@ -64,7 +64,10 @@ fn is_key(step: &Step, ends: bool) -> bool {
             Evidence::Assumed { .. } | Evidence::Unreadable { .. }
         )
     });
-    let changed = step.changes.iter().any(|change| change.field != "ttl");
+    let changed = step
+        .changes
+        .iter()
+        .any(|change| !matches!(change.field.as_str(), "ttl" | "mark"));
     let kind = matches!(
         step.kind,
         StepKind::Route
@@ -72,6 +75,7 @@ fn is_key(step: &Step, ends: bool) -> bool {
             | StepKind::Nat
             | StepKind::Encap
             | StepKind::Decap
+            | StepKind::Mtu
             | StepKind::Underlay
             | StepKind::Socket
             | StepKind::Unknown
@@ -99,6 +103,10 @@ pub(super) fn words_of(naming: &Naming<'_>, hop: &Hop, step: &Step) -> String {
     let by_kind = match step.kind {
         StepKind::Route => route(naming, hop, step),
         StepKind::Netfilter | StepKind::Nat => rules(naming, hop, step),
+        StepKind::Unknown => step.evidence.iter().find_map(|evidence| match evidence {
+            Evidence::Unreadable { what } => Some(format!("unknown: {what}")),
+            _ => None,
+        }),
         StepKind::Neigh => step.evidence.iter().find_map(|evidence| match evidence {
             Evidence::Neigh { neigh, dev } => Some(words::neigh(neigh, dev)),
             _ => None,
@@ -129,8 +137,15 @@ pub(super) fn words_of(naming: &Naming<'_>, hop: &Hop, step: &Step) -> String {
             Evidence::Unreadable { what } => format!("unknown: {what}"),
             Evidence::Sysctl { name, value } => format!("{name} = {value}"),
             // The first one is the one that counts.
-            Evidence::Absent { what } if ends && !std::mem::replace(&mut absent, true) => {
+            Evidence::Absent { what }
+                if ends
+                    && step.kind != StepKind::Neigh
+                    && !std::mem::replace(&mut absent, true) =>
+            {
                 format!("not there: {what}")
+            }
+            Evidence::Link { dev, state } if ends && step.kind == StepKind::Neigh => {
+                format!("{dev} is {state}")
             }
             Evidence::Socket { socket } if ends && words.contains("nothing listens") => format!(
                 "there is {}",
@@ -201,9 +216,10 @@ fn rules(naming: &Naming<'_>, hop: &Hop, step: &Step) -> Option<String> {
                 base = Some(of);
                 // An endpoint's chain needs no name: the translation that it makes follows.
                 let service = naming.chain(chain, comment.as_deref().or(last_comment));
+                let said = |name: &String| path.iter().any(|p| p.ends_with(&format!("({name})")));
                 let named = match service.filter(|_| !chain.starts_with("KUBE-SEP-")) {
-                    Some(name) => format!("{chain} ({name})"),
-                    None => chain.clone(),
+                    Some(name) if !said(&name) => format!("{chain} ({name})"),
+                    _ => chain.clone(),
                 };
                 if *chain != of.chain && path.last() != Some(&named) {
                     path.push(named);

@@ -22,11 +22,6 @@ pub(super) fn unknown<'a>(
 ) -> Vec<String> {
     let mut list = Vec::new();
     for way in ways(traces) {
-        if let Disposition::Inconclusive(missing) = &way.disposition {
-            for what in missing {
-                push(&mut list, naming.text(what));
-            }
-        }
         for hop in &way.hops {
             let place = format!("{} on {}", naming.netns(&hop.ns), hop.ns.node);
             for evidence in hop.steps.iter().flat_map(|step| &step.evidence) {
@@ -37,6 +32,15 @@ pub(super) fn unknown<'a>(
             if let Some(ns) = naming.topology.netns(&hop.ns) {
                 for (section, why) in ns.missing() {
                     push(&mut list, format!("{section} of {place}: {why}"));
+                }
+            }
+        }
+        if let Disposition::Inconclusive(missing) = &way.disposition {
+            for what in missing {
+                let what = naming.text(what);
+                // A step has said the same, with its place.
+                if !list.iter().any(|known| known.starts_with(&what)) {
+                    push(&mut list, what);
                 }
             }
         }

@@ -744,6 +744,10 @@ pub struct SetElem {
     pub comment: Option<String>,
     /// Milliseconds to live, where it expires.
     pub expires_ms: Option<u64>,
+    /// Names of expressions that run when the element is found (NFTA_SET_ELEM_EXPRESSIONS): counters
+    /// only count, a limit or quota may refuse the packet.
+    #[serde(default)]
+    pub exprs: Vec<String>,
 }
 
 /// Data of a map's element.

@@ -104,19 +104,19 @@ pub(crate) fn arrive(cx: &Cx<'_>, mut walk: Walk, from: &str, ns: NsKey, dev: If
     let to = cx.topology.netns(&ns).and_then(|netns| netns.link(dev));
     let name = to.map_or_else(|| format!("if{dev}"), |link| link.name.clone());
     walk.step(Step::new(StepKind::Transmit, format!("{from} → {name}")));
-    if let Some(link) = to {
-        if walk.skb.packet.len > link.mtu + VLAN_HLEN {
-            let evidence = Evidence::Link {
-                dev: name,
-                state: format!("mtu {}", link.mtu),
-            };
-            let text = format!(
-                "{} bytes are more than the receiving end takes",
-                walk.skb.packet.len
-            );
-            walk.step(Step::new(StepKind::Mtu, text).with(evidence));
-            return walk.end(Disposition::Dropped(DropReason::PktTooBig));
-        }
+    if let Some(link) = to
+        && walk.skb.packet.len > link.mtu + VLAN_HLEN
+    {
+        let evidence = Evidence::Link {
+            dev: name,
+            state: format!("mtu {}", link.mtu),
+        };
+        let text = format!(
+            "{} bytes are more than the receiving end takes",
+            walk.skb.packet.len
+        );
+        walk.step(Step::new(StepKind::Mtu, text).with(evidence));
+        return walk.end(Disposition::Dropped(DropReason::PktTooBig));
     }
     walk.enter(cx, ns, dev);
     walk.then(Next::Receive(dev))

@@ -349,10 +349,10 @@ impl Tables<'_> {
         if hop.dead {
             return false;
         }
-        if let (Some(wanted), Some(link)) = (key.oif, hop.link) {
-            if wanted != link {
-                return false;
-            }
+        if let (Some(wanted), Some(link)) = (key.oif, hop.link)
+            && wanted != link
+        {
+            return false;
         }
         if hop.linkdown {
             let link = hop.link.and_then(|index| self.ns.link(index));
@@ -412,10 +412,10 @@ pub(crate) fn addr_type(
     if addr.is_multicast() {
         return Ok(RouteKind::Multicast);
     }
-    if let IpAddr::V4(v4) = addr {
-        if v4.is_broadcast() || v4.octets()[0] == 0 {
-            return Ok(RouteKind::Broadcast);
-        }
+    if let IpAddr::V4(v4) = addr
+        && (v4.is_broadcast() || v4.octets()[0] == 0)
+    {
+        return Ok(RouteKind::Broadcast);
     }
     let tables = tables(cx, ns)?;
     let mut best: Option<&Route> = None;

@@ -55,6 +55,6 @@ pub(crate) fn forward(cx: &mut Cx<'_>, mut walk: Walk, iif: IfIndex, out: Out) -
         physout: None,
     };
     walk.hook(cx, Hook::Forward, false, devices, |_, walk| {
-        walk.then(Next::Postrouting(out.clone()))
+        walk.then(Next::Postrouting(out))
     })
 }

@@ -22,18 +22,18 @@ pub(crate) fn ip_receive(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex, preroute
         let why = format!("device {dev} of {} was not read", walk.ns);
         return walk.unknown(why);
     };
-    if let (Some((_, dst)), Some(own)) = (walk.skb.packet.eth, link.mac) {
-        if dst != own && !dst.is_multicast() && !link.loopback {
-            let state = format!("address {own}, the frame is for {dst}");
-            let evidence = Evidence::Link {
-                dev: link.name.clone(),
-                state,
-            };
-            walk.step(
-                Step::new(StepKind::Receive, "the frame is for another station").with(evidence),
-            );
-            return walk.end(Disposition::Dropped(DropReason::Otherhost));
-        }
+    if let (Some((_, dst)), Some(own)) = (walk.skb.packet.eth, link.mac)
+        && dst != own
+        && !dst.is_multicast()
+        && !link.loopback
+    {
+        let state = format!("address {own}, the frame is for {dst}");
+        let evidence = Evidence::Link {
+            dev: link.name.clone(),
+            state,
+        };
+        walk.step(Step::new(StepKind::Receive, "the frame is for another station").with(evidence));
+        return walk.end(Disposition::Dropped(DropReason::Otherhost));
     }
     if walk.skb.packet.dst.is_ipv6() && link.inet6.is_some_and(|conf| conf.disable_ipv6) {
         let name = format!("net.ipv6.conf.{}.disable_ipv6", link.name);
@@ -116,7 +116,7 @@ fn route_input(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
             if let Err(ways) = validate_source(cx, &mut walk, link) {
                 return ways;
             }
-            fork(walk, &found, &step, dev)
+            fork(&walk, &found, &step, dev)
         }
         RouteKind::Blackhole => {
             walk.step(step);
@@ -135,7 +135,7 @@ fn route_input(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
     }
 }
 
-fn fork(walk: Walk, found: &Found, step: &Step, dev: IfIndex) -> Ways {
+fn fork(walk: &Walk, found: &Found, step: &Step, dev: IfIndex) -> Ways {
     let mut ways = Vec::new();
     for (share, hop) in &found.hops {
         let mut one = walk.clone();

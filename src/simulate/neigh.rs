@@ -136,19 +136,19 @@ fn ask(cx: &mut Cx<'_>, ns: &NsKey, link: &Link, addr: IpAddr, entry: Option<&Ne
     if let Some(why) = segment.unknown {
         return Resolved::Unknown(why);
     }
-    if let Some((owner, mac)) = underlay::owner_on_link(cx, ns, addr) {
-        if segment.outside.is_some() {
-            let text = format!("{addr} would be answered for by {}: {mac}", owner.node);
-            let step = Step::new(StepKind::Neigh, text).with(known);
-            return Resolved::Address(mac, step);
-        }
+    if let Some((owner, mac)) = underlay::owner_on_link(cx, ns, addr)
+        && segment.outside.is_some()
+    {
+        let text = format!("{addr} would be answered for by {}: {mac}", owner.node);
+        let step = Step::new(StepKind::Neigh, text).with(known);
+        return Resolved::Address(mac, step);
     }
     let failed =
         entry.is_some_and(|e| matches!(e.state, NeighState::Failed | NeighState::Incomplete));
-    if segment.outside.is_some() {
-        if let Some(why) = underlay::blind(cx) {
-            return Resolved::Unknown(why);
-        }
+    if segment.outside.is_some()
+        && let Some(why) = underlay::blind(cx)
+    {
+        return Resolved::Unknown(why);
     }
     match segment.outside {
         Some(_) if failed => Resolved::Nobody(

@@ -135,7 +135,7 @@ pub(crate) fn local_out(cx: &mut Cx<'_>, mut walk: Walk, oif: Option<IfIndex>) -
         walk.hook(cx, Hook::Output, false, devices, |cx, walk| {
             let after = (walk.skb.packet.dst, walk.skb.packet.dport(), walk.skb.mark);
             if after == before {
-                return walk.then(Next::Postrouting(out.clone()));
+                return walk.then(Next::Postrouting(out));
             }
             // `ip_route_me_harder()`: what OUTPUT changed may lead elsewhere.
             let answer = lookup(cx, &walk.ns, &key(&walk, None, oif));
@@ -212,6 +212,14 @@ fn routed(
             ways.extend(one.unknown("the route names no device"));
             continue;
         };
+        if leaves_as_loopback(cx, &one, oif) {
+            let text = "a loopback source can't leave by another device";
+            let name = format!("net.ipv4.conf.{}.route_localnet", one.dev(cx, oif));
+            let value = "0".to_owned();
+            one.step(Step::new(StepKind::Route, text).with(Evidence::Sysctl { name, value }));
+            ways.extend(one.end(Disposition::Rejected(RejectWith::InvalidArgument)));
+            continue;
+        }
         let out = Out {
             oif,
             via: hop.via,
@@ -222,6 +230,21 @@ fn routed(
         ways.extend(then(cx, one, out));
     }
     ways
+}
+
+/// Whether the kernel refuses the route for its source: 127.0.0.0/8 by a device that does not allow it.
+///
+/// Source: `__mkroute_output()`, net/ipv4/route.c. Unread settings are taken as the default, off.
+fn leaves_as_loopback(cx: &Cx<'_>, walk: &Walk, oif: IfIndex) -> bool {
+    let packet = &walk.skb.packet;
+    if !(packet.src.is_ipv4() && packet.src.is_loopback()) {
+        return false;
+    }
+    let Some(link) = walk.link(cx, oif).filter(|link| !link.loopback) else {
+        return false;
+    };
+    let all = super::input::inet_all(cx, walk).unwrap_or_default();
+    !(all.route_localnet || link.inet.unwrap_or_default().route_localnet)
 }
 
 /// Size, POSTROUTING.
@@ -252,6 +275,6 @@ pub(crate) fn postrouting(cx: &mut Cx<'_>, mut walk: Walk, out: Out) -> Ways {
         physout: None,
     };
     walk.hook(cx, Hook::Postrouting, false, devices, |_, walk| {
-        walk.then(Next::Neigh(out.clone()))
+        walk.then(Next::Neigh(out))
     })
 }

@@ -295,10 +295,10 @@ fn by_destination(cx: &mut Cx<'_>, walk: &Walk, dst: IpAddr) -> Target {
     if !hint.reachable {
         return Target::NoHelper(format!("{dst} belongs to node {node}, which was not read"));
     }
-    if !hint.addresses.contains(&dst) {
-        if let Some(step) = lacks_route(cx, walk, dst, node) {
-            return Target::NoWay(Box::new(step));
-        }
+    if !hint.addresses.contains(&dst)
+        && let Some(step) = lacks_route(cx, walk, dst, node)
+    {
+        return Target::NoWay(Box::new(step));
     }
     let why = format!("{dst} belongs to {node} by what Kubernetes says");
     let Some(host) = cx.topology.host(node) else {

@@ -62,12 +62,11 @@ pub(crate) fn encapsulate(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, device: 
                 dev: link.name.clone(),
             },
         ),
-        [] => match device.group {
-            Some(group) => {
+        [] => {
+            if let Some(group) = device.group {
                 let why = format!("the device's default remote is {group}");
                 (Some(group), Evidence::Assumed { why })
-            }
-            None => {
+            } else {
                 let what = format!("a forwarding entry for {mac} on {}", link.name);
                 walk.step(
                     Step::new(
@@ -78,7 +77,7 @@ pub(crate) fn encapsulate(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, device: 
                 );
                 return walk.end(Disposition::Dropped(DropReason::VxlanNoRemote));
             }
-        },
+        }
         many => {
             let why = format!(
                 "{} sends {mac} to {} remotes at once",

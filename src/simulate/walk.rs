@@ -75,7 +75,7 @@ pub(crate) struct Origin {
 }
 
 /// A way out that a route named.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Out {
     /// Device.
     pub(crate) oif: IfIndex,
@@ -302,15 +302,15 @@ pub(crate) fn follow(cx: &mut Cx<'_>, start: Walk, next: Next) -> Vec<Finished> 
             });
             continue;
         }
-        let mut ways = stage(cx, walk, next);
+        let mut ways = stage(cx, walk, &next);
         ways.reverse();
         open.extend(ways);
     }
     finished
 }
 
-fn stage(cx: &mut Cx<'_>, walk: Walk, next: Next) -> Ways {
-    match next {
+fn stage(cx: &mut Cx<'_>, walk: Walk, next: &Next) -> Ways {
+    match *next {
         Next::LocalOut(oif) => output::local_out(cx, walk, oif),
         Next::Postrouting(out) => output::postrouting(cx, walk, out),
         Next::Neigh(out) => neigh::resolve(cx, walk, &out),

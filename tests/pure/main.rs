@@ -3,5 +3,6 @@
 
 mod layering;
 mod properties;
+mod scenarios;
 mod walks;
 mod world;

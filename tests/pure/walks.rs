@@ -1,6 +1,6 @@
 //! Whole walks through hand-made worlds, one kernel rule at a time.
 
-use netpath::model::link::{LinkKind, PortState, Vxlan};
+use netpath::model::link::{InetConf, LinkKind, PortState, Vxlan};
 use netpath::model::{NsKey, Section};
 use netpath::simulate::Outcome;
 use netpath::trace::{Disposition, DropReason, RejectWith, Trace};
@@ -148,7 +148,7 @@ fn the_way_between_nodes_is_assumed_and_said_so() {
 #[test]
 fn forwarding_off_a_missing_route_and_a_missing_way_back_are_told_apart() {
     let (mut world, hosts, pods) = two_nodes();
-    world.change(&hosts[1], 3, |link| link.inet = Some(Default::default()));
+    world.change(&hosts[1], 3, |link| link.inet = Some(InetConf::default()));
     ends(
         &world.tcp(&pods[0], "10.244.2.7", 8080),
         &Disposition::Dropped(DropReason::ForwardingOff),
@@ -253,7 +253,7 @@ pub fn overlay() -> (World, [NsKey; 2], [NsKey; 2]) {
             ..Vxlan::default()
         };
         world.link(host, 7, "flannel.1", LinkKind::Vxlan(vxlan), |link| {
-            link.mtu = 1450
+            link.mtu = 1450;
         });
         world.addr(host, 7, &format!("10.244.{own}.0"), 32);
         world.route(

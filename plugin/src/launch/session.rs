@@ -398,7 +398,7 @@ impl Session {
         limit: Duration,
     ) -> Result<Reply, SessionError> {
         loop {
-            match self.decoder.next::<Reply>() {
+            match self.decoder.message::<Reply>() {
                 Ok(Some(reply)) => return Ok(reply),
                 Ok(None) => {}
                 Err(error) => return Err(self.foreign(chain(&error))),

@@ -1,9 +1,13 @@
 //! Work that may be interrupted, and the cleaning up that may not.
 
 use std::future::Future;
+use std::time::{Duration, Instant};
 
 use super::error::LaunchError;
 use super::pods::Launcher;
+
+/// Signals of one cause come in bursts: `timeout` and terminals signal the process and its group.
+const REPEATED: Duration = Duration::from_secs(1);
 
 /// A signal that ends the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +41,7 @@ pub enum Outcome<T> {
 }
 
 /// Runs `work`, which uses helpers of `launcher`; removes the helpers when it is done, fails or a
-/// signal comes. A second signal during the removal gives that up.
+/// signal comes. A second signal gives the removal up, unless it comes within [`REPEATED`] of the first.
 ///
 /// `worth_keeping` tells from the result whether `--keep` shall be honoured. Returned beside the
 /// outcome: helper pods that could not be removed, each with the command that does it.
@@ -56,10 +60,24 @@ pub async fn guard<T>(
         Outcome::Done(result) => !worth_keeping(result),
         Outcome::Signalled(_) => true,
     };
-    let left = tokio::select! {
-        biased;
-        closed = launcher.close(failed) => closed.err().unwrap_or_default(),
-        signal = signals.next() => return (Outcome::Signalled(signal), launcher.abandoned()),
+    let mut outcome = outcome;
+    let mut first = matches!(outcome, Outcome::Signalled(_)).then(Instant::now);
+    let mut closing = std::pin::pin!(launcher.close(failed));
+    let left = loop {
+        tokio::select! {
+            biased;
+            closed = &mut closing => break closed.err().unwrap_or_default(),
+            signal = signals.next() => match first {
+                None => {
+                    first = Some(Instant::now());
+                    outcome = Outcome::Signalled(signal);
+                }
+                Some(at) if at.elapsed() >= REPEATED => {
+                    return (Outcome::Signalled(signal), launcher.abandoned());
+                }
+                Some(_) => {}
+            },
+        }
     };
     (outcome, left)
 }

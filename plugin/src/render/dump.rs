@@ -221,7 +221,7 @@ fn sysctls(lines: &mut Vec<String>, all: &Sysctls, ns: &NetNs) {
         match section {
             Section::Known(None) => lines.push(format!("# {name}: there is no such file")),
             Section::Known(Some(value)) => {
-                lines.push(format!("{name} = {}", show(*value).to_string()))
+                lines.push(format!("{name} = {}", show(*value).to_string()));
             }
             Section::Missing(why) => lines.push(format!("# {name}: {why}")),
             Section::NotAsked => lines.push(format!("# {name}: not read")),

@@ -1,5 +1,10 @@
 //! Which device of a host belongs to which pod: rows, their table, and the same as data.
 
+#![expect(
+    clippy::format_push_string,
+    reason = "writing to a String cannot fail, and its result would have to be ignored"
+)]
+
 use netpath::explain::{ChainNames, Naming, words};
 use netpath::model::link::Link;
 use netpath::model::names::Names;

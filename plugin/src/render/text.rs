@@ -1,5 +1,10 @@
 //! A trace for people: the verdict, the ways hop by hop, then findings with their mend.
 
+#![expect(
+    clippy::format_push_string,
+    reason = "writing to a String cannot fail, and its result would have to be ignored"
+)]
+
 use netpath::explain::{Branch, End, Explanation, Finding, Severity, Verdict, Way, words};
 use netpath::model::packet::Packet;
 use netpath::trace::{Disposition, Evidence, StepKind};
@@ -163,6 +168,9 @@ fn last_way(way: &Way) -> &Way {
 /// How an exchange ends and where: `the reply is dropped on worker-1 (NETFILTER_DROP)`.
 fn ending(way: &Way) -> String {
     let last = last_way(way);
+    if way.disposition == Disposition::LeavesCluster && last.arrives() {
+        return "leaves the cluster".to_owned();
+    }
     let place = last
         .end
         .as_ref()
@@ -280,7 +288,9 @@ impl Writer<'_> {
         let ending = self
             .options
             .paint(style, &format!("{sign} {}", ending(&found.way)));
-        text.push_str(&format!("{indent}{corner} {share}{to}{on}   {ending}\n"));
+        let first = format!("{indent}{corner} {share}");
+        let words = format!("{to}{on}   {ending}");
+        text.push_str(&fold(self.options, &first, &format!("{below}  "), &words));
         let works = found.verdict == Verdict::Delivered;
         if works && *shown == 0 && !self.options.wide {
             return;
@@ -352,7 +362,11 @@ impl Writer<'_> {
             let sign = self.options.paint(style, sign);
             let first = format!("{indent}reply {sign} ");
             let rest = format!("{indent}        ");
-            text.push_str(&fold(self.options, &first, &rest, &devices(reply)));
+            let mut words = devices(reply);
+            if way.disposition == Disposition::LeavesCluster {
+                words = format!("should one come: {words}");
+            }
+            text.push_str(&fold(self.options, &first, &rest, &words));
             return;
         }
         if reply.arrives() && !self.options.reply {

@@ -104,10 +104,10 @@ mod tests {
             })
             .collect();
         match &node.then {
-            Then::End(branch) => text.push_str(&format!("={branch}")),
+            Then::End(branch) => text += &["=", &branch.to_string()].concat(),
             Then::Fork(forks) => {
                 let forks: Vec<String> = forks.iter().map(show).collect();
-                text.push_str(&format!("({})", forks.join(" ")));
+                text += &["(", &forks.join(" "), ")"].concat();
             }
         }
         text

@@ -15,6 +15,7 @@ fn pod(ns: &str, name: &str, node: &str, ip: &str) -> Value {
     })
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "called with literals")]
 fn service(ns: &str, name: &str, ip: &str, ports: Value) -> Value {
     json!({"kind": "Service", "metadata": {"namespace": ns, "name": name},
         "spec": {"type": "ClusterIP", "clusterIP": ip, "clusterIPs": [ip], "ports": ports, "selector": {"app": name}}})

@@ -32,7 +32,8 @@ pub async fn read(
     let kube = flags.connect().await?;
     let scope = Scope::of(ends, &kube.namespace);
     let view = progress
-        .during("reading the cluster", fetch(&kube, &scope))
+        // The six lists' requests are large to carry about.
+        .during("reading the cluster", Box::pin(fetch(&kube, &scope)))
         .await?;
     let names = names(&view);
     Ok(Cluster { kube, view, names })

@@ -76,22 +76,17 @@ fn show_cluster(
     global: &GlobalFlags,
     read: &super::place::Read,
 ) -> anyhow::Result<u8> {
-    match read.topology.all().collect::<Vec<_>>().as_slice() {
-        [(key, _)] => show(args, global, &read.topology, &read.names, key),
-        _ => {
-            let whys: Vec<&str> = read
-                .topology
-                .absent
-                .iter()
-                .map(|(_, _, why)| why.as_str())
-                .collect();
-            bail!(
-                "{}: its network namespace was not found: {}",
-                args.place,
-                whys.join("; ")
-            )
-        }
+    let found: Vec<_> = read.topology.all().collect();
+    if let [(key, _)] = found.as_slice() {
+        return show(args, global, &read.topology, &read.names, key);
     }
+    let absent = read.topology.absent.iter();
+    let whys: Vec<&str> = absent.map(|(_, _, why)| why.as_str()).collect();
+    bail!(
+        "{}: its network namespace was not found: {}",
+        args.place,
+        whys.join("; ")
+    )
 }
 
 fn place(

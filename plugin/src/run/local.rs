@@ -318,7 +318,7 @@ fn address_of(
         .filter(usable)
         .map(|addr| addr.local)
         .collect();
-    found.sort_by_key(|ip| ip.is_ipv6());
+    found.sort_by_key(IpAddr::is_ipv6);
     match found.first() {
         Some(ip) => Ok(*ip),
         None => bail!(

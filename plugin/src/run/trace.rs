@@ -244,7 +244,9 @@ impl Job<'_> {
         if let EndSpec::Pid { pid, .. } = specs.1 {
             pids.1 = local::by_pid(&mut fleet, &node, pid).await;
         }
-        fleet.ask(local::wants(&node, Depth::Likely)).await;
+        // Other namespaces may hold rules by the ten thousand: those on the way are asked for when the
+        // packet comes to them.
+        fleet.ask(local::wants(&node, Depth::NoRules)).await;
         if let Some(why) = fleet.failure(&node) {
             bail!("{why}");
         }

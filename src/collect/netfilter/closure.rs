@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::iptables::Blob;
 use super::{nft, set};
 use crate::collect::error::{Error, Result};
 use crate::collect::netlink::Netlink;
@@ -262,56 +263,51 @@ fn map_targets(set: &Set) -> Vec<String> {
         .collect()
 }
 
-/// Leaves in a whole table what a depth asks for.
-pub fn trim(table: &mut Table, depth: Depth) {
-    let bases = table.chains.values().filter(|chain| chain.base.is_some());
-    let bases: Vec<String> = bases.map(|chain| chain.name.clone()).collect();
+/// A legacy table at a depth. Only the chains that are sent are decoded.
+pub fn legacy_table(blob: &Blob, depth: Depth) -> Result<Table> {
+    let mut table = blob.empty_table();
+    let all = blob.all_chains();
     match depth {
-        Depth::Full => {}
         Depth::Identity | Depth::NoRules => {
-            keep(table, &bases.into_iter().collect());
-            for chain in table.chains.values_mut() {
-                chain.rules = Section::NotAsked;
+            for name in blob.base_chains() {
+                table
+                    .chains
+                    .extend(blob.head(&name).map(|head| (name, head)));
             }
         }
-        Depth::Likely => {
-            let reached = reached(table, bases, MOST_CHAINS);
-            keep(table, &reached);
+        Depth::Likely => table.chains = legacy_reached(blob, blob.base_chains())?,
+        Depth::Full => {
+            for name in &all {
+                let chain = blob.chain(name)?;
+                table
+                    .chains
+                    .extend(chain.map(|chain| (name.clone(), chain)));
+            }
         }
     }
+    table.chains_complete = table.chains.len() == all.len();
+    Ok(table)
 }
 
-fn keep(table: &mut Table, names: &BTreeSet<String>) {
-    let before = table.chains.len();
-    table.chains.retain(|name, _| names.contains(name));
-    table.chains_complete &= table.chains.len() == before;
-}
-
-/// Names of chains that are reached from some, by the same bounds as for nf_tables.
-pub fn reached(table: &Table, start: Vec<String>, mut budget: usize) -> BTreeSet<String> {
+/// Some chains of a legacy table with those they lead to, by the same bounds as for nf_tables.
+pub fn legacy_reached(blob: &Blob, start: Vec<String>) -> Result<BTreeMap<String, Chain>> {
+    let mut budget = MOST_CHAINS;
     let mut seen: BTreeSet<String> = start.iter().cloned().collect();
     let mut queue = VecDeque::from(start);
+    let mut chains = BTreeMap::new();
     while let Some(name) = queue.pop_front() {
-        let chain = table.chains.get(&name);
-        let rules = chain.and_then(|chain| chain.rules.known());
-        let targets = rules.map(|rules| targets(rules)).unwrap_or_default();
-        if targets.len() > FEW_TARGETS {
+        let Some(chain) = blob.chain(&name)? else {
             continue;
-        }
-        for target in targets {
+        };
+        let targets = chain.rules.known().map(|rules| targets(rules));
+        chains.insert(name, chain);
+        let few = targets.filter(|targets| targets.len() <= FEW_TARGETS);
+        for target in few.unwrap_or_default() {
             if budget > 0 && seen.insert(target.clone()) {
                 budget -= 1;
                 queue.push_back(target);
             }
         }
     }
-    seen
-}
-
-/// One chain of a whole table with those it leads to; `None`: there is no such chain.
-pub fn chain_of(table: &mut Table, name: &str) -> Option<BTreeMap<String, Chain>> {
-    table.chains.get(name)?;
-    let names = reached(table, vec![name.to_owned()], MOST_CHAINS);
-    table.chains.retain(|name, _| names.contains(name));
-    Some(std::mem::take(&mut table.chains))
+    Ok(chains)
 }

@@ -352,17 +352,20 @@ fn bitwise(args: Args<'_>) -> Option<Expr> {
     })
 }
 
-fn dynset(args: Args<'_>) -> Option<Expr> {
-    // One expression stands alone (7), several in a list (10).
-    let one = args.0.find(7).into_iter();
-    let list = args.0.find(10).unwrap_or_default();
-    let many = Attrs(list)
+/// Names of expressions that are an attribute by themselves, or a list of such.
+pub fn names(one: Option<&[u8]>, list: Option<&[u8]>) -> Vec<String> {
+    let many = Attrs(list.unwrap_or_default())
         .filter(|(kind, _)| *kind == NFTA_LIST_ELEM)
-        .map(|(_, e)| e);
-    let exprs = one
+        .map(|(_, expr)| expr);
+    one.into_iter()
         .chain(many)
         .filter_map(|expr| Attrs(expr).find(NFTA_EXPR_NAME).map(text))
-        .collect();
+        .collect()
+}
+
+fn dynset(args: Args<'_>) -> Option<Expr> {
+    // One expression stands alone (7), several in a list (10).
+    let exprs = names(args.0.find(7), args.0.find(10));
     Some(Expr::Dynset {
         set: args.text(1)?,
         op: args.num(3)?,

@@ -59,8 +59,8 @@ const V6: Layout = Layout {
     size: 168,
 };
 
-/// Reads a table that exists, whole.
-pub fn table(socket: &File, v6: bool, name: &str) -> Result<Table> {
+/// Reads a table that exists.
+pub fn read(socket: &File, v6: bool, name: &str) -> Result<Blob> {
     let tool = if v6 {
         "ip6tables-legacy"
     } else {
@@ -72,22 +72,21 @@ pub fn table(socket: &File, v6: bool, name: &str) -> Result<Table> {
         put_name(&mut info, name);
         getsockopt(socket, v6, GET_INFO, &mut info)
             .map_err(|error| Error::io(&operation, &error))?;
-        let damaged = || Error::malformed(&operation, "the answer is cut short");
+        let damaged = || Error::malformed(&operation, "its entries can't be decoded");
         let size = u32_at(&info, 80).ok_or_else(damaged)? as usize;
         if size > MOST {
             let what = format!("it takes {size} bytes, more than {MOST}");
             return Err(Error::malformed(operation, what));
         }
-        let mut blob = vec![0u8; ENTRIES + size];
-        put_name(&mut blob, name);
-        if let Some(field) = blob.get_mut(NAME..NAME + 4) {
+        let mut bytes = vec![0u8; ENTRIES + size];
+        put_name(&mut bytes, name);
+        // `info` is 84 bytes long; its last four are the size.
+        if let Some(field) = bytes.get_mut(NAME..NAME + 4) {
             field.copy_from_slice(&info[80..84]);
         }
-        match getsockopt(socket, v6, GET_ENTRIES, &mut blob) {
+        match getsockopt(socket, v6, GET_ENTRIES, &mut bytes) {
             Ok(_) => {
-                let entries = blob.get(ENTRIES..).unwrap_or_default();
-                return decode(v6, name, &info, entries)
-                    .ok_or_else(|| Error::malformed(operation, "its entries can't be decoded"));
+                return Blob::index(v6, name, &info, bytes).ok_or_else(damaged);
             }
             // The table changed its size between the two calls.
             Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {}
@@ -119,147 +118,191 @@ fn base(table: &str, hook: Hook) -> (i32, ChainKind) {
 
 /// An entry of the blob.
 struct Entry<'a> {
-    offset: usize,
     bytes: &'a [u8],
     target: &'a str,
     target_data: &'a [u8],
     target_offset: usize,
 }
 
-fn decode(v6: bool, name: &str, info: &[u8], blob: &[u8]) -> Option<Table> {
-    let layout = if v6 { V6 } else { V4 };
-    let entries = split(&layout, blob)?;
-    let valid = u32_at(info, NAME)?;
-    // Offsets at which base chains begin, and where their policies stand.
-    let mut hooks = BTreeMap::new();
-    let mut policies = BTreeMap::new();
-    for (number, hook) in HOOKS.into_iter().enumerate() {
-        if valid & (1 << number) != 0 {
-            hooks.insert(u32_at(info, 36 + 4 * number)? as usize, hook);
-            policies.insert(u32_at(info, 56 + 4 * number)? as usize, hook);
-        }
-    }
-    // An ERROR target heads a user chain, whose rules begin behind it; the last one ends the table.
-    let mut starts: BTreeMap<usize, String> = BTreeMap::new();
-    for (index, entry) in entries.iter().enumerate() {
-        if let Some(hook) = hooks.get(&entry.offset) {
-            starts.insert(entry.offset, hook.name().to_ascii_uppercase());
-        } else if entry.target == "ERROR" && index + 1 < entries.len() {
-            let first = entries.get(index + 1)?.offset;
-            starts.insert(first, text(entry.target_data));
-        }
-    }
-    let mut table = Table {
-        backend: Backend::Legacy,
-        family: if v6 { Family::Ip6 } else { Family::Ip },
-        name: name.to_owned(),
-        dormant: false,
-        chains: BTreeMap::new(),
-        chains_complete: true,
-        sets: BTreeMap::new(),
-        sets_complete: true,
-        flowtables: BTreeMap::new(),
-    };
-    let mut current: Option<Open> = None;
-    for (index, entry) in entries.iter().enumerate() {
-        if let Some(chain) = starts.get(&entry.offset) {
-            close(&mut table, current.take());
-            current = Some(Open::new(
-                chain.clone(),
-                hooks.get(&entry.offset).copied(),
-                name,
-            ));
-        }
-        if entry.target == "ERROR" {
-            close(&mut table, current.take());
-            continue;
-        }
-        let open = current.as_mut()?;
-        let counters = counters(&layout, entry)?;
-        // A chain's last entry is its policy, or a user chain's RETURN.
-        let last = policies.contains_key(&entry.offset)
-            || entries
-                .get(index + 1)
-                .is_none_or(|next| next.target == "ERROR" || starts.contains_key(&next.offset));
-        if last {
-            if let Some(base) = &mut open.base {
-                base.policy = match standard(entry.target_data)? {
-                    Standard::Verdict(Verdict::Drop) => Policy::Drop,
-                    _ => Policy::Accept,
-                };
-                base.counters = Some(counters);
-            }
-        } else {
-            let rule = rule(&layout, entry, counters, open.rules.len(), &starts)?;
-            open.rules.push(rule);
-        }
-    }
-    close(&mut table, current.take());
-    Some(table)
-}
-
-/// A chain whose entries are being read.
-struct Open {
+/// A table as the kernel gave it, with its chains found but their rules not decoded: a large table has
+/// tens of thousands of chains, of which few are wanted.
+pub struct Blob {
+    layout: Layout,
     name: String,
+    bytes: Vec<u8>,
+    chains: BTreeMap<String, Range>,
+    /// Chains by the offset of their first entry, to resolve jumps.
+    starts: BTreeMap<usize, String>,
+}
+
+/// Where a chain's entries are: from its first to its last, which is its policy or final RETURN.
+struct Range {
+    first: usize,
+    last: usize,
     base: Option<BaseChain>,
-    rules: Vec<Rule>,
 }
 
-impl Open {
-    fn new(name: String, hook: Option<Hook>, table: &str) -> Self {
-        let base = hook.map(|hook| {
-            let (priority, kind) = base(table, hook);
-            BaseChain {
-                hook,
-                priority,
-                kind,
-                policy: Policy::Accept,
-                devices: Vec::new(),
-                counters: None,
-            }
-        });
-        Self {
-            name,
-            base,
-            rules: Vec::new(),
-        }
-    }
-}
-
-fn close(table: &mut Table, open: Option<Open>) {
-    if let Some(open) = open {
-        let chain = Chain {
-            name: open.name.clone(),
-            handle: 0,
-            base: open.base,
-            rules: Section::Known(open.rules),
+impl Blob {
+    fn index(v6: bool, name: &str, info: &[u8], bytes: Vec<u8>) -> Option<Self> {
+        let mut blob = Self {
+            layout: if v6 { V6 } else { V4 },
+            name: name.to_owned(),
+            bytes,
+            chains: BTreeMap::new(),
+            starts: BTreeMap::new(),
         };
-        table.chains.insert(open.name, chain);
+        let valid = u32_at(info, NAME)?;
+        // A base chain lies between its entry point and its underflow, the policy.
+        for (number, hook) in HOOKS.into_iter().enumerate() {
+            if valid & (1 << number) == 0 {
+                continue;
+            }
+            let range = Range {
+                first: u32_at(info, 36 + 4 * number)? as usize,
+                last: u32_at(info, 56 + 4 * number)? as usize,
+                base: None,
+            };
+            let base = blob.base(hook, range.last)?;
+            let chain = hook.name().to_ascii_uppercase();
+            blob.starts.insert(range.first, chain.clone());
+            let base = Some(base);
+            blob.chains.insert(chain, Range { base, ..range });
+        }
+        // An ERROR entry heads a user chain, whose rules begin behind it; the last one ends the table.
+        let mut user: Option<(String, usize)> = None;
+        let mut previous = 0;
+        let mut offset = 0;
+        while offset < blob.entries().len() {
+            let entry = blob.entry(offset)?;
+            let next = offset + entry.bytes.len();
+            if entry.target == "ERROR" {
+                let head = (text(entry.target_data), next);
+                if let Some((chain, first)) = user.replace(head) {
+                    blob.starts.insert(first, chain.clone());
+                    let range = Range {
+                        first,
+                        last: previous,
+                        base: None,
+                    };
+                    blob.chains.insert(chain, range);
+                }
+            }
+            previous = offset;
+            offset = next;
+        }
+        Some(blob)
     }
-}
 
-fn split<'a>(layout: &Layout, blob: &'a [u8]) -> Option<Vec<Entry<'a>>> {
-    let mut entries = Vec::new();
-    let mut offset = 0;
-    while offset < blob.len() {
-        let rest = blob.get(offset..)?;
-        let target_offset = usize::from(u16_at(rest, layout.nfcache + 4)?);
-        let next = usize::from(u16_at(rest, layout.nfcache + 6)?);
-        if next < layout.size || target_offset < layout.size {
+    fn entries(&self) -> &[u8] {
+        self.bytes.get(ENTRIES..).unwrap_or_default()
+    }
+
+    fn entry(&self, offset: usize) -> Option<Entry<'_>> {
+        let rest = self.entries().get(offset..)?;
+        let target_offset = usize::from(u16_at(rest, self.layout.nfcache + 4)?);
+        let next = usize::from(u16_at(rest, self.layout.nfcache + 6)?);
+        if next < self.layout.size || target_offset < self.layout.size {
             return None;
         }
         let bytes = rest.get(..next)?;
         let target = bytes.get(target_offset..)?;
-        entries.push(Entry {
-            offset,
+        Some(Entry {
             bytes,
             target: extension_name(target)?,
             target_data: target.get(EXTENSION..)?,
             target_offset,
-        });
-        offset += next;
+        })
     }
-    Some(entries)
+
+    fn base(&self, hook: Hook, policy: usize) -> Option<BaseChain> {
+        let entry = self.entry(policy)?;
+        let (priority, kind) = base(&self.name, hook);
+        Some(BaseChain {
+            hook,
+            priority,
+            kind,
+            policy: match standard(entry.target_data)? {
+                Standard::Verdict(Verdict::Drop) => Policy::Drop,
+                _ => Policy::Accept,
+            },
+            devices: Vec::new(),
+            counters: Some(counters(&self.layout, &entry)?),
+        })
+    }
+
+    /// Names of chains that have a hook.
+    pub fn base_chains(&self) -> Vec<String> {
+        let bases = self.chains.iter().filter(|(_, range)| range.base.is_some());
+        bases.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Names of all chains.
+    pub fn all_chains(&self) -> Vec<String> {
+        self.chains.keys().cloned().collect()
+    }
+
+    /// The table without chains.
+    pub fn empty_table(&self) -> Table {
+        Table {
+            backend: Backend::Legacy,
+            family: if self.layout.v6 {
+                Family::Ip6
+            } else {
+                Family::Ip
+            },
+            name: self.name.clone(),
+            dormant: false,
+            chains: BTreeMap::new(),
+            chains_complete: false,
+            sets: BTreeMap::new(),
+            sets_complete: true,
+            flowtables: BTreeMap::new(),
+        }
+    }
+
+    /// A chain without its rules; `None`: the table has no such chain.
+    pub fn head(&self, name: &str) -> Option<Chain> {
+        let range = self.chains.get(name)?;
+        Some(Chain {
+            name: name.to_owned(),
+            handle: 0,
+            base: range.base.clone(),
+            rules: Section::NotAsked,
+        })
+    }
+
+    /// A chain with its rules; `None`: the table has no such chain.
+    pub fn chain(&self, name: &str) -> Result<Option<Chain>> {
+        let (Some(mut chain), Some(range)) = (self.head(name), self.chains.get(name)) else {
+            return Ok(None);
+        };
+        let rules = self.rules(range).ok_or_else(|| {
+            let operation = format!("read x_tables table {} chain {name}", self.name);
+            Error::malformed(operation, "its entries can't be decoded")
+        })?;
+        chain.rules = Section::Known(rules);
+        Ok(Some(chain))
+    }
+
+    fn rules(&self, range: &Range) -> Option<Vec<Rule>> {
+        let mut rules = Vec::new();
+        let mut offset = range.first;
+        while offset < range.last {
+            let entry = self.entry(offset)?;
+            let next = offset + entry.bytes.len();
+            let counters = counters(&self.layout, &entry)?;
+            rules.push(rule(
+                &self.layout,
+                &entry,
+                next,
+                counters,
+                rules.len(),
+                &self.starts,
+            )?);
+            offset = next;
+        }
+        Some(rules)
+    }
 }
 
 /// Name of a match or target: behind its `u16` size, 29 bytes.
@@ -306,6 +349,7 @@ fn standard(data: &[u8]) -> Option<Standard> {
 fn rule(
     layout: &Layout,
     entry: &Entry<'_>,
+    next: usize,
     counters: Counters,
     position: usize,
     starts: &BTreeMap<usize, String>,
@@ -326,7 +370,6 @@ fn rule(
         at += size;
     }
     exprs.push(Expr::Counter(counters));
-    let next = entry.offset + entry.bytes.len();
     match entry.target {
         "" => match standard(entry.target_data)? {
             Standard::Verdict(verdict) => {

@@ -161,6 +161,7 @@ fn element(bytes: &[u8]) -> Option<SetElem> {
         data,
         comment: attrs.find(6).and_then(user_comment),
         expires_ms: attrs.find(5).and_then(be64),
+        exprs: expr::names(attrs.find(7), attrs.find(11)),
     })
 }
 

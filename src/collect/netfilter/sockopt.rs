@@ -1,8 +1,5 @@
 //! The two `getsockopt(2)` calls of x_tables.
-#![allow(
-    unsafe_code,
-    reason = "IPT_SO_GET_INFO and IPT_SO_GET_ENTRIES have no wrapper in nix or std"
-)]
+#![allow(unsafe_code, reason = "nix and std do not wrap IPT_SO_GET_*")]
 
 use std::fs::File;
 use std::io;

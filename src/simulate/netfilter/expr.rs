@@ -386,6 +386,15 @@ fn look_up<'a>(
         Found::Absent => Did::Break,
         Found::Elem(_) if inverted => Did::Break,
         Found::Elem(elem) => {
+            let state = elem
+                .exprs
+                .iter()
+                .find(|name| !matches!(name.as_str(), "counter" | "last"));
+            if let Some(state) = state {
+                return lacking(format!(
+                    "the element found in set {name} has a {state} of its own"
+                ));
+            }
             walk.elements.push(Evidence::SetElement {
                 set: name.to_owned(),
                 text: text::element(set, elem),

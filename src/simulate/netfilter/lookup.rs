@@ -158,6 +158,7 @@ mod tests {
             data: None,
             comment: None,
             expires_ms: None,
+            exprs: Vec::new(),
         }
     }
 

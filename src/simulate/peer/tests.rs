@@ -44,8 +44,10 @@ fn link(own: u32, kind: LinkKind, peer: u32, nsid: Option<i32>) -> Link {
     }
 }
 
+type Facts = (u64, Vec<Link>, Option<Vec<(i32, u64)>>);
+
 /// One node of namespaces: inode, devices, and the ids it gives to others (`None`: not read).
-fn topology(all: Vec<(u64, Vec<Link>, Option<Vec<(i32, u64)>>)>) -> Topology {
+fn topology(all: Vec<Facts>) -> Topology {
     let mut node = NodeSnapshot::new("n1");
     for (ino, links, nsids) in all {
         let mut ns = NetNs::new(NsIdentity {

@@ -5,16 +5,18 @@
 
 use std::collections::BTreeMap;
 use std::io::IoSliceMut;
+use std::net::UdpSocket;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::net::if_::if_nameindex;
-use nix::sys::socket::sockopt::{RcvBufForce, ReceiveTimestampns, RxqOvfl};
+use nix::sys::socket::sockopt::{RcvBufForce, ReceiveTimestampns, RxqOvfl, Timestamping};
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType,
-    recvmsg, setsockopt, socket,
+    TimestampingFlag, recvmsg, setsockopt, socket,
 };
 use nix::sys::time::TimeSpec;
 
@@ -76,7 +78,14 @@ impl Capture {
                     names,
                 })
             })
-            .collect::<Result<_>>()?;
+            .collect::<Result<Vec<Point>>>()?;
+        if let Some(point) = points.first() {
+            point.place.enter(await_stamping)?;
+        }
+        for point in &points {
+            drain(point, &mut Vec::new())
+                .with_context(|| format!("empty the capture of {}", point.place.name))?;
+        }
         Ok(Self { points })
     }
 
@@ -111,6 +120,38 @@ fn open() -> Result<OwnedFd> {
     setsockopt(&socket, ReceiveTimestampns, &true).context("ask a packet socket for timestamps")?;
     setsockopt(&socket, RxqOvfl, &1).context("ask a packet socket for losses")?;
     Ok(socket)
+}
+
+/// Waits until the kernel stamps packets as they come.
+///
+/// It begins a while after the first socket asks (`net_enable_timestamp()` defers to a work queue), and
+/// a packet without stamp gets the time at which it is read, behind all others. A socket that asks by
+/// SO_TIMESTAMPING shows which: it tells no time for a packet without stamp.
+fn await_stamping() -> Result<()> {
+    let socket = UdpSocket::bind("127.0.0.1:0").context("open a socket on loopback")?;
+    let own = socket.local_addr().context("ask for a socket's address")?;
+    let flags = TimestampingFlag::SOF_TIMESTAMPING_RX_SOFTWARE
+        | TimestampingFlag::SOF_TIMESTAMPING_SOFTWARE;
+    setsockopt(&socket, Timestamping, &flags).context("ask a socket for stamps")?;
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < deadline {
+        socket.send_to(&[0], own).context("send on loopback")?;
+        let mut buffer = [0; 1];
+        let mut control = cmsg_space!([TimeSpec; 3]);
+        let mut slices = [IoSliceMut::new(&mut buffer)];
+        let message = recvmsg::<()>(
+            socket.as_raw_fd(),
+            &mut slices,
+            Some(&mut control),
+            MsgFlags::empty(),
+        )
+        .context("receive on loopback")?;
+        let stamped = |cmsg| matches!(cmsg, ControlMessageOwned::ScmTimestampsns(_));
+        if message.cmsgs().context("read a stamp")?.any(stamped) {
+            return Ok(());
+        }
+    }
+    bail!("wait for the kernel to stamp packets: it does not after 5 s");
 }
 
 fn names() -> Result<BTreeMap<usize, String>> {

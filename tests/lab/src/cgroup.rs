@@ -123,6 +123,10 @@ fn remove_tree(group: &Path, deadline: Instant) -> Result<()> {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             // Killed processes leave a control group only when they are reaped.
             Err(error) if error.kind() == ErrorKind::ResourceBusy && Instant::now() < deadline => {
+                #[allow(
+                    clippy::disallowed_methods,
+                    reason = "polls the condition above; the kernel has no event for it"
+                )]
                 std::thread::sleep(Duration::from_millis(1));
             }
             Err(error) => {

@@ -3,6 +3,7 @@
 
 pub mod address;
 pub mod api;
+pub mod bench;
 pub mod capture;
 pub mod cgroup;
 pub mod cluster;

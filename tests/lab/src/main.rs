@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
+use netpath_lab::bench::{self, BenchArgs, InsideArgs};
 use netpath_lab::holder::{self, HolderArgs};
 use netpath_lab::serve::{self, ServeArgs};
 use netpath_lab::state::ClusterState;
@@ -113,6 +114,11 @@ enum Task {
         #[arg(long)]
         kubeconfig_out: Option<PathBuf>,
     },
+    /// Measure what an answer costs, on laboratories of its own.
+    Bench(BenchArgs),
+    /// Internal: figures taken inside a node.
+    #[command(hide = true)]
+    BenchInside(InsideArgs),
     /// Internal: namespaces of a node.
     #[command(hide = true)]
     Holder(HolderArgs),
@@ -235,6 +241,8 @@ fn run(task: Task) -> Result<ExitCode> {
                 .context("start the runtime of the API server")?
                 .block_on(api::serve(&state, &options))?;
         }
+        Task::Bench(args) => bench::run(&args)?,
+        Task::BenchInside(args) => bench::inside(&args)?,
         Task::Holder(args) => holder::hold(&args)?,
         Task::Init(args) => holder::init(&args)?,
         Task::Launch => launch::launch()?,

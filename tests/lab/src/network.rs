@@ -251,6 +251,7 @@ pub fn wait_until_usable() -> Result<()> {
         if Instant::now() > deadline {
             bail!("wait for links and addresses: not usable after 5 s: {waiting:?}");
         }
+        #[allow(clippy::disallowed_methods, reason = "polls the condition above")]
         std::thread::sleep(Duration::from_millis(2));
     }
 }

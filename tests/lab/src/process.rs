@@ -89,6 +89,7 @@ pub fn kill_and_wait(pid: i32) -> Result<()> {
         if Instant::now() > deadline {
             bail!("wait for the end of process {pid}: still there after 10 s");
         }
+        #[allow(clippy::disallowed_methods, reason = "polls the condition above")]
         std::thread::sleep(Duration::from_millis(1));
     }
     Ok(())

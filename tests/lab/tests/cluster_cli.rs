@@ -336,8 +336,7 @@ fn faults_name_place_object_and_code() {
         (Fault::VethDown, "trace pod-a svc-b", vec!["node-2", "down", "50%"]),
         (Fault::MissingRoute, "trace web-0.shop api.shop:80", vec!["node-1", "10.244.2"]),
     ] {
-        lab.cluster.fault(fault, true).unwrap();
-        // The server follows the state file.
+        lab.cluster.fault_on(fault, None).unwrap();
         let said = lab.run(line);
         assert_eq!(said.code, Some(1), "{fault:?} {line}\n{}{}", said.out, said.err);
         let said = said.says(&parts);
@@ -349,7 +348,7 @@ fn faults_name_place_object_and_code() {
             let page = lab.run(&format!("explain {}", text(finding, "code"))).exits(0);
             assert!(page.out.contains(text(finding, "code")));
         }
-        lab.cluster.fault(fault, false).unwrap();
+        lab.cluster.fault_off(fault, None).unwrap();
     }
     lab.run("trace pod-a svc-b").exits(0);
     lab.is_clean();

@@ -30,6 +30,7 @@ fn elem(key: &[u8], data: Option<SetData>) -> SetElem {
         data,
         comment: None,
         expires_ms: None,
+        exprs: Vec::new(),
     }
 }
 

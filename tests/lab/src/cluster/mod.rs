@@ -20,7 +20,7 @@ use crate::state::{ClusterState, NodeState, PodState};
 use crate::{network, objects, proxy};
 
 pub use place::Place;
-pub(crate) use pods::{container_id, listener_of, pod_uid};
+pub(crate) use pods::{container_id, listener_of, pause_of, pod_uid};
 
 /// A running laboratory. Dropping one that [`Cluster::up`] made takes it down.
 #[derive(Debug)]

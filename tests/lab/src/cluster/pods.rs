@@ -92,7 +92,8 @@ fn group(spec: &Spec, pod: &PodSpec, id: &str) -> String {
     format!("/kubepods/burstable/pod{}/{id}", pod_uid(spec, pod))
 }
 
-fn pause_of(spec: &Spec, pod: &PodSpec) -> Launch {
+/// The sandbox process of a pod.
+pub(crate) fn pause_of(spec: &Spec, pod: &PodSpec) -> Launch {
     Launch {
         title: "/pause".to_owned(),
         arguments: vec!["pause".to_owned()],

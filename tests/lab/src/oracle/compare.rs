@@ -157,8 +157,9 @@ pub fn difference(predicted: &[Point], observed: &[Point]) -> Option<String> {
     let list = |points: &[Point]| {
         points
             .iter()
-            .map(|p| format!("  {p}\n"))
-            .collect::<String>()
+            .map(|point| format!("  {point}\n"))
+            .collect::<Vec<_>>()
+            .concat()
     };
     Some(format!(
         "predicted:\n{}observed:\n{}",

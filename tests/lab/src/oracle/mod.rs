@@ -192,12 +192,12 @@ fn find_helper() -> Result<PathBuf> {
         return Ok(path.into());
     }
     let own = std::env::current_exe().context("find this program")?;
-    let found = own
+    let mut found = own
         .ancestors()
         .skip(1)
         .take(2)
         .map(|dir| dir.join("netpath-helper"));
-    let found = found.filter(|path| path.is_file()).next();
+    let found = found.find(|path| path.is_file());
     found.with_context(|| {
         format!(
             "find program netpath-helper near {}: build it with `cargo build -p netpath --bin netpath-helper --features collect`, or name it in NETPATH_HELPER",

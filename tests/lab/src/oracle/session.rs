@@ -95,7 +95,7 @@ impl Session {
     fn receive(&mut self) -> Result<Reply> {
         let mut buffer = vec![0; 1 << 16];
         loop {
-            if let Some(reply) = self.decoder.next()? {
+            if let Some(reply) = self.decoder.message()? {
                 return Ok(reply);
             }
             let read = self

@@ -1,0 +1,557 @@
+//! The program from outside: help, exit codes, and what it says to wrong input.
+#![cfg(unix)]
+#![allow(missing_docs, reason = "tests")]
+
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use netpath::contract::{MAGIC, Reply, SCHEMA_VERSION, file, frame};
+use netpath::model::addr::Addr;
+use netpath::model::link::{Inet6Conf, InetConf, Link, LinkKind};
+use netpath::model::names::{Names, NodeName, PodName};
+use netpath::model::netfilter::Ruleset;
+use netpath::model::netns::{NetNs, NsIdentity};
+use netpath::model::route::{NextHop, RT_TABLE_LOCAL, Route, RouteKind};
+use netpath::model::rule::{Rule, RuleAction};
+use netpath::model::socket::Socket;
+use netpath::model::sysctl::Sysctls;
+use netpath::model::topology::Topology;
+use netpath::model::want::Fact;
+use netpath::model::{IfIndex, NetNsId, Section};
+
+/// Runs it with nothing of this machine's settings; gives exit code, stdout and stderr.
+fn run_with(args: &[&str], vars: &[(&str, &Path)]) -> (i32, String, String) {
+    let mut command = Command::cargo_bin("kubectl-netpath").expect("it is built");
+    command.env_clear().args(args);
+    for (name, value) in vars {
+        command.env(name, value);
+    }
+    let output = command
+        .timeout(std::time::Duration::from_secs(60))
+        .output()
+        .expect("it runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let stderr = text(&output.stderr);
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    (
+        output.status.code().unwrap_or(-1),
+        text(&output.stdout),
+        stderr,
+    )
+}
+
+fn run(args: &[&str]) -> (i32, String, String) {
+    run_with(args, &[])
+}
+
+/// Fails with code 2, says nothing on stdout, and all of `words` on stderr.
+fn refused(args: &[&str], words: &[&str]) {
+    refused_with(args, &[], words);
+}
+
+fn refused_with(args: &[&str], vars: &[(&str, &Path)], words: &[&str]) {
+    let (code, stdout, stderr) = run_with(args, vars);
+    assert_eq!(code, 2, "{args:?}: {stdout}{stderr}");
+    assert_eq!(stdout, "", "{args:?}");
+    for word in words {
+        assert!(
+            stderr.contains(word),
+            "{args:?}: {word:?} is not in: {stderr}"
+        );
+    }
+}
+
+#[test]
+fn help_of_every_command() {
+    for command in [
+        "",
+        "trace",
+        "map",
+        "dump",
+        "snapshot",
+        "snapshot save",
+        "explain",
+        "cleanup",
+        "version",
+        "completion",
+    ] {
+        let mut args: Vec<&str> = command.split(' ').filter(|word| !word.is_empty()).collect();
+        args.push("--help");
+        let (code, stdout, _) = run(&args);
+        assert_eq!(code, 0, "{command}");
+        assert!(stdout.contains("Usage: kubectl netpath"), "{stdout}");
+        let name = if command.is_empty() { "all" } else { command };
+        let stdout = stdout.replace(env!("CARGO_PKG_VERSION"), "VERSION");
+        insta::assert_snapshot!(format!("help_{}", name.replace(' ', "_")), stdout);
+    }
+}
+
+#[test]
+fn wrong_usage_is_refused() {
+    refused(&[], &["Usage: kubectl netpath"]);
+    refused(&["nonsense"], &["nonsense"]);
+    refused(&["trace"], &["<SRC>", "<DST>"]);
+    refused(&["trace", "a"], &["<DST>"]);
+    refused(&["trace", "-4", "-6", "a", "b"], &["--ipv6"]);
+    refused(
+        &["trace", "a", "b", "--protocol", "smtp"],
+        &["smtp", "sctp"],
+    );
+    refused(
+        &["trace", "a", "b", "--source-port", "0"],
+        &["--source-port"],
+    );
+    refused(&["trace", "a", "b", "--size", "9"], &["28..=65535"]);
+    refused(&["trace", "a", "b", "-o", "xml"], &["xml", "yaml"]);
+    refused(
+        &["trace", "--local", "--snapshot", "f", "a", "b"],
+        &["--snapshot"],
+    );
+    refused(&["trace", "a", "b:99999"], &["99999", "65535"]);
+    refused(&["trace", "thing/a", "b"], &["thing", "deploy"]);
+    refused(
+        &[
+            "trace",
+            "a",
+            "b",
+            "--protocol",
+            "icmp",
+            "--source-port",
+            "1",
+        ],
+        &["no ports"],
+    );
+    refused(&["dump", "everything", "a"], &["everything", "netfilter"]);
+    refused(&["explain", "NP9999"], &["NP9999", "NP0101"]);
+    refused(&["map", "ifindex/zero"], &["zero"]);
+    refused(
+        &["snapshot", "save", "f", "--snapshot", "g"],
+        &["--snapshot"],
+    );
+    refused(&["snapshot", "save", "f", "node", "--local"], &["--local"]);
+    refused(
+        &["snapshot", "save", "/nonexistent/dir/f", "--local"],
+        &["/nonexistent/dir"],
+    );
+}
+
+#[test]
+fn a_kubeconfig_that_cannot_be_used() {
+    let dir = tempfile::tempdir().unwrap();
+    refused(
+        &["trace", "a", "b", "--kubeconfig", "/nonexistent"],
+        &["/nonexistent"],
+    );
+    let bad = dir.path().join("bad");
+    std::fs::write(&bad, b"\xff\xfe: [").unwrap();
+    let path = bad.to_str().unwrap();
+    refused(&["trace", "a", "b", "--kubeconfig", path], &[path]);
+    refused_with(
+        &["trace", "a", "b"],
+        &[("HOME", dir.path())],
+        &["no cluster is configured", "--kubeconfig"],
+    );
+}
+
+#[test]
+fn findings_are_explained() {
+    let (code, list, _) = run(&["explain"]);
+    assert_eq!(code, 0);
+    assert!(list.contains("NP0101  forwarding is filtered"), "{list}");
+    for line in list.lines() {
+        let (code, page, _) = run(&["explain", line.split(' ').next().unwrap()]);
+        assert_eq!(code, 0);
+        assert!(page.contains("## Mend"), "{page}");
+    }
+}
+
+#[test]
+fn versions_and_completions() {
+    let (code, text, _) = run(&["version"]);
+    assert_eq!(code, 0);
+    assert!(text.contains("netpath.snapshot/v1"), "{text}");
+    let (code, json, _) = run(&["version", "-o", "json"]);
+    assert_eq!(code, 0);
+    assert!(json.contains("\"contract\""), "{json}");
+    let (code, script, _) = run(&["completion", "bash"]);
+    assert_eq!(code, 0);
+    assert!(script.contains("kubectl-netpath"));
+}
+
+fn index(number: u32) -> IfIndex {
+    IfIndex::new(number).unwrap()
+}
+
+/// A namespace with only a loopback, where something listens on port 80.
+fn alone(name: &str, ino: u64) -> NetNs {
+    let mut ns = NetNs::new(NsIdentity {
+        id: NetNsId { dev: 4, ino },
+        host: false,
+        pod_uid: None,
+        paths: vec![format!("/run/netns/{name}")],
+        processes: Vec::new(),
+    });
+    let local = "127.0.0.1".parse().unwrap();
+    ns.links = Section::Known(vec![Link {
+        index: index(1),
+        name: "lo".to_owned(),
+        up: true,
+        lower_up: true,
+        loopback: true,
+        noarp: false,
+        pointopoint: false,
+        promisc: false,
+        mac: None,
+        mtu: 65536,
+        kind: LinkKind::Device,
+        master: None,
+        link: None,
+        link_netnsid: None,
+        port: None,
+        inet: Some(InetConf::default()),
+        inet6: Some(Inet6Conf::default()),
+        xdp: false,
+        tc: Vec::new(),
+        qdisc: None,
+        stats: None,
+    }]);
+    ns.addrs = Section::Known(vec![Addr {
+        link: index(1),
+        local,
+        prefix_len: 8,
+        peer: None,
+        scope: 254,
+        secondary: false,
+        tentative: false,
+        dadfailed: false,
+        deprecated: false,
+        nodad: false,
+    }]);
+    ns.rules = Section::Known(vec![Rule {
+        v6: false,
+        priority: 0,
+        invert: false,
+        src: None,
+        dst: None,
+        iif: None,
+        oif: None,
+        fwmark: None,
+        tos: 0,
+        ip_proto: None,
+        sport: None,
+        dport: None,
+        uid: None,
+        l3mdev: false,
+        suppress_prefixlen: None,
+        suppress_ifgroup: None,
+        action: RuleAction::Table(RT_TABLE_LOCAL),
+        unknown: Vec::new(),
+    }]);
+    ns.routes = Section::Known(vec![Route {
+        table: RT_TABLE_LOCAL,
+        dst: "127.0.0.0/8".parse().unwrap(),
+        src: None,
+        tos: 0,
+        metric: 0,
+        kind: RouteKind::Local,
+        scope: 254,
+        protocol: 2,
+        prefsrc: Some(local),
+        nexthops: vec![NextHop {
+            via: None,
+            link: Some(index(1)),
+            weight: 1,
+            dead: false,
+            linkdown: false,
+            onlink: false,
+            encap: None,
+        }],
+        nh_id: None,
+        mtu: None,
+        pref: 0,
+        unknown: Vec::new(),
+    }]);
+    ns.neighs = Section::Known(Vec::new());
+    ns.fdb = Section::Known(Vec::new());
+    ns.nsids = Section::Known(Vec::new());
+    ns.sysctls = Section::Known(Sysctls {
+        inet_all: Section::Known(InetConf::default()),
+        inet6_all: Section::Known(Inet6Conf::default()),
+        bridge_nf_call_iptables: Section::Known(None),
+        bridge_nf_call_ip6tables: Section::Known(None),
+        ip_default_ttl: Section::Known(64),
+        ip_nonlocal_bind: Section::Known(false),
+        ip_forward_use_pmtu: Section::Known(false),
+        fib_multipath_hash_policy: Section::Known(0),
+        fib_multipath_hash_policy6: Section::Known(0),
+        ip_local_port_range: Section::Known((32768, 60999)),
+        nf_conntrack_max: Section::Known(None),
+        nf_conntrack_count: Section::Known(None),
+        nf_conntrack_tcp_be_liberal: Section::Known(None),
+        icmp_echo_ignore_all: Section::Known(false),
+    });
+    ns.sockets = Section::Known(vec![Socket {
+        protocol: 6,
+        addr: "0.0.0.0".parse().unwrap(),
+        port: 80,
+        v6only: None,
+        listening: true,
+        remote: None,
+        bound_dev: None,
+        uid: 0,
+        inode: 1,
+    }]);
+    ns.nft = Section::Known(Ruleset::default());
+    ns.legacy = Section::Known(Ruleset::default());
+    ns
+}
+
+fn saved(dir: &Path, name: &str, spaces: Vec<NetNs>, names: &Names) -> PathBuf {
+    let mut topology = Topology::default();
+    for ns in spaces {
+        topology.merge("here", Fact::NetNs(Box::new(ns)));
+    }
+    let path = dir.join(name);
+    file::write(std::fs::File::create(&path).unwrap(), &topology, names).unwrap();
+    path
+}
+
+#[test]
+fn exit_codes_tell_how_it_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut blind = alone("b", 2);
+    blind.routes = Section::Missing("read routes: permission denied".to_owned());
+    let path = saved(
+        dir.path(),
+        "net.json",
+        vec![alone("a", 1), blind],
+        &Names::default(),
+    );
+    let path = path.to_str().unwrap();
+    let trace =
+        |source: &str, destination: &str| run(&["trace", "--snapshot", path, source, destination]);
+    let (code, stdout, stderr) = trace("netns/a", "127.0.0.1:80");
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    assert!(stdout.contains("✓ delivered"), "{stdout}");
+    let (code, stdout, stderr) = trace("netns/a", "127.0.0.1:81");
+    assert_eq!(code, 1, "{stdout}{stderr}");
+    assert!(stdout.contains("NP0121"), "{stdout}");
+    let (code, stdout, stderr) = trace("netns/b", "127.0.0.1:80");
+    assert_eq!(code, 3, "{stdout}{stderr}");
+    assert!(stdout.contains("permission denied"), "{stdout}");
+    let json = |destination: &str| {
+        let args = [
+            "trace",
+            "--snapshot",
+            path,
+            "netns/a",
+            destination,
+            "-o",
+            "json",
+        ];
+        let (code, stdout, _) = run(&args);
+        let value: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+        (code, value)
+    };
+    let (code, value) = json("127.0.0.1:81");
+    assert_eq!((code, &value["verdict"]), (1, &"rejected".into()));
+    assert_eq!(value["schema"], "netpath.trace/v1");
+    assert_eq!(value["branches"][0]["hops"][0]["netns"], "netns a");
+    let (code, value) = json("127.0.0.1:80");
+    assert_eq!((code, &value["verdict"]), (0, &"delivered".into()));
+    assert_eq!(
+        value["branches"][0]["reply"]["disposition"]["kind"],
+        "delivered"
+    );
+}
+
+#[test]
+fn ends_of_a_local_file_are_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = saved(
+        dir.path(),
+        "net.json",
+        vec![alone("a", 1)],
+        &Names::default(),
+    );
+    let path = path.to_str().unwrap();
+    let refused = |source: &str, destination: &str, more: &[&str], words: &[&str]| {
+        let mut args = vec!["trace", "--snapshot", path, source, destination];
+        args.extend(more);
+        refused_with(&args, &[], words);
+    };
+    refused("netns/zz", "127.0.0.1", &[], &["netns/zz", "there are a"]);
+    refused("pid/77", "127.0.0.1", &[], &["pid/77"]);
+    refused(
+        "10.9.9.9",
+        "127.0.0.1",
+        &[],
+        &["no namespace of this machine"],
+    );
+    refused(
+        "netns/a",
+        "127.0.0.1",
+        &["--protocol", "tcp"],
+        &["needs a port"],
+    );
+    refused(
+        "netns/a",
+        "127.0.0.1:80",
+        &["--protocol", "icmp"],
+        &["has no port"],
+    );
+    refused("netns/a", "127.0.0.1:http", &[], &["http"]);
+    refused(
+        "netns/a",
+        "netns/a:80",
+        &[],
+        &["no address that others could reach"],
+    );
+    refused("netns/a", "127.0.0.1:80", &["-6"], &["IPv6"]);
+    refused("web-0", "api", &[], &["web-0"]);
+}
+
+#[test]
+fn ends_of_a_cluster_s_file_are_looked_up_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let names = Names {
+        pods: vec![PodName {
+            namespace: "default".to_owned(),
+            name: "web-0".to_owned(),
+            uid: "u".to_owned(),
+            node: Some("here".to_owned()),
+            ips: vec!["10.0.0.1".parse().unwrap()],
+            phase: "Running".to_owned(),
+            ..PodName::default()
+        }],
+        nodes: vec![NodeName {
+            name: "here".to_owned(),
+            ready: true,
+            ..NodeName::default()
+        }],
+        ..Names::default()
+    };
+    let mut ns = alone("cni-1", 1);
+    ns.identity.pod_uid = Some("u".to_owned());
+    let path = saved(dir.path(), "net.json", vec![ns], &names);
+    let path = path.to_str().unwrap();
+    let (code, stdout, stderr) = run(&["trace", "--snapshot", path, "web-0", "127.0.0.1:80"]);
+    assert_eq!(code, 0, "{stdout}{stderr}");
+    assert!(stdout.contains("pod default/web-0"), "{stdout}");
+    refused(
+        &["trace", "--snapshot", path, "web-9", "127.0.0.1:80"],
+        &["web-9"],
+    );
+    let (code, stdout, _) = run(&["dump", "routes", "web-0", "--snapshot", path]);
+    assert_eq!(code, 0);
+    assert_eq!(
+        stdout,
+        "local 127.0.0.0/8 dev lo table local proto kernel scope host src 127.0.0.1\n"
+    );
+}
+
+#[test]
+fn hostile_files_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = saved(
+        dir.path(),
+        "net.json",
+        vec![alone("a", 1)],
+        &Names::default(),
+    );
+    let bytes = std::fs::read(&whole).unwrap();
+    let path = dir.path().join("hostile.json");
+    let text = path.to_str().unwrap().to_owned();
+    let args = ["trace", "--snapshot", &text, "netns/a", "127.0.0.1:80"];
+    refused(&args, &["hostile.json"]);
+    for size in [0, 1, 40, bytes.len() / 2, bytes.len() - 2] {
+        std::fs::write(&path, &bytes[..size]).unwrap();
+        refused(&args, &["hostile.json"]);
+    }
+    for other in [
+        "{}",
+        "[]",
+        "{\"schema\":\"netpath.snapshot/v9\"}",
+        "{\"schema\":\"netpath.snapshot/v1\"}",
+        "\u{0}\u{1}\u{2}",
+    ] {
+        std::fs::write(&path, other).unwrap();
+        refused(&args, &["hostile.json"]);
+    }
+    let deep = format!("{{\"schema\":{}1", "[".repeat(100_000));
+    std::fs::write(&path, deep).unwrap();
+    refused(&args, &["hostile.json"]);
+    let empty = saved(dir.path(), "empty.json", Vec::new(), &Names::default());
+    refused(
+        &[
+            "trace",
+            "--snapshot",
+            empty.to_str().unwrap(),
+            "netns/a",
+            "127.0.0.1",
+        ],
+        &["machine"],
+    );
+}
+
+/// A program that stands for the helper.
+fn helper(dir: &Path, script: &str) -> PathBuf {
+    let path = dir.join("helper");
+    let mut file = std::fs::File::create(&path).unwrap();
+    writeln!(file, "#!/bin/sh\n{script}").unwrap();
+    file.set_permissions(std::fs::Permissions::from_mode(0o755))
+        .unwrap();
+    path
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn helpers_that_misbehave_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["trace", "--local", "netns/a", "10.0.0.1"];
+    let says = |script: &str, words: &[&str]| {
+        let path = helper(dir.path(), script);
+        refused_with(&args, &[("NETPATH_HELPER", &path)], words);
+    };
+    says(
+        "echo bash: netpath-helper: not found; cat >/dev/null",
+        &["does not speak", "bash: netpath"],
+    );
+    says(
+        "echo out of memory >&2; exit 7",
+        &["exited with code 7", "out of memory"],
+    );
+    says("kill -9 $$", &["killed"]);
+    refused_with(
+        &args,
+        &[("NETPATH_HELPER", Path::new("/nonexistent"))],
+        &["/nonexistent"],
+    );
+    // A helper of another version, and one that dies after its hello.
+    let hello = |schema| {
+        frame::encode(&Reply::Hello {
+            magic: MAGIC.to_owned(),
+            schema,
+            version: "9.9.9".to_owned(),
+            kernel: "6.12".to_owned(),
+            now: 0,
+        })
+        .unwrap()
+    };
+    let bytes = dir.path().join("bytes");
+    let script = format!("cat {}; head -c 8 >/dev/null", bytes.display());
+    std::fs::write(&bytes, hello(SCHEMA_VERSION + 1)).unwrap();
+    says(&script, &["9.9.9", "contract"]);
+    std::fs::write(&bytes, hello(SCHEMA_VERSION)).unwrap();
+    says(&script, &["while collecting"]);
+    // Garbage where facts should come.
+    let mut garbage = hello(SCHEMA_VERSION);
+    garbage.extend(b"\x05\x00\x00\x00\x00\xff\xff\xff\xff");
+    std::fs::write(&bytes, garbage).unwrap();
+    says(
+        &format!("cat {}; cat >/dev/null", bytes.display()),
+        &["this machine"],
+    );
+}

@@ -1,0 +1,138 @@
+//! Rules and policies that drop or reject.
+
+use crate::model::netfilter::{Backend, Hook};
+use crate::trace::Evidence;
+use crate::trace::evidence::ChainRef;
+
+use super::Case;
+use crate::explain::codes::{self, Code};
+
+impl<'a> Case<'a> {
+    pub(super) fn filtered(&self) -> (Code, String) {
+        let here = self.here();
+        let Some((base, by_policy)) = self.rule() else {
+            let mend = format!("{here}: {}", self.naming.text(&self.step.result));
+            return (codes::SWALLOWED, mend);
+        };
+        if let Some(service) = self.no_endpoint() {
+            let mend = format!(
+                "kubectl get endpointslices: look for ready endpoints of {service}; compare its selector with the pods' labels, its targetPort with their ports, and its traffic policy with where they run"
+            );
+            return (codes::NO_ENDPOINT, mend);
+        }
+        let chains: Vec<&str> = self.chains().collect();
+        if self.step.evidence.iter().any(|evidence| {
+            matches!(evidence, Evidence::NetfilterRule { text, .. }
+                if text.contains("rpfilter") || text.contains("fib saddr"))
+        }) {
+            let mend = format!(
+                "{here}: route {} by {}, or change the rule",
+                self.packet().src,
+                self.dev()
+            );
+            return (codes::RP_FILTER, mend);
+        }
+        if self.is_outer() {
+            let mend = format!(
+                "{here}: accept the tunnel's packets from {} before this rule (UDP {})",
+                self.packet().src,
+                self.packet().dport().unwrap_or(0)
+            );
+            return (codes::TUNNEL_FILTERED, mend);
+        }
+        let policy_engine = [
+            "cali-tw-",
+            "cali-fw-",
+            "cali-pi-",
+            "cali-po-",
+            "KUBE-NWPLCY",
+            "KUBE-POD-FW",
+            "kube-network-policies",
+        ];
+        if chains
+            .iter()
+            .any(|chain| policy_engine.iter().any(|p| chain.starts_with(p)))
+        {
+            let mend = "kubectl get networkpolicies -A: add an allow for this flow at the end that refuses it; where one exists, restart the policy agent on this node".to_owned();
+            return (codes::POLICY_DENIES, mend);
+        }
+        let accept = self.accept(base, by_policy);
+        if base.hook == Hook::Forward {
+            (codes::FORWARD_FILTERED, format!("{here}: {accept}"))
+        } else {
+            (codes::FILTERED, format!("{here}: {accept}"))
+        }
+    }
+
+    pub(super) fn chains(&self) -> impl Iterator<Item = &'a str> {
+        self.step
+            .evidence
+            .iter()
+            .filter_map(|evidence| match evidence {
+                Evidence::NetfilterRule { chain, .. } => Some(chain.as_str()),
+                _ => None,
+            })
+    }
+
+    /// The Service whose rule says that it has no endpoint, where that is what was met.
+    pub(super) fn no_endpoint(&self) -> Option<String> {
+        let says = |text: &str| {
+            text.contains("has no endpoints") || text.contains("has no local endpoints")
+        };
+        self.step
+            .evidence
+            .iter()
+            .find_map(|evidence| match evidence {
+                Evidence::NetfilterRule {
+                    comment: Some(comment),
+                    ..
+                } if says(comment) => comment.split_whitespace().next().map(str::to_owned),
+                Evidence::NetfilterRule { text, .. } if says(text) => {
+                    Some("the Service".to_owned())
+                }
+                Evidence::SetElement { set, .. } if set.starts_with("no-endpoint-") => Some(
+                    self.naming
+                        .address(self.packet().dst)
+                        .unwrap_or_else(|| "the Service".to_owned()),
+                ),
+                _ => None,
+            })
+    }
+
+    /// A command that lets the packet through.
+    pub(super) fn accept(&self, base: &ChainRef, by_policy: bool) -> String {
+        let packet = self.packet();
+        let tool = match (base.backend, packet.dst.is_ipv4()) {
+            (Backend::Legacy, true) => "iptables-legacy",
+            (Backend::Legacy, false) => "ip6tables-legacy",
+            (Backend::Nft, true) => "iptables",
+            (Backend::Nft, false) => "ip6tables",
+        };
+        let own = base.chain == base.chain.to_uppercase();
+        match (own, by_policy) {
+            (true, true) => format!(
+                "{tool} -t {} -P {} ACCEPT, or accept this flow: {tool} -t {} -A {} -s {} -d {} -j ACCEPT (and the way back)",
+                base.table, base.chain, base.table, base.chain, packet.src, packet.dst
+            ),
+            (true, false) => format!(
+                "accept the flow before that rule: {tool} -t {} -I {} -s {} -d {} -j ACCEPT (and the way back), or remove the rule once you know who set it",
+                base.table, base.chain, packet.src, packet.dst
+            ),
+            (false, true) => format!(
+                "nft chain {} {} {} '{{ policy accept; }}', or an accept rule for {} to {}",
+                base.family.name(),
+                base.table,
+                base.chain,
+                packet.src,
+                packet.dst
+            ),
+            (false, false) => format!(
+                "put an accept for {} to {} before that rule of table {} {}, or remove it once you know who set it",
+                packet.src,
+                packet.dst,
+                base.family.name(),
+                base.table
+            ),
+        }
+    }
+}
