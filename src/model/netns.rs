@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::addr::Addr;
 use super::conntrack::{ConntrackEntry, Tuple};
 use super::fdb::FdbEntry;
+use super::ipvs::IpvsService;
 use super::link::Link;
 use super::neigh::Neigh;
 use super::netfilter::Ruleset;
@@ -43,6 +44,9 @@ pub struct NetNs {
     pub nft: Section<Ruleset>,
     /// Legacy x_tables.
     pub legacy: Section<Ruleset>,
+    /// IPVS virtual services.
+    #[serde(default)]
+    pub ipvs: Section<Vec<IpvsService>>,
     /// Conntrack entries that were asked for, by tuple and zone 0; `Known(None)`: there is none.
     pub conntrack: Vec<(Tuple, Section<Option<ConntrackEntry>>)>,
 }
@@ -63,6 +67,7 @@ impl NetNs {
             sockets: Section::NotAsked,
             nft: Section::NotAsked,
             legacy: Section::NotAsked,
+            ipvs: Section::NotAsked,
             conntrack: Vec::new(),
         }
     }
@@ -137,6 +142,7 @@ impl NetNs {
             ("sockets", self.sockets.missing()),
             ("nftables", self.nft.missing()),
             ("iptables-legacy", self.legacy.missing()),
+            ("ipvs", self.ipvs.missing()),
         ];
         all.into_iter()
             .filter_map(|(name, why)| Some((name.to_owned(), why?.to_owned())))
