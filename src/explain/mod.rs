@@ -113,6 +113,17 @@ impl Verdict {
             Disposition::Inconclusive(_) => Self::Inconclusive,
         }
     }
+
+    /// The verdict for a packet and its answer. Who refuses an answer tells him who answered: the
+    /// sender of the packet hears nothing, as if the answer had been dropped.
+    pub fn of_exchange(trace: &Trace) -> Self {
+        match Self::of(trace.outcome()) {
+            Self::Rejected if !matches!(trace.disposition, Disposition::Rejected(_)) => {
+                Self::Dropped
+            }
+            verdict => verdict,
+        }
+    }
 }
 
 /// The answer.
@@ -246,7 +257,7 @@ pub fn explain(question: &Question<'_>) -> Explanation {
             }
             branches.push(Branch {
                 probability: flow.share * trace.probability,
-                verdict: Verdict::of(trace.outcome()),
+                verdict: Verdict::of_exchange(trace),
                 way: way(naming, trace),
             });
         }

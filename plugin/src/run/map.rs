@@ -188,7 +188,6 @@ pub async fn run(args: &MapArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
                     let ns = snapshot.and_then(|snapshot| snapshot.pod(&uid));
                     let inode = ns.map(|ns| ns.identity.id.ino);
                     map.links.retain(|row| Some(row.netns_inode) == inode);
-                    map.nodes.clear();
                 }
             }
             node_named = Some(typed.clone());

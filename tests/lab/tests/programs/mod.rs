@@ -363,6 +363,10 @@ pub fn steady(answer: Value) -> Value {
             .map(|(name, value)| (name, steady(value)))
             .collect(),
         Value::Array(items) => items.into_iter().map(steady).collect(),
+        Value::String(line) => match line.split_once(", counted ") {
+            Some((rule, _)) => Value::String(rule.to_owned()),
+            None => Value::String(line),
+        },
         other => other,
     }
 }
