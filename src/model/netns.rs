@@ -43,8 +43,12 @@ pub struct NetNs {
     pub nft: Section<Ruleset>,
     /// Legacy x_tables.
     pub legacy: Section<Ruleset>,
-    /// Conntrack entries that were asked for, by tuple and zone 0; `Known(None)`: there is none.
+    /// Conntrack entries that were asked for, by tuple and zone 0; `Known(None)`: there is none. Where
+    /// the whole table was read: its entries of all zones, by the tuple of their original direction.
     pub conntrack: Vec<(Tuple, Section<Option<ConntrackEntry>>)>,
+    /// Number of entries of the whole conntrack table, where that was read.
+    #[serde(default)]
+    pub conntrack_table: Section<u32>,
 }
 
 impl NetNs {
@@ -64,6 +68,7 @@ impl NetNs {
             nft: Section::NotAsked,
             legacy: Section::NotAsked,
             conntrack: Vec::new(),
+            conntrack_table: Section::NotAsked,
         }
     }
 
@@ -137,6 +142,7 @@ impl NetNs {
             ("sockets", self.sockets.missing()),
             ("nftables", self.nft.missing()),
             ("iptables-legacy", self.legacy.missing()),
+            ("conntrack", self.conntrack_table.missing()),
         ];
         all.into_iter()
             .filter_map(|(name, why)| Some((name.to_owned(), why?.to_owned())))

@@ -63,7 +63,11 @@ pub(super) struct Row(Vec<String>);
 impl Row {
     /// A figure that does not vary.
     pub(super) fn one(name: &str, value: impl ToString) -> Self {
-        Self([name, &value.to_string(), "", "", ""].map(str::to_owned).into())
+        Self(
+            [name, &value.to_string(), "", "", ""]
+                .map(str::to_owned)
+                .into(),
+        )
     }
 
     /// A figure of several runs.
