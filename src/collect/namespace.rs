@@ -318,16 +318,32 @@ impl Namespace {
         shared: &mut Shared,
         tuple: &Tuple,
     ) -> Result<Option<ConntrackEntry>> {
-        if !shared.modules.has(Subsystem::Conntrack) {
-            if !tracked(&shared.proc) {
-                return Ok(None);
-            }
-            return Err(Error::Module {
-                operation: "look up a conntrack entry".to_owned(),
-                module: Subsystem::Conntrack.module(),
-            });
+        match self.ctnetlink(shared, "look up a conntrack entry")? {
+            Some(socket) => conntrack::find(socket, tuple),
+            None => Ok(None),
         }
-        conntrack::find(&mut self.netfilter, tuple)
+    }
+
+    /// All conntrack entries, where there are not too many.
+    pub fn conntrack_table(&mut self, shared: &mut Shared) -> Result<Vec<ConntrackEntry>> {
+        match self.ctnetlink(shared, "dump the conntrack table")? {
+            Some(socket) => conntrack::table(socket, conntrack::MOST),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Socket for conntrack; `None`: the kernel tracks nothing.
+    fn ctnetlink(&mut self, shared: &mut Shared, operation: &str) -> Result<Option<&mut Netlink>> {
+        if shared.modules.has(Subsystem::Conntrack) {
+            return Ok(Some(&mut self.netfilter));
+        }
+        if !tracked(&shared.proc) {
+            return Ok(None);
+        }
+        Err(Error::Module {
+            operation: operation.to_owned(),
+            module: Subsystem::Conntrack.module(),
+        })
     }
 }
 

@@ -47,8 +47,12 @@ pub struct NetNs {
     /// IPVS virtual services.
     #[serde(default)]
     pub ipvs: Section<Vec<IpvsService>>,
-    /// Conntrack entries that were asked for, by tuple and zone 0; `Known(None)`: there is none.
+    /// Conntrack entries that were asked for, by tuple and zone 0; `Known(None)`: there is none. Where
+    /// the whole table was read: its entries of all zones, by the tuple of their original direction.
     pub conntrack: Vec<(Tuple, Section<Option<ConntrackEntry>>)>,
+    /// Number of entries of the whole conntrack table, where that was read.
+    #[serde(default)]
+    pub conntrack_table: Section<u32>,
 }
 
 impl NetNs {
@@ -69,6 +73,7 @@ impl NetNs {
             legacy: Section::NotAsked,
             ipvs: Section::NotAsked,
             conntrack: Vec::new(),
+            conntrack_table: Section::NotAsked,
         }
     }
 
@@ -143,6 +148,7 @@ impl NetNs {
             ("nftables", self.nft.missing()),
             ("iptables-legacy", self.legacy.missing()),
             ("ipvs", self.ipvs.missing()),
+            ("conntrack", self.conntrack_table.missing()),
         ];
         all.into_iter()
             .filter_map(|(name, why)| Some((name.to_owned(), why?.to_owned())))

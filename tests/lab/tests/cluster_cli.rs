@@ -160,7 +160,11 @@ fn trace_pod_to_service() {
         let said = said.says(&parts);
         // Lines stay readable and free of colour on a pipe.
         assert!(!said.out.contains('\u{1b}'));
-        assert!(!said.err.contains("warning") && !said.err.contains("error"), "{}", said.err);
+        assert!(
+            !said.err.contains("warning") && !said.err.contains("error"),
+            "{}",
+            said.err
+        );
 
         let answer = lab.run("trace pod-a svc-b -o json").exits(0).json();
         check_trace(&answer);
@@ -194,7 +198,9 @@ fn trace_pod_to_service() {
             assert!(text(nat, "result").contains(&target), "{nat}");
             let rules = list(&nat["evidence"], "objects");
             assert!(!rules.is_empty());
-            let mut rules = rules.iter().filter(|object| object["object"] == "netfilter-rule");
+            let mut rules = rules
+                .iter()
+                .filter(|object| object["object"] == "netfilter-rule");
             assert!(rules.all(|rule| rule["handle"].is_number()), "{nat}");
         }
         // The kernel agrees: both backends answer, and no other.
@@ -273,7 +279,11 @@ fn ends_of_every_kind() {
         ("pod-a pod-b-2 --protocol icmp", 0, "icmp echo"),
         ("pod-a pod-b-2:81", 1, "nothing listens"),
         ("pod-a empty.shop", 1, "has no endpoints"),
-        ("pod-a svc-b --protocol icmp", 0, "translates TCP, UDP and SCTP only"),
+        (
+            "pod-a svc-b --protocol icmp",
+            0,
+            "translates TCP, UDP and SCTP only",
+        ),
     ] {
         let said = lab.run(&format!("trace {line}"));
         let shown = format!("{line}\n{}{}", said.out, said.err);
