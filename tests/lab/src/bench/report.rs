@@ -62,6 +62,7 @@ pub(super) struct Row(Vec<String>);
 
 impl Row {
     /// A figure that does not vary.
+    #[allow(clippy::needless_pass_by_value, reason = "called with numbers")]
     pub(super) fn one(name: &str, value: impl ToString) -> Self {
         Self(
             [name, &value.to_string(), "", "", ""]

@@ -193,6 +193,10 @@ impl Client {
                     peaks.helper = peaks.helper.max(peak_of(pid).unwrap_or(0));
                 }
                 peaks.client = peaks.client.max(peak_of(child.id()).unwrap_or(0));
+                #[allow(
+                    clippy::disallowed_methods,
+                    reason = "samples memory until the helper ends"
+                )]
                 std::thread::sleep(Duration::from_micros(500));
             }
         }
