@@ -500,10 +500,10 @@ fn a_conntrack_table_is_printed_where_there_is_one() {
     assert_eq!(code, 0);
     assert_eq!(json["items"][0]["orig"]["src"], "10.244.1.7", "{json}");
     assert_eq!(json["items"][0]["tcp_state"], 3);
-    let nothing = "# net0 on here: conntrack: nothing is tracked there\n";
+    let nothing = "# netns net0 on here: conntrack: nothing is tracked there\n";
     let empty = Some(Section::Known(Vec::new()));
     assert_eq!(dump("empty", empty, &[]), (0, nothing.to_owned()));
-    let why = "# net0 on here: conntrack: it has too many\n";
+    let why = "# netns net0 on here: conntrack: it has too many\n";
     let missing = Some(Section::Missing("it has too many".to_owned()));
     assert_eq!(dump("missing", missing, &[]), (3, why.to_owned()));
     let (code, stdout) = dump("none", None, &[]);
