@@ -20,6 +20,12 @@ pub struct Topology {
     /// What Kubernetes says of nodes, by name: where a packet may be looked for when the way between
     /// nodes can't be read. Never decides what a kernel does.
     pub hints: BTreeMap<String, NodeHint>,
+    /// Addresses of Services, as Kubernetes says: a packet for one that no rule translates goes nowhere.
+    #[serde(default)]
+    pub service_ips: Vec<IpAddr>,
+    /// What of Kubernetes could not be listed, so that owners of addresses may be unknown here.
+    #[serde(default)]
+    pub unlisted: Vec<String>,
     /// Targets that a helper looked for without success, by node: what was wanted, and why it is not
     /// there.
     pub absent: Vec<(String, NsTarget, String)>,

@@ -6,9 +6,11 @@
 
 use super::l2::{self, want_netns};
 use super::peer::{Peer, peer};
+use super::skb::Devices;
 use super::walk::{Next, Walk, Ways};
 use super::{Cx, underlay, vxlan};
 use crate::model::link::{Link, LinkKind};
+use crate::model::netfilter::Hook;
 use crate::model::{IfIndex, NsKey};
 use crate::trace::{Disposition, DropReason, Evidence, Step, StepKind};
 
@@ -39,10 +41,42 @@ pub(crate) fn transmit(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
         );
         return walk.end(Disposition::Dropped(DropReason::DevReady));
     }
-    if let Some(program) = link.tc.iter().find(|program| program.starts_with("egress")) {
+    if let Some(program) = link
+        .tc
+        .iter()
+        .find(|program| program.starts_with("egress") || program.contains("netkit"))
+    {
         let why = format!("{} has {program}, which may do anything", link.name);
         return walk.unknown(why);
     }
+    if hooked(cx, &walk, Hook::Egress) {
+        let devices = Devices {
+            oif: Some(dev),
+            ..Devices::default()
+        };
+        return walk.hook(cx, Hook::Egress, false, devices, move |cx, walk| {
+            send(cx, walk, dev)
+        });
+    }
+    send(cx, walk, dev)
+}
+
+/// Whether any chain is hooked at devices of this way in the namespace: there rarely is one.
+fn hooked(cx: &Cx<'_>, walk: &Walk, hook: Hook) -> bool {
+    let ruleset = walk.netns(cx).and_then(|netns| netns.nft.known());
+    let chains = ruleset
+        .into_iter()
+        .flat_map(|ruleset| &ruleset.tables)
+        .flat_map(|t| t.chains.values());
+    let mut bases = chains.filter_map(|chain| chain.base.as_ref());
+    bases.any(|base| base.hook == hook)
+}
+
+/// The device's own work, behind its egress hook.
+fn send(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
+    let Some(link) = walk.link(cx, dev) else {
+        return walk.unknown("the device was not read");
+    };
     walk.tap(&link.name, true);
     match &link.kind {
         LinkKind::Veth | LinkKind::Netkit => to_peer(cx, walk, link),
@@ -105,7 +139,7 @@ pub(crate) fn arrive(cx: &Cx<'_>, mut walk: Walk, from: &str, ns: NsKey, dev: If
     let name = to.map_or_else(|| format!("if{dev}"), |link| link.name.clone());
     walk.step(Step::new(StepKind::Transmit, format!("{from} → {name}")));
     if let Some(link) = to
-        && walk.skb.packet.len > link.mtu + VLAN_HLEN
+        && walk.skb.packet.len > link.mtu.saturating_add(VLAN_HLEN)
     {
         let evidence = Evidence::Link {
             dev: name,
@@ -146,12 +180,31 @@ pub(crate) fn receive(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
     if let Some(program) = link
         .tc
         .iter()
-        .find(|program| program.starts_with("ingress"))
+        .find(|program| program.starts_with("ingress") || program.contains("netkit"))
     {
         let why = format!("{} has {program}, which may do anything", link.name);
         return walk.unknown(why);
     }
+    if hooked(cx, &walk, Hook::Ingress) {
+        let devices = Devices {
+            iif: Some(dev),
+            ..Devices::default()
+        };
+        return walk.hook(cx, Hook::Ingress, false, devices, move |cx, walk| {
+            hand_on(cx, walk, dev)
+        });
+    }
+    hand_on(cx, walk, dev)
+}
+
+/// Behind the ingress hook: whoever owns the device, then the IP layer.
+fn hand_on(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
+    let Some(link) = walk.link(cx, dev) else {
+        return walk.unknown("the device was not read");
+    };
     if !walk.is_new_here(dev) {
+        let text = format!("it was at {} before, unchanged", link.name);
+        walk.step(Step::new(StepKind::Receive, text));
         return walk.end(Disposition::Loop);
     }
     if let Some(master) = link.master.and_then(|master| walk.link(cx, master)) {

@@ -101,7 +101,7 @@ fn route_input(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
         }
         FibAnswer::Found(found) => found,
     };
-    let step = route_step(cx, &walk, &found);
+    let step = route_step(cx, &walk, &found, 0);
     match found.route.kind {
         // An anycast address is for this host as well (`ip6_rt_init_dst()`: dst.input = ip6_input).
         RouteKind::Local | RouteKind::Anycast => {
@@ -116,7 +116,7 @@ fn route_input(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
             if let Err(ways) = validate_source(cx, &mut walk, link) {
                 return ways;
             }
-            fork(&walk, &found, &step, dev)
+            fork(cx, &walk, &found, dev)
         }
         RouteKind::Blackhole => {
             walk.step(step);
@@ -135,12 +135,12 @@ fn route_input(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
     }
 }
 
-fn fork(walk: &Walk, found: &Found, step: &Step, dev: IfIndex) -> Ways {
+fn fork(cx: &Cx<'_>, walk: &Walk, found: &Found, dev: IfIndex) -> Ways {
     let mut ways = Vec::new();
-    for (share, hop) in &found.hops {
+    for (taken, (share, hop)) in found.hops.iter().enumerate() {
         let mut one = walk.clone();
         one.share *= share;
-        one.step(step.clone());
+        one.step(route_step(cx, walk, found, taken));
         ways.extend(match (hop.link, &hop.encap) {
             (Some(oif), None) => {
                 let out = Out {

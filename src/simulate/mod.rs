@@ -144,6 +144,8 @@ pub fn simulate(topology: &Topology, flow: &Flow, limits: &Limits) -> Outcome {
     );
     let mut traces = Vec::new();
     for end in follow(&mut cx, walk, Next::LocalOut(None)) {
+        // One budget for all ways of the question.
+        cx.limits.branches = limits.branches.saturating_sub(traces.len()).max(1);
         let answers = match end.disposition {
             Disposition::Delivered => answer(&mut cx, flow, &end),
             Disposition::LeavesCluster => answer_from_outside(&mut cx, flow, &end),

@@ -32,7 +32,7 @@ pub(crate) fn key(walk: &Walk, iif: Option<IfIndex>, oif: Option<IfIndex>) -> Fi
 }
 
 /// The step of a route that was found.
-pub(crate) fn route_step(cx: &Cx<'_>, walk: &Walk, found: &Found) -> Step {
+pub(crate) fn route_step(cx: &Cx<'_>, walk: &Walk, found: &Found, taken: usize) -> Step {
     let devs: Vec<String> = found
         .route
         .nexthops
@@ -42,7 +42,7 @@ pub(crate) fn route_step(cx: &Cx<'_>, walk: &Walk, found: &Found) -> Step {
                 .map_or_else(|| "none".to_owned(), |link| walk.dev(cx, link))
         })
         .collect();
-    let result = match (found.route.kind, found.hops.first()) {
+    let result = match (found.route.kind, found.hops.get(taken)) {
         (RouteKind::Local | RouteKind::Anycast, _) => "for this host".to_owned(),
         (RouteKind::Unicast, Some((_, hop))) => {
             let dev = hop
@@ -176,7 +176,7 @@ fn routed(
         FibAnswer::Found(found) => found,
         other => return no_route(walk, other),
     };
-    let step = route_step(cx, &walk, &found);
+    let step = route_step(cx, &walk, &found, 0);
     match found.route.kind {
         RouteKind::Unicast | RouteKind::Local | RouteKind::Anycast => {}
         RouteKind::Broadcast | RouteKind::Multicast => {
@@ -190,10 +190,10 @@ fn routed(
     }
     let local = matches!(found.route.kind, RouteKind::Local | RouteKind::Anycast);
     let mut ways = Vec::new();
-    for (share, hop) in &found.hops {
+    for (taken, (share, hop)) in found.hops.iter().enumerate() {
         let mut one = walk.clone();
         one.share *= share;
-        one.step(step.clone());
+        one.step(route_step(cx, &walk, &found, taken));
         if let Some(encap) = &hop.encap {
             ways.extend(one.unknown(format!(
                 "the route encapsulates ({encap}), which is not modelled"

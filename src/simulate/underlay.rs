@@ -143,6 +143,15 @@ pub(crate) fn cross(cx: &mut Cx<'_>, mut walk: Walk, link: &Link) -> Ways {
             let inside = inner.packet.eth.map(|(_, dst)| dst);
             return no_remote(cx, walk, inside);
         }
+        if let Some(owner) = owned(cx, dst) {
+            return walk.unknown(format!(
+                "the packet leaves by {} for {dst}, which is {owner}; what is beyond can't be read, and nothing here leads there",
+                link.name
+            ));
+        }
+        if let Some(what) = cx.topology.unlisted.first() {
+            return walk.unknown(format!("whose {dst} is: {what}"));
+        }
         let text = format!("leaves by {} for {dst}, which no node here has", link.name);
         walk.step(Step::new(StepKind::Underlay, text));
         return walk.end(Disposition::LeavesCluster);
@@ -161,6 +170,31 @@ pub(crate) fn cross(cx: &mut Cx<'_>, mut walk: Walk, link: &Link) -> Ways {
         walk.skb.packet.eth = None;
     }
     walk.then(Next::Receive(dev))
+}
+
+/// Whose an address is, where it is one of the cluster's or of a namespace that was read.
+fn owned(cx: &Cx<'_>, addr: IpAddr) -> Option<String> {
+    let topology = cx.topology;
+    if topology.service_ips.contains(&addr) {
+        return Some("a Service's (no rule on the way translates it)".to_owned());
+    }
+    let in_view = topology.all().find(|(_, netns)| {
+        let addrs = netns.addrs.known().map(Vec::as_slice).unwrap_or_default();
+        addrs.iter().any(|own| own.local == addr)
+    });
+    if let Some((key, netns)) = in_view {
+        return Some(format!(
+            "an address of {} on {}",
+            netns.identity.label(),
+            key.node
+        ));
+    }
+    let hinted = topology.hints.iter().find(|(_, hint)| {
+        hint.addresses.contains(&addr)
+            || hint.pod_ips.contains(&addr)
+            || hint.pod_cidrs.iter().any(|cidr| cidr.contains(addr))
+    });
+    hinted.map(|(node, _)| format!("of node {node} by what Kubernetes says"))
 }
 
 fn own_mac(cx: &Cx<'_>, walk: &Walk, dev: IfIndex) -> Option<MacAddr> {

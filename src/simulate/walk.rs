@@ -296,9 +296,10 @@ pub(crate) fn follow(cx: &mut Cx<'_>, start: Walk, next: Next) -> Vec<Finished> 
             continue;
         }
         if walk.hops.len() > cx.limits.hops {
+            let why = format!("the way passes more than {} namespaces", cx.limits.hops);
             finished.push(Finished {
                 walk,
-                disposition: Disposition::Loop,
+                disposition: Disposition::Inconclusive(vec![why]),
             });
             continue;
         }

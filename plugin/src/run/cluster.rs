@@ -94,8 +94,17 @@ pub fn topology(view: &ClusterView, names: &Names) -> Topology {
             hint.pod_ips.extend(&pod.ips);
         }
     }
+    let services = names.services.iter();
     Topology {
         hints,
+        service_ips: services
+            .flat_map(|svc| svc.cluster_ips.iter().chain(&svc.external_ips).copied())
+            .collect(),
+        unlisted: view
+            .unread
+            .iter()
+            .map(|unread| format!("{} could not be listed: {}", unread.resource, unread.why))
+            .collect(),
         ..Topology::default()
     }
 }

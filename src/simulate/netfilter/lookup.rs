@@ -80,7 +80,8 @@ fn fields_within(set: &Set, key: &Bits, from: &[u8], to: &[u8]) -> Option<bool> 
     let mut at = 0;
     let mut sure = true;
     for len in lens {
-        let len = usize::try_from(*len).unwrap_or(0);
+        // NFT_REG32_COUNT words are all that a key can have; anything longer is no set's.
+        let len = usize::try_from(*len).ok().filter(|len| *len <= 64)?;
         let part = |bytes: &[u8]| -> Vec<u8> { bytes.iter().skip(at).take(len).copied().collect() };
         match key.slice(at, len).within(&part(from), &part(to)) {
             Some(true) => {}

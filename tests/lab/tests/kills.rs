@@ -138,7 +138,7 @@ fn two_hundred_disturbed_runs_leave_nothing() {
     // SIGKILL: nobody is there to clean up, so that `cleanup` does.
     for _ in 0..5 {
         let ends = rounds(&lab, 8, &mut dice, span, &|child, _| {
-            send(child, Signal::SIGKILL)
+            send(child, Signal::SIGKILL);
         });
         assert!(
             ends.iter().all(|said| matches!(said.code, Some(0) | None)),

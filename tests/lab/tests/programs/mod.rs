@@ -355,11 +355,16 @@ impl Dice {
 }
 
 /// An answer without what differs from run to run: costs, counters and ages.
+/// Counters and neighbour states go on while the programs are compared; texts of evidence name them.
+const CHANGING: [&str; 7] = [
+    "stats", "counters", "Counter", "timeout", "state", "lines", "text",
+];
+
 pub fn steady(answer: Value) -> Value {
     match answer {
         Value::Object(fields) => fields
             .into_iter()
-            .filter(|(name, _)| !["stats", "counters", "timeout", "state"].contains(&&**name))
+            .filter(|(name, _)| !CHANGING.contains(&&**name))
             .map(|(name, value)| (name, steady(value)))
             .collect(),
         Value::Array(items) => items.into_iter().map(steady).collect(),
