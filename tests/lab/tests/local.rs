@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 
 use netpath_lab::Outcome;
@@ -16,7 +17,7 @@ use nix::sys::socket::{
     setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
-use programs::{Netns, Said, needs_root, program, run, steady, unique, words};
+use programs::{Machine, Netns, Said, program, run, steady, words};
 use serde_json::Value;
 
 /// One echo request; whether it was answered by who was asked.
@@ -62,11 +63,8 @@ fn echo(from: &Netns, to: Ipv4Addr) -> bool {
 
 /// Two namespaces joined by a veth pair, 10.0.1.2 and 10.0.1.3.
 fn pair() -> (Netns, Netns) {
-    needs_root();
-    let (net0, net1) = (
-        Netns::add(unique("npl-net0-")),
-        Netns::add(unique("npl-net1-")),
-    );
+    let machine = Machine::up();
+    let (net0, net1) = (Netns::add(&machine, "net0"), Netns::add(&machine, "net1"));
     net0.ip(&format!(
         "link add veth0 type veth peer name veth1 netns {}",
         net1.name
@@ -81,12 +79,12 @@ fn pair() -> (Netns, Netns) {
 
 /// Three namespaces on a bridge in a fourth one; the bridge's comes last.
 fn bridged() -> (Vec<Netns>, Netns) {
-    needs_root();
-    let bridge = Netns::add(unique("npl-br-"));
+    let machine = Machine::up();
+    let bridge = Netns::add(&machine, "middle");
     bridge.ip("link add br0 type bridge");
     bridge.ip("link set br0 up");
     let hosts = (0..3).map(|n| {
-        let host = Netns::add(unique(&format!("npl-h{n}-")));
+        let host = Netns::add(&machine, &format!("host{n}"));
         bridge.ip(&format!(
             "link add port{n} type veth peer name eth0 netns {}",
             host.name
@@ -108,7 +106,7 @@ fn trace(from: &Netns, to: &str, more: &str) -> Said {
     let mut line = words("trace --local");
     line.extend([from.end(), to.to_owned()]);
     line.extend(words(more));
-    run(&line)
+    from.machine.plugin(&line)
 }
 
 fn verdict(said: &Said) -> String {
@@ -169,10 +167,12 @@ fn a_veth_pair_with_and_without_a_listener() {
     trace(&net0, "10.0.1.3", "").exits(0).says(&["✓ delivered", "veth0", "veth1", "10.0.1.0/24"]);
     trace(&net0, "10.0.1.3:8080", "-o wide").exits(0);
     // An end by its address, by a process, and the other way round.
-    let pid = format!("pid/{}", listener.0.id());
-    run(&["trace", "--local", &pid, "10.0.1.2"]).exits(0);
-    run(&["trace", "--local", &net0.end(), &pid]).exits(0);
-    run(&["trace", "--local", &net0.end(), &net1.end()]).exits(0);
+    let pid = format!("pid/{}", listener.inner_pid());
+    let machine = Arc::clone(&net0.machine);
+    machine.plugin(&["trace", "--local", &pid, "10.0.1.2"]).exits(0);
+    machine.plugin(&["trace", "--local", &net0.end(), &pid]).exits(0);
+    machine.plugin(&["trace", "--local", &net0.end(), &net1.end()]).exits(0);
+    machine.plugin(&["trace", "--local", "10.0.1.2", "10.0.1.3"]).exits(0);
     drop(listener);
     let local = net1.listen("--tcp 8080 --udp 8080 --localhost");
     assert_eq!(agrees(&net0, "10.0.1.3", 8080), ["rejected", "rejected"]);
@@ -342,36 +342,38 @@ fn mistakes_are_told_with_code_2() {
         ("trace --local web-0 10.0.1.3".to_owned(), vec!["web-0"]),
         ("explain NP9999".to_owned(), vec!["NP9999"]),
     ] {
-        run(&words(&line)).exits(2).complains(&parts);
+        net0.machine.plugin(&words(&line)).exits(2).complains(&parts);
     }
     // Without the helper's program.
-    let output = programs::plugin()
+    let mut command = programs::plugin();
+    command
         .args(["trace", "--local", &end, "10.0.1.3"])
-        .env("NETPATH_HELPER", "/nonexistent/helper")
-        .output()
-        .unwrap();
-    Said::of(output).exits(2).complains(&["/nonexistent/helper", "NETPATH_HELPER"]);
+        .env("NETPATH_HELPER", "/nonexistent/helper");
+    let said = net0.machine.output(command).exits(2);
+    said.complains(&["/nonexistent/helper", "NETPATH_HELPER"]);
 }
 
-/// Runs the plugin as user nobody, without any right.
-fn as_nobody(line: &[String]) -> Said {
+/// The plugin as user nobody, without any right; what it is copied to must live as long as it runs.
+fn as_nobody(line: &[String]) -> (tempfile::TempDir, std::process::Command) {
     let directory = tempfile::tempdir().expect("a directory");
     // Built programs may lie where only root can look: nobody gets a copy.
     let copy = directory.path().join("kubectl-netpath");
-    std::fs::copy(program("kubectl-netpath"), &copy).expect("a copy");
-    std::process::Command::new("chmod")
-        .args(["755", directory.path().to_str().unwrap(), copy.to_str().unwrap()])
-        .status()
-        .expect("chmod runs");
+    let helper = directory.path().join("netpath-helper");
+    for (name, copy) in [("kubectl-netpath", &copy), ("netpath-helper", &helper)] {
+        std::fs::copy(program(name), copy).expect("a copy");
+    }
+    for path in [directory.path(), &copy, &helper] {
+        let rights = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(path, rights).expect("rights can be set");
+    }
     let mut command = std::process::Command::new(&copy);
-    let output = command
+    command
         .env_clear()
+        .env("NETPATH_HELPER", directory.path().join("netpath-helper"))
         .uid(65_534)
         .gid(65_534)
-        .args(line)
-        .output()
-        .unwrap_or_else(|error| panic!("run the plugin as nobody: {error}"));
-    Said::of(output)
+        .args(line);
+    (directory, command)
 }
 
 fn same_answers(asked: &[(Vec<String>, Said)], file: &Path, run: impl Fn(&[String]) -> Said) {
@@ -405,7 +407,6 @@ fn a_snapshot_gives_the_same_answers_without_root_and_without_the_namespaces() {
     hosts[1].tool("nft add rule ip f input tcp dport 9090 drop");
     let end = hosts[0].end();
     let other = hosts[1].end();
-    let name = &hosts[1].name;
     let mut lines = Vec::new();
     for (to, more) in [
         ("10.0.1.3", ""),
@@ -441,10 +442,11 @@ fn a_snapshot_gives_the_same_answers_without_root_and_without_the_namespaces() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("net.json");
     let path = file.to_str().unwrap().to_owned();
-    run(&words(&format!("snapshot save --local {path}"))).exits(0);
+    let machine = Arc::clone(&bridge.machine);
+    machine.plugin(&words(&format!("snapshot save --local {path}"))).exits(0);
     let asked: Vec<(Vec<String>, Said)> = lines
         .iter()
-        .map(|line| (words(line), run(&words(line))))
+        .map(|line| (words(line), machine.plugin(&words(line))))
         .collect();
     let codes: Vec<Option<i32>> = asked.iter().map(|(_, said)| said.code).collect();
     assert!(codes.iter().all(|code| matches!(code, Some(0 | 1))), "{codes:?}");
@@ -455,22 +457,23 @@ fn a_snapshot_gives_the_same_answers_without_root_and_without_the_namespaces() {
     let copy = tempfile::Builder::new().prefix("npl").tempfile().unwrap();
     std::fs::copy(&file, copy.path()).unwrap();
     programs::readable_by_all(copy.path());
-    let name = name.clone();
-    drop(listener);
-    drop(hosts);
-    drop(bridge);
-    assert!(!Path::new("/run/netns").join(&name).exists());
-    same_answers(&asked, copy.path(), as_nobody);
     // Saved again, in place: whole or not at all.
-    run(&words(&format!("snapshot save --local {path}"))).exits(0);
+    machine.plugin(&words(&format!("snapshot save --local {path}"))).exits(0);
     let entries = std::fs::read_dir(directory.path()).unwrap().count();
     assert_eq!(entries, 1);
+    drop((listener, hosts, bridge, machine));
+    same_answers(&asked, copy.path(), |line| {
+        let (_files, mut command) = as_nobody(line);
+        Said::of(command.output().unwrap())
+    });
 }
 
 #[test]
 fn without_root_it_says_what_it_needs() {
     let (net0, _net1) = pair();
-    let said = as_nobody(&words(&format!("trace --local {} 10.0.1.3", net0.end())));
+    let line = words(&format!("trace --local {} 10.0.1.3", net0.end()));
+    let (_files, command) = as_nobody(&line);
+    let said = net0.machine.output(command);
     assert!(matches!(said.code, Some(2 | 3)), "{said:?}");
     assert!(!said.err.contains("panicked"), "{said:?}");
 }
@@ -479,14 +482,20 @@ fn without_root_it_says_what_it_needs() {
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
     let (net0, _net1) = pair();
-    let mut child = programs::plugin()
+    let mut command = programs::plugin();
+    command
         .args(["dump", "--local", "sysctls", &net0.end()])
         .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    drop(child.stdout.take());
-    let output = child.wait_with_output().unwrap();
+        .stderr(std::process::Stdio::piped());
+    let mut running = net0.machine.spawn(command);
+    drop(running.0.stdout.take());
+    let mut err = Vec::new();
+    std::io::Read::read_to_end(&mut running.0.stderr.take().unwrap(), &mut err).unwrap();
+    let output = std::process::Output {
+        status: running.0.wait().unwrap(),
+        stdout: Vec::new(),
+        stderr: err,
+    };
     let said = Said::of(output).exits(0);
     assert!(!said.err.contains("error"), "{}", said.err);
 }
