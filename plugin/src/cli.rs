@@ -226,7 +226,7 @@ pub enum DumpWhat {
     /// Rules of nf_tables and of x_tables.
     #[value(alias = "nft", alias = "iptables")]
     Netfilter,
-    /// Conntrack entries that were read.
+    /// The conntrack table, as `conntrack -L`.
     #[value(alias = "ct")]
     Conntrack,
     /// Sockets that wait for packets, as `ss -ltun`.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use assert_cmd::Command;
 use netpath::contract::{MAGIC, Reply, SCHEMA_VERSION, file, frame};
 use netpath::model::addr::Addr;
+use netpath::model::conntrack::{ConntrackEntry, Tuple};
 use netpath::model::link::{Inet6Conf, InetConf, Link, LinkKind};
 use netpath::model::names::{Names, NodeName, PodName};
 use netpath::model::netfilter::Ruleset;
@@ -449,6 +450,67 @@ fn ends_of_a_cluster_s_file_are_looked_up_in_it() {
     assert_eq!(
         stdout,
         "local 127.0.0.0/8 dev lo table local proto kernel scope host src 127.0.0.1\n"
+    );
+}
+
+#[test]
+fn a_conntrack_table_is_printed_where_there_is_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let dump = |name: &str, entries: Option<Section<Vec<ConntrackEntry>>>, more: &[&str]| {
+        let ns = alone("net0", 1);
+        let netns = ns.identity.id;
+        let mut topology = Topology::default();
+        topology.merge("here", Fact::NetNs(Box::new(ns)));
+        if let Some(entries) = entries {
+            topology.merge("here", Fact::ConntrackTable { netns, entries });
+        }
+        let path = dir.path().join(name);
+        let file = std::fs::File::create(&path).unwrap();
+        file::write(file, &topology, &Names::default()).unwrap();
+        let path = path.to_str().unwrap();
+        let args = ["dump", "conntrack", "netns/net0", "--snapshot", path];
+        let (code, stdout, stderr) = run(&[&args, more].concat());
+        assert_eq!(stderr, "");
+        (code, stdout)
+    };
+    let tuple = |src: &str, dst: &str, sport, dport| Tuple {
+        src: src.parse().unwrap(),
+        dst: dst.parse().unwrap(),
+        protocol: 6,
+        sport: Some(sport),
+        dport: Some(dport),
+    };
+    let entry = ConntrackEntry {
+        orig: tuple("10.244.1.7", "10.96.0.10", 40000, 80),
+        reply: tuple("10.244.2.4", "10.244.1.7", 8080, 40000),
+        status: 0x0e,
+        mark: 7,
+        zone: 0,
+        timeout: Some(117),
+        tcp_state: Some(3),
+        labels: Vec::new(),
+        helper: None,
+    };
+    let known = || Some(Section::Known(vec![entry.clone()]));
+    let line = "tcp 117 ESTABLISHED src=10.244.1.7 dst=10.96.0.10 sport=40000 dport=80 \
+        src=10.244.2.4 dst=10.244.1.7 sport=8080 dport=40000 [ASSURED] mark=7\n";
+    assert_eq!(dump("one", known(), &[]), (0, line.to_owned()));
+    let (code, json) = dump("json", known(), &["-o", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(code, 0);
+    assert_eq!(json["items"][0]["orig"]["src"], "10.244.1.7", "{json}");
+    assert_eq!(json["items"][0]["tcp_state"], 3);
+    let nothing = "# net0 on here: conntrack: nothing is tracked there\n";
+    let empty = Some(Section::Known(Vec::new()));
+    assert_eq!(dump("empty", empty, &[]), (0, nothing.to_owned()));
+    let why = "# net0 on here: conntrack: it has too many\n";
+    let missing = Some(Section::Missing("it has too many".to_owned()));
+    assert_eq!(dump("missing", missing, &[]), (3, why.to_owned()));
+    let (code, stdout) = dump("none", None, &[]);
+    assert_eq!(code, 3);
+    assert!(
+        stdout.contains("snapshot files hold no tables of flows"),
+        "{stdout}"
     );
 }
 

@@ -134,9 +134,38 @@ impl Collector {
                         entry: entry.into(),
                     });
                 }
+                Want::ConntrackTable { target } => {
+                    self.conntrack_tables(&mut request, target, &mut answer);
+                }
             }
         }
         self.tidy();
+    }
+
+    fn conntrack_tables(
+        &mut self,
+        request: &mut Request,
+        target: &NsTarget,
+        answer: &mut impl FnMut(Fact),
+    ) {
+        let ids = match self.find(request, target) {
+            Ok(ids) => ids,
+            Err(why) => {
+                answer(Fact::NoNetNs {
+                    target: target.clone(),
+                    why,
+                });
+                return;
+            }
+        };
+        for netns in ids {
+            let entries = self.with(request, netns, Namespace::conntrack_table);
+            answer(Fact::ConntrackTable {
+                netns,
+                entries: entries.into(),
+            });
+            self.tidy();
+        }
     }
 
     /// Closes namespaces that were not used lately, or whose sockets are in the middle of an answer.
@@ -506,6 +535,7 @@ fn all_missing(mut ns: NetNs, error: &Error) -> NetNs {
     ns.fdb = Section::Missing(why.clone());
     ns.nsids = Section::Missing(why.clone());
     ns.sysctls = Section::Missing(why.clone());
+    ns.ipvs = Section::Missing(why.clone());
     ns.sockets = Section::Missing(why.clone());
     ns.nft = Section::Missing(why.clone());
     ns.legacy = Section::Missing(why);

@@ -40,6 +40,16 @@ pub enum Error {
         /// Operation and object.
         operation: String,
     },
+    /// More than is read at a time; reading stopped there.
+    #[error("{operation}: it has more than {most} entries, which is where reading stops; {remedy}")]
+    TooMany {
+        /// Operation and object.
+        operation: String,
+        /// Most entries that are read.
+        most: usize,
+        /// What can be done instead.
+        remedy: &'static str,
+    },
     /// A message that is not a plain get or dump: never sent.
     #[error("{operation}: message type {kind:#x} is not a read, refused to send it")]
     NotARead {

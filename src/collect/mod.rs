@@ -18,6 +18,7 @@ pub mod discovery;
 pub mod error;
 pub mod fdb;
 pub mod idle;
+pub mod ipvs;
 pub mod limits;
 pub mod link;
 pub mod link_kind;

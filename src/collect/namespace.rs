@@ -15,10 +15,11 @@ use super::netlink::{Netlink, Protocol};
 use super::netns::{Hopper, NsFile};
 use super::rtnl::{Route, Session};
 use super::{
-    addr, bpf, conntrack, fdb, link, neigh, nsid, route, rule, socket as sockets, sysctl, tc,
+    addr, bpf, conntrack, fdb, ipvs, link, neigh, nsid, route, rule, socket as sockets, sysctl, tc,
 };
 use crate::model::Section;
 use crate::model::conntrack::{ConntrackEntry, Tuple};
+use crate::model::ipvs::IpvsService;
 use crate::model::link::Link;
 use crate::model::netfilter::{Chain, Ruleset};
 use crate::model::netns::{NetNs, NsIdentity};
@@ -51,6 +52,7 @@ pub struct Namespace {
 /// What can only be read on a thread that entered the namespace.
 pub struct Inside {
     sysctls: Sysctls,
+    ipvs: Result<Vec<IpvsService>>,
     legacy: [Section<Vec<String>>; 2],
     programs: Result<BTreeMap<u32, Vec<String>>>,
 }
@@ -60,6 +62,7 @@ impl Inside {
     pub fn read(proc: &Path) -> Self {
         Self {
             sysctls: sysctl::read(proc),
+            ipvs: ipvs::read(proc),
             legacy: [
                 sysctl::legacy_tables(proc, false),
                 sysctl::legacy_tables(proc, true),
@@ -167,6 +170,7 @@ impl Namespace {
         match inside {
             Ok(inside) => {
                 ns.sysctls = Section::Known(inside.sysctls);
+                ns.ipvs = inside.ipvs.into();
                 ns.legacy = self.legacy(shared, &inside.legacy, depth).into();
                 if let (Ok(links), Ok(programs)) = (&mut found, &inside.programs) {
                     for link in links {
@@ -181,6 +185,7 @@ impl Namespace {
             }
             Err(error) => {
                 ns.sysctls = Section::Missing(error.to_string());
+                ns.ipvs = Section::Missing(error.to_string());
                 ns.legacy = Section::Missing(error.to_string());
                 ns.links = Section::Missing(error.to_string());
             }
@@ -313,16 +318,32 @@ impl Namespace {
         shared: &mut Shared,
         tuple: &Tuple,
     ) -> Result<Option<ConntrackEntry>> {
-        if !shared.modules.has(Subsystem::Conntrack) {
-            if !tracked(&shared.proc) {
-                return Ok(None);
-            }
-            return Err(Error::Module {
-                operation: "look up a conntrack entry".to_owned(),
-                module: Subsystem::Conntrack.module(),
-            });
+        match self.ctnetlink(shared, "look up a conntrack entry")? {
+            Some(socket) => conntrack::find(socket, tuple),
+            None => Ok(None),
         }
-        conntrack::find(&mut self.netfilter, tuple)
+    }
+
+    /// All conntrack entries, where there are not too many.
+    pub fn conntrack_table(&mut self, shared: &mut Shared) -> Result<Vec<ConntrackEntry>> {
+        match self.ctnetlink(shared, "dump the conntrack table")? {
+            Some(socket) => conntrack::table(socket, conntrack::MOST),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Socket for conntrack; `None`: the kernel tracks nothing.
+    fn ctnetlink(&mut self, shared: &mut Shared, operation: &str) -> Result<Option<&mut Netlink>> {
+        if shared.modules.has(Subsystem::Conntrack) {
+            return Ok(Some(&mut self.netfilter));
+        }
+        if !tracked(&shared.proc) {
+            return Ok(None);
+        }
+        Err(Error::Module {
+            operation: operation.to_owned(),
+            module: Subsystem::Conntrack.module(),
+        })
     }
 }
 

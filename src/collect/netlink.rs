@@ -111,6 +111,7 @@ impl Netlink {
         let mut answer = None;
         let result = self.exchange(kind, NLM_F_REQUEST, body, operation, &mut |_, payload| {
             answer = Some(payload.to_vec());
+            Ok(())
         });
         match result {
             Ok(_) => Ok(answer),
@@ -126,8 +127,24 @@ impl Netlink {
         kind: u16,
         body: &[u8],
         operation: &str,
-        mut start: impl FnMut() -> T,
+        start: impl FnMut() -> T,
         mut each: impl FnMut(&mut T, u16, &[u8]),
+    ) -> Result<T> {
+        self.try_dump(kind, body, operation, start, |answer, kind, payload| {
+            each(answer, kind, payload);
+            Ok(())
+        })
+    }
+
+    /// As [`Self::dump`], until `each` fails. The rest of the dump is not read then: the socket
+    /// [is broken](Self::is_broken), and the kernel drops the rest when it is closed.
+    pub fn try_dump<T>(
+        &mut self,
+        kind: u16,
+        body: &[u8],
+        operation: &str,
+        mut start: impl FnMut() -> T,
+        mut each: impl FnMut(&mut T, u16, &[u8]) -> Result<()>,
     ) -> Result<T> {
         for _ in 0..ATTEMPTS {
             let mut answer = start();
@@ -154,7 +171,7 @@ impl Netlink {
         flags: u16,
         body: &[u8],
         operation: &str,
-        each: &mut dyn FnMut(u16, &[u8]),
+        each: &mut dyn FnMut(u16, &[u8]) -> Result<()>,
     ) -> Result<bool> {
         if !is_read(self.protocol, kind) {
             return Err(Error::NotARead {
@@ -177,7 +194,7 @@ impl Netlink {
         &mut self,
         flags: u16,
         operation: &str,
-        each: &mut dyn FnMut(u16, &[u8]),
+        each: &mut dyn FnMut(u16, &[u8]) -> Result<()>,
     ) -> Result<bool> {
         let mut whole = true;
         let expected = self.sequence;
@@ -224,7 +241,7 @@ impl Netlink {
                         return Err(Error::malformed(operation, "netlink messages were lost"));
                     }
                     1 => {}
-                    kind => each(kind, payload),
+                    kind => each(kind, payload)?,
                 }
                 if flags & NLM_F_DUMP == 0 {
                     return Ok(whole);

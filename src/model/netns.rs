@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::addr::Addr;
 use super::conntrack::{ConntrackEntry, Tuple};
 use super::fdb::FdbEntry;
+use super::ipvs::IpvsService;
 use super::link::Link;
 use super::neigh::Neigh;
 use super::netfilter::Ruleset;
@@ -43,8 +44,15 @@ pub struct NetNs {
     pub nft: Section<Ruleset>,
     /// Legacy x_tables.
     pub legacy: Section<Ruleset>,
-    /// Conntrack entries that were asked for, by tuple and zone 0; `Known(None)`: there is none.
+    /// IPVS virtual services.
+    #[serde(default)]
+    pub ipvs: Section<Vec<IpvsService>>,
+    /// Conntrack entries that were asked for, by tuple and zone 0; `Known(None)`: there is none. Where
+    /// the whole table was read: its entries of all zones, by the tuple of their original direction.
     pub conntrack: Vec<(Tuple, Section<Option<ConntrackEntry>>)>,
+    /// Number of entries of the whole conntrack table, where that was read.
+    #[serde(default)]
+    pub conntrack_table: Section<u32>,
 }
 
 impl NetNs {
@@ -63,7 +71,9 @@ impl NetNs {
             sockets: Section::NotAsked,
             nft: Section::NotAsked,
             legacy: Section::NotAsked,
+            ipvs: Section::NotAsked,
             conntrack: Vec::new(),
+            conntrack_table: Section::NotAsked,
         }
     }
 
@@ -137,6 +147,8 @@ impl NetNs {
             ("sockets", self.sockets.missing()),
             ("nftables", self.nft.missing()),
             ("iptables-legacy", self.legacy.missing()),
+            ("ipvs", self.ipvs.missing()),
+            ("conntrack", self.conntrack_table.missing()),
         ];
         all.into_iter()
             .filter_map(|(name, why)| Some((name.to_owned(), why?.to_owned())))

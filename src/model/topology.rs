@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::conntrack::ConntrackEntry;
 use super::netfilter::{Elements, Ruleset, Set, Table};
 use super::netns::NetNs;
 use super::snapshot::NodeSnapshot;
@@ -72,7 +73,11 @@ impl Topology {
     /// Facts about a namespace, table or set that is not there are ignored: nothing could use them.
     pub fn merge(&mut self, node: &str, fact: Fact) {
         if let Fact::NoNetNs { target, why } = fact {
-            self.absent.push((node.to_owned(), target, why));
+            // Two wants of one target miss it alike.
+            let absent = (node.to_owned(), target, why);
+            if !self.absent.contains(&absent) {
+                self.absent.push(absent);
+            }
             return;
         }
         let snapshot = self
@@ -204,7 +209,28 @@ impl Topology {
                     ns.conntrack.push((tuple, entry));
                 }
             }
+            Fact::ConntrackTable { netns, entries } => {
+                if let Some(ns) = snapshot.netns.get_mut(&netns) {
+                    take_table(ns, entries);
+                }
+            }
         }
+    }
+}
+
+/// A whole table replaces entries that were read one by one: it is newer.
+fn take_table(ns: &mut NetNs, entries: Section<Vec<ConntrackEntry>>) {
+    match entries {
+        Section::Known(entries) => {
+            // The table is bounded far below this.
+            ns.conntrack_table = Section::Known(u32::try_from(entries.len()).unwrap_or(u32::MAX));
+            ns.conntrack = entries
+                .into_iter()
+                .map(|entry| (entry.orig, Section::Known(Some(entry))))
+                .collect();
+        }
+        Section::Missing(why) => ns.conntrack_table = Section::Missing(why),
+        Section::NotAsked => {}
     }
 }
 

@@ -96,6 +96,12 @@ pub enum Want {
         /// Tuple.
         tuple: Tuple,
     },
+    /// The whole conntrack table, all zones and both families. Answered by one
+    /// [`Fact::ConntrackTable`] per namespace found, or one [`Fact::NoNetNs`].
+    ConntrackTable {
+        /// Which namespace.
+        target: NsTarget,
+    },
 }
 
 /// An answer.
@@ -161,5 +167,12 @@ pub enum Fact {
         tuple: Tuple,
         /// The entry.
         entry: Section<Option<ConntrackEntry>>,
+    },
+    /// The whole conntrack table of a namespace that is there.
+    ConntrackTable {
+        /// Namespace.
+        netns: NetNsId,
+        /// Its entries, in the kernel's order.
+        entries: Section<Vec<ConntrackEntry>>,
     },
 }

@@ -238,7 +238,12 @@ fn in_kernel(cx: &mut Cx<'_>, ns: &NsKey, tuple: &Tuple) -> Result<Option<Conntr
         return Ok(None);
     }
     let known = cx.topology.netns(ns).map(|netns| &netns.conntrack);
-    let answer = known.and_then(|list| list.iter().find(|(own, _)| own == tuple));
+    // A whole table has entries of other zones too, under tuples that zone 0 may have as well.
+    let zone_0 = |entry: &Section<Option<ConntrackEntry>>| !matches!(entry, Section::Known(Some(entry)) if entry.zone != 0);
+    let answer = known.and_then(|list| {
+        list.iter()
+            .find(|(own, entry)| own == tuple && zone_0(entry))
+    });
     match answer.map(|(_, entry)| entry) {
         Some(Section::Known(entry)) => Ok(entry.clone()),
         Some(Section::Missing(why)) => Err(format!("conntrack entry of {}: {why}", words(tuple))),

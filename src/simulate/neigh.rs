@@ -123,7 +123,12 @@ fn ask(cx: &mut Cx<'_>, ns: &NsKey, link: &Link, addr: IpAddr, entry: Option<&Ne
     let Answers { by, segment } = l2::who_has(cx, ns, link.index, addr);
     let mut answers: Vec<(MacAddr, Step)> = by
         .iter()
-        .map(|answer| (answer.2, answered(cx, addr, answer, known.clone(), by.len())))
+        .map(|answer| {
+            (
+                answer.2,
+                answered(cx, addr, answer, known.clone(), by.len()),
+            )
+        })
         .collect();
     match (answers.pop(), answers.is_empty()) {
         (Some((mac, step)), true) => return Resolved::Address(mac, step),

@@ -1,6 +1,7 @@
 //! What a kernel holds, in the words of its own tools, or as data.
 
 use netpath::explain::{ChainNames, Naming, words};
+use netpath::model::conntrack::ConntrackEntry;
 use netpath::model::link::{Inet6Conf, InetConf};
 use netpath::model::names::Names;
 use netpath::model::netfilter::{ChainKind, Counters, Elements, Policy, Ruleset, Table};
@@ -11,6 +12,10 @@ use netpath::model::{IfIndex, NsKey, Section};
 use serde::Serialize;
 
 use crate::cli::DumpWhat;
+
+/// Only `dump conntrack` asks for a table, so that one that was not asked for is one of a file.
+const NO_TABLE: &str = "conntrack: the table was not read: snapshot files hold no tables of flows, \
+    which change by the second; dump it from the node itself, without a file";
 
 /// One namespace, and what of it is wanted.
 pub struct Dump<'a> {
@@ -57,6 +62,12 @@ impl<'a> Dump<'a> {
         })
     }
 
+    /// Entries that were read.
+    fn conntrack(&self) -> impl Iterator<Item = &'a ConntrackEntry> {
+        let read = self.ns.conntrack.iter();
+        read.filter_map(|(_, entry)| entry.known()?.as_ref())
+    }
+
     fn dev(&self, index: IfIndex) -> String {
         self.ns
             .link(index)
@@ -85,9 +96,10 @@ impl<'a> Dump<'a> {
             }
             DumpWhat::Sockets => vec![why("sockets", &ns.sockets)],
             DumpWhat::Sysctls => vec![why("sysctls", &ns.sysctls)],
-            DumpWhat::Conntrack => vec![ns.conntrack.is_empty().then(|| {
-                "conntrack: entries are read one by one for a trace, and none was".to_owned()
-            })],
+            DumpWhat::Conntrack => vec![match &ns.conntrack_table {
+                Section::NotAsked => Some(NO_TABLE.to_owned()),
+                read => why("conntrack", read),
+            }],
         };
         found.into_iter().flatten().collect()
     }
@@ -128,13 +140,13 @@ impl<'a> Dump<'a> {
                 });
             }
             DumpWhat::Conntrack => {
-                for (_, entry) in &ns.conntrack {
-                    match entry {
-                        Section::Known(Some(entry)) => lines.push(words::conntrack(entry)),
-                        Section::Known(None) | Section::NotAsked => {}
-                        Section::Missing(why) => lines.push(format!("# conntrack: {why}")),
-                    }
+                if let Section::Known(0) = ns.conntrack_table {
+                    lines.push(format!(
+                        "# {}: conntrack: nothing is tracked there",
+                        self.place
+                    ));
                 }
+                lines.extend(self.conntrack().map(words::conntrack));
             }
             DumpWhat::Sysctls => {
                 if let Some(all) = ns.sysctls.known() {
@@ -168,7 +180,11 @@ impl<'a> Dump<'a> {
             DumpWhat::Fdb => ("fdb", value(ns.fdb.known())),
             DumpWhat::Sockets => ("sockets", value(ns.sockets.known())),
             DumpWhat::Sysctls => ("sysctls", value(ns.sysctls.known())),
-            DumpWhat::Conntrack => ("conntrack", value(Some(&ns.conntrack))),
+            DumpWhat::Conntrack => {
+                let entries: Vec<_> = self.conntrack().collect();
+                let read = ns.conntrack_table.known().is_some() || !entries.is_empty();
+                ("conntrack", value(read.then_some(&entries)))
+            }
             DumpWhat::Netfilter => (
                 "netfilter",
                 serde_json::json!({

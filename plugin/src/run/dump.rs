@@ -2,7 +2,9 @@
 
 use anyhow::bail;
 use netpath::model::NsKey;
-use netpath::model::want::{Depth, NsTarget};
+use netpath::model::topology::Topology;
+use netpath::model::want::{Depth, NsTarget, Want};
+use netpath::simulate::Wants;
 
 use super::cluster::{self, Cluster};
 use super::place::{Done, Wish, everywhere, read};
@@ -41,10 +43,24 @@ pub async fn run(args: &DumpArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
             let flags = cluster.kube.typed_flags.clone();
             let source = place(&cluster.view, &args.place, &namespace(cluster), flags)?;
             let (node, target) = target(&source)?;
-            Ok(everywhere([node], &target, depth))
+            let mut wants = everywhere([node.clone()], &target, depth);
+            if args.what == DumpWhat::Conntrack {
+                let table = Want::ConntrackTable { target };
+                wants.entry(node).or_default().insert(table);
+            }
+            Ok(wants)
         },
         depth,
         pid,
+        more: &|topology| {
+            if args.what != DumpWhat::Conntrack {
+                return Ok(Wants::new());
+            }
+            // Of the one namespace only, which an address names once all are known.
+            let key = local_key(topology, args, &spec)?;
+            let target = NsTarget::Id(key.netns);
+            Ok([(key.node, [Want::ConntrackTable { target }].into())].into())
+        },
     };
     let read = match read(&facts, global, &wish).await? {
         Done::Read(read) => *read,
@@ -61,13 +77,18 @@ pub async fn run(args: &DumpArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
         };
         namespace_of(topology, &found)?
     } else {
-        let node = match topology.nodes.keys().next() {
-            Some(node) => node.clone(),
-            None => local::host_name(),
-        };
-        local::place(topology, &node, &args.place, &spec, None)?
+        local_key(topology, args, &spec)?
     };
     show(args, global, topology, &read.names, &key)
+}
+
+/// The namespace of a machine's own that was named.
+fn local_key(topology: &Topology, args: &DumpArgs, spec: &EndSpec) -> anyhow::Result<NsKey> {
+    let node = match topology.nodes.keys().next() {
+        Some(node) => node.clone(),
+        None => local::host_name(),
+    };
+    local::place(topology, &node, &args.place, spec, None)
 }
 
 /// In a cluster only the one namespace was asked for, so that it is the one that was read.
@@ -111,10 +132,7 @@ pub fn target(source: &Source) -> anyhow::Result<(String, NsTarget)> {
     Ok((node.to_owned(), target))
 }
 
-fn namespace_of(
-    topology: &netpath::model::topology::Topology,
-    source: &Source,
-) -> anyhow::Result<NsKey> {
+fn namespace_of(topology: &Topology, source: &Source) -> anyhow::Result<NsKey> {
     let (node, wanted) = target(source)?;
     let found = match &wanted {
         NsTarget::PodUid(uid) => topology
@@ -139,7 +157,7 @@ fn namespace_of(
 fn show(
     args: &DumpArgs,
     global: &GlobalFlags,
-    topology: &netpath::model::topology::Topology,
+    topology: &Topology,
     names: &netpath::model::names::Names,
     key: &NsKey,
 ) -> anyhow::Result<u8> {

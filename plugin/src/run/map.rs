@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use anyhow::bail;
 use netpath::model::want::{Depth, NsTarget, Want};
+use netpath::simulate::Wants;
 
 use super::cluster;
 use super::dump::target;
@@ -154,6 +155,7 @@ pub async fn run(args: &MapArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
         },
         depth: Depth::NoRules,
         pid,
+        more: &|_| Ok(Wants::new()),
     };
     let read = match read(&facts, global, &wish).await? {
         Done::Read(read) => *read,

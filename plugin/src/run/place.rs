@@ -38,6 +38,8 @@ pub struct Wish<'a> {
     pub depth: Depth,
     /// On one machine: a process whose namespace must be among them.
     pub pid: Option<u32>,
+    /// On one machine: what else to ask for, once its namespaces are known.
+    pub more: &'a dyn Fn(&Topology) -> anyhow::Result<Wants>,
 }
 
 /// How reading ended.
@@ -128,6 +130,11 @@ async fn on_this_machine(
         wants.entry(node.clone()).or_default().insert(want);
     }
     fleet.ask(wants).await;
+    if let Some(why) = fleet.failure(&node) {
+        bail!("{why}");
+    }
+    let more = (wish.more)(&fleet.topology)?;
+    fleet.ask(more).await;
     if let Some(why) = fleet.failure(&node) {
         bail!("{why}");
     }

@@ -9,6 +9,7 @@ use netpath::contract::file;
 use netpath::model::names::Names;
 use netpath::model::topology::Topology;
 use netpath::model::want::{Depth, NsTarget};
+use netpath::simulate::Wants;
 
 use super::place::{Done, Read, Wish, everywhere, read};
 use super::{INCONCLUSIVE, cluster};
@@ -55,6 +56,7 @@ pub async fn run(args: &SaveArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
         },
         depth: Depth::Full,
         pid: None,
+        more: &|_| Ok(Wants::new()),
     };
     let Read {
         topology,

@@ -51,7 +51,10 @@ fn check_hops(hops: &[Value]) {
     assert!(!hops.is_empty());
     for hop in hops {
         has(hop, &["node", "netns", "in", "out", "packet", "steps"]);
-        has(&hop["packet"], &["src", "dst", "protocol", "sport", "dport", "ttl", "length"]);
+        has(
+            &hop["packet"],
+            &["src", "dst", "protocol", "sport", "dport", "ttl", "length"],
+        );
         for step in list(hop, "steps") {
             has(step, &["kind", "result", "evidence"]);
             assert!(step["evidence"].is_object(), "{step}");
@@ -63,9 +66,21 @@ fn check_hops(hops: &[Value]) {
 #[track_caller]
 fn check_trace(answer: &Value) {
     assert_eq!(answer["schema"], "netpath.trace/v1");
-    has(answer, &["flow", "verdict", "branches", "findings", "unknown"]);
-    has(&answer["flow"], &["source", "destination", "protocol", "port"]);
-    assert!(answer["unknown"].as_array().unwrap().iter().all(Value::is_string));
+    has(
+        answer,
+        &["flow", "verdict", "branches", "findings", "unknown"],
+    );
+    has(
+        &answer["flow"],
+        &["source", "destination", "protocol", "port"],
+    );
+    assert!(
+        answer["unknown"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(Value::is_string)
+    );
     let mut sum = 0.0;
     let mut verdicts = BTreeSet::new();
     for branch in list(answer, "branches") {
@@ -83,7 +98,11 @@ fn check_trace(answer: &Value) {
         let end = text(&branch["disposition"], "kind");
         if end == "delivered" {
             let back = text(&branch["reply"]["disposition"], "kind");
-            assert_eq!(text(branch, "verdict") == "delivered", back == "delivered", "{branch}");
+            assert_eq!(
+                text(branch, "verdict") == "delivered",
+                back == "delivered",
+                "{branch}"
+            );
         }
     }
     assert!((sum - 1.0).abs() < 0.001, "probabilities sum to {sum}");
@@ -93,7 +112,10 @@ fn check_trace(answer: &Value) {
         _ => assert_eq!(whole, "mixed"),
     }
     for finding in list(answer, "findings") {
-        has(finding, &["code", "severity", "title", "where", "evidence", "mend"]);
+        has(
+            finding,
+            &["code", "severity", "title", "where", "evidence", "mend"],
+        );
         assert!(!text(finding, "mend").is_empty() && !list(finding, "evidence").is_empty());
     }
 }
@@ -131,18 +153,29 @@ fn trace_pod_to_service() {
             "port ",
         ]);
         let first = said.out.lines().next().unwrap().to_owned();
-        assert!(first.contains("delivered") && first.contains("default/svc-b"), "{first}");
+        assert!(
+            first.contains("delivered") && first.contains("default/svc-b"),
+            "{first}"
+        );
         let said = said.says(&parts);
         // Lines stay readable and free of colour on a pipe.
         assert!(!said.out.contains('\u{1b}'));
-        assert!(!said.err.contains("warning") && !said.err.contains("error"), "{}", said.err);
+        assert!(
+            !said.err.contains("warning") && !said.err.contains("error"),
+            "{}",
+            said.err
+        );
 
         let answer = lab.run("trace pod-a svc-b -o json").exits(0).json();
         check_trace(&answer);
         assert_eq!(answer["verdict"], "delivered");
         assert_eq!(answer["flow"]["protocol"], "tcp");
         assert_eq!(answer["flow"]["port"], 80);
-        assert!(answer["stats"]["round_trips"].as_u64().unwrap() <= 3, "{}", answer["stats"]);
+        assert!(
+            answer["stats"]["round_trips"].as_u64().unwrap() <= 3,
+            "{}",
+            answer["stats"]
+        );
         let branches = list(&answer, "branches");
         assert_eq!(branches.len(), 2);
         for (branch, pod) in branches.iter().zip(["default/pod-b-1", "default/pod-b-2"]) {
@@ -165,7 +198,9 @@ fn trace_pod_to_service() {
             assert!(text(nat, "result").contains(&target), "{nat}");
             let rules = list(&nat["evidence"], "objects");
             assert!(!rules.is_empty());
-            let mut rules = rules.iter().filter(|object| object["object"] == "netfilter-rule");
+            let mut rules = rules
+                .iter()
+                .filter(|object| object["object"] == "netfilter-rule");
             assert!(rules.all(|rule| rule["handle"].is_number()), "{nat}");
         }
         // The kernel agrees: both backends answer, and no other.
@@ -190,27 +225,51 @@ fn ends_of_every_kind() {
         ("pod-a.default svc-b.default:80", 0, "both branches"),
         ("web-0.shop svc/api.shop:http", 0, "all 3 branches"),
         ("web-0 api:dns -n shop", 0, "10.96.14.3:53/udp"),
-        ("web-0 api:53 -n shop --protocol udp", 0, "10.96.14.3:53/udp"),
+        (
+            "web-0 api:53 -n shop --protocol udp",
+            0,
+            "10.96.14.3:53/udp",
+        ),
         ("deploy/api.shop sts/web.shop:8080", 0, "one of 3 ready"),
         ("sts/web.shop deploy/api.shop:http", 0, "sts/web: pod"),
         ("ds/node-exporter.kube-system svc-b", 0, "both branches"),
         ("rs/api-5d4c7b9f6d.shop svc-b", 0, "both branches"),
         ("node/node-1 svc-b", 0, "both branches"),
-        ("node/node-2 10.244.1.9:8080", 0, "pod shop/api-5d4c7b9f6d-x2k7p"),
+        (
+            "node/node-2 10.244.1.9:8080",
+            0,
+            "pod shop/api-5d4c7b9f6d-x2k7p",
+        ),
         ("pod-a 10.96.14.3:80", 0, "svc shop/api"),
         ("10.244.1.11 svc-b", 0, "pod default/pod-a"),
         ("pod-a [fd00:10:96::e03]:80", 0, "all 3 branches"),
         ("pod-a svc-b -6", 0, "fd00:10:96::1402"),
         ("pod-a svc-b -4", 0, "10.96.20.2"),
-        ("pod-a http://api.shop.svc.cluster.local/path?q=1", 0, "svc shop/api"),
+        (
+            "pod-a http://api.shop.svc.cluster.local/path?q=1",
+            0,
+            "svc shop/api",
+        ),
         ("pod-a http://api.shop", 0, "svc shop/api"),
         ("pod-a http://10.244.2.4:8080/", 0, "k9wqz"),
         ("pod-a api-headless.shop:8080", 0, "(headless)"),
-        ("pod-a node/node-2:30080", 0, "node port of Service shop/api"),
+        (
+            "pod-a node/node-2:30080",
+            0,
+            "node port of Service shop/api",
+        ),
         ("pod-a 10.88.0.12:30080", 0, "all 3 branches"),
         ("node/node-1 node/node-2:30080", 0, "all 3 branches"),
-        ("pod-a node-exporter-r8vnt.kube-system:9100", 0, "10.88.0.12:9100"),
-        ("node-exporter-4xq9d.kube-system pod-b-2:8080", 0, "pod default/pod-b-2"),
+        (
+            "pod-a node-exporter-r8vnt.kube-system:9100",
+            0,
+            "10.88.0.12:9100",
+        ),
+        (
+            "node-exporter-4xq9d.kube-system pod-b-2:8080",
+            0,
+            "pod default/pod-b-2",
+        ),
         ("pod-a node/node-2", 0, "icmp echo"),
         ("pod-a pod-a:8080", 0, "delivered"),
         ("pod-a 127.0.0.1:8080", 0, "delivered"),
@@ -220,7 +279,11 @@ fn ends_of_every_kind() {
         ("pod-a pod-b-2 --protocol icmp", 0, "icmp echo"),
         ("pod-a pod-b-2:81", 1, "nothing listens"),
         ("pod-a empty.shop", 1, "has no endpoints"),
-        ("pod-a svc-b --protocol icmp", 0, "translates TCP, UDP and SCTP only"),
+        (
+            "pod-a svc-b --protocol icmp",
+            0,
+            "translates TCP, UDP and SCTP only",
+        ),
     ] {
         let said = lab.run(&format!("trace {line}"));
         let shown = format!("{line}\n{}{}", said.out, said.err);
@@ -236,23 +299,65 @@ fn ends_of_every_kind() {
 fn ends_that_cannot_be() {
     let lab = lab(Overlay::Routed, Proxy::Nftables);
     for (line, parts) in [
-        ("pod-aa svc-b", vec!["\"pod-aa\": not found in namespace default", "trace pod/pod-a svc-b"]),
+        (
+            "pod-aa svc-b",
+            vec![
+                "\"pod-aa\": not found in namespace default",
+                "trace pod/pod-a svc-b",
+            ],
+        ),
         ("pod-a svc-c", vec!["\"svc-c\": not found", "svc/svc-b"]),
-        ("pod-a svc/svc-c", vec!["Service \"svc-c\": not found", "svc/svc-b"]),
-        ("deploy/apx.shop svc-b", vec!["Deployment \"apx\": not found in namespace shop", "deploy/api.shop"]),
-        ("node/node-9 svc-b", vec!["node \"node-9\": not found", "node/node-1"]),
+        (
+            "pod-a svc/svc-c",
+            vec!["Service \"svc-c\": not found", "svc/svc-b"],
+        ),
+        (
+            "deploy/apx.shop svc-b",
+            vec![
+                "Deployment \"apx\": not found in namespace shop",
+                "deploy/api.shop",
+            ],
+        ),
+        (
+            "node/node-9 svc-b",
+            vec!["node \"node-9\": not found", "node/node-1"],
+        ),
         ("pod-a api", vec!["api", "not found in namespace default"]),
-        ("pod-a api.shop", vec!["2 ports; type one of", "svc/api.shop:80", "svc/api.shop:53"]),
-        ("pod-a api.shop:99", vec!["has no port \"99\"", "svc/api.shop:80"]),
+        (
+            "pod-a api.shop",
+            vec!["2 ports; type one of", "svc/api.shop:80", "svc/api.shop:53"],
+        ),
+        (
+            "pod-a api.shop:99",
+            vec!["has no port \"99\"", "svc/api.shop:80"],
+        ),
         ("pod-a api.shop:htt", vec!["has no port \"htt\"", "# http"]),
-        ("pod-a pod/web-0.shop", vec!["2 ports; type one of", "--protocol udp"]),
+        (
+            "pod-a pod/web-0.shop",
+            vec!["2 ports; type one of", "--protocol udp"],
+        ),
         ("pod-a ext.shop", vec!["CNAME for example.com", ":PORT"]),
-        ("cache-0.shop svc-b", vec!["not running (phase Pending, Unschedulable", "kubectl describe pod -n shop cache-0"]),
+        (
+            "cache-0.shop svc-b",
+            vec![
+                "not running (phase Pending, Unschedulable",
+                "kubectl describe pod -n shop cache-0",
+            ],
+        ),
         ("pod-a cache-0.shop:80", vec!["not running (phase Pending"]),
-        ("migrate-n4c8t.shop svc-b", vec!["not running (phase Succeeded"]),
-        ("pod-a pod/migrate-n4c8t.shop:8080", vec!["not running (phase Succeeded"]),
+        (
+            "migrate-n4c8t.shop svc-b",
+            vec!["not running (phase Succeeded"],
+        ),
+        (
+            "pod-a pod/migrate-n4c8t.shop:8080",
+            vec!["not running (phase Succeeded"],
+        ),
         ("198.51.100.1 svc-b", vec!["belongs to no pod and no node"]),
-        ("nosuch/thing svc-b", vec!["unknown type \"nosuch\"", "deploy"]),
+        (
+            "nosuch/thing svc-b",
+            vec!["unknown type \"nosuch\"", "deploy"],
+        ),
         ("pod-a 10.96.14.3:70000", vec!["out of range"]),
         ("pod-a [fd00::1", vec!["[fd00::1"]),
         ("pod-a svc-b:", vec!["svc-b:"]),
@@ -274,14 +379,26 @@ fn ends_that_cannot_be() {
     }
     // Where to connect.
     let mut command = programs::plugin();
-    command.args(["trace", "pod-a", "svc-b", "--kubeconfig", "/nonexistent/kubeconfig"]);
+    command.args([
+        "trace",
+        "pod-a",
+        "svc-b",
+        "--kubeconfig",
+        "/nonexistent/kubeconfig",
+    ]);
     Said::of(command.output().unwrap())
         .exits(2)
         .complains(&["/nonexistent/kubeconfig"]);
     let garbage = lab.file("garbage");
     std::fs::write(&garbage, "this: [is not\n a kubeconfig").unwrap();
     let mut command = programs::plugin();
-    command.args(["trace", "pod-a", "svc-b", "--kubeconfig", garbage.to_str().unwrap()]);
+    command.args([
+        "trace",
+        "pod-a",
+        "svc-b",
+        "--kubeconfig",
+        garbage.to_str().unwrap(),
+    ]);
     Said::of(command.output().unwrap())
         .exits(2)
         .complains(&[garbage.to_str().unwrap()]);
@@ -297,7 +414,11 @@ fn formats_agree() {
     let lab = lab(Overlay::Routed, Proxy::IptablesNft);
     let json = steady(lab.run("trace pod-a svc-b -o json").exits(0).json());
     let yaml = lab.run("trace pod-a svc-b -o yaml").exits(0).out;
-    for part in ["schema: netpath.trace/v1", "verdict: delivered", "probability: 0.5"] {
+    for part in [
+        "schema: netpath.trace/v1",
+        "verdict: delivered",
+        "probability: 0.5",
+    ] {
         assert!(yaml.contains(part), "{part} is not in\n{yaml}");
     }
     let wide = lab.run("trace pod-a svc-b -o wide").exits(0).out;
@@ -306,7 +427,10 @@ fn formats_agree() {
     // Every rule's handle and every route that the data names stands in the wide text.
     let mut handles = BTreeSet::new();
     for branch in list(&json, "branches") {
-        for step in list(branch, "hops").iter().flat_map(|hop| list(hop, "steps")) {
+        for step in list(branch, "hops")
+            .iter()
+            .flat_map(|hop| list(hop, "steps"))
+        {
             for object in list(&step["evidence"], "objects") {
                 if let Some(handle) = object["handle"].as_u64() {
                     handles.insert(format!("handle {handle}"));
@@ -320,7 +444,9 @@ fn formats_agree() {
     }
     let quiet = lab.run("trace pod-a svc-b --no-reply").exits(0).out;
     assert!(!quiet.contains("reply ✓"), "{quiet}");
-    lab.run("trace pod-a svc-b --color always").exits(0).says(&["\u{1b}["]);
+    lab.run("trace pod-a svc-b --color always")
+        .exits(0)
+        .says(&["\u{1b}["]);
     lab.run("version").exits(0).says(&["kubectl-netpath"]);
     let verbose = lab.run("trace pod-a svc-b -v").exits(0);
     assert!(verbose.err.contains("round"), "{}", verbose.err);
@@ -331,21 +457,49 @@ fn formats_agree() {
 fn faults_name_place_object_and_code() {
     let mut lab = lab(Overlay::Vxlan, Proxy::IptablesNft);
     for (fault, line, parts) in [
-        (Fault::ForwardDrop, "trace web-0.shop 10.244.2.4:8080", vec!["NP0101", "node-2", "FORWARD"]),
-        (Fault::ListenerGone, "trace pod-a svc-b", vec!["NP0121", "50%", "✗", "✓", "pod default/pod-b-2"]),
-        (Fault::VethDown, "trace pod-a svc-b", vec!["node-2", "down", "50%"]),
-        (Fault::MissingRoute, "trace web-0.shop api.shop:80", vec!["node-1", "10.244.2"]),
+        (
+            Fault::ForwardDrop,
+            "trace web-0.shop 10.244.2.4:8080",
+            vec!["NP0101", "node-2", "FORWARD"],
+        ),
+        (
+            Fault::ListenerGone,
+            "trace pod-a svc-b",
+            vec!["NP0121", "50%", "✗", "✓", "pod default/pod-b-2"],
+        ),
+        (
+            Fault::VethDown,
+            "trace pod-a svc-b",
+            vec!["node-2", "down", "50%"],
+        ),
+        (
+            Fault::MissingRoute,
+            "trace web-0.shop api.shop:80",
+            vec!["node-1", "10.244.2"],
+        ),
     ] {
         lab.cluster.fault_on(fault, None).unwrap();
         let said = lab.run(line);
-        assert_eq!(said.code, Some(1), "{fault:?} {line}\n{}{}", said.out, said.err);
+        assert_eq!(
+            said.code,
+            Some(1),
+            "{fault:?} {line}\n{}{}",
+            said.out,
+            said.err
+        );
         let said = said.says(&parts);
-        assert!(said.out.lines().next().unwrap().contains('✗'), "{}", said.out);
+        assert!(
+            said.out.lines().next().unwrap().contains('✗'),
+            "{}",
+            said.out
+        );
         let answer = lab.run(&format!("{line} -o json")).exits(1).json();
         check_trace(&answer);
         assert!(!list(&answer, "findings").is_empty());
         for finding in list(&answer, "findings") {
-            let page = lab.run(&format!("explain {}", text(finding, "code"))).exits(0);
+            let page = lab
+                .run(&format!("explain {}", text(finding, "code")))
+                .exits(0);
             assert!(page.out.contains(text(finding, "code")));
         }
         lab.cluster.fault_off(fault, None).unwrap();
@@ -359,7 +513,13 @@ fn map_in_all_directions() {
     let lab = lab(Overlay::Vxlan, Proxy::IptablesNft);
     let all = lab.run("map -o json").exits(0).json();
     assert_eq!(all["schema"], "netpath.map/v1");
-    let pods: Vec<_> = lab.cluster.state.pods.iter().filter(|pod| !pod.host_network).collect();
+    let pods: Vec<_> = lab
+        .cluster
+        .state
+        .pods
+        .iter()
+        .filter(|pod| !pod.host_network)
+        .collect();
     assert_eq!(list(&all, "links").len(), pods.len());
     assert_eq!(list(&all, "nodes").len(), 2);
     for pod in &pods {
@@ -369,9 +529,14 @@ fn map_in_all_directions() {
         let of = |text: String| serde_json::from_str::<Value>(&text).unwrap()[0].clone();
         let inside = of(place.run(words("ip -j -d link show eth0")).unwrap());
         let veth = pod.host_veth.as_ref().unwrap();
-        let outside = of(node.run(words(&format!("ip -j -d link show {veth}"))).unwrap());
+        let outside = of(node
+            .run(words(&format!("ip -j -d link show {veth}")))
+            .unwrap());
         let inode = std::fs::read_link(format!("/proc/{}/ns/net", pod.pause_pid)).unwrap();
-        let inode = inode.to_str().unwrap().replace(['n', 'e', 't', ':', '[', ']'], "");
+        let inode = inode
+            .to_str()
+            .unwrap()
+            .replace(['n', 'e', 't', ':', '[', ']'], "");
         // From the pod, from its device, from either index, from its namespace, from its addresses.
         let mut ways = vec![
             format!("{}.{}", pod.name, pod.namespace),
@@ -402,7 +567,11 @@ fn map_in_all_directions() {
             assert_eq!(row["host_mtu"], outside["mtu"]);
             assert_eq!(row["bridge"], outside["master"]);
             let data = &outside["linkinfo"]["info_slave_data"];
-            let port = data["no"].as_str().unwrap().trim_start_matches("0x").to_owned();
+            let port = data["no"]
+                .as_str()
+                .unwrap()
+                .trim_start_matches("0x")
+                .to_owned();
             let port = u32::from_str_radix(&port, 16).unwrap().to_string();
             assert!(text(row, "port").starts_with(&format!("{port} {}", text(data, "state"))));
             assert_eq!(row["netns_inode"].to_string(), inode);
@@ -411,13 +580,23 @@ fn map_in_all_directions() {
         }
     }
     let node = lab.run("map node/node-2 -o json").exits(0).json();
-    assert!(list(&node, "links").iter().all(|row| row["node"] == "node-2"));
+    assert!(
+        list(&node, "links")
+            .iter()
+            .all(|row| row["node"] == "node-2")
+    );
     assert_eq!(list(&node, "links").len(), 4);
     assert_eq!(node["nodes"][0]["addresses"][0], "10.88.0.12");
     assert_eq!(node["nodes"][0]["pod_cidrs"][0], "10.244.2.0/24");
-    lab.run("map").exits(0).says(&["POD", "BRIDGE", "node-1", "node-2"]);
-    lab.run("map pod-a -o wide").exits(0).says(&["net:[", "nsid"]);
-    lab.run("map pod-a -o yaml").exits(0).says(&["schema: netpath.map/v1"]);
+    lab.run("map")
+        .exits(0)
+        .says(&["POD", "BRIDGE", "node-1", "node-2"]);
+    lab.run("map pod-a -o wide")
+        .exits(0)
+        .says(&["net:[", "nsid"]);
+    lab.run("map pod-a -o yaml")
+        .exits(0)
+        .says(&["schema: netpath.map/v1"]);
     for (what, part) in [
         ("nonesuch", "not found"),
         ("veth/nonesuch", "nothing of that was found"),
@@ -450,13 +629,20 @@ fn dump_shows_what_the_tools_show() {
         let pod = lab.cluster.pod("default/pod-a").unwrap();
         // Something to be seen in conntrack.
         let to: SocketAddr = "10.96.20.2:80".parse().unwrap();
-        assert!(pod.tcp_exchange(to, Duration::from_secs(2)).unwrap().connected());
+        assert!(
+            pod.tcp_exchange(to, Duration::from_secs(2))
+                .unwrap()
+                .connected()
+        );
         for (typed, place) in [("node/node-1", "node-1"), ("pod-a", "default/pod-a")] {
             let place = lab.cluster.place(place).unwrap();
             let tool = |line: &str| place.run(words(line)).unwrap_or_else(|e| panic!("{e:#}"));
             let data = |line: &str| serde_json::from_str::<Vec<Value>>(&tool(line)).unwrap();
             let dump = |what: &str| {
-                let answer = lab.run(&format!("dump {what} {typed} -o json")).exits(0).json();
+                let answer = lab
+                    .run(&format!("dump {what} {typed} -o json"))
+                    .exits(0)
+                    .json();
                 assert_eq!(answer["schema"], "netpath.dump/v1");
                 lab.run(&format!("dump {what} {typed} -o yaml")).exits(0);
                 answer["items"].clone()
@@ -465,14 +651,22 @@ fn dump_shows_what_the_tools_show() {
 
             let links = dump("links");
             let index = |name: &str| {
-                let link = links.as_array().unwrap().iter().find(|link| link["name"] == name);
+                let link = links
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .find(|link| link["name"] == name);
                 link.unwrap()["index"].clone()
             };
             let theirs = data("ip -j -d link show");
             assert_eq!(links.as_array().unwrap().len(), theirs.len());
             for link in &theirs {
                 let name = text(link, "ifname");
-                let own = links.as_array().unwrap().iter().find(|own| own["name"] == name);
+                let own = links
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .find(|own| own["name"] == name);
                 let own = own.unwrap_or_else(|| panic!("{name} is missing"));
                 assert_eq!(own["index"], link["ifindex"]);
                 assert_eq!(own["mtu"], link["mtu"]);
@@ -509,10 +703,19 @@ fn dump_shows_what_the_tools_show() {
                 // `ip` leaves out what is the default.
                 let start: Vec<&str> = line.split(' ').take(3).collect();
                 let start = start.join(" ");
-                assert!(four.iter().any(|own| own.starts_with(&start)), "{line}\n{four:#?}");
+                assert!(
+                    four.iter().any(|own| own.starts_with(&start)),
+                    "{line}\n{four:#?}"
+                );
             }
-            let own_six = shown("routes").lines().filter(|line| line.contains("::")).count();
-            assert_eq!(own_six, six.lines().filter(|line| line.contains("::")).count());
+            let own_six = shown("routes")
+                .lines()
+                .filter(|line| line.contains("::"))
+                .count();
+            assert_eq!(
+                own_six,
+                six.lines().filter(|line| line.contains("::")).count()
+            );
             let rules = data("ip -j rule show").len() + data("ip -j -6 rule show").len();
             assert_eq!(dump("rules").as_array().unwrap().len(), rules);
             // Neighbours and forwarding entries come and go by themselves: those that stay are there.
@@ -533,7 +736,10 @@ fn dump_shows_what_the_tools_show() {
             for line in tool("ss -Hltun").lines() {
                 let local = line.split_whitespace().nth(4).unwrap();
                 let (_, port) = local.rsplit_once(':').unwrap();
-                assert!(sockets.contains(&format!(":{port} ")), "{local} is not in\n{sockets}");
+                assert!(
+                    sockets.contains(&format!(":{port} ")),
+                    "{local} is not in\n{sockets}"
+                );
             }
             let settings = shown("sysctls");
             for name in [
@@ -545,20 +751,31 @@ fn dump_shows_what_the_tools_show() {
                 "net.netfilter.nf_conntrack_max",
             ] {
                 let wanted = tool(&format!("sysctl {name}"));
-                assert!(settings.contains(wanted.trim()), "{wanted} is not in\n{settings}");
+                assert!(
+                    settings.contains(wanted.trim()),
+                    "{wanted} is not in\n{settings}"
+                );
             }
             netfilter(&tool, &shown("netfilter"), proxy);
             let conntrack = shown("conntrack");
             let theirs = tool("conntrack -L -p tcp");
             for line in theirs.lines().filter(|line| line.contains("src=")) {
                 for part in line.split(' ').filter(|part| {
-                    ["src=", "dst=", "sport=", "dport="].iter().any(|key| part.starts_with(key))
+                    ["src=", "dst=", "sport=", "dport="]
+                        .iter()
+                        .any(|key| part.starts_with(key))
                 }) {
-                    assert!(conntrack.contains(part), "{part} of {line} is not in\n{conntrack}");
+                    assert!(
+                        conntrack.contains(part),
+                        "{part} of {line} is not in\n{conntrack}"
+                    );
                 }
             }
             if typed == "node/node-1" {
-                assert!(conntrack.contains("dst=10.96.20.2"), "{conntrack}\n{theirs}");
+                assert!(
+                    conntrack.contains("dst=10.96.20.2"),
+                    "{conntrack}\n{theirs}"
+                );
             }
         }
         lab.is_clean();
@@ -572,7 +789,9 @@ fn netfilter(tool: &dyn Fn(&str) -> String, own: &str, proxy: Proxy) {
     let count = |text: &str, wanted: &mut BTreeMap<String, usize>| {
         for line in text.lines() {
             if let Some(rule) = line.strip_prefix("-A ") {
-                *wanted.entry(rule.split(' ').next().unwrap().to_owned()).or_default() += 1;
+                *wanted
+                    .entry(rule.split(' ').next().unwrap().to_owned())
+                    .or_default() += 1;
             }
         }
     };
@@ -593,7 +812,8 @@ fn netfilter(tool: &dyn Fn(&str) -> String, own: &str, proxy: Proxy) {
                 let line = line.trim();
                 if let Some(name) = line.strip_prefix("chain ") {
                     chain = name.split(' ').next().unwrap().to_owned();
-                } else if line.contains("# handle") && !line.ends_with('{') && !line.contains("{ #") {
+                } else if line.contains("# handle") && !line.ends_with('{') && !line.contains("{ #")
+                {
                     *wanted.entry(chain.clone()).or_default() += 1;
                 }
             }
@@ -643,7 +863,10 @@ fn a_snapshot_of_a_cluster_gives_the_same_answers() {
     drop(lab);
     for (line, live) in asked.iter().zip(live) {
         let mut offline = words(line);
-        offline.extend(["--snapshot".to_owned(), kept.path().to_str().unwrap().to_owned()]);
+        offline.extend([
+            "--snapshot".to_owned(),
+            kept.path().to_str().unwrap().to_owned(),
+        ]);
         let saved = programs::run(&offline);
         assert_eq!(saved.code, live.code, "{line}\n{}{}", saved.out, saved.err);
         if line.ends_with("json") {
@@ -661,13 +884,17 @@ fn a_snapshot_of_a_cluster_gives_the_same_answers() {
 #[test]
 fn cleanup_and_warm_helpers() {
     let lab = lab(Overlay::Routed, Proxy::Nftables);
-    lab.run("cleanup").exits(0).says(&["no helper pods of yours"]);
+    lab.run("cleanup")
+        .exits(0)
+        .says(&["no helper pods of yours"]);
     let cold = lab.run("trace pod-a svc-b --keep 5m").exits(0);
     assert_eq!(lab.server().helper_pods().len(), 2);
     let warm = lab.run("trace pod-a svc-b --keep 5m").exits(0);
     assert_eq!(cold.out, warm.out);
     assert_eq!(lab.server().helper_pods().len(), 2);
-    lab.run("cleanup --dry-run").exits(0).says(&["would remove", "node-1", "node-2"]);
+    lab.run("cleanup --dry-run")
+        .exits(0)
+        .says(&["would remove", "node-1", "node-2"]);
     assert_eq!(lab.server().helper_pods().len(), 2);
     lab.run("cleanup").exits(0).says(&["removed helper pod"]);
     lab.is_clean();
@@ -703,11 +930,16 @@ fn a_live_connection_follows_its_entry() {
             let answer = lab.run(&line).exits(0).json();
             check_trace(&answer);
             let [branch] = list(&answer, "branches") else {
-                panic!("an entry decides: {} branches", list(&answer, "branches").len());
+                panic!(
+                    "an entry decides: {} branches",
+                    list(&answer, "branches").len()
+                );
             };
             let end = text(&branch["disposition"], "netns");
             assert_eq!(end, format!("pod default/{backend}"), "{proxy}");
-            let steps = list(branch, "hops").iter().flat_map(|hop| list(hop, "steps"));
+            let steps = list(branch, "hops")
+                .iter()
+                .flat_map(|hop| list(hop, "steps"));
             let mut kinds = steps.map(|step| text(step, "kind"));
             assert!(kinds.any(|kind| kind == "conntrack"), "{branch}");
             if seen.len() == 2 {

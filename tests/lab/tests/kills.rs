@@ -19,7 +19,10 @@ const AT_ONCE: usize = 4;
 
 fn start(lab: &Lab, line: &str) -> Child {
     let mut command = lab.plugin();
-    command.args(words(line)).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(words(line))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     command.spawn().expect("the plugin starts")
 }
 
@@ -48,7 +51,9 @@ fn end(child: Child) -> Said {
 /// How long `AT_ONCE` undisturbed runs take.
 fn span(lab: &Lab) -> Duration {
     let begin = Instant::now();
-    let all: Vec<Child> = (0..AT_ONCE).map(|_| start(lab, "trace pod-a svc-b")).collect();
+    let all: Vec<Child> = (0..AT_ONCE)
+        .map(|_| start(lab, "trace pod-a svc-b"))
+        .collect();
     for child in all {
         end(child).exits(0);
     }
@@ -72,7 +77,11 @@ fn rounds(
         let all: Vec<(Child, Duration, u64)> = (0..AT_ONCE.min(runs - ends.len()))
             .map(|_| {
                 let moment = Duration::from_micros(dice.below(micros));
-                (start(lab, "trace pod-a svc-b"), moment, dice.below(u64::MAX))
+                (
+                    start(lab, "trace pod-a svc-b"),
+                    moment,
+                    dice.below(u64::MAX),
+                )
             })
             .collect();
         let done: Vec<Said> = thread::scope(|scope| {
@@ -106,7 +115,11 @@ fn two_hundred_disturbed_runs_leave_nothing() {
     // Ctrl-C and SIGTERM.
     for round in 0..10 {
         let ends = rounds(&lab, 8, &mut dice, span, &|child, roll| {
-            let signal = if roll % 2 == 0 { Signal::SIGINT } else { Signal::SIGTERM };
+            let signal = if roll % 2 == 0 {
+                Signal::SIGINT
+            } else {
+                Signal::SIGTERM
+            };
             send(child, signal);
         });
         // Interrupted, done before, or ended before it could listen to signals.
@@ -115,14 +128,22 @@ fn two_hundred_disturbed_runs_leave_nothing() {
         }
         lab.is_clean();
         if round == 0 {
-            eprintln!("a run takes {span:?}; first round: {} interrupted", 8 - count(&ends, Some(0)));
+            eprintln!(
+                "a run takes {span:?}; first round: {} interrupted",
+                8 - count(&ends, Some(0))
+            );
         }
     }
 
     // SIGKILL: nobody is there to clean up, so that `cleanup` does.
     for _ in 0..5 {
-        let ends = rounds(&lab, 8, &mut dice, span, &|child, _| send(child, Signal::SIGKILL));
-        assert!(ends.iter().all(|said| matches!(said.code, Some(0) | None)), "{ends:?}");
+        let ends = rounds(&lab, 8, &mut dice, span, &|child, _| {
+            send(child, Signal::SIGKILL)
+        });
+        assert!(
+            ends.iter().all(|said| matches!(said.code, Some(0) | None)),
+            "{ends:?}"
+        );
         lab.run("cleanup").exits(0);
         lab.is_clean();
     }
@@ -168,7 +189,12 @@ fn other_commands_interrupted_leave_nothing() {
     let mut dice = Dice::new(7);
     let file = lab.file("net.json");
     let save = format!("snapshot save {}", file.display());
-    for line in ["map", "dump netfilter node/node-1", &save, "dump links pod-a"] {
+    for line in [
+        "map",
+        "dump netfilter node/node-1",
+        &save,
+        "dump links pod-a",
+    ] {
         let begin = Instant::now();
         lab.run(line).exits(0);
         let whole = u64::try_from(begin.elapsed().as_micros()).unwrap();
@@ -178,12 +204,19 @@ fn other_commands_interrupted_leave_nothing() {
             wait_until(moment);
             send(&child, Signal::SIGINT);
             let said = end(child);
-            assert!(matches!(said.code, Some(0 | 130) | None), "{line}: {said:?}");
+            assert!(
+                matches!(said.code, Some(0 | 130) | None),
+                "{line}: {said:?}"
+            );
             lab.is_clean();
         }
     }
     // What was saved before is whole, and no part of another one lies beside it.
-    programs::run(&words(&format!("trace pod-a svc-b --snapshot {}", file.display()))).exits(0);
+    programs::run(&words(&format!(
+        "trace pod-a svc-b --snapshot {}",
+        file.display()
+    )))
+    .exits(0);
     let parts = std::fs::read_dir(lab.dir.path()).unwrap();
     let parts: Vec<_> = parts
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
@@ -196,7 +229,10 @@ fn other_commands_interrupted_leave_nothing() {
 fn two_clients_at_once() {
     let lab = Lab::up(Spec::new(Overlay::Vxlan, Proxy::Nftables));
     for _ in 0..3 {
-        let (one, two) = (start(&lab, "trace pod-a svc-b"), start(&lab, "trace web-0.shop api.shop:80"));
+        let (one, two) = (
+            start(&lab, "trace pod-a svc-b"),
+            start(&lab, "trace web-0.shop api.shop:80"),
+        );
         let three = start(&lab, "map");
         end(one).exits(0).says(&["both branches"]);
         end(two).exits(0).says(&["all 3 branches"]);

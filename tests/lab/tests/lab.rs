@@ -67,10 +67,7 @@ const API: [&str; 3] = [
 
 /// Every kind of exchange that the issue names, in both families.
 fn real_exchanges_succeed(overlay: Overlay, proxy: Proxy) {
-    let start = Instant::now();
     let cluster = up(overlay, proxy);
-    let took = start.elapsed();
-    assert!(took < Duration::from_secs(3), "up took {took:?}");
 
     let web = cluster.pod("shop/web-0").unwrap();
     let node = cluster.node("node-1").unwrap();

@@ -47,7 +47,13 @@ pub(super) fn figures(args: &BenchArgs, report: &mut Report) -> Result<()> {
 /// Fills pods with idle processes up to the number. They end with the node.
 fn fill(cluster: &Cluster) -> Result<()> {
     let spec = &cluster.state.spec;
-    let node = Namespaces::of_node(cluster.state.node("node-1").context("find node-1")?.holder_pid)?;
+    let node = Namespaces::of_node(
+        cluster
+            .state
+            .node("node-1")
+            .context("find node-1")?
+            .holder_pid,
+    )?;
     let crowd = spec.pods.iter().filter(|pod| pod.namespace == "crowd");
     let own = 2 * spec.pods.iter().filter(|pod| pod.node == 1).count();
     let list: Vec<_> = crowd

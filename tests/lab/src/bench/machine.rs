@@ -27,6 +27,9 @@ pub(super) fn describe(runs: usize) -> Result<String> {
         memory.trim(),
         kernel.trim(),
         date.trim(),
-        load.split_whitespace().take(3).collect::<Vec<_>>().join(" "),
+        load.split_whitespace()
+            .take(3)
+            .collect::<Vec<_>>()
+            .join(" "),
     ))
 }

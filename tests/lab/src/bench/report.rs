@@ -62,8 +62,13 @@ pub(super) struct Row(Vec<String>);
 
 impl Row {
     /// A figure that does not vary.
+    #[allow(clippy::needless_pass_by_value, reason = "called with numbers")]
     pub(super) fn one(name: &str, value: impl ToString) -> Self {
-        Self([name, &value.to_string(), "", "", ""].map(str::to_owned).into())
+        Self(
+            [name, &value.to_string(), "", "", ""]
+                .map(str::to_owned)
+                .into(),
+        )
     }
 
     /// A figure of several runs.

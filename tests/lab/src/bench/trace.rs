@@ -100,7 +100,10 @@ impl Client {
 
     /// Times whole traces.
     pub(super) fn times(&self, runs: usize, more: &[&str]) -> Result<Runs> {
-        (0..runs).map(|_| self.one(more)).collect::<Result<_>>().map(Runs)
+        (0..runs)
+            .map(|_| self.one(more))
+            .collect::<Result<_>>()
+            .map(Runs)
     }
 
     /// The same with helpers that an earlier trace kept, which end here.
@@ -145,7 +148,9 @@ impl Client {
         }
         child.wait().context("wait for the client")?;
         let exit = start.elapsed();
-        let said = said.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let said = said
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let said = said.context("read the client's messages")?;
         let decoded: Answer = serde_json::from_slice(&text)
             .with_context(|| format!("decode the client's answer; it said: {said}"))?;
@@ -188,6 +193,10 @@ impl Client {
                     peaks.helper = peaks.helper.max(peak_of(pid).unwrap_or(0));
                 }
                 peaks.client = peaks.client.max(peak_of(child.id()).unwrap_or(0));
+                #[allow(
+                    clippy::disallowed_methods,
+                    reason = "samples memory until the helper ends"
+                )]
                 std::thread::sleep(Duration::from_micros(500));
             }
         }

@@ -124,7 +124,9 @@ pub fn plugin() -> Command {
 
 /// Runs the plugin with these words, where there is nothing to look at.
 pub fn run<S: Into<OsString> + Clone>(words: &[S]) -> Said {
-    let output = plugin().args(words.iter().cloned().map(Into::into)).output();
+    let output = plugin()
+        .args(words.iter().cloned().map(Into::into))
+        .output();
     Said::of(output.expect("the plugin starts"))
 }
 
