@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -121,7 +122,7 @@ pub fn plugin() -> Command {
     command
 }
 
-/// Runs the plugin with these words.
+/// Runs the plugin with these words, where there is nothing to look at.
 pub fn run<S: Into<OsString> + Clone>(words: &[S]) -> Said {
     let output = plugin()
         .args(words.iter().cloned().map(Into::into))
@@ -144,16 +145,86 @@ pub fn until(what: &str, within: Duration, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// A machine of its own: pid, mount and network namespaces in which nothing but the test lives, so
+/// that `--local` sees nothing else. It ends with this value, or with the test.
+#[derive(Debug)]
+pub struct Machine {
+    outer: Child,
+    /// Its process 1, as this process counts.
+    init: i32,
+    spaces: Namespaces,
+}
+
+impl Machine {
+    pub fn up() -> Arc<Self> {
+        needs_root();
+        let script = "mkdir -p /run/netns && mount -t tmpfs none /run/netns && echo up && exec cat";
+        let mut outer = Command::new("unshare")
+            .args(["--mount", "--pid", "--net", "--uts", "--fork", "--kill-child"])
+            .args(["--mount-proc", "sh", "-c", script])
+            // It ends when the test does, whatever way that ends.
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("unshare starts");
+        let mut line = String::new();
+        let stdout = outer.stdout.take().expect("its output is piped");
+        BufReader::new(stdout).read_line(&mut line).expect("it speaks");
+        assert_eq!(line, "up\n");
+        let pid = outer.id();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        let init = children.expect("it has a child").trim().parse().expect("a process id");
+        let machine = Self {
+            outer,
+            init,
+            spaces: Namespaces::of_node(init).expect("its namespaces open"),
+        };
+        Arc::new(machine)
+    }
+
+    /// Runs the plugin there.
+    pub fn plugin<S: Into<OsString> + Clone>(&self, words: &[S]) -> Said {
+        let mut command = plugin();
+        command.args(words.iter().cloned().map(Into::into));
+        self.output(command)
+    }
+
+    /// Runs a program there to its end.
+    pub fn output(&self, mut command: Command) -> Said {
+        let output = self.spaces.run(|| Ok(command.output()?));
+        Said::of(output.unwrap_or_else(|error| panic!("{command:?}: {error:#}")))
+    }
+
+    /// Starts a program there.
+    pub fn spawn(&self, mut command: Command) -> Running {
+        let child = self.spaces.run(|| Ok(command.spawn()?));
+        Running(child.unwrap_or_else(|error| panic!("{command:?}: {error:#}")))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        drop(self.outer.stdin.take());
+        // `unshare` takes its child with it.
+        let _ = self.outer.wait();
+    }
+}
+
 /// A namespace made with `ip netns add`; removed when dropped.
 #[derive(Debug)]
 pub struct Netns {
     pub name: String,
+    pub machine: Arc<Machine>,
 }
 
 impl Netns {
-    pub fn add(name: String) -> Self {
-        command::run(&["ip", "netns", "add", &name]).expect("a namespace is made");
-        let ns = Self { name };
+    pub fn add(machine: &Arc<Machine>, name: &str) -> Self {
+        let done = machine.spaces.run(|| command::run(&["ip", "netns", "add", name]));
+        done.expect("a namespace is made");
+        let ns = Self {
+            name: name.to_owned(),
+            machine: Arc::clone(machine),
+        };
         ns.ip("link set lo up");
         ns
     }
@@ -164,7 +235,7 @@ impl Netns {
     }
 
     pub fn enter(&self) -> Namespaces {
-        let path = format!("/run/netns/{}", self.name);
+        let path = format!("/proc/{}/root/run/netns/{}", self.machine.init, self.name);
         Namespaces::net_at(Path::new(&path)).expect("the namespace opens")
     }
 
@@ -177,8 +248,9 @@ impl Netns {
     /// Runs a program inside.
     #[track_caller]
     pub fn tool(&self, line: &str) -> String {
-        let argv = words(line);
-        let done = self.enter().run(|| command::run(&argv));
+        let mut argv = words(&format!("ip netns exec {}", self.name));
+        argv.extend(words(line));
+        let done = self.machine.spaces.run(|| command::run(&argv));
         done.unwrap_or_else(|error| panic!("{line}: {error:#}"))
     }
 
@@ -198,27 +270,29 @@ impl Netns {
 
     /// Starts the laboratory's listener inside.
     pub fn listen(&self, arguments: &str) -> Running {
-        let mut command = Command::new(program("netpath-lab"));
+        let mut command = Command::new("ip");
         command
+            .args(["netns", "exec", &self.name])
+            .arg(program("netpath-lab"))
             .args(["serve", "--name", &self.name])
             .args(arguments.split_whitespace())
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
-        let child = self.enter().run(|| Ok(command.spawn()?));
-        let mut child = child.expect("the listener starts");
+        let mut running = self.machine.spawn(command);
         let mut line = String::new();
-        let stdout = child.stdout.take().expect("its output is piped");
+        let stdout = running.0.stdout.take().expect("its output is piped");
         BufReader::new(stdout)
             .read_line(&mut line)
             .expect("the listener speaks");
         assert_eq!(line, "ready\n");
-        Running(child)
+        running
     }
 }
 
 impl Drop for Netns {
     fn drop(&mut self) {
-        if let Err(error) = command::run(&["ip", "netns", "del", &self.name]) {
+        let spaces = &self.machine.spaces;
+        if let Err(error) = spaces.run(|| command::run(&["ip", "netns", "del", &self.name])) {
             eprintln!("{error:#}");
         }
     }
@@ -227,6 +301,17 @@ impl Drop for Netns {
 /// A process that ends with this value.
 #[derive(Debug)]
 pub struct Running(pub Child);
+
+impl Running {
+    /// Its process id inside its machine.
+    pub fn inner_pid(&self) -> String {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()));
+        let status = status.expect("it runs");
+        let line = status.lines().find(|line| line.starts_with("NSpid:"));
+        let last = line.and_then(|line| line.split_whitespace().last());
+        last.expect("it has a number in each namespace").to_owned()
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
