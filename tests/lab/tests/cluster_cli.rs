@@ -193,7 +193,7 @@ fn trace_pod_to_service() {
             assert_eq!(last["out"], **state.host_veth.as_ref().unwrap());
             // The rule that translates: with its chain and handle, or its place in the table.
             let nat = hops.iter().flat_map(|hop| list(hop, "steps"));
-            let nat = nat.filter(|step| step["kind"] == "nat").next().unwrap();
+            let nat = { nat }.find(|step| step["kind"] == "nat").unwrap();
             let target = format!("dnat to {}:8080", state.ips[0]);
             assert!(text(nat, "result").contains(&target), "{nat}");
             let rules = list(&nat["evidence"], "objects");
@@ -614,14 +614,6 @@ fn lines(text: &str) -> BTreeSet<String> {
     text.lines().map(|line| line.trim().to_owned()).collect()
 }
 
-/// Objects of one tool, keyed.
-fn keyed(items: &[Value], key: impl Fn(&Value) -> Option<String>) -> BTreeMap<String, Value> {
-    items
-        .iter()
-        .filter_map(|item| Some((key(item)?, item.clone())))
-        .collect()
-}
-
 #[test]
 fn dump_shows_what_the_tools_show() {
     for proxy in [Proxy::IptablesNft, Proxy::Nftables, Proxy::IptablesLegacy] {
@@ -811,7 +803,7 @@ fn netfilter(tool: &dyn Fn(&str) -> String, own: &str, proxy: Proxy) {
             for line in tool("nft -a list ruleset").lines() {
                 let line = line.trim();
                 if let Some(name) = line.strip_prefix("chain ") {
-                    chain = name.split(' ').next().unwrap().to_owned();
+                    name.split(' ').next().unwrap().clone_into(&mut chain);
                 } else if line.contains("# handle") && !line.ends_with('{') && !line.contains("{ #")
                 {
                     *wanted.entry(chain.clone()).or_default() += 1;
@@ -822,7 +814,7 @@ fn netfilter(tool: &dyn Fn(&str) -> String, own: &str, proxy: Proxy) {
     let mut found: BTreeMap<String, usize> = BTreeMap::new();
     for line in own.lines() {
         if let Some(name) = line.strip_prefix("  chain ") {
-            chain = name.split(' ').next().unwrap().to_owned();
+            name.split(' ').next().unwrap().clone_into(&mut chain);
         } else if line.starts_with("    ") && line.contains("# handle") {
             *found.entry(chain.clone()).or_default() += 1;
         }

@@ -69,8 +69,10 @@ fn pair() -> (Netns, Netns) {
         "link add veth0 type veth peer name veth1 netns {}",
         net1.name
     ));
-    for (ns, device, address) in [(&net0, "veth0", "10.0.1.2/24"), (&net1, "veth1", "10.0.1.3/24")]
-    {
+    for (ns, device, address) in [
+        (&net0, "veth0", "10.0.1.2/24"),
+        (&net1, "veth1", "10.0.1.3/24"),
+    ] {
         ns.ip(&format!("addr add {address} dev {device}"));
         ns.ip(&format!("link set {device} up"));
     }
@@ -136,7 +138,12 @@ fn agrees(from: &Netns, to: &str, port: u16) -> Vec<&'static str> {
         (reached.join().unwrap(), tcp, udp.join().unwrap())
     });
     let said = trace(from, to, "-o json");
-    assert_eq!(verdict(&said) == "delivered", reached, "line {place}: {}", said.out);
+    assert_eq!(
+        verdict(&said) == "delivered",
+        reached,
+        "line {place}: {}",
+        said.out
+    );
     said.exits(i32::from(!reached));
     let mut verdicts = Vec::new();
     for (protocol, outcome) in [("tcp", tcp), ("udp", udp)] {
@@ -151,7 +158,11 @@ fn agrees(from: &Netns, to: &str, port: u16) -> Vec<&'static str> {
             verdicts.push("rejected");
             continue;
         }
-        assert_eq!(verdict(&said), wanted, "line {place}: {protocol} {outcome:?} {text}");
+        assert_eq!(
+            verdict(&said),
+            wanted,
+            "line {place}: {protocol} {outcome:?} {text}"
+        );
         said.exits(code);
         verdicts.push(wanted);
     }
@@ -164,21 +175,33 @@ fn a_veth_pair_with_and_without_a_listener() {
     assert_eq!(agrees(&net0, "10.0.1.3", 8080), ["rejected", "rejected"]);
     let listener = net1.listen("--tcp 8080 --udp 8080");
     assert_eq!(agrees(&net0, "10.0.1.3", 8080), ["delivered", "delivered"]);
-    trace(&net0, "10.0.1.3", "").exits(0).says(&["✓ delivered", "veth0", "veth1", "10.0.1.0/24"]);
+    trace(&net0, "10.0.1.3", "")
+        .exits(0)
+        .says(&["✓ delivered", "veth0", "veth1", "10.0.1.0/24"]);
     trace(&net0, "10.0.1.3:8080", "-o wide").exits(0);
     // An end by its address, by a process, and the other way round.
     let pid = format!("pid/{}", listener.inner_pid());
     let machine = Arc::clone(&net0.machine);
-    machine.plugin(&["trace", "--local", &pid, "10.0.1.2"]).exits(0);
-    machine.plugin(&["trace", "--local", &net0.end(), &pid]).exits(0);
-    machine.plugin(&["trace", "--local", &net0.end(), &net1.end()]).exits(0);
-    machine.plugin(&["trace", "--local", "10.0.1.2", "10.0.1.3"]).exits(0);
+    machine
+        .plugin(&["trace", "--local", &pid, "10.0.1.2"])
+        .exits(0);
+    machine
+        .plugin(&["trace", "--local", &net0.end(), &pid])
+        .exits(0);
+    machine
+        .plugin(&["trace", "--local", &net0.end(), &net1.end()])
+        .exits(0);
+    machine
+        .plugin(&["trace", "--local", "10.0.1.2", "10.0.1.3"])
+        .exits(0);
     drop(listener);
     let local = net1.listen("--tcp 8080 --udp 8080 --localhost");
     assert_eq!(agrees(&net0, "10.0.1.3", 8080), ["rejected", "rejected"]);
     assert_eq!(agrees(&net1, "127.0.0.1", 8080), ["delivered", "delivered"]);
     drop(local);
-    trace(&net0, "10.0.1.3:8080", "").exits(1).says(&["NP0121", "nothing listens"]);
+    trace(&net0, "10.0.1.3:8080", "")
+        .exits(1)
+        .says(&["NP0121", "nothing listens"]);
 }
 
 #[test]
@@ -196,7 +219,9 @@ fn faults_between_two_namespaces() {
     net0.ip("link set wrong1 up");
     net0.ip("route add 10.0.1.3/32 dev wrong0");
     agrees(&net0, "10.0.1.3", 8080);
-    trace(&net0, "10.0.1.3", "").exits(1).says(&["10.0.1.3 dev wrong0"]);
+    trace(&net0, "10.0.1.3", "")
+        .exits(1)
+        .says(&["10.0.1.3 dev wrong0"]);
     net0.ip("route del 10.0.1.3/32 dev wrong0");
     assert_eq!(agrees(&net0, "10.0.1.3", 8080), ["delivered", "delivered"]);
     // Nobody has the address.
@@ -214,7 +239,9 @@ fn faults_between_two_namespaces() {
     net1.ip("addr flush dev veth1");
     net1.ip("addr add 10.0.1.3/32 dev veth1");
     agrees(&net0, "10.0.1.3", 8080);
-    trace(&net0, "10.0.1.3:8080", "").exits(1).says(&["reply ✗"]);
+    trace(&net0, "10.0.1.3:8080", "")
+        .exits(1)
+        .says(&["reply ✗"]);
     net1.ip("addr add 10.0.1.3/24 dev veth1");
     assert_eq!(agrees(&net0, "10.0.1.3", 8080), ["delivered", "delivered"]);
     // The other end is down: no carrier here.
@@ -230,24 +257,42 @@ fn faults_between_two_namespaces() {
 fn a_bridge_between_three_namespaces() {
     let (hosts, bridge) = bridged();
     let _listener = hosts[1].listen("--tcp 8080 --udp 8080");
-    assert_eq!(agrees(&hosts[0], "10.0.1.3", 8080), ["delivered", "delivered"]);
-    assert_eq!(agrees(&hosts[2], "10.0.1.3", 8080), ["delivered", "delivered"]);
-    assert_eq!(agrees(&hosts[0], "10.0.1.4", 8080), ["rejected", "rejected"]);
+    assert_eq!(
+        agrees(&hosts[0], "10.0.1.3", 8080),
+        ["delivered", "delivered"]
+    );
+    assert_eq!(
+        agrees(&hosts[2], "10.0.1.3", 8080),
+        ["delivered", "delivered"]
+    );
+    assert_eq!(
+        agrees(&hosts[0], "10.0.1.4", 8080),
+        ["rejected", "rejected"]
+    );
     let text = trace(&hosts[0], "10.0.1.3", "").exits(0);
     text.says(&["br0", "port0", "port1", "eth0", &hosts[1].name]);
     // Ports that must not talk to each other.
     bridge.tool("bridge link set dev port0 isolated on");
     bridge.tool("bridge link set dev port1 isolated on");
     agrees(&hosts[0], "10.0.1.3", 8080);
-    assert_eq!(agrees(&hosts[2], "10.0.1.3", 8080), ["delivered", "delivered"]);
+    assert_eq!(
+        agrees(&hosts[2], "10.0.1.3", 8080),
+        ["delivered", "delivered"]
+    );
     bridge.tool("bridge link set dev port0 isolated off");
     bridge.tool("bridge link set dev port1 isolated off");
-    assert_eq!(agrees(&hosts[0], "10.0.1.3", 8080), ["delivered", "delivered"]);
+    assert_eq!(
+        agrees(&hosts[0], "10.0.1.3", 8080),
+        ["delivered", "delivered"]
+    );
     // The port's own end is down.
     bridge.ip("link set port1 down");
     agrees(&hosts[0], "10.0.1.3", 8080);
     bridge.ip("link set port1 up");
-    assert_eq!(agrees(&hosts[0], "10.0.1.3", 8080), ["delivered", "delivered"]);
+    assert_eq!(
+        agrees(&hosts[0], "10.0.1.3", 8080),
+        ["delivered", "delivered"]
+    );
     // The bridge itself is down.
     bridge.ip("link set br0 down");
     agrees(&hosts[0], "10.0.1.3", 8080);
@@ -261,11 +306,25 @@ fn a_duplicate_address() {
     let _listener = hosts[1].listen("--tcp 8080 --udp 8080");
     hosts[2].ip("addr del 10.0.1.4/24 dev eth0");
     hosts[2].ip("addr add 10.0.1.3/24 dev eth0");
-    hosts[0].ip(&format!("neigh replace 10.0.1.3 lladdr {} dev eth0", mac(&hosts[2])));
-    assert_eq!(agrees(&hosts[0], "10.0.1.3", 8080), ["rejected", "rejected"]);
-    trace(&hosts[0], "10.0.1.3:8080", "").exits(1).says(&[&hosts[2].name]);
-    hosts[0].ip(&format!("neigh replace 10.0.1.3 lladdr {} dev eth0", mac(&hosts[1])));
-    assert_eq!(agrees(&hosts[0], "10.0.1.3", 8080), ["delivered", "delivered"]);
+    hosts[0].ip(&format!(
+        "neigh replace 10.0.1.3 lladdr {} dev eth0",
+        mac(&hosts[2])
+    ));
+    assert_eq!(
+        agrees(&hosts[0], "10.0.1.3", 8080),
+        ["rejected", "rejected"]
+    );
+    trace(&hosts[0], "10.0.1.3:8080", "")
+        .exits(1)
+        .says(&[&hosts[2].name]);
+    hosts[0].ip(&format!(
+        "neigh replace 10.0.1.3 lladdr {} dev eth0",
+        mac(&hosts[1])
+    ));
+    assert_eq!(
+        agrees(&hosts[0], "10.0.1.3", 8080),
+        ["delivered", "delivered"]
+    );
     hosts[0].ip("neigh flush all");
     hosts[0].ip("neigh del 10.0.1.3 dev eth0");
     let said = trace(&hosts[0], "10.0.1.3:8080", "-o json").exits(1);
@@ -277,13 +336,25 @@ fn a_duplicate_address() {
         .map(|branch| {
             let disposition = &branch["disposition"];
             let end = disposition["netns"].as_str().unwrap().to_owned();
-            (branch["probability"].as_f64().unwrap(), end, branch["verdict"].clone())
+            (
+                branch["probability"].as_f64().unwrap(),
+                end,
+                branch["verdict"].clone(),
+            )
         })
         .collect();
     let wanted = |host: &Netns| format!("netns {}", host.name);
-    assert!(ends.contains(&(0.5, wanted(&hosts[1]), "delivered".into())), "{ends:?}");
-    assert!(ends.contains(&(0.5, wanted(&hosts[2]), "rejected".into())), "{ends:?}");
-    trace(&hosts[0], "10.0.1.3:8080", "").exits(1).says(&["duplicate address"]);
+    assert!(
+        ends.contains(&(0.5, wanted(&hosts[1]), "delivered".into())),
+        "{ends:?}"
+    );
+    assert!(
+        ends.contains(&(0.5, wanted(&hosts[2]), "rejected".into())),
+        "{ends:?}"
+    );
+    trace(&hosts[0], "10.0.1.3:8080", "")
+        .exits(1)
+        .says(&["duplicate address"]);
 }
 
 /// What the kernel decides by cannot be decoded: it can't be told, and that is said with code 3.
@@ -300,7 +371,9 @@ fn what_cannot_be_decoded_is_inconclusive() {
     assert!(unknown.contains("osf"), "{unknown}");
     said.exits(3);
     // It matters to the flows only that come to it.
-    trace(&net0, "10.0.1.3:8081", "").exits(1).says(&["nothing listens"]);
+    trace(&net0, "10.0.1.3:8081", "")
+        .exits(1)
+        .says(&["nothing listens"]);
     trace(&net0, "10.0.1.3", "").exits(0);
 }
 
@@ -326,23 +399,53 @@ fn mistakes_are_told_with_code_2() {
     let (net0, _net1) = pair();
     let end = net0.end();
     for (line, parts) in [
-        (format!("trace --local netns/npl-none {end}"), vec!["npl-none", "no namespace of that name"]),
-        (format!("trace --local pid/999999999 {end}"), vec!["pid/999999999"]),
-        (format!("trace --local {end} 10.0.1.3:99999"), vec!["out of range"]),
+        (
+            format!("trace --local netns/npl-none {end}"),
+            vec!["npl-none", "no namespace of that name"],
+        ),
+        (
+            format!("trace --local pid/999999999 {end}"),
+            vec!["pid/999999999"],
+        ),
+        (
+            format!("trace --local {end} 10.0.1.3:99999"),
+            vec!["out of range"],
+        ),
         (format!("trace --local {end} 10.0.1.3:http"), vec!["http"]),
-        (format!("trace --local {end} 10.0.1.300"), vec!["10.0.1.300"]),
-        (format!("trace --local {end} 10.0.1.3 --protocol tcp"), vec!["needs a port"]),
+        (
+            format!("trace --local {end} 10.0.1.300"),
+            vec!["10.0.1.300"],
+        ),
+        (
+            format!("trace --local {end} 10.0.1.3 --protocol tcp"),
+            vec!["needs a port"],
+        ),
         (format!("trace --local {end}"), vec!["DST"]),
-        (format!("trace --local --snapshot x {end} 10.0.1.3"), vec!["cannot be used with"]),
-        ("trace --snapshot /nonexistent/x a b".to_owned(), vec!["/nonexistent/x", "No such file"]),
-        ("snapshot save --local /nonexistent/x".to_owned(), vec!["no directory"]),
+        (
+            format!("trace --local --snapshot x {end} 10.0.1.3"),
+            vec!["cannot be used with"],
+        ),
+        (
+            "trace --snapshot /nonexistent/x a b".to_owned(),
+            vec!["/nonexistent/x", "No such file"],
+        ),
+        (
+            "snapshot save --local /nonexistent/x".to_owned(),
+            vec!["no directory"],
+        ),
         ("snapshot save --local /".to_owned(), vec!["directory"]),
         ("map --local netns/npl-none".to_owned(), vec!["npl-none"]),
-        (format!("dump nothing {end} --local"), vec!["possible values"]),
+        (
+            format!("dump nothing {end} --local"),
+            vec!["possible values"],
+        ),
         ("trace --local web-0 10.0.1.3".to_owned(), vec!["web-0"]),
         ("explain NP9999".to_owned(), vec!["NP9999"]),
     ] {
-        net0.machine.plugin(&words(&line)).exits(2).complains(&parts);
+        net0.machine
+            .plugin(&words(&line))
+            .exits(2)
+            .complains(&parts);
     }
     // Without the helper's program.
     let mut command = programs::plugin();
@@ -381,7 +484,11 @@ fn same_answers(asked: &[(Vec<String>, Said)], file: &Path, run: impl Fn(&[Strin
         let mut line: Vec<String> = line.iter().filter(|w| *w != "--local").cloned().collect();
         line.extend(["--snapshot".to_owned(), file.to_str().unwrap().to_owned()]);
         let saved = run(&line);
-        assert_eq!(saved.code, live.code, "{line:?}\n{}\n{}{}", live.out, saved.out, saved.err);
+        assert_eq!(
+            saved.code, live.code,
+            "{line:?}\n{}\n{}{}",
+            live.out, saved.out, saved.err
+        );
         if line.iter().any(|word| word == "json") {
             let (saved, live) = (steady(saved.json()), steady(live.json()));
             let text = |answer: &Value| serde_json::to_string_pretty(answer).unwrap();
@@ -425,7 +532,14 @@ fn a_snapshot_gives_the_same_answers_without_root_and_without_the_namespaces() {
         }
     }
     for what in [
-        "links", "addrs", "routes", "rules", "fdb", "netfilter", "sockets", "sysctls",
+        "links",
+        "addrs",
+        "routes",
+        "rules",
+        "fdb",
+        "netfilter",
+        "sockets",
+        "sysctls",
     ] {
         lines.push(format!("dump --local {what} {other}"));
         lines.push(format!("dump --local {what} {other} -o json"));
@@ -437,19 +551,26 @@ fn a_snapshot_gives_the_same_answers_without_root_and_without_the_namespaces() {
     assert!(hosts[0].tcp("10.0.1.3:8080").connected());
     for (from, address, to) in [(0, "10.0.1.3", 1), (1, "10.0.1.2", 0)] {
         let mac = mac(&hosts[to]);
-        hosts[from].ip(&format!("neigh replace {address} lladdr {mac} dev eth0 nud permanent"));
+        hosts[from].ip(&format!(
+            "neigh replace {address} lladdr {mac} dev eth0 nud permanent"
+        ));
     }
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("net.json");
     let path = file.to_str().unwrap().to_owned();
     let machine = Arc::clone(&bridge.machine);
-    machine.plugin(&words(&format!("snapshot save --local {path}"))).exits(0);
+    machine
+        .plugin(&words(&format!("snapshot save --local {path}")))
+        .exits(0);
     let asked: Vec<(Vec<String>, Said)> = lines
         .iter()
         .map(|line| (words(line), machine.plugin(&words(line))))
         .collect();
     let codes: Vec<Option<i32>> = asked.iter().map(|(_, said)| said.code).collect();
-    assert!(codes.iter().all(|code| matches!(code, Some(0 | 1))), "{codes:?}");
+    assert!(
+        codes.iter().all(|code| matches!(code, Some(0 | 1))),
+        "{codes:?}"
+    );
     same_answers(&asked, &file, run);
     // It holds addresses and rules: nobody else may read it until its owner says so.
     let mode = std::os::unix::fs::PermissionsExt::mode(&file.metadata().unwrap().permissions());
@@ -458,7 +579,9 @@ fn a_snapshot_gives_the_same_answers_without_root_and_without_the_namespaces() {
     std::fs::copy(&file, copy.path()).unwrap();
     programs::readable_by_all(copy.path());
     // Saved again, in place: whole or not at all.
-    machine.plugin(&words(&format!("snapshot save --local {path}"))).exits(0);
+    machine
+        .plugin(&words(&format!("snapshot save --local {path}")))
+        .exits(0);
     let entries = std::fs::read_dir(directory.path()).unwrap().count();
     assert_eq!(entries, 1);
     drop((listener, hosts, bridge, machine));

@@ -17,7 +17,10 @@ use tempfile::TempDir;
 /// A helper that runs under strace; what it did lies in files of `dir`, one per thread.
 fn watched(dir: &TempDir) -> PathBuf {
     let found = Command::new("strace").arg("--version").output();
-    assert!(found.is_ok(), "strace is not installed: apt-get install strace");
+    assert!(
+        found.is_ok(),
+        "strace is not installed: apt-get install strace"
+    );
     let path = dir.path().join("netpath-helper");
     let text = format!(
         "#!/bin/sh\nexec strace -f -ff -yy -s 200 -e trace=all -e write=all -o $(mktemp {}/calls.XXXXXXXX) {} \"$@\"\n",
@@ -58,17 +61,28 @@ fn calls_of(path: &Path) -> Vec<Call> {
 
 /// All calls of all threads of all helpers.
 fn calls(dir: &TempDir) -> Vec<Call> {
-    let files = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
+    let files = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
     // mktemp's own files stay empty: strace adds the thread's number to the name.
     files
-        .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("calls."))
+        .filter(|path| {
+            path.file_name()
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .starts_with("calls.")
+        })
         .flat_map(|path| calls_of(&path))
         .collect()
 }
 
 /// What stands between `<NETLINK:[` and `]`.
 fn netlink_tag(text: &str) -> Option<&str> {
-    text.split_once("<NETLINK:[")?.1.split_once(']').map(|(tag, _)| tag)
+    text.split_once("<NETLINK:[")?
+        .1
+        .split_once(']')
+        .map(|(tag, _)| tag)
 }
 
 /// Whether a message is a get or a dump, by its protocol.
@@ -125,7 +139,9 @@ fn check(calls: &[Call]) -> BTreeMap<String, usize> {
                 let tag = netlink_tag(text).unwrap_or_else(|| panic!("no netlink: {text}"));
                 let protocol = match tag.split_once(':') {
                     Some((protocol, _)) => protocol,
-                    None => protocols.get(tag).unwrap_or_else(|| panic!("unknown: {text}")),
+                    None => protocols
+                        .get(tag)
+                        .unwrap_or_else(|| panic!("unknown: {text}")),
                 };
                 let mut rest = call.sent.as_slice();
                 assert!(rest.len() >= 16, "its bytes were not seen: {text}");
@@ -134,7 +150,10 @@ fn check(calls: &[Call]) -> BTreeMap<String, usize> {
                     let kind = u16::from_ne_bytes(rest[4..6].try_into().unwrap());
                     assert!((16..=rest.len()).contains(&length), "{text} {rest:?}");
                     let body = &rest[16..length];
-                    assert!(is_read(protocol, kind, body), "{protocol} {kind:#x}: {text}");
+                    assert!(
+                        is_read(protocol, kind, body),
+                        "{protocol} {kind:#x}: {text}"
+                    );
                     *messages.entry(format!("{protocol} {kind:#x}")).or_default() += 1;
                     rest = &rest[length.next_multiple_of(4).min(rest.len())..];
                 }
@@ -185,7 +204,7 @@ fn check(calls: &[Call]) -> BTreeMap<String, usize> {
 
 /// Helpers that were started: one program each.
 fn starts(calls: &[Call]) -> usize {
-    let helper = format!("execve({:?}", program("netpath-helper"));
+    let helper = format!("execve(\"{}\"", program("netpath-helper").display());
     let starts = calls.iter().filter(|call| call.text.starts_with(&helper));
     let count = starts.count();
     assert!(count > 0, "no helper was watched");
@@ -221,7 +240,12 @@ fn in_a_cluster() {
             let counter = |word: &str| word.parse::<u64>().is_ok();
             all.lines()
                 .filter(|line| !line.starts_with("calls.") && !line.starts_with(".tmp"))
-                .map(|line| line.split(' ').filter(|word| !counter(word)).collect::<Vec<_>>().join(" "))
+                .map(|line| {
+                    line.split(' ')
+                        .filter(|word| !counter(word))
+                        .collect::<Vec<_>>()
+                        .join(" ")
+                })
                 .collect::<Vec<_>>()
         };
         let before = rules(&lab);
@@ -229,7 +253,8 @@ fn in_a_cluster() {
         lab.run("trace pod-a svc-b -6").exits(0);
         lab.run("map").exits(0);
         let file = lab.file("net.json");
-        lab.run(&format!("snapshot save {}", file.display())).exits(0);
+        lab.run(&format!("snapshot save {}", file.display()))
+            .exits(0);
         lab.is_clean();
         assert_eq!(rules(&lab), before);
         let messages = check(&calls(&dir));
@@ -247,13 +272,17 @@ fn on_this_machine_and_without_making_tables() {
     let fresh = Netns::add(&machine, "fresh");
     let used = Netns::add(&machine, "used");
     fresh.ip("link add veth0 type veth peer name veth1 netns used");
-    for (ns, device, address) in [(&fresh, "veth0", "10.0.1.2/24"), (&used, "veth1", "10.0.1.3/24")] {
+    for (ns, device, address) in [
+        (&fresh, "veth0", "10.0.1.2/24"),
+        (&used, "veth1", "10.0.1.3/24"),
+    ] {
         ns.ip(&format!("addr add {address} dev {device}"));
         ns.ip(&format!("link set {device} up"));
     }
     used.tool("iptables-legacy -t filter -A INPUT -p tcp --dport 9 -j DROP");
     let tables = |ns: &Netns| {
-        ns.tool("cat /proc/net/ip_tables_names /proc/net/ip6_tables_names") + &ns.tool("nft list ruleset")
+        ns.tool("cat /proc/net/ip_tables_names /proc/net/ip6_tables_names")
+            + &ns.tool("nft list ruleset")
     };
     let before = [tables(&fresh), tables(&used)];
     assert_eq!(before, [String::new(), "filter\n".to_owned()]);
@@ -261,7 +290,10 @@ fn on_this_machine_and_without_making_tables() {
     for (line, code) in [
         ("trace --local netns/fresh 10.0.1.3".to_owned(), 0),
         ("trace --local netns/fresh 10.0.1.3:9".to_owned(), 1),
-        ("trace --local netns/fresh 10.0.1.3:80 --source-port 4000".to_owned(), 1),
+        (
+            "trace --local netns/fresh 10.0.1.3:80 --source-port 4000".to_owned(),
+            1,
+        ),
         (format!("snapshot save --local {}", file.display()), 0),
         ("dump netfilter netns/fresh --local".to_owned(), 0),
         ("map --local".to_owned(), 0),

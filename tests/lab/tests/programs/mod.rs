@@ -160,7 +160,14 @@ impl Machine {
         needs_root();
         let script = "mkdir -p /run/netns && mount -t tmpfs none /run/netns && echo up && exec cat";
         let mut outer = Command::new("unshare")
-            .args(["--mount", "--pid", "--net", "--uts", "--fork", "--kill-child"])
+            .args([
+                "--mount",
+                "--pid",
+                "--net",
+                "--uts",
+                "--fork",
+                "--kill-child",
+            ])
             .args(["--mount-proc", "sh", "-c", script])
             // It ends when the test does, whatever way that ends.
             .stdin(Stdio::piped())
@@ -169,11 +176,17 @@ impl Machine {
             .expect("unshare starts");
         let mut line = String::new();
         let stdout = outer.stdout.take().expect("its output is piped");
-        BufReader::new(stdout).read_line(&mut line).expect("it speaks");
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .expect("it speaks");
         assert_eq!(line, "up\n");
         let pid = outer.id();
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-        let init = children.expect("it has a child").trim().parse().expect("a process id");
+        let init = children
+            .expect("it has a child")
+            .trim()
+            .parse()
+            .expect("a process id");
         let machine = Self {
             outer,
             init,
@@ -219,7 +232,9 @@ pub struct Netns {
 
 impl Netns {
     pub fn add(machine: &Arc<Machine>, name: &str) -> Self {
-        let done = machine.spaces.run(|| command::run(&["ip", "netns", "add", name]));
+        let done = machine
+            .spaces
+            .run(|| command::run(&["ip", "netns", "add", name]));
         done.expect("a namespace is made");
         let ns = Self {
             name: name.to_owned(),
