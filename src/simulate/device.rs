@@ -9,7 +9,7 @@ use super::peer::{Peer, peer};
 use super::skb::Devices;
 use super::walk::{Next, Walk, Ways};
 use super::{Cx, underlay, vxlan};
-use crate::model::link::{Link, LinkKind};
+use crate::model::link::{Link, LinkKind, MacvlanMode};
 use crate::model::netfilter::Hook;
 use crate::model::{IfIndex, NsKey};
 use crate::trace::{Disposition, DropReason, Evidence, Step, StepKind};
@@ -249,8 +249,22 @@ fn macvlan(cx: &mut Cx<'_>, walk: Walk, link: &Link) -> Ways {
         let why = format!("the parent of {} was not read", link.name);
         return walk.unknown(why);
     };
+    let LinkKind::Macvlan(mode) = link.kind else {
+        return walk.unknown(format!("{} is no macvlan", link.name));
+    };
+    if matches!(mode, MacvlanMode::Source | MacvlanMode::Other(_)) {
+        return walk.unknown(format!(
+            "{} is a macvlan of mode {mode:?}, which is not modelled",
+            link.name
+        ));
+    }
     let to = walk.skb.packet.eth.map(|(_, dst)| dst);
-    for (sibling_ns, sibling) in l2::macvlans(cx, &ns, dev) {
+    // Only bridge mode forwards between siblings (`macvlan_queue_xmit()`).
+    let siblings = match mode {
+        MacvlanMode::Bridge => l2::macvlans(cx, &ns, dev),
+        _ => Vec::new(),
+    };
+    for (sibling_ns, sibling) in siblings {
         let own = cx
             .topology
             .netns(&sibling_ns)

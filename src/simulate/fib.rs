@@ -442,17 +442,20 @@ pub(crate) fn masquerade_source(
     ns: &NsKey,
     oif: IfIndex,
     dst: IpAddr,
+    mark: Option<u32>,
 ) -> Result<Option<IpAddr>, String> {
     if dst.is_ipv6() {
         return source::select_v6(cx, ns, Some(oif), dst);
     }
     let key = FibKey {
         oif: Some(oif),
+        mark,
         ..FibKey::to(dst)
     };
     let gateway = match lookup(cx, ns, &key) {
         FibAnswer::Found(found) => found.hops.first().and_then(|(_, hop)| hop.via),
-        _ => None,
+        FibAnswer::Unknown(why) => return Err(why),
+        FibAnswer::NoRoute | FibAnswer::Refused(_) => None,
     };
     source::select_v4(cx, ns, Some(oif), Some(gateway.unwrap_or(dst)), 0)
 }

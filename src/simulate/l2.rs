@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use super::Cx;
 use super::fib::{FibAnswer, FibKey, addr_type, lookup};
 use super::peer::{Peer, peer};
-use crate::model::link::{Link, LinkKind, PortState};
+use crate::model::link::{Link, LinkKind, MacvlanMode, PortState};
 use crate::model::route::RouteKind;
 use crate::model::want::{Depth, NsTarget, Want};
 use crate::model::{IfIndex, MacAddr, NsKey};
@@ -91,10 +91,10 @@ fn emit(cx: &mut Cx<'_>, ns: &NsKey, link: &Link, open: &mut Open, found: &mut S
         LinkKind::Bridge(_) => {
             open.extend(ports(cx, ns, link.index).map(|port| (ns.clone(), port, false)));
         }
-        LinkKind::Macvlan(_) => match parent(cx, ns, link) {
+        LinkKind::Macvlan(mode) => match parent(cx, ns, link) {
             Some((parent_ns, parent)) => {
-                for station in macvlans(cx, &parent_ns, parent) {
-                    found.stations.insert(station);
+                if *mode == MacvlanMode::Bridge {
+                    found.stations.extend(macvlans(cx, &parent_ns, parent));
                 }
                 open.push((parent_ns, parent, false));
             }
@@ -129,6 +129,7 @@ fn ports<'t>(cx: &Cx<'t>, ns: &NsKey, bridge: IfIndex) -> impl Iterator<Item = I
         .into_iter()
         .flatten()
         .filter(move |link| link.master == Some(bridge) && link.up && forwards(link))
+        .filter(|link| link.port.as_ref().is_none_or(|port| port.bcast_flood))
         .map(|link| link.index)
 }
 

@@ -25,7 +25,29 @@ pub(crate) fn resolve(cx: &mut Cx<'_>, mut walk: Walk, out: &Out) -> Ways {
     }
     let next_hop = out.via.unwrap_or(walk.skb.packet.dst);
     walk.next_hop = Some(next_hop);
-    if link.noarp || link.mac.is_none() || link.pointopoint {
+    if let Some(own) = link.mac.filter(|_| link.noarp && !link.pointopoint) {
+        // Ethernet without ARP: an entry of the table, else the device's own address as destination
+        // (`arp_constructor()`).
+        let neighs = walk.netns(cx).and_then(|netns| netns.neighs.known());
+        let entry = neighs.into_iter().flatten().find(|e| {
+            e.link == link.index
+                && e.dst == next_hop
+                && !e.proxy
+                && e.state == NeighState::Permanent
+        });
+        let to = entry.and_then(|entry| entry.lladdr).unwrap_or(own);
+        let state = format!("noarp, frames go to {to}");
+        let evidence = Evidence::Link {
+            dev: link.name.clone(),
+            state,
+        };
+        walk.step(
+            Step::new(StepKind::Neigh, format!("{next_hop} is not asked for")).with(evidence),
+        );
+        walk.skb.packet.eth = Some((own, to));
+        return walk.then(Next::Transmit(link.index));
+    }
+    if link.mac.is_none() || link.pointopoint {
         walk.skb.packet.eth = None;
         return walk.then(Next::Transmit(link.index));
     }

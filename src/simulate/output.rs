@@ -8,7 +8,7 @@ use super::skb::Devices;
 use super::walk::{Next, Out, Walk, Ways};
 use super::{Cx, source};
 use crate::model::IfIndex;
-use crate::model::netfilter::Hook;
+use crate::model::netfilter::{ChainKind, Hook};
 use crate::model::packet::L4;
 use crate::model::route::RouteKind;
 use crate::model::rule::RuleAction;
@@ -127,14 +127,15 @@ pub(crate) fn local_out(cx: &mut Cx<'_>, mut walk: Walk, oif: Option<IfIndex>) -
     }
     let answer = lookup(cx, &walk.ns, &key(&walk, None, oif));
     routed(cx, walk, answer, |cx, walk, out| {
-        let before = (walk.skb.packet.dst, walk.skb.packet.dport(), walk.skb.mark);
+        let before = (walk.skb.packet.dst, walk.skb.mark);
+        let by_mark = reroutes_by_mark(cx, &walk);
         let devices = Devices {
             oif: Some(out.oif),
             ..Devices::default()
         };
         walk.hook(cx, Hook::Output, false, devices, |cx, walk| {
-            let after = (walk.skb.packet.dst, walk.skb.packet.dport(), walk.skb.mark);
-            if after == before {
+            let after = (walk.skb.packet.dst, walk.skb.mark);
+            if after.0 == before.0 && !(by_mark && after.1 != before.1) {
                 return walk.then(Next::Postrouting(out));
             }
             // `ip_route_me_harder()`: what OUTPUT changed may lead elsewhere.
@@ -144,6 +145,20 @@ pub(crate) fn local_out(cx: &mut Cx<'_>, mut walk: Walk, oif: Option<IfIndex>) -
             })
         })
     })
+}
+
+/// Whether a changed mark leads to a new lookup: only chains of type route (and x_tables' mangle) ask for
+/// one (`nf_route_table_hook4()`, `ipt_mangle_out()`), NAT for a changed address.
+fn reroutes_by_mark(cx: &Cx<'_>, walk: &Walk) -> bool {
+    let rulesets = walk
+        .netns(cx)
+        .into_iter()
+        .flat_map(|ns| [ns.nft.known(), ns.legacy.known()]);
+    let tables = rulesets.flatten().flat_map(|ruleset| &ruleset.tables);
+    let mut bases = tables
+        .flat_map(|table| table.chains.values())
+        .filter_map(|c| c.base.as_ref());
+    bases.any(|base| base.hook == Hook::Output && base.kind == ChainKind::Route)
 }
 
 fn no_route(mut walk: Walk, answer: FibAnswer) -> Ways {

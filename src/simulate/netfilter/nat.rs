@@ -241,7 +241,7 @@ pub(super) fn masquerade(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, range: Range) -> 
     let Some(oif) = eval.at.devices.oif else {
         return Did::Blind("masquerades without a device to leave by".to_owned());
     };
-    match fib::masquerade_source(eval.cx, eval.at.ns, oif, vm.skb.packet.dst) {
+    match fib::masquerade_source(eval.cx, eval.at.ns, oif, vm.skb.packet.dst, vm.skb.mark) {
         Ok(Some(addr)) => {
             let range = Range {
                 addrs: Some((addr, addr)),
