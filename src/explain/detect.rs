@@ -205,6 +205,20 @@ impl<'a> Case<'a> {
                 } else {
                     "net.ipv6.conf.all.forwarding"
                 };
+                // The node may forward in general, and this device not.
+                let sysctls = self.ns().and_then(|ns| ns.sysctls.known());
+                let in_general = sysctls
+                    .and_then(|all| all.inet_all.known())
+                    .is_some_and(|all| all.forwarding && packet.dst.is_ipv4());
+                let own = self
+                    .step
+                    .evidence
+                    .iter()
+                    .find_map(|evidence| match evidence {
+                        Evidence::Sysctl { name, .. } => Some(name.as_str()),
+                        _ => None,
+                    });
+                let name = own.filter(|_| in_general).unwrap_or(name);
                 let mend = format!(
                     "{here}: sysctl -w {name}=1, and find the file in /etc/sysctl.d that switches it off"
                 );

@@ -42,6 +42,7 @@ pub(crate) fn forward(cx: &mut Cx<'_>, mut walk: Walk, iif: IfIndex, out: Out) -
         if whole {
             return walk.end(Disposition::Rejected(RejectWith::TooBig(mtu)));
         }
+        walk.skb.packet.len = mtu;
     }
     walk.skb.packet.ttl -= 1;
     let name = link.name.clone();

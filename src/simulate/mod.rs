@@ -38,7 +38,7 @@ use crate::model::NsKey;
 use crate::model::packet::{ICMP, ICMPV6, L4, Packet, SCTP, TCP, UDP};
 use crate::model::topology::Topology;
 use crate::model::want::{Depth, NsTarget, Want};
-use crate::trace::{Disposition, Hop, Step, StepKind, Trace};
+use crate::trace::{Disposition, DropReason, Hop, Step, StepKind, Trace};
 
 /// Facts that were lacking, by node.
 pub type Wants = BTreeMap<String, BTreeSet<Want>>;
@@ -155,7 +155,15 @@ pub fn simulate(topology: &Topology, flow: &Flow, limits: &Limits) -> Outcome {
             traces.push(trace(end, None));
             continue;
         }
-        for reply in answers {
+        for mut reply in answers {
+            if reply.disposition == Disposition::LeavesCluster {
+                let text = format!(
+                    "the answer leaves for {}, not for who asked",
+                    reply.walk.skb.packet.dst
+                );
+                reply.walk.step(Step::new(StepKind::Socket, text));
+                reply.disposition = Disposition::Dropped(DropReason::NotFromPeer);
+            }
             let mut forth = end.clone();
             forth.walk.share = reply.walk.share;
             let mut back = trace(reply, None);

@@ -279,6 +279,7 @@ pub(crate) fn postrouting(cx: &mut Cx<'_>, mut walk: Walk, out: Out) -> Ways {
             format!("sent as segments of {mtu} bytes")
         } else {
             walk.skb.packet.df = false;
+            walk.skb.packet.len = mtu;
             format!("sent as fragments of {mtu} bytes")
         };
         walk.step(Step::new(StepKind::Mtu, result).with(state));
