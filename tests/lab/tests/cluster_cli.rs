@@ -281,7 +281,7 @@ fn ends_of_every_kind() {
         ("pod-a empty.shop", 1, "has no endpoints"),
         (
             "pod-a svc-b --protocol icmp",
-            0,
+            3,
             "translates TCP, UDP and SCTP only",
         ),
     ] {
