@@ -1,6 +1,7 @@
 //! Devices, addresses, rules, routes, neighbours and forwarding entries, against `ip` and `bridge`.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use netpath::model::link::{LinkKind, MacvlanMode, PortState};
 use netpath::model::neigh::NeighState;
@@ -8,6 +9,7 @@ use netpath::model::netns::NetNs;
 use netpath::model::route::RouteKind;
 use netpath::model::rule::RuleAction;
 use netpath::model::want::Depth;
+use netpath_lab::namespace::Namespaces;
 use serde_json::Value;
 
 use crate::ns::{Ns, run};
@@ -499,29 +501,16 @@ fn tcx_programs_are_counted() {
 #[test]
 fn sockets_are_as_they_were_opened() {
     let (_node, pod) = node();
-    let mut server = std::process::Command::new("ip")
-        .args([
-            "netns",
-            "exec",
-            &pod.0,
-            "socat",
-            "-u",
-            "TCP6-LISTEN:8080,ipv6only=0,bind=[::]",
-            "-",
-        ])
-        .spawn()
+    let inside = Namespaces::net_at(&Path::new("/run/netns").join(&pod.0)).expect("the namespace");
+    let server = inside
+        .run(|| Ok(std::net::TcpListener::bind("[::]:8080")?))
         .expect("a server");
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-    let socket = loop {
-        let read = pod.read(Depth::NoRules);
-        let sockets = read.sockets.known().expect("sockets").clone();
-        if let Some(socket) = sockets.into_iter().find(|socket| socket.port == 8080) {
-            break socket;
-        }
-        assert!(std::time::Instant::now() < deadline, "no socket listens");
-    };
-    server.kill().expect("the server ends");
-    server.wait().expect("the server ended");
+    let read = pod.read(Depth::NoRules);
+    let mut sockets = read.sockets.known().expect("sockets").iter();
+    let socket = sockets
+        .find(|socket| socket.port == 8080)
+        .expect("the listening socket");
+    drop(server);
     assert_eq!(
         (socket.protocol, socket.listening, socket.v6only),
         (6, true, Some(false))
