@@ -292,6 +292,7 @@ fn alone(name: &str, ino: u64) -> NetNs {
         nf_conntrack_count: Section::Known(None),
         nf_conntrack_tcp_be_liberal: Section::Known(None),
         icmp_echo_ignore_all: Section::Known(false),
+        icmp6_echo_ignore_all: Section::Known(Some(false)),
     });
     ns.sockets = Section::Known(vec![Socket {
         protocol: 6,

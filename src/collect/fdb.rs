@@ -8,8 +8,13 @@ use netlink_packet_route::neighbour::{
 use super::error::Result;
 use super::neigh;
 use super::rtnl::Session;
+use netlink_packet_core::Nla;
+
 use crate::model::fdb::FdbEntry;
 use crate::model::{IfIndex, MacAddr};
+
+/// Source: include/uapi/linux/neighbour.h.
+const NDA_NH_ID: u16 = 13;
 
 /// All entries of all bridges and VXLAN devices.
 pub fn read(session: &mut Session<'_>) -> Result<Vec<FdbEntry>> {
@@ -34,11 +39,13 @@ fn flatten(message: &NeighbourMessage) -> Option<FdbEntry> {
         vlan: None,
         own: header.flags.contains(NeighbourFlags::Own),
         permanent: u16::from(header.state) & u16::from(NeighbourState::Permanent) != 0,
+        sticky: header.flags.contains(NeighbourFlags::Sticky),
         ext_learned: header.flags.contains(NeighbourFlags::ExtLearned),
         dst: None,
         port: None,
         vni: None,
         via: None,
+        nexthop: None,
     };
     let mut found = false;
     for attribute in &message.attributes {
@@ -53,6 +60,13 @@ fn flatten(message: &NeighbourMessage) -> Option<FdbEntry> {
             NeighbourAttribute::Port(port) => entry.port = Some(*port),
             NeighbourAttribute::Vni(vni) => entry.vni = Some(*vni),
             NeighbourAttribute::IfIndex(index) => entry.via = IfIndex::new(*index),
+            NeighbourAttribute::Other(other) if other.kind() == NDA_NH_ID => {
+                let mut value = [0; 4];
+                if other.value_len() == value.len() {
+                    other.emit_value(&mut value);
+                }
+                entry.nexthop = Some(u32::from_ne_bytes(value));
+            }
             _ => {}
         }
     }

@@ -225,5 +225,6 @@ fn inet6(conf: &Inet6DevConf) -> Inet6Conf {
         accept_ra: small(conf.accept_ra),
         ignore_routes_with_linkdown: conf.ignore_routes_with_linkdown != 0,
         force_forwarding: conf.force_forwarding != 0,
+        hop_limit: u8::try_from(conf.hoplimit).ok().filter(|limit| *limit > 0),
     }
 }

@@ -30,6 +30,7 @@ pub fn read(proc: &Path) -> Sysctls {
             .maybe_flag("netfilter/nf_conntrack_tcp_be_liberal")
             .into(),
         icmp_echo_ignore_all: dir.flag("ipv4/icmp_echo_ignore_all").into(),
+        icmp6_echo_ignore_all: dir.maybe_flag("ipv6/icmp/echo_ignore_all").into(),
     }
 }
 
@@ -59,6 +60,7 @@ fn inet6_all(dir: &Dir) -> Result<Inet6Conf, Error> {
         ignore_routes_with_linkdown: dir.flag(&all("ignore_routes_with_linkdown"))?,
         // 6.17 and later.
         force_forwarding: dir.maybe_flag(&all("force_forwarding"))?.unwrap_or(false),
+        hop_limit: dir.maybe(&all("hop_limit"))?,
     })
 }
 

@@ -22,14 +22,14 @@ use super::{Finding, Place, words};
 pub(super) fn of_trace(naming: &Naming<'_>, trace: &Trace) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut way = Some(trace);
-    let mut answer = false;
+    let mut turn = 0;
     while let Some(trace) = way {
-        if let Some(cause) = Case::of(naming, trace, answer).and_then(|case| case.finding()) {
+        if let Some(cause) = Case::of(naming, trace, turn).and_then(|case| case.finding()) {
             findings.push(cause);
         }
         findings.extend(stale_conntrack(naming, trace));
         way = trace.reply.as_deref();
-        answer = true;
+        turn += 1;
     }
     findings
 }
@@ -40,18 +40,19 @@ struct Case<'a> {
     trace: &'a Trace,
     hop: &'a Hop,
     step: &'a Step,
-    answer: bool,
+    /// Position of the packet in the exchange: 0 the question, 1 the answer, then one more of each side.
+    turn: usize,
 }
 
 impl<'a> Case<'a> {
-    fn of(naming: &'a Naming<'a>, trace: &'a Trace, answer: bool) -> Option<Self> {
+    fn of(naming: &'a Naming<'a>, trace: &'a Trace, turn: usize) -> Option<Self> {
         let (hop, step) = trace.last_step()?;
         Some(Self {
             naming,
             trace,
             hop,
             step,
-            answer,
+            turn,
         })
     }
 
@@ -78,9 +79,15 @@ impl<'a> Case<'a> {
             _ => Severity::Error,
         };
         let mut evidence: Vec<String> = Vec::new();
-        if self.answer {
-            evidence.push("the request arrives; it is the answer that fails".to_owned());
-        }
+        let before = match self.turn {
+            0 => None,
+            1 => Some("the request arrives; it is the answer that fails"),
+            turn if turn % 2 == 0 => {
+                Some("request and answer arrive; it is the client's next packet that fails")
+            }
+            _ => Some("request and answer arrive; it is the server's next packet that fails"),
+        };
+        evidence.extend(before.map(str::to_owned));
         // A rule is spelled out by its own line below.
         let by_rule = self.rule().is_some_and(|(_, by_policy)| !by_policy);
         let words = if by_rule {

@@ -22,6 +22,9 @@ pub struct FdbEntry {
     /// NUD_PERMANENT on a bridge: an address of the bridge or its port, delivered locally.
     /// On VXLAN: set by hand or by the CNI.
     pub permanent: bool,
+    /// NTF_STICKY: stays at its port whatever the bridge learns.
+    #[serde(default)]
+    pub sticky: bool,
     /// NTF_EXT_LEARNED: set by a control plane.
     pub ext_learned: bool,
     /// Remote tunnel endpoint (NDA_DST), on VXLAN.
@@ -32,4 +35,7 @@ pub struct FdbEntry {
     pub vni: Option<u32>,
     /// Outgoing device where set (NDA_IFINDEX).
     pub via: Option<IfIndex>,
+    /// Nexthop object that names the remotes (NDA_NH_ID), on VXLAN.
+    #[serde(default)]
+    pub nexthop: Option<u32>,
 }

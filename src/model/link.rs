@@ -262,4 +262,7 @@ pub struct Inet6Conf {
     pub ignore_routes_with_linkdown: bool,
     /// This device forwards even where `all` does not (6.17 and later).
     pub force_forwarding: bool,
+    /// Hop limit of packets that this host sends here.
+    #[serde(default)]
+    pub hop_limit: Option<u8>,
 }

@@ -85,12 +85,17 @@ pub enum L4 {
         /// Identifier; any where `None`.
         id: Option<u16>,
     },
+    /// No IP packet but an ARP one; its addresses are the protocol addresses of sender and target.
+    Arp {
+        /// ARPOP_*: 1 request, 2 reply.
+        op: u16,
+    },
     /// Another protocol, by number.
     Other(u8),
 }
 
 impl Packet {
-    /// IPPROTO_* number of what it carries.
+    /// IPPROTO_* number of what it carries; 0 for ARP.
     pub fn protocol(&self) -> u8 {
         match self.l4 {
             L4::Tcp { .. } => TCP,
@@ -98,7 +103,17 @@ impl Packet {
             L4::Sctp { .. } => SCTP,
             L4::Icmp { .. } if self.src.is_ipv6() => ICMPV6,
             L4::Icmp { .. } => ICMP,
+            L4::Arp { .. } => 0,
             L4::Other(number) => number,
+        }
+    }
+
+    /// Ethertype (ETH_P_*).
+    pub fn ethertype(&self) -> u16 {
+        match self.l4 {
+            L4::Arp { .. } => 0x0806,
+            _ if self.src.is_ipv6() => 0x86dd,
+            _ => 0x0800,
         }
     }
 
@@ -106,7 +121,7 @@ impl Packet {
     pub fn sport(&self) -> Option<u16> {
         match self.l4 {
             L4::Tcp { sport, .. } | L4::Udp { sport, .. } | L4::Sctp { sport, .. } => sport,
-            L4::Icmp { .. } | L4::Other(_) => None,
+            L4::Icmp { .. } | L4::Arp { .. } | L4::Other(_) => None,
         }
     }
 
@@ -114,7 +129,7 @@ impl Packet {
     pub fn dport(&self) -> Option<u16> {
         match self.l4 {
             L4::Tcp { dport, .. } | L4::Udp { dport, .. } | L4::Sctp { dport, .. } => dport,
-            L4::Icmp { .. } | L4::Other(_) => None,
+            L4::Icmp { .. } | L4::Arp { .. } | L4::Other(_) => None,
         }
     }
 
@@ -123,7 +138,7 @@ impl Packet {
         match &mut self.l4 {
             L4::Tcp { sport, .. } | L4::Udp { sport, .. } | L4::Sctp { sport, .. } => *sport = port,
             L4::Icmp { id, .. } => *id = port,
-            L4::Other(_) => {}
+            L4::Arp { .. } | L4::Other(_) => {}
         }
     }
 
@@ -131,7 +146,7 @@ impl Packet {
     pub fn set_dport(&mut self, port: Option<u16>) {
         match &mut self.l4 {
             L4::Tcp { dport, .. } | L4::Udp { dport, .. } | L4::Sctp { dport, .. } => *dport = port,
-            L4::Icmp { .. } | L4::Other(_) => {}
+            L4::Icmp { .. } | L4::Arp { .. } | L4::Other(_) => {}
         }
     }
 
@@ -144,7 +159,7 @@ impl Packet {
                 (sport, dport)
             }
             L4::Icmp { kind, code, id } => (id, Some(u16::from(kind) << 8 | u16::from(code))),
-            L4::Other(_) => (Some(0), Some(0)),
+            L4::Arp { .. } | L4::Other(_) => (Some(0), Some(0)),
         };
         Tuple {
             src: self.src,
@@ -182,6 +197,7 @@ impl Packet {
                 code: 0,
                 id,
             },
+            L4::Arp { .. } => L4::Arp { op: 2 },
             L4::Other(number) => L4::Other(number),
         };
         Self {

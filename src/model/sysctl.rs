@@ -38,4 +38,7 @@ pub struct Sysctls {
     pub nf_conntrack_tcp_be_liberal: Section<Option<bool>>,
     /// `net.ipv4.icmp_echo_ignore_all`.
     pub icmp_echo_ignore_all: Section<bool>,
+    /// `net.ipv6.icmp.echo_ignore_all`; `Known(None)`: older than 5.0, which always answer.
+    #[serde(default)]
+    pub icmp6_echo_ignore_all: Section<Option<bool>>,
 }

@@ -7,16 +7,16 @@
 
 use super::fib::{self, FibAnswer, lookup};
 use super::input::validate_source;
-use super::neigh::{Resolved, address};
+use super::neigh::{Resolved, Station, address};
 use super::output::key;
 use super::skb::Devices;
-use super::walk::{Next, Walk, Ways};
+use super::walk::{Learned, Next, Walk, Ways};
 use super::{Cx, device, l2};
 use crate::model::link::{Bridge, Link, LinkKind, PortState};
 use crate::model::neigh::NeighState;
 use crate::model::netfilter::Hook;
 use crate::model::route::RouteKind;
-use crate::model::{IfIndex, MacAddr};
+use crate::model::{IfIndex, MacAddr, NsKey};
 use crate::trace::{Disposition, DropReason, Evidence, Step, StepKind};
 
 /// A frame comes in by a port.
@@ -48,11 +48,22 @@ pub(crate) fn receive(
             return walk.unknown(format!("{} is locked, which is not modelled", port.name));
         }
     }
-    let nf = match calls_iptables(cx, &walk, master, bridge) {
+    let v6 = walk.skb.packet.dst.is_ipv6();
+    let nf = match calls_iptables(cx, &walk.ns, v6, master, bridge) {
         Ok(nf) => nf,
         Err(why) => return walk.unknown(why),
     };
+    let learns = port.port.as_ref().is_none_or(|port| port.learning);
     let (port, master) = (port.index, master.index);
+    if let Some((from, _)) = walk.skb.packet.eth.filter(|_| learns) {
+        // `br_fdb_update()` comes behind PREROUTING; what that drops is gone anyway.
+        walk.learn([Learned {
+            ns: walk.ns.clone(),
+            bridge: master,
+            mac: from,
+            port,
+        }]);
+    }
     let devices = Devices {
         iif: Some(port),
         ..Devices::default()
@@ -81,17 +92,20 @@ pub(crate) fn receive(
 /// Whether this bridge shows its packets to the IP hooks, by itself or by the sysctl.
 ///
 /// Source: `br_nf_pre_routing()`.
-fn calls_iptables(
+pub(crate) fn calls_iptables(
     cx: &Cx<'_>,
-    walk: &Walk,
+    ns: &NsKey,
+    v6: bool,
     master: &Link,
     bridge: &Bridge,
 ) -> Result<bool, String> {
-    let v6 = walk.skb.packet.dst.is_ipv6();
     if v6 && bridge.nf_call_ip6tables || !v6 && bridge.nf_call_iptables {
         return Ok(true);
     }
-    let sysctls = walk.netns(cx).and_then(|netns| netns.sysctls.known());
+    let sysctls = cx
+        .topology
+        .netns(ns)
+        .and_then(|netns| netns.sysctls.known());
     let setting = sysctls.map(|sysctls| {
         if v6 {
             &sysctls.bridge_nf_call_ip6tables
@@ -107,8 +121,8 @@ fn calls_iptables(
     let value = setting.and_then(|section| section.known().copied());
     value.map(|value| value.unwrap_or(false)).ok_or_else(|| {
         format!(
-            "{name} of {}, which decides about {}, was not read",
-            walk.ns, master.name
+            "{name} of {ns}, which decides about {}, was not read",
+            master.name
         )
     })
 }
@@ -193,11 +207,11 @@ fn translated(cx: &mut Cx<'_>, mut walk: Walk, master: IfIndex, port: IfIndex) -
     let next_hop = hop.via.unwrap_or(walk.skb.packet.dst);
     let text = format!("{}: translated to an address on the same bridge", link.name);
     walk.step(Step::new(StepKind::Bridge, text));
-    match address(cx, &walk.ns, link, next_hop) {
-        Resolved::Address(mac, step) => readdress(walk, link, (mac, step), port),
-        Resolved::OneOf(answers) => {
-            walk.fork(answers, |walk, answer| readdress(walk, link, answer, port))
-        }
+    match address(cx, &walk.ns, link, next_hop, Some(walk.skb.packet.src)) {
+        Resolved::Address(station) => readdress(walk, link, station, port),
+        Resolved::OneOf(stations) => walk.fork(stations, |walk, station| {
+            readdress(walk, link, station, port)
+        }),
         Resolved::Nobody(step) => {
             walk.step(step);
             walk.end(Disposition::Dropped(DropReason::NeighFailed))
@@ -211,7 +225,9 @@ fn translated(cx: &mut Cx<'_>, mut walk: Walk, master: IfIndex, port: IfIndex) -
 }
 
 /// The frame goes on to its new neighbour's address.
-fn readdress(mut walk: Walk, bridge: &Link, (mac, step): (MacAddr, Step), port: IfIndex) -> Ways {
+fn readdress(mut walk: Walk, bridge: &Link, station: Station, port: IfIndex) -> Ways {
+    let Station { mac, step, learned } = station;
+    walk.learn(learned);
     // Only a confirmed neighbour has its header at hand; any other takes the long way, through
     // the bridge's own device (`br_nf_pre_routing_finish_bridge()`, NUD_CONNECTED).
     if !step.evidence.iter().any(is_connected) {
@@ -272,7 +288,19 @@ pub(crate) fn forward(
     let entry = fdb.iter().find(|e| {
         e.mac == dst && e.master == Some(bridge) && !e.own && e.vlan.is_none() && e.link != bridge
     });
+    let moved = walk.learned(bridge, dst).filter(|port| {
+        entry.is_some_and(|entry| entry.link != *port && !entry.permanent && !entry.sticky)
+    });
     let (out, evidence, how) = match entry {
+        Some(entry) if let Some(port) = moved => {
+            let why = format!(
+                "{} learns from the packets of this exchange that {dst} is behind {}, not behind {} as its table says",
+                master.name,
+                walk.dev(cx, port),
+                walk.dev(cx, entry.link)
+            );
+            (port, Evidence::Assumed { why }, ", learned under way")
+        }
         Some(entry) => {
             let dev = walk.dev(cx, entry.link);
             (
@@ -370,7 +398,7 @@ fn flood(
     let mut unknown = None;
     for out in ports {
         let segment = l2::segment(cx, &walk.ns, out.index);
-        let here = segment.stations.iter().any(|(ns, index)| {
+        let here = segment.stations.keys().any(|(ns, index)| {
             let link = cx.topology.netns(ns).and_then(|netns| netns.link(*index));
             link.is_some_and(|link| link.mac == Some(dst))
         });

@@ -297,6 +297,7 @@ fn opens(packet: &Packet) -> Opens {
             0 | 14 | 16 | 18 => Opens::No("an echo reply whose request was not seen here"),
             _ => Opens::Unknown("icmp errors are not matched with their flow".to_owned()),
         },
+        L4::Arp { .. } => Opens::Untracked,
         L4::Udp { .. } | L4::Sctp { .. } | L4::Other(_) => Opens::Yes,
     }
 }

@@ -49,7 +49,7 @@ pub(crate) fn transmit(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
         let why = format!("{} has {program}, which may do anything", link.name);
         return walk.unknown(why);
     }
-    if hooked(cx, &walk, Hook::Egress) {
+    if hooked(cx, &walk.ns, Hook::Egress) {
         let devices = Devices {
             oif: Some(dev),
             ..Devices::default()
@@ -62,8 +62,8 @@ pub(crate) fn transmit(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
 }
 
 /// Whether any chain is hooked at devices of this way in the namespace: there rarely is one.
-fn hooked(cx: &Cx<'_>, walk: &Walk, hook: Hook) -> bool {
-    let ruleset = walk.netns(cx).and_then(|netns| netns.nft.known());
+pub(crate) fn hooked(cx: &Cx<'_>, ns: &NsKey, hook: Hook) -> bool {
+    let ruleset = cx.topology.netns(ns).and_then(|netns| netns.nft.known());
     let chains = ruleset
         .into_iter()
         .flat_map(|ruleset| &ruleset.tables)
@@ -185,7 +185,7 @@ pub(crate) fn receive(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
         let why = format!("{} has {program}, which may do anything", link.name);
         return walk.unknown(why);
     }
-    if hooked(cx, &walk, Hook::Ingress) {
+    if hooked(cx, &walk.ns, Hook::Ingress) {
         let devices = Devices {
             iif: Some(dev),
             ..Devices::default()

@@ -6,8 +6,8 @@
 use std::net::IpAddr;
 
 use super::Cx;
-use super::fib::{FibAnswer, FibKey, Found, addr_type, lookup};
-use super::output::{key, route_step, rule_refusal};
+use super::fib::{FibAnswer, FibKey, Found, addr_type, lookup, section};
+use super::output::{forks, key, route_step, rule_refusal};
 use super::skb::Devices;
 use super::walk::{Next, Out, Walk, Ways};
 use crate::model::IfIndex;
@@ -15,6 +15,9 @@ use crate::model::link::{Inet6Conf, InetConf, Link};
 use crate::model::netfilter::Hook;
 use crate::model::route::RouteKind;
 use crate::trace::{Disposition, DropReason, Evidence, RejectWith, Step, StepKind};
+
+/// IPV6_MIN_MTU
+const IPV6_MIN_MTU: u32 = 1280;
 
 /// The IP layer gets a packet from a device.
 pub(crate) fn ip_receive(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex, prerouted: bool) -> Ways {
@@ -35,7 +38,24 @@ pub(crate) fn ip_receive(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex, preroute
         walk.step(Step::new(StepKind::Receive, "the frame is for another station").with(evidence));
         return walk.end(Disposition::Dropped(DropReason::Otherhost));
     }
-    if walk.skb.packet.dst.is_ipv6() && link.inet6.is_some_and(|conf| conf.disable_ipv6) {
+    if walk.skb.packet.dst.is_ipv6() && link.inet6.is_none_or(|conf| conf.disable_ipv6) {
+        if link.inet6.is_none() {
+            // A device whose MTU is below 1280 bytes has no IPv6 at all (`addrconf_notify()`).
+            if link.mtu >= IPV6_MIN_MTU {
+                let why = format!(
+                    "the IPv6 settings of {} in {} were not read",
+                    link.name, walk.ns
+                );
+                return walk.unknown(why);
+            }
+            let evidence = Evidence::Link {
+                dev: link.name.clone(),
+                state: format!("mtu {}, IPv6 needs {IPV6_MIN_MTU}", link.mtu),
+            };
+            let text = "no IPv6 on this device";
+            walk.step(Step::new(StepKind::Receive, text).with(evidence));
+            return walk.end(Disposition::Dropped(DropReason::NotSpecified));
+        }
         let name = format!("net.ipv6.conf.{}.disable_ipv6", link.name);
         walk.step(
             Step::new(StepKind::Receive, "IPv6 is off on this device").with(Evidence::Sysctl {
@@ -137,9 +157,10 @@ fn route_input(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
 
 fn fork(cx: &Cx<'_>, walk: &Walk, found: &Found, dev: IfIndex) -> Ways {
     let mut ways = Vec::new();
-    for (taken, (share, hop)) in found.hops.iter().enumerate() {
-        let mut one = walk.clone();
-        one.share *= share;
+    for (taken, mut one) in forks(walk, found) {
+        let Some((_, hop)) = found.hops.get(taken) else {
+            continue;
+        };
         one.step(route_step(cx, walk, found, taken));
         ways.extend(match (hop.link, &hop.encap) {
             (Some(oif), None) => {
@@ -245,6 +266,19 @@ fn martian(cx: &Cx<'_>, walk: &mut Walk, link: &Link) -> Result<(), Ways> {
     Err(walk.clone().end(Disposition::Dropped(reason)))
 }
 
+/// Whether the device has an IPv4 address.
+fn has_address(cx: &mut Cx<'_>, walk: &Walk, link: &Link) -> Result<bool, Ways> {
+    let topology = cx.topology;
+    let Some(netns) = topology.netns(&walk.ns) else {
+        return Ok(false);
+    };
+    let addrs = section(cx, &walk.ns, &netns.addrs, "addresses");
+    let addrs = addrs.map_err(|why| walk.clone().unknown(why))?;
+    Ok(addrs
+        .iter()
+        .any(|addr| addr.link == link.index && addr.local.is_ipv4()))
+}
+
 /// The reverse path. Source: `fib_validate_source()`, net/ipv4/fib_frontend.c. IPv6 has none.
 pub(crate) fn validate_source(cx: &mut Cx<'_>, walk: &mut Walk, link: &Link) -> Result<(), Ways> {
     let src = walk.skb.packet.src;
@@ -299,7 +333,9 @@ pub(crate) fn validate_source(cx: &mut Cx<'_>, walk: &mut Walk, link: &Link) -> 
                 .any(|hop| hop.link == Some(link.index));
             let good = found.route.kind == RouteKind::Unicast
                 || found.route.kind == RouteKind::Local && accept_local;
-            (good && (same || mode == 2), Some(found))
+            // Loose mode is strict at a device without an address (`no_addr`: last_resort).
+            let loose = mode == 2 && has_address(cx, walk, link)?;
+            (good && (same || loose), Some(found))
         }
     };
     if pass {

@@ -4,37 +4,57 @@
 //! Read first: `br_flood()`, net/bridge/br_forward.c; `arp_process()`, net/ipv4/arp.c;
 //! `ndisc_recv_ns()`, net/ipv6/ndisc.c, v6.12.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::Cx;
 use super::fib::{FibAnswer, FibKey, addr_type, lookup};
 use super::peer::{Peer, peer};
+use super::solicit::{self, Asked, Way};
+use super::walk::Learned;
 use crate::model::link::{Link, LinkKind, MacvlanMode, PortState};
 use crate::model::route::RouteKind;
 use crate::model::want::{Depth, NsTarget, Want};
 use crate::model::{IfIndex, MacAddr, NsKey};
+use crate::trace::Step;
 
 /// What a broadcast reaches.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Segment {
-    /// Devices whose IP layer gets it.
-    pub(crate) stations: BTreeSet<(NsKey, IfIndex)>,
+    /// Devices whose IP layer gets it, each with the devices that the frame passes on its way there.
+    pub(crate) stations: BTreeMap<(NsKey, IfIndex), Vec<Leg>>,
     /// Part of the link is out of view; which device leads there.
     pub(crate) outside: Option<String>,
     /// Part of the link could not be followed; why.
     pub(crate) unknown: Option<String>,
 }
 
+/// One device that a frame passes. Bridges are no legs, their ports are.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Leg {
+    /// Namespace.
+    pub(crate) ns: NsKey,
+    /// Device.
+    pub(crate) dev: IfIndex,
+    /// The frame comes in by it; it leaves by it where false.
+    pub(crate) arriving: bool,
+}
+
 /// The segment behind a device: what a broadcast sent by it reaches.
 pub(crate) fn segment(cx: &mut Cx<'_>, ns: &NsKey, dev: IfIndex) -> Segment {
     let mut found = Segment::default();
-    let mut open = vec![(ns.clone(), dev, false)];
+    let start = Leg {
+        ns: ns.clone(),
+        dev,
+        arriving: false,
+    };
+    let mut open = vec![(start, Vec::new())];
     let mut seen = BTreeSet::new();
-    while let Some((ns, dev, arriving)) = open.pop() {
-        if !seen.insert((ns.clone(), dev, arriving)) {
+    while let Some((leg, mut way)) = open.pop() {
+        if !seen.insert(leg.clone()) {
             continue;
         }
+        let Leg { ns, dev, arriving } = leg.clone();
         let topology = cx.topology;
         let Some(link) = topology.netns(&ns).and_then(|netns| netns.link(dev)) else {
             found.unknown = Some(format!("device {dev} of {ns} was not read"));
@@ -43,40 +63,65 @@ pub(crate) fn segment(cx: &mut Cx<'_>, ns: &NsKey, dev: IfIndex) -> Segment {
         if !link.up {
             continue;
         }
-        if arriving {
-            arrive(cx, &ns, link, &mut open, &mut found);
-        } else {
-            emit(cx, &ns, link, &mut open, &mut found);
+        if !matches!(link.kind, LinkKind::Bridge(_)) {
+            way.push(leg);
         }
+        let mut onward = Vec::new();
+        if arriving {
+            arrive(cx, &ns, link, &way, &mut onward, &mut found);
+        } else {
+            emit(cx, &ns, link, &way, &mut onward, &mut found);
+        }
+        open.extend(onward.into_iter().map(|leg| (leg, way.clone())));
     }
     found.stations.remove(&(ns.clone(), dev));
     found
 }
 
-type Open = Vec<(NsKey, IfIndex, bool)>;
-
 /// A frame comes in by `link`.
-fn arrive(cx: &Cx<'_>, ns: &NsKey, link: &Link, open: &mut Open, found: &mut Segment) {
+fn arrive(
+    cx: &Cx<'_>,
+    ns: &NsKey,
+    link: &Link,
+    way: &[Leg],
+    onward: &mut Vec<Leg>,
+    found: &mut Segment,
+) {
     let netns = cx.topology.netns(ns);
     let master = link.master.and_then(|master| netns?.link(master));
+    let mut station = |ns: &NsKey, dev| {
+        let key = (ns.clone(), dev);
+        found.stations.entry(key).or_insert_with(|| way.to_vec());
+    };
     if let Some(bridge) = master.filter(|master| matches!(master.kind, LinkKind::Bridge(_))) {
         if forwards(link) {
-            found.stations.insert((ns.clone(), bridge.index));
-            open.extend(ports(cx, ns, bridge.index).map(|port| (ns.clone(), port, false)));
+            station(ns, bridge.index);
+            onward.extend(ports(cx, ns, bridge.index, Some(link)));
         }
         return;
     }
-    found.stations.insert((ns.clone(), link.index));
+    station(ns, link.index);
     for (child_ns, child) in macvlans(cx, ns, link.index) {
-        found.stations.insert((child_ns, child));
+        station(&child_ns, child);
     }
 }
 
 /// A frame leaves by `link`.
-fn emit(cx: &mut Cx<'_>, ns: &NsKey, link: &Link, open: &mut Open, found: &mut Segment) {
+fn emit(
+    cx: &mut Cx<'_>,
+    ns: &NsKey,
+    link: &Link,
+    way: &[Leg],
+    onward: &mut Vec<Leg>,
+    found: &mut Segment,
+) {
     match &link.kind {
         LinkKind::Veth | LinkKind::Netkit => match peer(cx.topology, ns, link) {
-            Peer::Found(peer_ns, index) => open.push((peer_ns, index, true)),
+            Peer::Found(ns, dev) => onward.push(Leg {
+                ns,
+                dev,
+                arriving: true,
+            }),
             Peer::Unread(peer_ns) => {
                 found.unknown = Some(format!("{peer_ns}, behind {}, was not read", link.name));
                 want_netns(cx, &peer_ns);
@@ -88,15 +133,20 @@ fn emit(cx: &mut Cx<'_>, ns: &NsKey, link: &Link, open: &mut Open, found: &mut S
             Peer::NotVeth => {}
             Peer::Unknown(why) => found.unknown = Some(why),
         },
-        LinkKind::Bridge(_) => {
-            open.extend(ports(cx, ns, link.index).map(|port| (ns.clone(), port, false)));
-        }
+        LinkKind::Bridge(_) => onward.extend(ports(cx, ns, link.index, None)),
         LinkKind::Macvlan(mode) => match parent(cx, ns, link) {
-            Some((parent_ns, parent)) => {
+            Some((ns, dev)) => {
                 if *mode == MacvlanMode::Bridge {
-                    found.stations.extend(macvlans(cx, &parent_ns, parent));
+                    for sibling in macvlans(cx, &ns, dev) {
+                        let entry = found.stations.entry(sibling);
+                        entry.or_insert_with(|| way.to_vec());
+                    }
                 }
-                open.push((parent_ns, parent, false));
+                onward.push(Leg {
+                    ns,
+                    dev,
+                    arriving: false,
+                });
             }
             None => found.unknown = Some(format!("the parent of {} was not read", link.name)),
         },
@@ -122,15 +172,23 @@ fn forwards(port: &Link) -> bool {
         .is_none_or(|port| port.state == PortState::Forwarding)
 }
 
-/// Ports of a bridge that a broadcast leaves by.
-fn ports<'t>(cx: &Cx<'t>, ns: &NsKey, bridge: IfIndex) -> impl Iterator<Item = IfIndex> + use<'t> {
+/// Ports of a bridge that a broadcast leaves by, which came in by another port or was sent here.
+fn ports(cx: &Cx<'_>, ns: &NsKey, bridge: IfIndex, from: Option<&Link>) -> Vec<Leg> {
     let links = cx.topology.netns(ns).and_then(|netns| netns.links.known());
+    let isolated = |link: &Link| link.port.as_ref().is_some_and(|port| port.isolated);
+    let cut_off = from.is_some_and(isolated);
     links
         .into_iter()
         .flatten()
-        .filter(move |link| link.master == Some(bridge) && link.up && forwards(link))
+        .filter(|link| link.master == Some(bridge) && link.up && forwards(link))
         .filter(|link| link.port.as_ref().is_none_or(|port| port.bcast_flood))
-        .map(|link| link.index)
+        .filter(|link| !(cut_off && isolated(link)))
+        .map(|link| Leg {
+            ns: ns.clone(),
+            dev: link.index,
+            arriving: false,
+        })
+        .collect()
 }
 
 /// The device that a macvlan, ipvlan or VLAN sits on.
@@ -172,30 +230,74 @@ pub(crate) fn macvlans(cx: &Cx<'_>, ns: &NsKey, dev: IfIndex) -> Vec<(NsKey, IfI
 }
 
 /// Who answers when a device asks for an address.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Answers {
-    /// Devices that answer, with the address they tell.
-    pub(crate) by: Vec<(NsKey, IfIndex, MacAddr)>,
+    /// Devices that answer.
+    pub(crate) by: Vec<Answer>,
+    /// Devices that would answer, but rules on the way take the question or the answer: the step of
+    /// the rule, with the namespace it is in.
+    pub(crate) lost: Vec<(NsKey, Step)>,
     /// The segment that was searched.
     pub(crate) segment: Segment,
 }
 
-/// Asks everyone on the link of `dev` for `addr` (ARP, neighbour solicitation).
-pub(crate) fn who_has(cx: &mut Cx<'_>, ns: &NsKey, dev: IfIndex, addr: IpAddr) -> Answers {
-    let segment = segment(cx, ns, dev);
+/// A device that answers for an address.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Answer {
+    /// Its namespace.
+    pub(crate) ns: NsKey,
+    /// The device.
+    pub(crate) dev: IfIndex,
+    /// The address that it tells.
+    pub(crate) mac: MacAddr,
+    /// What bridges learn from question and answer.
+    pub(crate) learned: Vec<Learned>,
+}
+
+/// Asks everyone on the link of `link` for `addr` (ARP, neighbour solicitation). `src`: source of the
+/// packet that the question is for.
+pub(crate) fn who_has(
+    cx: &mut Cx<'_>,
+    ns: &NsKey,
+    link: &Link,
+    addr: IpAddr,
+    src: Option<IpAddr>,
+) -> Answers {
+    let segment = segment(cx, ns, link.index);
     let mut answers = Answers {
-        by: Vec::new(),
         segment: segment.clone(),
+        ..Answers::default()
     };
-    for (station, index) in segment.stations {
+    for ((station, index), legs) in segment.stations {
         let topology = cx.topology;
-        let Some(link) = topology.netns(&station).and_then(|netns| netns.link(index)) else {
+        let Some(to) = topology.netns(&station).and_then(|netns| netns.link(index)) else {
             continue;
         };
-        match answers_for(cx, &station, link, addr) {
-            Ok(true) => answers.by.extend(link.mac.map(|mac| (station, index, mac))),
-            Ok(false) => {}
-            Err(why) => answers.segment.unknown = Some(why),
+        let Some(mac) = to.mac else {
+            continue;
+        };
+        match answers_for(cx, &station, to, addr) {
+            Ok(true) => {}
+            Ok(false) => continue,
+            Err(why) => {
+                answers.segment.unknown = Some(why);
+                continue;
+            }
+        }
+        let way = Way {
+            from: (ns.clone(), link),
+            legs,
+            to: (station.clone(), to),
+        };
+        match solicit::ask(cx, &way, addr, src) {
+            Asked::Answered(learned) => answers.by.push(Answer {
+                ns: station,
+                dev: index,
+                mac,
+                learned,
+            }),
+            Asked::Lost(ns, step) => answers.lost.push((ns, *step)),
+            Asked::Unknown(why) => answers.segment.unknown = Some(why),
         }
     }
     answers

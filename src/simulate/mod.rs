@@ -10,6 +10,7 @@
 pub(crate) mod bridge;
 pub(crate) mod conntrack;
 pub(crate) mod device;
+mod exchange;
 pub(crate) mod fib;
 pub(crate) mod forward;
 pub(crate) mod input;
@@ -20,6 +21,7 @@ pub(crate) mod output;
 pub mod peer;
 pub(crate) mod skb;
 pub(crate) mod socket;
+pub(crate) mod solicit;
 pub(crate) mod source;
 pub(crate) mod underlay;
 pub(crate) mod vxlan;
@@ -32,13 +34,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
-use self::skb::{CtRef, Flows, Skb};
-use self::walk::{Finished, Goal, Next, Origin, Walk, follow};
+use self::walk::{Next, follow};
 use crate::model::NsKey;
 use crate::model::packet::{ICMP, ICMPV6, L4, Packet, SCTP, TCP, UDP};
 use crate::model::topology::Topology;
 use crate::model::want::{Depth, NsTarget, Want};
-use crate::trace::{Disposition, DropReason, Hop, Step, StepKind, Trace};
+use crate::trace::Trace;
 
 /// Facts that were lacking, by node.
 pub type Wants = BTreeMap<String, BTreeSet<Want>>;
@@ -134,56 +135,16 @@ pub fn simulate(topology: &Topology, flow: &Flow, limits: &Limits) -> Outcome {
         );
     }
     let packet = first_packet(&cx, flow);
-    let walk = start(
-        flow.from.clone(),
-        packet,
-        flow.uid,
-        Flows::default(),
-        Goal::Listener,
-        1.0,
-    );
+    let walk = exchange::first(flow.from.clone(), packet, flow.uid);
     let mut traces = Vec::new();
     for end in follow(&mut cx, walk, Next::LocalOut(None)) {
         // One budget for all ways of the question.
         cx.limits.branches = limits.branches.saturating_sub(traces.len()).max(1);
-        let answers = match end.disposition {
-            Disposition::Delivered => answer(&mut cx, flow, &end),
-            Disposition::LeavesCluster => answer_from_outside(&mut cx, flow, &end),
-            _ => Vec::new(),
-        };
-        if answers.is_empty() {
-            traces.push(trace(end, None));
-            continue;
-        }
-        for mut reply in answers {
-            if reply.disposition == Disposition::LeavesCluster {
-                let text = format!(
-                    "the answer leaves for {}, not for who asked",
-                    reply.walk.skb.packet.dst
-                );
-                reply.walk.step(Step::new(StepKind::Socket, text));
-                reply.disposition = Disposition::Dropped(DropReason::NotFromPeer);
-            }
-            let mut forth = end.clone();
-            forth.walk.share = reply.walk.share;
-            let mut back = trace(reply, None);
-            back.probability = 1.0;
-            traces.push(trace(forth, Some(back)));
-        }
+        traces.extend(exchange::of(&mut cx, flow, end));
     }
     Outcome {
         traces,
         wants: cx.wants,
-    }
-}
-
-fn trace(end: Finished, reply: Option<Trace>) -> Trace {
-    Trace {
-        probability: end.walk.share,
-        disposition: end.disposition,
-        hops: end.walk.hops,
-        packet: end.walk.skb.packet,
-        reply: reply.map(Box::new),
     }
 }
 
@@ -235,90 +196,4 @@ pub(crate) fn ttl(cx: &Cx<'_>, ns: &NsKey) -> u8 {
         .and_then(|netns| netns.sysctls.known());
     let set = sysctls.and_then(|sysctls| sysctls.ip_default_ttl.known().copied());
     set.unwrap_or(DEFAULT_TTL)
-}
-
-fn start(
-    ns: NsKey,
-    packet: Packet,
-    uid: Option<u32>,
-    flows: Flows,
-    goal: Goal,
-    share: f64,
-) -> Walk {
-    let origin = match goal {
-        Goal::Listener => "a socket sends",
-        Goal::Origin(_) => "the answer is sent",
-    };
-    let hop = Hop {
-        ns: ns.clone(),
-        iif: None,
-        oif: None,
-        packet: packet.clone(),
-        steps: vec![Step::new(StepKind::Origin, origin)],
-        taps: Vec::new(),
-    };
-    Walk {
-        ns,
-        skb: Skb {
-            packet,
-            mark: Some(0),
-            ct: CtRef::None,
-            uid,
-            local: true,
-        },
-        flows,
-        hops: vec![hop],
-        share,
-        seen: Vec::new(),
-        goal,
-        physin: None,
-        next_hop: None,
-    }
-}
-
-/// The socket that asked, as the first packet shows it.
-fn origin(flow: &Flow, end: &Finished) -> Origin {
-    let sent = end.walk.hops.first();
-    let first = sent.map_or(&end.walk.skb.packet, |hop| &hop.packet);
-    Origin {
-        ns: flow.from.clone(),
-        src: first.src,
-        sport: first.sport(),
-        dst: first.dst,
-        dport: first.dport(),
-    }
-}
-
-/// The answer to a packet that arrived: from its socket to the one that asked.
-fn answer(cx: &mut Cx<'_>, flow: &Flow, end: &Finished) -> Vec<Finished> {
-    let ns = end.walk.ns.clone();
-    let packet = end.walk.skb.packet.reply(ttl(cx, &ns));
-    let flows = end.walk.flows.clone();
-    let goal = Goal::Origin(origin(flow, end));
-    let back = start(ns, packet, None, flows, goal, end.walk.share);
-    follow(cx, back, Next::LocalOut(None))
-}
-
-/// The answer to a packet that left, should one come: back in by the device it left by.
-fn answer_from_outside(cx: &mut Cx<'_>, flow: &Flow, end: &Finished) -> Vec<Finished> {
-    let left_by = end.walk.hops.last().and_then(|hop| hop.oif.as_deref());
-    let netns = cx.topology.netns(&end.walk.ns);
-    let Some(dev) = left_by
-        .and_then(|name| netns?.link_named(name))
-        .map(|link| link.index)
-    else {
-        return Vec::new();
-    };
-    let ns = end.walk.ns.clone();
-    let packet = end.walk.skb.packet.reply(DEFAULT_TTL);
-    let flows = end.walk.flows.clone();
-    let goal = Goal::Origin(origin(flow, end));
-    let mut back = start(ns.clone(), packet, None, flows, goal, end.walk.share);
-    back.hops.clear();
-    back.enter(cx, ns, dev);
-    back.step(Step::new(
-        StepKind::Origin,
-        "should an answer come, it comes in here",
-    ));
-    follow(cx, back, Next::Receive(dev))
 }

@@ -7,11 +7,11 @@ use std::net::IpAddr;
 use super::fib::section;
 use super::l2::{self, Answers};
 use super::peer::{Peer, peer};
-use super::walk::{Next, Out, Walk, Ways};
+use super::walk::{Learned, Next, Out, Walk, Ways};
 use super::{Cx, device, underlay};
 use crate::model::link::{Link, LinkKind};
 use crate::model::neigh::{Neigh, NeighState};
-use crate::model::{IfIndex, MacAddr, NsKey};
+use crate::model::{MacAddr, NsKey};
 use crate::trace::{Disposition, DropReason, Evidence, RejectWith, Step, StepKind};
 
 /// Finds the link-layer address and hands the frame to the device.
@@ -51,17 +51,15 @@ pub(crate) fn resolve(cx: &mut Cx<'_>, mut walk: Walk, out: &Out) -> Ways {
         walk.skb.packet.eth = None;
         return walk.then(Next::Transmit(link.index));
     }
-    match address(cx, &walk.ns, link, next_hop) {
-        Resolved::Address(mac, step) => {
-            walk.step(step);
-            walk.skb.packet.eth = link.mac.map(|own| (own, mac));
-            walk.then(Next::Transmit(link.index))
-        }
-        Resolved::OneOf(answers) => walk.fork(answers, |mut walk, (mac, step)| {
-            walk.step(step);
-            walk.skb.packet.eth = link.mac.map(|own| (own, mac));
-            walk.then(Next::Transmit(link.index))
-        }),
+    let frame = |mut walk: Walk, station: Station| {
+        walk.step(station.step);
+        walk.learn(station.learned);
+        walk.skb.packet.eth = link.mac.map(|own| (own, station.mac));
+        walk.then(Next::Transmit(link.index))
+    };
+    match address(cx, &walk.ns, link, next_hop, Some(walk.skb.packet.src)) {
+        Resolved::Address(station) => frame(walk, station),
+        Resolved::OneOf(stations) => walk.fork(stations, frame),
         Resolved::Assumed(step) => {
             walk.step(step);
             walk.skb.packet.eth = None;
@@ -84,12 +82,32 @@ pub(crate) fn resolve(cx: &mut Cx<'_>, mut walk: Walk, out: &Out) -> Ways {
     }
 }
 
+/// A next hop's address, and how it is known.
+pub(crate) struct Station {
+    /// Address.
+    pub(crate) mac: MacAddr,
+    /// The entry, or who would answer.
+    pub(crate) step: Step,
+    /// What bridges learn from question and answer.
+    pub(crate) learned: Vec<Learned>,
+}
+
+impl Station {
+    fn new(mac: MacAddr, step: Step) -> Self {
+        Self {
+            mac,
+            step,
+            learned: Vec::new(),
+        }
+    }
+}
+
 /// What is known of a next hop.
 pub(crate) enum Resolved {
     /// Its address.
-    Address(MacAddr, Step),
+    Address(Station),
     /// Several have the address; who answers first decides.
-    OneOf(Vec<(MacAddr, Step)>),
+    OneOf(Vec<Station>),
     /// Out of view, and nothing speaks against it.
     Assumed(Step),
     /// Nobody answers.
@@ -98,8 +116,14 @@ pub(crate) enum Resolved {
     Unknown(String),
 }
 
-/// The link-layer address of `addr` on the link of `link`.
-pub(crate) fn address(cx: &mut Cx<'_>, ns: &NsKey, link: &Link, addr: IpAddr) -> Resolved {
+/// The link-layer address of `addr` on the link of `link`, for a packet from `src`.
+pub(crate) fn address(
+    cx: &mut Cx<'_>,
+    ns: &NsKey,
+    link: &Link,
+    addr: IpAddr,
+    src: Option<IpAddr>,
+) -> Resolved {
     let topology = cx.topology;
     let Some(netns) = topology.netns(ns) else {
         return Resolved::Unknown(format!("{ns} was not read"));
@@ -126,13 +150,21 @@ pub(crate) fn address(cx: &mut Cx<'_>, ns: &NsKey, link: &Link, addr: IpAddr) ->
             neigh: entry.clone(),
             dev: link.name.clone(),
         };
-        return Resolved::Address(mac, Step::new(StepKind::Neigh, text).with(evidence));
+        let step = Step::new(StepKind::Neigh, text).with(evidence);
+        return Resolved::Address(Station::new(mac, step));
     }
-    ask(cx, ns, link, addr, entry)
+    ask(cx, ns, link, addr, entry, src)
 }
 
 /// No usable entry: the kernel asks, and so do we.
-fn ask(cx: &mut Cx<'_>, ns: &NsKey, link: &Link, addr: IpAddr, entry: Option<&Neigh>) -> Resolved {
+fn ask(
+    cx: &mut Cx<'_>,
+    ns: &NsKey,
+    link: &Link,
+    addr: IpAddr,
+    entry: Option<&Neigh>,
+    src: Option<IpAddr>,
+) -> Resolved {
     let known = match entry {
         Some(entry) => Evidence::Neigh {
             neigh: entry.clone(),
@@ -142,33 +174,51 @@ fn ask(cx: &mut Cx<'_>, ns: &NsKey, link: &Link, addr: IpAddr, entry: Option<&Ne
             what: format!("a neighbour entry for {addr} on {}", link.name),
         },
     };
-    let Answers { by, segment } = l2::who_has(cx, ns, link.index, addr);
-    let mut answers: Vec<(MacAddr, Step)> = by
-        .iter()
-        .map(|answer| {
-            (
-                answer.2,
-                answered(cx, addr, answer, known.clone(), by.len()),
-            )
+    let Answers { by, lost, segment } = l2::who_has(cx, ns, link, addr, src);
+    if let (Some(first), Some(entry)) = (by.first(), entry)
+        && entry.state == NeighState::Incomplete
+    {
+        // The kernel asks this very moment and has no answer, whatever should answer.
+        return Resolved::Unknown(format!(
+            "{addr} is asked for on {} and nobody answers so far (INCOMPLETE), though {} should: nothing that was read explains that",
+            link.name, first.ns
+        ));
+    }
+    let count = by.len();
+    let mut stations: Vec<Station> = by
+        .into_iter()
+        .map(|answer| Station {
+            mac: answer.mac,
+            step: answered(cx, addr, &answer, known.clone(), count),
+            learned: answer.learned,
         })
         .collect();
-    match (answers.pop(), answers.is_empty()) {
-        (Some((mac, step)), true) => return Resolved::Address(mac, step),
+    match (stations.pop(), stations.is_empty()) {
+        (Some(station), true) => return Resolved::Address(station),
         (Some(last), false) => {
-            answers.push(last);
-            return Resolved::OneOf(answers);
+            stations.push(last);
+            return Resolved::OneOf(stations);
         }
         (None, _) => {}
     }
     if let Some(why) = segment.unknown {
         return Resolved::Unknown(why);
     }
+    if let Some((place, rule)) = lost.into_iter().next() {
+        let text = format!(
+            "nobody answers for {addr}: a rule of {place} takes the question or the answer ({})",
+            rule.result
+        );
+        let mut step = Step::new(StepKind::Neigh, text);
+        step.evidence = rule.evidence;
+        return Resolved::Nobody(step.with(known));
+    }
     if let Some((owner, mac)) = underlay::owner_on_link(cx, ns, addr)
         && segment.outside.is_some()
     {
         let text = format!("{addr} would be answered for by {}: {mac}", owner.node);
         let step = Step::new(StepKind::Neigh, text).with(known);
-        return Resolved::Address(mac, step);
+        return Resolved::Address(Station::new(mac, step));
     }
     let failed =
         entry.is_some_and(|e| matches!(e.state, NeighState::Failed | NeighState::Incomplete));
@@ -206,14 +256,9 @@ fn ask(cx: &mut Cx<'_>, ns: &NsKey, link: &Link, addr: IpAddr, entry: Option<&Ne
 }
 
 /// The step of one answer among `count`.
-fn answered(
-    cx: &Cx<'_>,
-    addr: IpAddr,
-    (station, index, mac): &(NsKey, IfIndex, MacAddr),
-    known: Evidence,
-    count: usize,
-) -> Step {
-    let dev = cx.topology.netns(station).and_then(|ns| ns.link(*index));
+fn answered(cx: &Cx<'_>, addr: IpAddr, answer: &l2::Answer, known: Evidence, count: usize) -> Step {
+    let (station, index, mac) = (&answer.ns, answer.dev, answer.mac);
+    let dev = cx.topology.netns(station).and_then(|ns| ns.link(index));
     let dev = dev.map_or_else(|| format!("if{index}"), |link| link.name.clone());
     let text = format!("{addr} would be answered for by {dev} of {station}: {mac}");
     let step = Step::new(StepKind::Neigh, text)

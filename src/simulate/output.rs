@@ -55,14 +55,49 @@ pub(crate) fn route_step(cx: &Cx<'_>, walk: &Walk, found: &Found, taken: usize) 
         }
         (kind, _) => format!("{kind:?}").to_lowercase(),
     };
-    Step::new(StepKind::Route, result)
+    let step = Step::new(StepKind::Route, result)
         .with(Evidence::Route {
             route: found.route.clone(),
             devs,
         })
         .with(Evidence::PolicyRule {
             rule: found.rule.clone(),
-        })
+        });
+    match (found.route.kind, found.hops.len()) {
+        (RouteKind::Unicast, 2..) => step.with(Evidence::Assumed {
+            why: format!(
+                "route {}: which of the {} next hops a flow takes is decided by a hash with a secret seed; the shares are those of many {}",
+                found.route.dst,
+                found.hops.len(),
+                if hashes_ports(cx, walk) {
+                    "connections"
+                } else {
+                    "pairs of addresses, and one pair always takes the same next hop"
+                }
+            ),
+        }),
+        _ => step,
+    }
+}
+
+/// Whether ports take part in the choice among next hops (fib_multipath_hash_policy).
+fn hashes_ports(cx: &Cx<'_>, walk: &Walk) -> bool {
+    let sysctls = walk.netns(cx).and_then(|netns| netns.sysctls.known());
+    let policy = sysctls.and_then(|sysctls| {
+        let policy = if walk.skb.packet.dst.is_ipv6() {
+            &sysctls.fib_multipath_hash_policy6
+        } else {
+            &sysctls.fib_multipath_hash_policy
+        };
+        policy.known().copied()
+    });
+    matches!(policy, Some(1..))
+}
+
+/// The ways of a route with several next hops.
+pub(crate) fn forks(walk: &Walk, found: &Found) -> Vec<(usize, Walk)> {
+    let share = |hop: usize| found.hops.get(hop).map_or(0.0, |(share, _)| *share);
+    walk.forks(found.hops.len(), share)
 }
 
 /// How a sender is told that a lookup failed.
@@ -126,7 +161,8 @@ pub(crate) fn local_out(cx: &mut Cx<'_>, mut walk: Walk, oif: Option<IfIndex>) -
         }
     }
     let answer = lookup(cx, &walk.ns, &key(&walk, None, oif));
-    routed(cx, walk, answer, |cx, walk, out| {
+    routed(cx, walk, answer, |cx, mut walk, out| {
+        hop_limit(cx, &mut walk, out.oif);
         let before = (walk.skb.packet.dst, walk.skb.mark);
         let by_mark = reroutes_by_mark(cx, &walk);
         let devices = Devices {
@@ -145,6 +181,21 @@ pub(crate) fn local_out(cx: &mut Cx<'_>, mut walk: Walk, oif: Option<IfIndex>) -
             })
         })
     })
+}
+
+/// Hop limit that an own IPv6 packet gets by the device it leaves by (`ip6_dst_hoplimit()`). A tunnel's
+/// outer packet has its own.
+fn hop_limit(cx: &Cx<'_>, walk: &mut Walk, oif: IfIndex) {
+    let conf = walk.link(cx, oif).and_then(|link| link.inet6);
+    let Some(limit) = conf.and_then(|conf| conf.hop_limit) else {
+        return;
+    };
+    if walk.skb.packet.dst.is_ipv6() && walk.skb.packet.inner.is_none() {
+        walk.skb.packet.ttl = limit;
+        if let Some(hop) = walk.hops.last_mut().filter(|hop| hop.iif.is_none()) {
+            hop.packet.ttl = limit;
+        }
+    }
 }
 
 /// Whether a changed mark leads to a new lookup: only chains of type route (and x_tables' mangle) ask for
@@ -205,9 +256,10 @@ fn routed(
     }
     let local = matches!(found.route.kind, RouteKind::Local | RouteKind::Anycast);
     let mut ways = Vec::new();
-    for (taken, (share, hop)) in found.hops.iter().enumerate() {
-        let mut one = walk.clone();
-        one.share *= share;
+    for (taken, mut one) in forks(&walk, &found) {
+        let Some((_, hop)) = found.hops.get(taken) else {
+            continue;
+        };
         one.step(route_step(cx, &walk, &found, taken));
         if let Some(encap) = &hop.encap {
             ways.extend(one.unknown(format!(
@@ -227,7 +279,14 @@ fn routed(
             ways.extend(one.unknown("the route names no device"));
             continue;
         };
-        if leaves_as_loopback(cx, &one, oif) {
+        let refused = match leaves_as_loopback(cx, &one, oif) {
+            Ok(refused) => refused,
+            Err(why) => {
+                ways.extend(one.unknown(why));
+                continue;
+            }
+        };
+        if refused {
             let text = "a loopback source can't leave by another device";
             let name = format!("net.ipv4.conf.{}.route_localnet", one.dev(cx, oif));
             let value = "0".to_owned();
@@ -248,18 +307,23 @@ fn routed(
 }
 
 /// Whether the kernel refuses the route for its source: 127.0.0.0/8 by a device that does not allow it.
+/// `Err`: what is missing.
 ///
-/// Source: `__mkroute_output()`, net/ipv4/route.c. Unread settings are taken as the default, off.
-fn leaves_as_loopback(cx: &Cx<'_>, walk: &Walk, oif: IfIndex) -> bool {
+/// Source: `__mkroute_output()`, net/ipv4/route.c.
+fn leaves_as_loopback(cx: &Cx<'_>, walk: &Walk, oif: IfIndex) -> Result<bool, String> {
     let packet = &walk.skb.packet;
     if !(packet.src.is_ipv4() && packet.src.is_loopback()) {
-        return false;
+        return Ok(false);
     }
     let Some(link) = walk.link(cx, oif).filter(|link| !link.loopback) else {
-        return false;
+        return Ok(false);
     };
-    let all = super::input::inet_all(cx, walk).unwrap_or_default();
-    !(all.route_localnet || link.inet.unwrap_or_default().route_localnet)
+    let all = super::input::inet_all(cx, walk)?;
+    let own = link.inet.ok_or_else(|| {
+        let name = format!("net.ipv4.conf.{}.route_localnet", link.name);
+        format!("{name} of {} was not read", walk.ns)
+    })?;
+    Ok(!(all.route_localnet || own.route_localnet))
 }
 
 /// Size, POSTROUTING.

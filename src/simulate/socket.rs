@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use super::fib::section;
 use super::skb::Devices;
-use super::walk::{Goal, Next, Origin, Walk, Ways};
+use super::walk::{Goal, Next, Party, Walk, Ways};
 use super::{Cx, vxlan};
 use crate::model::IfIndex;
 use crate::model::ipvs::IpvsService;
@@ -37,7 +37,7 @@ fn deliver(cx: &mut Cx<'_>, walk: Walk, dev: IfIndex) -> Ways {
         return vxlan::decapsulate(cx, walk);
     }
     match walk.goal.clone() {
-        Goal::Origin(origin) => to_origin(walk, &origin),
+        Goal::Party(party) => to_party(walk, &party),
         Goal::Listener => to_listener(cx, walk, dev),
     }
 }
@@ -69,27 +69,33 @@ fn ipvs(cx: &mut Cx<'_>, walk: &Walk) -> Result<Option<String>, String> {
     }))
 }
 
-/// The answer must come from whom the client asked, to the client's own port.
-fn to_origin(mut walk: Walk, origin: &Origin) -> Ways {
+/// A packet of an exchange must come from whom the socket talks to, to the socket's own port.
+fn to_party(mut walk: Walk, party: &Party) -> Ways {
     let packet = &walk.skb.packet;
     let echo = matches!(packet.protocol(), ICMP | ICMPV6);
-    let ports = echo || packet.sport() == origin.dport && packet.dport() == origin.sport;
-    let fits =
-        walk.ns == origin.ns && packet.dst == origin.src && packet.src == origin.dst && ports;
+    let ports = echo || packet.sport() == party.dport && packet.dport() == party.sport;
+    let fits = walk.ns == party.ns && packet.dst == party.src && packet.src == party.dst && ports;
     if fits {
-        walk.step(Step::new(
-            StepKind::Socket,
-            "the answer reaches the socket that asked",
-        ));
+        let text = if party.sent {
+            "the connection's next packet reaches its socket"
+        } else {
+            "the answer reaches the socket that asked"
+        };
+        walk.step(Step::new(StepKind::Socket, text));
         return walk.end(Disposition::Delivered);
     }
     let port = |port: Option<u16>| port.map_or_else(String::new, |port| format!(" port {port}"));
+    let (what, whom) = if party.sent {
+        ("the next packet", "the connection is with")
+    } else {
+        ("the answer", "the client asked")
+    };
     let text = format!(
-        "the answer comes from {}{}, but the client asked {}{}",
+        "{what} comes from {}{}, but {whom} {}{}",
         packet.src,
         port(packet.sport()),
-        origin.dst,
-        port(origin.dport),
+        party.dst,
+        port(party.dport),
     );
     walk.step(Step::new(StepKind::Socket, text));
     walk.end(Disposition::Dropped(DropReason::NotFromPeer))
@@ -184,29 +190,32 @@ fn score(socket: &Socket, packet: &Packet, dev: IfIndex) -> Option<u32> {
 /// The kernel answers echo requests itself.
 fn echo(cx: &mut Cx<'_>, mut walk: Walk) -> Ways {
     let sysctls = walk.netns(cx).and_then(|ns| ns.sysctls.known());
-    let ignore = sysctls.map(|sysctls| &sysctls.icmp_echo_ignore_all);
-    match (
-        walk.skb.packet.dst.is_ipv6(),
-        ignore.and_then(|section| section.known()),
-    ) {
-        (true, _) | (false, Some(false)) => {
-            walk.step(Step::new(
-                StepKind::Socket,
-                "the kernel answers the echo request",
-            ));
+    let v6 = walk.skb.packet.dst.is_ipv6();
+    let (name, ignored) = if v6 {
+        let own = sysctls.and_then(|own| own.icmp6_echo_ignore_all.known().copied());
+        let name = "net.ipv6.icmp.echo_ignore_all";
+        (name, own.map(|own| own.unwrap_or(false)))
+    } else {
+        let own = sysctls.and_then(|own| own.icmp_echo_ignore_all.known().copied());
+        ("net.ipv4.icmp_echo_ignore_all", own)
+    };
+    match ignored {
+        Some(false) => {
+            let text = "the kernel answers the echo request";
+            walk.step(Step::new(StepKind::Socket, text));
             walk.end(Disposition::Delivered)
         }
-        (false, Some(true)) => {
-            walk.step(
-                Step::new(StepKind::Socket, "echo requests are ignored").with(Evidence::Sysctl {
-                    name: "net.ipv4.icmp_echo_ignore_all".to_owned(),
-                    value: "1".to_owned(),
-                }),
-            );
+        Some(true) => {
+            let evidence = Evidence::Sysctl {
+                name: name.to_owned(),
+                value: "1".to_owned(),
+            };
+            let text = "echo requests are ignored";
+            walk.step(Step::new(StepKind::Socket, text).with(evidence));
             walk.end(Disposition::Dropped(DropReason::NoSocket))
         }
-        (false, None) => {
-            let why = format!("net.ipv4.icmp_echo_ignore_all of {} was not read", walk.ns);
+        None => {
+            let why = format!("{name} of {} was not read", walk.ns);
             walk.unknown(why)
         }
     }

@@ -29,6 +29,14 @@ pub(crate) fn encapsulate(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, device: 
         );
         return walk.unknown(why);
     }
+    if link.link_netnsid.is_some() {
+        // The device was moved: outer packets leave by the namespace that it was made in.
+        let why = format!(
+            "{} sends its outer packets in the namespace that it was made in, which is not followed",
+            link.name
+        );
+        return walk.unknown(why);
+    }
     let Some((_, mac)) = walk.skb.packet.eth else {
         return walk.unknown(format!(
             "the link-layer address behind {} is not known",
@@ -42,6 +50,20 @@ pub(crate) fn encapsulate(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, device: 
         Ok(fdb) => fdb,
         Err(why) => return walk.unknown(why),
     };
+    let mut entries = fdb.iter();
+    let group = entries.find(|e| {
+        e.own
+            && e.link == link.index
+            && (e.mac == mac || e.mac == MacAddr::ZERO)
+            && e.nexthop.is_some()
+    });
+    if let Some(id) = group.and_then(|entry| entry.nexthop) {
+        let why = format!(
+            "{} takes its remotes for {mac} from nexthop object {id}, which is not followed",
+            link.name
+        );
+        return walk.unknown(why);
+    }
     let own = |wanted: MacAddr| {
         let of_device = move |e: &&FdbEntry| e.own && e.link == link.index && e.mac == wanted;
         fdb.iter()

@@ -9,10 +9,11 @@ use std::net::IpAddr;
 use super::netfilter::{HookPoint, HookVerdict, run};
 use super::skb::{CtRef, Devices, Flows, Skb};
 use super::{Cx, bridge, device, forward, input, neigh, output, socket};
+use crate::model::conntrack::Tuple;
 use crate::model::link::Link;
 use crate::model::netfilter::Hook;
 use crate::model::netns::NetNs;
-use crate::model::{IfIndex, NsKey};
+use crate::model::{IfIndex, MacAddr, NsKey};
 use crate::trace::{Disposition, Evidence, Hop, Step, StepKind, Tap};
 
 /// A packet under way.
@@ -36,6 +37,10 @@ pub(crate) struct Walk {
     pub(crate) physin: Option<IfIndex>,
     /// Next hop that the last route named, as the sender of the frame knew it.
     pub(crate) next_hop: Option<IpAddr>,
+    /// Which of several next hops packets of this exchange take.
+    pub(crate) taken: Vec<Taken>,
+    /// What bridges learned from packets of this exchange, the latest last.
+    pub(crate) learned: Vec<Learned>,
 }
 
 /// A place and what was there: the same twice is a loop.
@@ -55,23 +60,47 @@ pub(crate) struct Crumb {
 pub(crate) enum Goal {
     /// Any socket that listens for it.
     Listener,
-    /// The socket that asked.
-    Origin(Origin),
+    /// The socket at the other end of the exchange.
+    Party(Party),
 }
 
-/// The socket that asked, as its own kernel sees the connection.
+/// A socket of the exchange, as its own kernel sees the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Origin {
+pub(crate) struct Party {
     /// Its namespace.
     pub(crate) ns: NsKey,
     /// Its address.
     pub(crate) src: IpAddr,
     /// Its port.
     pub(crate) sport: Option<u16>,
-    /// Address that it connected to.
+    /// Address at the other end.
     pub(crate) dst: IpAddr,
-    /// Port that it connected to.
+    /// Port at the other end.
     pub(crate) dport: Option<u16>,
+    /// It has sent a packet of the connection that stands: what comes is not the first answer.
+    pub(crate) sent: bool,
+}
+
+/// A choice that a flow's packets make alike: which of several next hops (the kernel hashes addresses
+/// or ports).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Taken {
+    ns: NsKey,
+    tuple: Tuple,
+    hop: usize,
+}
+
+/// A bridge learned from a frame under way behind which port a station is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Learned {
+    /// Namespace of the bridge.
+    pub(crate) ns: NsKey,
+    /// Bridge.
+    pub(crate) bridge: IfIndex,
+    /// Station.
+    pub(crate) mac: MacAddr,
+    /// Port.
+    pub(crate) port: IfIndex,
 }
 
 /// A way out that a route named.
@@ -169,6 +198,47 @@ impl Walk {
             ways.extend(go(walk, choice));
         }
         ways
+    }
+
+    /// The next hops of a route that it may take, each by its position, with its own share: all of
+    /// them, unless a packet of the same flow chose before.
+    pub(crate) fn forks(&self, hops: usize, share: impl Fn(usize) -> f64) -> Vec<(usize, Self)> {
+        let tuple = self.skb.packet.tuple();
+        let same = |taken: &&Taken| taken.ns == self.ns && taken.tuple == tuple;
+        if let Some(taken) = self.taken.iter().find(same).filter(|own| own.hop < hops) {
+            return vec![(taken.hop, self.clone())];
+        }
+        let mut ways = Vec::new();
+        for hop in 0..hops {
+            let mut way = self.clone();
+            way.share *= share(hop);
+            if hops > 1 {
+                way.taken.push(Taken {
+                    ns: self.ns.clone(),
+                    tuple,
+                    hop,
+                });
+            }
+            ways.push((hop, way));
+        }
+        ways
+    }
+
+    /// Notes what bridges learn, in order.
+    pub(crate) fn learn(&mut self, lessons: impl IntoIterator<Item = Learned>) {
+        for lesson in lessons {
+            let same = |old: &Learned| {
+                old.ns == lesson.ns && old.bridge == lesson.bridge && old.mac == lesson.mac
+            };
+            self.learned.retain(|old| !same(old));
+            self.learned.push(lesson);
+        }
+    }
+
+    /// The port of a bridge of this namespace behind which it learned a station to be.
+    pub(crate) fn learned(&self, bridge: IfIndex, mac: MacAddr) -> Option<IfIndex> {
+        let here = |own: &&Learned| own.ns == self.ns && own.bridge == bridge && own.mac == mac;
+        self.learned.iter().find(here).map(|own| own.port)
     }
 
     /// The namespace it is in.

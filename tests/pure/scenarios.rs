@@ -53,7 +53,9 @@ fn show(file: &SnapshotFile, trace: &Trace, indent: &str, out: &mut String) {
         "{indent}{:.4} {:?}, as {} > {}",
         trace.probability, trace.disposition, packet.src, packet.dst
     );
-    for hop in &trace.hops {
+    // The packets after the answer take the same way, or their end tells.
+    let later = indent.len() > 4;
+    for hop in trace.hops.iter().filter(|_| !later) {
         let ns = file
             .topology
             .netns(&hop.ns)

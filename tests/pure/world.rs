@@ -108,6 +108,7 @@ impl World {
             bridge_nf_call_ip6tables: Section::Known(Some(false)),
             ip_default_ttl: Section::Known(64),
             icmp_echo_ignore_all: Section::Known(false),
+            icmp6_echo_ignore_all: Section::Known(Some(false)),
             ..Sysctls::default()
         });
         let node_facts = self
@@ -355,7 +356,9 @@ impl World {
             vlan: None,
             own: true,
             permanent: true,
+            sticky: false,
             ext_learned: false,
+            nexthop: None,
             dst: Some(ip(dst)),
             port: None,
             vni: None,

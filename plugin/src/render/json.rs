@@ -35,6 +35,19 @@ pub fn trace(answer: &Explanation, stats: Stats, replies: bool) -> TraceJson<'_>
                     disposition: disposition(reply),
                     hops: if replies { hops(reply) } else { Vec::new() },
                 }),
+                later: std::iter::successors(branch.way.reply.as_deref(), |way| {
+                    way.reply.as_deref()
+                })
+                .skip(1)
+                .map(|way| ReplyJson {
+                    disposition: disposition(way),
+                    hops: if replies && !way.arrives() {
+                        hops(way)
+                    } else {
+                        Vec::new()
+                    },
+                })
+                .collect(),
             })
             .collect(),
         findings: answer

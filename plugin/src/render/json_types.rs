@@ -64,6 +64,8 @@ pub struct BranchJson<'a> {
     pub hops: Vec<HopJson<'a>>,
     /// The answer, where there is one.
     pub reply: Option<ReplyJson<'a>>,
+    /// The client's next packet and the server's, once the answer is there; hops of those that fail.
+    pub later: Vec<ReplyJson<'a>>,
 }
 
 /// The way of the answer.

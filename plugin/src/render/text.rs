@@ -157,17 +157,33 @@ fn verdict(answer: &Explanation) -> (Style, String) {
     (style, text)
 }
 
-/// The way on which the exchange ended: that of the answer where the packet arrived.
+/// The way on which the exchange ended: that of the answer where the packet arrived, and so on.
 fn last_way(way: &Way) -> &Way {
-    match &way.reply {
-        Some(reply) if way.arrives() => last_way(reply),
-        _ => way,
+    last_turn(way).1
+}
+
+/// The same with the position of its packet in the exchange.
+fn last_turn(way: &Way) -> (usize, &Way) {
+    let (mut turn, mut last) = (0, way);
+    while let Some(next) = last.reply.as_deref().filter(|_| last.arrives()) {
+        (turn, last) = (turn + 1, next);
+    }
+    (turn, last)
+}
+
+/// What a packet of an exchange is called, by its position.
+fn packet_words(turn: usize) -> &'static str {
+    match turn {
+        0 => "",
+        1 => "the reply",
+        turn if turn % 2 == 0 => "once connected, the client's next packet",
+        _ => "once connected, the server's next packet",
     }
 }
 
 /// How an exchange ends and where: `the reply is dropped on worker-1 (NETFILTER_DROP)`.
 fn ending(way: &Way) -> String {
-    let last = last_way(way);
+    let (turn, last) = last_turn(way);
     if way.disposition == Disposition::LeavesCluster && last.arrives() {
         return "leaves the cluster".to_owned();
     }
@@ -178,10 +194,9 @@ fn ending(way: &Way) -> String {
             "host" => format!(" on {}", place.node),
             netns => format!(" in {netns} on {}", place.node),
         });
-    let subject = if std::ptr::eq(last, way) {
-        ""
-    } else {
-        "the reply is "
+    let subject = match packet_words(turn) {
+        "" => String::new(),
+        words => format!("{words} is "),
     };
     match &last.disposition {
         Disposition::Delivered => "delivered".to_owned(),
@@ -190,10 +205,9 @@ fn ending(way: &Way) -> String {
         Disposition::Rejected(how) => format!("{subject}rejected{place}: {how}"),
         Disposition::Loop => format!("{subject}going round in a loop{place}"),
         Disposition::Inconclusive(_) => {
-            let subject = if subject.is_empty() {
-                ""
-            } else {
-                "the reply: "
+            let subject = match packet_words(turn) {
+                "" => String::new(),
+                words => format!("{words}: "),
             };
             format!("{subject}can't be told{place}")
         }
@@ -357,6 +371,7 @@ impl Writer<'_> {
         let (style, sign) = mark(Verdict::of(&reply.disposition));
         if reply.arrives() && !self.options.wide {
             if !self.options.reply {
+                self.later(text, way, indent);
                 return;
             }
             let sign = self.options.paint(style, sign);
@@ -367,15 +382,35 @@ impl Writer<'_> {
                 words = format!("should one come: {words}");
             }
             text.push_str(&fold(self.options, &first, &rest, &words));
+            self.later(text, way, indent);
             return;
         }
         if reply.arrives() && !self.options.reply {
+            self.later(text, way, indent);
             return;
         }
-        let head = format!("reply {sign} {}", ending(reply));
+        let alone = Way {
+            reply: None,
+            ..reply.as_ref().clone()
+        };
+        let head = format!("reply {sign} {}", ending(&alone));
         let head = self.options.paint(style, &head);
         text.push_str(&format!("{indent}{head}\n"));
         self.write_lines(text, &self.lines(reply), &format!("{indent}  "));
+        self.later(text, way, indent);
+    }
+
+    /// A later packet of the exchange that fails although the first ones arrived.
+    fn later(&self, text: &mut String, way: &Way, indent: &str) {
+        let (turn, last) = last_turn(way);
+        if turn < 2 || last.arrives() {
+            return;
+        }
+        let (style, sign) = mark(Verdict::of(&last.disposition));
+        let head = format!("{} {sign} {}", packet_words(turn), ending(last));
+        let head = self.options.paint(style, &head);
+        text.push_str(&format!("{indent}{head}\n"));
+        self.write_lines(text, &self.lines(last), &format!("{indent}  "));
     }
 
     fn findings(&self, text: &mut String) {

@@ -44,6 +44,18 @@ impl<'a> Case<'a> {
         if self.in_tunnel() {
             return self.tunnel();
         }
+        if self.rule().is_some() {
+            let mend = format!(
+                "accept {} before that rule, in both directions: without it nobody on this link finds {}",
+                if packet.dst.is_ipv4() {
+                    "ARP"
+                } else {
+                    "neighbour discovery (ICMPv6 types 135 and 136)"
+                },
+                packet.dst
+            );
+            return (codes::FILTERED, mend);
+        }
         let mend = format!(
             "{}: is the next hop for {} alive and on this link? ip neigh show; where the entry is stale: ip neigh flush dev {}",
             self.here(),

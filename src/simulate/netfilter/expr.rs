@@ -31,7 +31,8 @@ pub(super) fn eval<'a>(
     let regs = &mut walk.regs;
     match expr {
         Expr::Meta { key, dreg } => {
-            let load = meta::load(eval, &vm.skb, *key);
+            let family = walk.base.table.family;
+            let load = meta::load(eval, &vm.skb, *key, Some(family));
             store(vm, *dreg, load)
         }
         Expr::MetaSet { key, sreg } => match key {

@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 
 use super::bits::Bits;
+use crate::model::MacAddr;
 use crate::model::netfilter::PayloadBase;
 use crate::model::packet::{L4, Packet};
 
@@ -50,15 +51,21 @@ pub(super) fn load(
     let (bytes, total) = match base {
         PayloadBase::LinkLayer => match packet.eth {
             Some((src, dst)) => {
-                let kind: u16 = if packet.src.is_ipv6() { 0x86dd } else { 0x0800 };
                 let mut bytes = Bits::known(dst.0);
                 bytes.push(&Bits::known(src.0));
-                bytes.push(&Bits::net16(Some(kind)));
+                bytes.push(&Bits::net16(Some(packet.ethertype())));
                 (bytes, 14)
             }
             None if local => return Load::Absent,
             None => return Load::Unknown("link-layer header not known here".to_owned()),
         },
+        PayloadBase::Network if arp(packet).is_some() => {
+            let bytes = arp(packet).unwrap_or(Bits::unknown(0));
+            let total = bytes.len();
+            (bytes, total)
+        }
+        // ARP has no transport header (NFT_PKTINFO_L4PROTO is not set).
+        PayloadBase::Transport if arp(packet).is_some() => return Load::Absent,
         PayloadBase::Network => {
             let mut bytes = network(packet);
             bytes.push(&transport(packet));
@@ -87,6 +94,9 @@ pub(super) fn store(
     value: &Bits,
 ) -> Result<(), String> {
     let doubt = || "writes header bytes that are not known".to_owned();
+    if arp(packet).is_some() {
+        return Err("rewrites an arp packet".to_owned());
+    }
     match base {
         PayloadBase::Network => {
             let mut bytes = network(packet);
@@ -133,6 +143,23 @@ pub(super) fn store(
             Err("rewrites headers inside a tunnel".to_owned())
         }
     }
+}
+
+/// The whole ARP packet, where it is one (RFC 826, Ethernet and IPv4).
+fn arp(packet: &Packet) -> Option<Bits> {
+    let L4::Arp { op } = packet.l4 else {
+        return None;
+    };
+    let mut bytes = Bits::known([0, 1, 8, 0, 6, 4]);
+    bytes.push(&Bits::net16(Some(op)));
+    let (from, to) = packet.eth.unwrap_or((MacAddr::ZERO, MacAddr::ZERO));
+    // A question has no target address yet.
+    let to = if op == 1 { MacAddr::ZERO } else { to };
+    for (mac, addr) in [(from, packet.src), (to, packet.dst)] {
+        bytes.push(&Bits::known(mac.0));
+        bytes.push(&Bits::known(addr_bytes(addr)));
+    }
+    Some(bytes)
 }
 
 fn network_len(packet: &Packet) -> usize {
@@ -208,7 +235,7 @@ fn transport(packet: &Packet) -> Bits {
             bytes.push(&Bits::unknown(2));
             bytes
         }
-        L4::Other(_) => Bits::unknown(0),
+        L4::Arp { .. } | L4::Other(_) => Bits::unknown(0),
     }
 }
 

@@ -7,6 +7,7 @@ use crate::model::netfilter::{
     Backend, BaseChain, Chain, ChainKind, Family, Hook, Policy, Ruleset, Table,
 };
 use crate::model::netns::NetNs;
+use crate::model::packet::Packet;
 use crate::model::want::{Depth, NsTarget, Want};
 use crate::simulate::{Cx, conntrack};
 use crate::trace::Evidence;
@@ -51,6 +52,10 @@ impl BaseRef<'_> {
     }
 }
 
+const ETH_P_IP: u16 = 0x0800;
+const ETH_P_ARP: u16 = 0x0806;
+const ETH_P_IPV6: u16 = 0x86dd;
+
 /// Something that acts at a hook.
 #[derive(Clone, Debug)]
 pub(super) enum Actor<'a> {
@@ -71,8 +76,10 @@ pub(super) enum Actor<'a> {
 pub(super) fn agenda<'a>(
     cx: &mut Cx<'a>,
     at: &HookPoint<'_>,
-    v6: bool,
+    packet: &Packet,
 ) -> Result<(&'a NetNs, Vec<Actor<'a>>), String> {
+    let v6 = packet.src.is_ipv6();
+    let arp = packet.ethertype() == ETH_P_ARP;
     let want = |cx: &mut Cx<'a>| {
         let want = Want::NetNs {
             target: NsTarget::Id(at.ns.netns),
@@ -87,7 +94,7 @@ pub(super) fn agenda<'a>(
     let mut chains: Vec<BaseRef<'a>> = Vec::new();
     for (section, name) in [(&ns.legacy, "iptables-legacy"), (&ns.nft, "nf_tables")] {
         match section {
-            Section::Known(rules) => chains.extend(hooked(rules, at, v6)),
+            Section::Known(rules) => chains.extend(hooked(rules, at, packet.ethertype())),
             Section::NotAsked => {
                 want(cx);
                 return Err(format!("{name} rules of {} not read", at.ns));
@@ -116,7 +123,7 @@ pub(super) fn agenda<'a>(
     let mut place = |priority: i32, age: usize, actor: Actor<'a>| {
         actors.push((order(priority, age), actor));
     };
-    let ip = !at.bridge && !matches!(at.hook, Hook::Ingress | Hook::Egress);
+    let ip = !at.bridge && !arp && !matches!(at.hook, Hook::Ingress | Hook::Egress);
     if ip && conntrack::is_active(ns, v6) {
         match at.hook {
             Hook::Prerouting | Hook::Output => {
@@ -140,10 +147,10 @@ pub(super) fn agenda<'a>(
 
 /// Base chains of a backend for this kind of packet, at all hooks, oldest first as far as that can be
 /// told.
-fn hooked<'a>(rules: &'a Ruleset, at: &HookPoint<'_>, v6: bool) -> Vec<BaseRef<'a>> {
+fn hooked<'a>(rules: &'a Ruleset, at: &HookPoint<'_>, ethertype: u16) -> Vec<BaseRef<'a>> {
     let mut found = Vec::new();
     for table in &rules.tables {
-        if table.dormant || !family_runs(table.family, at, v6) {
+        if table.dormant || !family_runs(table.family, at, ethertype) {
             continue;
         }
         let mut here: Vec<_> = table
@@ -198,14 +205,16 @@ fn runs_here(chain: &BaseRef<'_>, hook: Hook, device: Option<&Link>) -> bool {
     chain.base.hook == hook && bound
 }
 
-fn family_runs(family: Family, at: &HookPoint<'_>, v6: bool) -> bool {
+fn family_runs(family: Family, at: &HookPoint<'_>, ethertype: u16) -> bool {
     let device_hook = matches!(at.hook, Hook::Ingress | Hook::Egress);
+    let ip_hook = !at.bridge && !device_hook;
     match family {
         Family::Netdev => device_hook,
         Family::Bridge => at.bridge && !device_hook,
-        Family::Inet => !at.bridge,
-        Family::Ip => !at.bridge && !device_hook && !v6,
-        Family::Ip6 => !at.bridge && !device_hook && v6,
-        Family::Arp => false,
+        // At a device it has an ingress hook only, which passes over what is no IP.
+        Family::Inet => !at.bridge && ethertype != ETH_P_ARP,
+        Family::Ip => ip_hook && ethertype == ETH_P_IP,
+        Family::Ip6 => ip_hook && ethertype == ETH_P_IPV6,
+        Family::Arp => ip_hook && ethertype == ETH_P_ARP,
     }
 }

@@ -7,16 +7,17 @@ use super::header::Load;
 use super::machine::Eval;
 use crate::model::IfIndex;
 use crate::model::link::{Link, LinkKind};
-use crate::model::netfilter::{Hook, MetaKey};
+use crate::model::netfilter::{Family, Hook, MetaKey};
+use crate::model::packet::{L4, Packet};
 use crate::simulate::skb::Skb;
 
 /// Loads one item.
-pub(super) fn load(eval: &Eval<'_, '_>, skb: &Skb, key: MetaKey) -> Load {
-    let v6 = skb.packet.src.is_ipv6();
+pub(super) fn load(eval: &Eval<'_, '_>, skb: &Skb, key: MetaKey, family: Option<Family>) -> Load {
+    let packet = &skb.packet;
     let devices = eval.at.devices;
     let value = match key {
         MetaKey::Len => Bits::host32(Some(skb.packet.len)),
-        MetaKey::Protocol => Bits::net16(Some(if v6 { 0x86dd } else { 0x0800 })),
+        MetaKey::Protocol => Bits::net16(Some(packet.ethertype())),
         MetaKey::Mark => Bits::host32(skb.mark),
         MetaKey::Iif => Bits::host32(Some(devices.iif.map_or(0, IfIndex::get))),
         MetaKey::Oif => Bits::host32(Some(devices.oif.map_or(0, IfIndex::get))),
@@ -26,7 +27,8 @@ pub(super) fn load(eval: &Eval<'_, '_>, skb: &Skb, key: MetaKey) -> Load {
         MetaKey::Skgid | MetaKey::Cgroup if no_socket(eval, skb) == Tri::Yes => {
             return Load::Absent;
         }
-        MetaKey::Nfproto => Bits::known([if v6 { 10 } else { 2 }]),
+        MetaKey::Nfproto => Bits::known([nfproto(eval, packet, family)]),
+        MetaKey::L4proto if matches!(packet.l4, L4::Arp { .. }) => return Load::Absent,
         MetaKey::L4proto => Bits::known([skb.packet.protocol()]),
         MetaKey::BriIifname => return bridge(eval, devices.iif),
         MetaKey::BriOifname => return bridge(eval, devices.oif),
@@ -47,6 +49,19 @@ pub(super) fn load(eval: &Eval<'_, '_>, skb: &Skb, key: MetaKey) -> Load {
         MetaKey::Other(number) => return Load::Unknown(format!("meta {number} is not known")),
     };
     Load::Value(value)
+}
+
+/// Family that a chain sees (`nft_pf()`): that of its hook; chains of family inet at a device's hook see
+/// that of the packet.
+fn nfproto(eval: &Eval<'_, '_>, packet: &Packet, family: Option<Family>) -> u8 {
+    match (family, packet.ethertype()) {
+        (Some(Family::Netdev), _) => 5,
+        (Some(Family::Bridge), _) => 7,
+        _ if eval.at.bridge => 7,
+        (_, 0x0806) => 3,
+        (_, 0x86dd) => 10,
+        _ => 2,
+    }
 }
 
 /// Name of a device; empty where there is none. `Err`: not known.

@@ -100,7 +100,7 @@ pub(crate) fn run(cx: &mut Cx<'_>, at: &HookPoint<'_>, skb: Skb, flows: Flows) -
             steps: Vec::new(),
         }]
     };
-    match hook::agenda(cx, at, skb.packet.src.is_ipv6()) {
+    match hook::agenda(cx, at, &skb.packet) {
         Ok((ns, agenda)) => machine::Eval::new(cx, at, ns, agenda).start(skb, flows),
         Err(why) => unknown(skb, flows, why),
     }

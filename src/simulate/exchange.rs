@@ -1,0 +1,226 @@
+//! The packets of one exchange: the question, the answer, and one more of each side, which rules and
+//! conntrack treat as those of a connection that stands.
+
+use super::skb::{CtRef, Flows, Skb};
+use super::walk::{Finished, Goal, Next, Party, Walk, follow};
+use super::{Cx, DEFAULT_TTL, Flow, ttl};
+use crate::model::NsKey;
+use crate::model::packet::{L4, Packet};
+use crate::trace::{Disposition, DropReason, Hop, Step, StepKind, Trace};
+
+/// Packets that are followed: question, answer, and one more of each side.
+const PACKETS: usize = 4;
+/// PSH and ACK: data of a TCP connection that stands.
+const DATA: u8 = 0x18;
+
+/// All ways of the exchange that `question` began, each as the trace of its first packet.
+pub(super) fn of(cx: &mut Cx<'_>, flow: &Flow, question: Finished) -> Vec<Trace> {
+    let mut done = Vec::new();
+    go_on(cx, flow, vec![question], &mut done);
+    done.into_iter().filter_map(nest).collect()
+}
+
+/// Follows the next packet of an exchange; forks of it are exchanges of their own.
+fn go_on(cx: &mut Cx<'_>, flow: &Flow, packets: Vec<Finished>, done: &mut Vec<Vec<Finished>>) {
+    let next = match packets.as_slice() {
+        [.., last] if packets.len() < PACKETS && arrived(last) => next(cx, flow, &packets),
+        _ => Vec::new(),
+    };
+    if next.is_empty() {
+        done.push(packets);
+        return;
+    }
+    for mut packet in next {
+        let answer = packets.len() % 2 == 1;
+        if answer && packet.disposition == Disposition::LeavesCluster {
+            let text = format!(
+                "the answer leaves for {}, not for who asked",
+                packet.walk.skb.packet.dst
+            );
+            packet.walk.step(Step::new(StepKind::Socket, text));
+            packet.disposition = Disposition::Dropped(DropReason::NotFromPeer);
+        }
+        let mut way = packets.clone();
+        way.push(packet);
+        go_on(cx, flow, way, done);
+    }
+}
+
+fn arrived(end: &Finished) -> bool {
+    matches!(
+        end.disposition,
+        Disposition::Delivered | Disposition::LeavesCluster
+    )
+}
+
+/// The packets as traces, each with the one that follows it as its reply.
+fn nest(packets: Vec<Finished>) -> Option<Trace> {
+    let share = packets.last()?.walk.share;
+    let mut reply = None;
+    for end in packets.into_iter().rev() {
+        let trace = Trace {
+            probability: 1.0,
+            disposition: end.disposition,
+            hops: end.walk.hops,
+            packet: end.walk.skb.packet,
+            reply: reply.map(Box::new),
+        };
+        reply = Some(trace);
+    }
+    let mut first = reply?;
+    first.probability = share;
+    Some(first)
+}
+
+/// The packet that follows those that arrived.
+fn next(cx: &mut Cx<'_>, flow: &Flow, packets: &[Finished]) -> Vec<Finished> {
+    let (Some(first), Some(last)) = (packets.first(), packets.last()) else {
+        return Vec::new();
+    };
+    match (packets.len(), &last.disposition) {
+        (1 | 3, Disposition::LeavesCluster) => from_outside(cx, flow, packets),
+        (1 | 3, _) => {
+            let peer = Party {
+                sent: packets.len() == 3,
+                ..asker(flow, first)
+            };
+            let ns = first.walk.ns.clone();
+            let mut packet = last.walk.skb.packet.reply(ttl(cx, &ns));
+            if packets.len() == 3 {
+                set_flags(&mut packet);
+            }
+            let back = start(ns, packet, None, last, Goal::Party(peer));
+            follow(cx, back, Next::LocalOut(None))
+        }
+        _ => {
+            // The asking side sends on what its socket sent before.
+            let asked = first.walk.hops.first().map(|hop| hop.packet.clone());
+            let mut packet = asked.unwrap_or_else(|| first.walk.skb.packet.clone());
+            set_flags(&mut packet);
+            let goal = match first.disposition {
+                Disposition::LeavesCluster => Goal::Listener,
+                _ => Goal::Party(answerer(first)),
+            };
+            let on = start(flow.from.clone(), packet, flow.uid, last, goal);
+            follow(cx, on, Next::LocalOut(None))
+        }
+    }
+}
+
+fn set_flags(packet: &mut Packet) {
+    if let L4::Tcp { flags, .. } = &mut packet.l4 {
+        *flags = DATA;
+    }
+}
+
+/// The socket that asked, as the first packet shows it.
+fn asker(flow: &Flow, first: &Finished) -> Party {
+    let sent = first.walk.hops.first();
+    let packet = sent.map_or(&first.walk.skb.packet, |hop| &hop.packet);
+    Party {
+        ns: flow.from.clone(),
+        src: packet.src,
+        sport: packet.sport(),
+        dst: packet.dst,
+        dport: packet.dport(),
+        sent: false,
+    }
+}
+
+/// The socket that answered, as the first packet reached it.
+fn answerer(first: &Finished) -> Party {
+    let packet = &first.walk.skb.packet;
+    Party {
+        ns: first.walk.ns.clone(),
+        src: packet.dst,
+        sport: packet.dport(),
+        dst: packet.src,
+        dport: packet.sport(),
+        sent: true,
+    }
+}
+
+/// A packet that a socket sends.
+pub(super) fn start(
+    ns: NsKey,
+    packet: Packet,
+    uid: Option<u32>,
+    before: &Finished,
+    goal: Goal,
+) -> Walk {
+    let text = match &goal {
+        Goal::Listener => "the asking side sends on",
+        Goal::Party(peer) if peer.sent => "the connection goes on",
+        Goal::Party(_) => "the answer is sent",
+    };
+    let mut walk = first(ns, packet, uid);
+    walk.flows = before.walk.flows.clone();
+    walk.share = before.walk.share;
+    walk.taken = before.walk.taken.clone();
+    walk.learned = before.walk.learned.clone();
+    walk.goal = goal;
+    if let Some(hop) = walk.hops.first_mut() {
+        hop.steps = vec![Step::new(StepKind::Origin, text)];
+    }
+    walk
+}
+
+/// The first packet of an exchange, as its socket sends it.
+pub(super) fn first(ns: NsKey, packet: Packet, uid: Option<u32>) -> Walk {
+    let hop = Hop {
+        ns: ns.clone(),
+        iif: None,
+        oif: None,
+        packet: packet.clone(),
+        steps: vec![Step::new(StepKind::Origin, "a socket sends")],
+        taps: Vec::new(),
+    };
+    Walk {
+        ns,
+        skb: Skb {
+            packet,
+            mark: Some(0),
+            ct: CtRef::None,
+            uid,
+            local: true,
+        },
+        flows: Flows::default(),
+        hops: vec![hop],
+        share: 1.0,
+        seen: Vec::new(),
+        goal: Goal::Listener,
+        physin: None,
+        next_hop: None,
+        taken: Vec::new(),
+        learned: Vec::new(),
+    }
+}
+
+/// The answer to a packet that left, should one come: back in by the device it left by.
+fn from_outside(cx: &mut Cx<'_>, flow: &Flow, packets: &[Finished]) -> Vec<Finished> {
+    let (Some(first), Some(end)) = (packets.first(), packets.last()) else {
+        return Vec::new();
+    };
+    let left_by = end.walk.hops.last().and_then(|hop| hop.oif.as_deref());
+    let netns = cx.topology.netns(&end.walk.ns);
+    let Some(dev) = left_by
+        .and_then(|name| netns?.link_named(name))
+        .map(|link| link.index)
+    else {
+        return Vec::new();
+    };
+    let ns = end.walk.ns.clone();
+    let mut packet = end.walk.skb.packet.reply(DEFAULT_TTL);
+    if packets.len() == 3 {
+        set_flags(&mut packet);
+    }
+    let goal = Goal::Party(asker(flow, first));
+    let mut back = start(ns.clone(), packet, None, end, goal);
+    back.hops.clear();
+    back.enter(cx, ns, dev);
+    back.step(Step::new(
+        StepKind::Origin,
+        "should an answer come, it comes in here",
+    ));
+    follow(cx, back, Next::Receive(dev))
+}

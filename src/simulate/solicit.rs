@@ -1,0 +1,404 @@
+//! ARP and neighbour discovery on their way: the question and the answer pass the hooks of everyone
+//! between, who may take them.
+//!
+//! Read first: `arp_send_dst()`, `arp_rcv()` (net/ipv4/arp.c), `ndisc_send_skb()`, `ndisc_rcv()`
+//! (net/ipv6/ndisc.c), `br_nf_forward_arp()` (net/bridge/br_netfilter_hooks.c), v6.12.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use super::l2::Leg;
+use super::netfilter::{HookPoint, HookVerdict, run};
+use super::skb::{CtRef, Devices, Flows, Skb};
+use super::walk::Learned;
+use super::{Cx, bridge, device, source};
+use crate::model::link::{Bridge, Link, LinkKind};
+use crate::model::netfilter::Hook;
+use crate::model::packet::{L4, Packet};
+use crate::model::{IfIndex, MacAddr, NsKey};
+use crate::trace::Step;
+
+/// Scope of addresses that are valid on this link only (RT_SCOPE_LINK).
+const SCOPE_LINK: u8 = 253;
+
+/// From one station of a link to another.
+pub(crate) struct Way<'t> {
+    /// Who asks.
+    pub(crate) from: (NsKey, &'t Link),
+    /// Devices between, both ends included unless they are bridges.
+    pub(crate) legs: Vec<Leg>,
+    /// Who answers.
+    pub(crate) to: (NsKey, &'t Link),
+}
+
+/// What becomes of a question.
+pub(crate) enum Asked {
+    /// The answer comes back; what bridges learn from both.
+    Answered(Vec<Learned>),
+    /// A rule takes the question or the answer: its step, and where.
+    Lost(NsKey, Box<Step>),
+    /// Can't be known.
+    Unknown(String),
+}
+
+/// How a frame's way ends early.
+enum Stop {
+    Lost(NsKey, Box<Step>),
+    Unknown(String),
+}
+
+/// Sends the question for `addr` and its answer through all hooks between two stations. `src`: source
+/// of the packet that the question is for.
+pub(crate) fn ask(cx: &mut Cx<'_>, way: &Way<'_>, addr: IpAddr, src: Option<IpAddr>) -> Asked {
+    let (Some(own), Some(theirs)) = (way.from.1.mac, way.to.1.mac) else {
+        return Asked::Unknown(format!("{} has no link-layer address", way.from.1.name));
+    };
+    let sender = match sender(cx, way, addr, src) {
+        Ok(sender) => sender,
+        Err(why) => return Asked::Unknown(why),
+    };
+    let question = question(own, sender, addr);
+    let mut answer = question.reply(question.ttl);
+    answer.src = addr;
+    answer.dst = sender;
+    answer.eth = Some((theirs, own));
+    if let L4::Icmp { kind, .. } = &mut answer.l4 {
+        *kind = ND_NEIGHBOR_ADVERT;
+    }
+    let back = Way {
+        from: way.to.clone(),
+        legs: way.legs.iter().rev().map(turned).collect(),
+        to: way.from.clone(),
+    };
+    let mut learned = Vec::new();
+    for (way, packet) in [(way, question), (&back, answer)] {
+        match send(cx, way, packet) {
+            Ok(lessons) => learned.extend(lessons),
+            Err(Stop::Lost(ns, step)) => return Asked::Lost(ns, step),
+            Err(Stop::Unknown(why)) => return Asked::Unknown(why),
+        }
+    }
+    Asked::Answered(learned)
+}
+
+const ND_NEIGHBOR_SOLICIT: u8 = 135;
+const ND_NEIGHBOR_ADVERT: u8 = 136;
+
+fn turned(leg: &Leg) -> Leg {
+    Leg {
+        arriving: !leg.arriving,
+        ..leg.clone()
+    }
+}
+
+/// Address that a question comes from: that of the packet where it is the asking side's own.
+///
+/// Source: `arp_solicit()` with arp_announce 0, `ndisc_solicit()`.
+fn sender(
+    cx: &mut Cx<'_>,
+    way: &Way<'_>,
+    addr: IpAddr,
+    src: Option<IpAddr>,
+) -> Result<IpAddr, String> {
+    let (ns, link) = &way.from;
+    let netns = cx.topology.netns(ns);
+    let addrs = netns.and_then(|netns| netns.addrs.known());
+    let own = |wanted: &IpAddr| {
+        let mut list = addrs.into_iter().flatten();
+        list.any(|own| own.local == *wanted && (wanted.is_ipv4() || own.link == link.index))
+    };
+    if let Some(src) = src.filter(|src| src.is_ipv4() == addr.is_ipv4() && own(src)) {
+        return Ok(src);
+    }
+    if addr.is_ipv4() {
+        let chosen = source::select_v4(cx, ns, Some(link.index), Some(addr), SCOPE_LINK)?;
+        return Ok(chosen.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)));
+    }
+    let on_link =
+        |addr: &IpAddr| matches!(addr, IpAddr::V6(v6) if v6.segments()[0] & 0xffc0 == 0xfe80);
+    let list = addrs.into_iter().flatten();
+    let mut own = list.filter(|own| own.link == link.index && own.local.is_ipv6());
+    Ok(own
+        .find(|own| on_link(&own.local))
+        .map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |own| own.local))
+}
+
+fn question(own: MacAddr, sender: IpAddr, addr: IpAddr) -> Packet {
+    let (dst, to, len, l4) = match addr {
+        IpAddr::V4(_) => (addr, MacAddr::BROADCAST, 28, L4::Arp { op: 1 }),
+        IpAddr::V6(v6) => {
+            // The solicited-node group of the address, RFC 4291.
+            let [.., a, b, c] = v6.octets();
+            let group = Ipv6Addr::new(
+                0xff02,
+                0,
+                0,
+                0,
+                0,
+                1,
+                0xff00 | u16::from(a),
+                u16::from(b) << 8 | u16::from(c),
+            );
+            let to = MacAddr([0x33, 0x33, 0xff, a, b, c]);
+            let l4 = L4::Icmp {
+                kind: ND_NEIGHBOR_SOLICIT,
+                code: 0,
+                id: None,
+            };
+            (IpAddr::V6(group), to, 72, l4)
+        }
+    };
+    Packet {
+        eth: Some((own, to)),
+        src: sender,
+        dst,
+        ttl: 255,
+        tos: 0,
+        df: false,
+        len,
+        l4,
+        inner: None,
+    }
+}
+
+/// One frame on its way, at one place.
+struct Frame<'c, 't> {
+    cx: &'c mut Cx<'t>,
+    packet: Packet,
+    local: bool,
+    /// The port that it came into the current bridge by, and whether br_netfilter shows it to IP.
+    inside: Option<(IfIndex, bool)>,
+    learned: Vec<Learned>,
+}
+
+fn send(cx: &mut Cx<'_>, way: &Way<'_>, packet: Packet) -> Result<Vec<Learned>, Stop> {
+    let mut frame = Frame {
+        cx,
+        packet,
+        local: true,
+        inside: None,
+        learned: Vec::new(),
+    };
+    let (ns, link) = &way.from;
+    let out = Devices {
+        oif: Some(link.index),
+        ..Devices::default()
+    };
+    frame.hook(ns, Hook::Output, false, out)?;
+    if frame.is_v6() {
+        frame.hook(ns, Hook::Postrouting, false, out)?;
+    }
+    for leg in &way.legs {
+        frame.pass(leg)?;
+    }
+    let (ns, link) = &way.to;
+    frame.arrive(ns, link)?;
+    Ok(frame.learned)
+}
+
+impl<'t> Frame<'_, 't> {
+    fn is_v6(&self) -> bool {
+        self.packet.src.is_ipv6()
+    }
+
+    fn link(&self, ns: &NsKey, dev: IfIndex) -> Result<&'t Link, Stop> {
+        let link = self.cx.topology.netns(ns).and_then(|netns| netns.link(dev));
+        link.ok_or_else(|| Stop::Unknown(format!("device {dev} of {ns} was not read")))
+    }
+
+    /// The bridge that a device is a port of.
+    fn bridge_of(&self, ns: &NsKey, link: &Link) -> Option<(&'t Link, &'t Bridge)> {
+        let master = self.cx.topology.netns(ns)?.link(link.master?)?;
+        match &master.kind {
+            LinkKind::Bridge(bridge) => Some((master, bridge)),
+            _ => None,
+        }
+    }
+
+    /// Through one device.
+    fn pass(&mut self, leg: &Leg) -> Result<(), Stop> {
+        let link = self.link(&leg.ns, leg.dev)?;
+        let port = self.bridge_of(&leg.ns, link);
+        if !leg.arriving {
+            if let Some((master, _)) = port {
+                self.leave_bridge(&leg.ns, master.index, leg.dev)?;
+            }
+            return self.device(&leg.ns, leg.dev, Hook::Egress);
+        }
+        self.local = false;
+        self.device(&leg.ns, leg.dev, Hook::Ingress)?;
+        match port {
+            Some((master, bridge)) => self.enter_bridge(&leg.ns, link, master, bridge),
+            None => Ok(()),
+        }
+    }
+
+    fn device(&mut self, ns: &NsKey, dev: IfIndex, hook: Hook) -> Result<(), Stop> {
+        if !device::hooked(self.cx, ns, hook) {
+            return Ok(());
+        }
+        let devices = match hook {
+            Hook::Ingress => Devices {
+                iif: Some(dev),
+                ..Devices::default()
+            },
+            _ => Devices {
+                oif: Some(dev),
+                ..Devices::default()
+            },
+        };
+        self.hook(ns, hook, false, devices)
+    }
+
+    fn enter_bridge(
+        &mut self,
+        ns: &NsKey,
+        port: &Link,
+        master: &Link,
+        bridge: &Bridge,
+    ) -> Result<(), Stop> {
+        if let Some((from, _)) = self.packet.eth
+            && port.port.as_ref().is_none_or(|port| port.learning)
+        {
+            self.learned.push(Learned {
+                ns: ns.clone(),
+                bridge: master.index,
+                mac: from,
+                port: port.index,
+            });
+        }
+        let devices = Devices {
+            iif: Some(port.index),
+            ..Devices::default()
+        };
+        self.hook(ns, Hook::Prerouting, true, devices)?;
+        let nf = self.is_v6()
+            && bridge::calls_iptables(self.cx, ns, true, master, bridge).map_err(Stop::Unknown)?;
+        self.inside = Some((port.index, nf));
+        if nf {
+            let devices = Devices {
+                iif: Some(master.index),
+                physin: Some(port.index),
+                ..Devices::default()
+            };
+            self.hook(ns, Hook::Prerouting, false, devices)?;
+        }
+        Ok(())
+    }
+
+    fn leave_bridge(&mut self, ns: &NsKey, master: IfIndex, port: IfIndex) -> Result<(), Stop> {
+        let inside = self.inside.take();
+        let from = inside.map(|(from, _)| from);
+        let ports = Devices {
+            iif: from,
+            oif: Some(port),
+            ..Devices::default()
+        };
+        let ip = Devices {
+            iif: Some(master),
+            oif: Some(master),
+            physin: from,
+            physout: Some(port),
+        };
+        let hook = if from.is_some() {
+            Hook::Forward
+        } else {
+            Hook::Output
+        };
+        self.hook(ns, hook, true, ports)?;
+        let nf = inside.is_some_and(|(_, nf)| nf);
+        if nf {
+            self.hook(ns, Hook::Forward, false, ip)?;
+        } else if !self.is_v6() && from.is_some() && self.filters_arp(ns) {
+            // bridge-nf-call-arptables is not read.
+            let why = format!("whether the arp rules of {ns} see bridged arp was not read");
+            return Err(Stop::Unknown(why));
+        }
+        self.hook(ns, Hook::Postrouting, true, ports)?;
+        if nf {
+            self.hook(ns, Hook::Postrouting, false, ip)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a chain of family arp is hooked at forward.
+    fn filters_arp(&self, ns: &NsKey) -> bool {
+        use crate::model::netfilter::Family;
+        let rules = self
+            .cx
+            .topology
+            .netns(ns)
+            .and_then(|netns| netns.nft.known());
+        let tables = rules.into_iter().flat_map(|rules| &rules.tables);
+        let mut chains = tables
+            .filter(|table| table.family == Family::Arp)
+            .flat_map(|table| table.chains.values());
+        chains.any(|chain| {
+            let base = chain.base.as_ref();
+            base.is_some_and(|base| base.hook == Hook::Forward)
+        })
+    }
+
+    /// Up to the station itself.
+    fn arrive(&mut self, ns: &NsKey, link: &Link) -> Result<(), Stop> {
+        let into = Devices {
+            iif: Some(link.index),
+            ..Devices::default()
+        };
+        let inside = self.inside.take();
+        if inside.is_some() {
+            self.hook(ns, Hook::Input, true, into)?;
+        }
+        let prerouted = inside.is_some_and(|(_, nf)| nf);
+        if self.is_v6() && !prerouted {
+            self.hook(ns, Hook::Prerouting, false, into)?;
+        }
+        self.hook(ns, Hook::Input, false, into)
+    }
+
+    fn hook(&mut self, ns: &NsKey, hook: Hook, bridge: bool, devices: Devices) -> Result<(), Stop> {
+        let at = HookPoint {
+            ns,
+            hook,
+            bridge,
+            devices,
+        };
+        let skb = Skb {
+            packet: self.packet.clone(),
+            mark: Some(0),
+            ct: CtRef::None,
+            uid: None,
+            local: self.local,
+        };
+        let skb = match (&hook, bridge, self.is_v6()) {
+            // Conntrack has seen it at PREROUTING or OUTPUT, and passes it over (`icmpv6_error()`).
+            (Hook::Input | Hook::Forward | Hook::Postrouting, false, true) => Skb {
+                ct: CtRef::Untracked,
+                ..skb
+            },
+            _ => skb,
+        };
+        let outcomes = run(self.cx, &at, skb, Flows::default());
+        let mut packet = None;
+        let mut stops = Vec::new();
+        for outcome in outcomes {
+            match outcome.verdict {
+                HookVerdict::Accept => packet = Some(outcome.skb.packet),
+                HookVerdict::Drop(_) | HookVerdict::Reject(_) => {
+                    stops.extend(outcome.steps.last().cloned())
+                }
+                HookVerdict::Unknown(why) => return Err(Stop::Unknown(why)),
+            }
+        }
+        match (packet, stops.pop()) {
+            (Some(packet), None) => {
+                self.packet = packet;
+                Ok(())
+            }
+            (None, Some(step)) => Err(Stop::Lost(ns.clone(), Box::new(step))),
+            (Some(_), Some(_)) => Err(Stop::Unknown(format!(
+                "rules of {ns} take some of the questions for neighbours, or of the answers"
+            ))),
+            (None, None) => Err(Stop::Unknown(format!("rules of {ns} gave no answer"))),
+        }
+    }
+}
