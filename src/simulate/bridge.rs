@@ -207,7 +207,7 @@ fn translated(cx: &mut Cx<'_>, mut walk: Walk, master: IfIndex, port: IfIndex) -
     let next_hop = hop.via.unwrap_or(walk.skb.packet.dst);
     let text = format!("{}: translated to an address on the same bridge", link.name);
     walk.step(Step::new(StepKind::Bridge, text));
-    match address(cx, &walk.ns, link, next_hop, Some(walk.skb.packet.src)) {
+    match address(cx, &walk, link, next_hop) {
         Resolved::Address(station) => readdress(walk, link, station, port),
         Resolved::OneOf(stations) => walk.fork(stations, |walk, station| {
             readdress(walk, link, station, port)
@@ -226,8 +226,14 @@ fn translated(cx: &mut Cx<'_>, mut walk: Walk, master: IfIndex, port: IfIndex) -
 
 /// The frame goes on to its new neighbour's address.
 fn readdress(mut walk: Walk, bridge: &Link, station: Station, port: IfIndex) -> Ways {
-    let Station { mac, step, learned } = station;
+    let Station {
+        mac,
+        step,
+        learned,
+        met,
+    } = station;
     walk.learn(learned);
+    walk.meet(met);
     // Only a confirmed neighbour has its header at hand; any other takes the long way, through
     // the bridge's own device (`br_nf_pre_routing_finish_bridge()`, NUD_CONNECTED).
     if !step.evidence.iter().any(is_connected) {

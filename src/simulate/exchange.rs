@@ -158,6 +158,7 @@ pub(super) fn start(
     walk.share = before.walk.share;
     walk.taken = before.walk.taken.clone();
     walk.learned = before.walk.learned.clone();
+    walk.met = before.walk.met.clone();
     walk.goal = goal;
     if let Some(hop) = walk.hops.first_mut() {
         hop.steps = vec![Step::new(StepKind::Origin, text)];
@@ -193,6 +194,7 @@ pub(super) fn first(ns: NsKey, packet: Packet, uid: Option<u32>) -> Walk {
         next_hop: None,
         taken: Vec::new(),
         learned: Vec::new(),
+        met: Vec::new(),
     }
 }
 

@@ -11,7 +11,7 @@ use super::Cx;
 use super::fib::{FibAnswer, FibKey, addr_type, lookup};
 use super::peer::{Peer, peer};
 use super::solicit::{self, Asked, Way};
-use super::walk::Learned;
+use super::walk::{Learned, Met};
 use crate::model::link::{Link, LinkKind, MacvlanMode, PortState};
 use crate::model::route::RouteKind;
 use crate::model::want::{Depth, NsTarget, Want};
@@ -252,6 +252,8 @@ pub(crate) struct Answer {
     pub(crate) mac: MacAddr,
     /// What bridges learn from question and answer.
     pub(crate) learned: Vec<Learned>,
+    /// What both sides learn.
+    pub(crate) met: Vec<Met>,
 }
 
 /// Asks everyone on the link of `link` for `addr` (ARP, neighbour solicitation). `src`: source of the
@@ -290,11 +292,12 @@ pub(crate) fn who_has(
             to: (station.clone(), to),
         };
         match solicit::ask(cx, &way, addr, src) {
-            Asked::Answered(learned) => answers.by.push(Answer {
+            Asked::Answered(learned, met) => answers.by.push(Answer {
                 ns: station,
                 dev: index,
                 mac,
                 learned,
+                met,
             }),
             Asked::Lost(ns, step) => answers.lost.push((ns, *step)),
             Asked::Unknown(why) => answers.segment.unknown = Some(why),

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use super::fib::section;
 use super::l2::{self, Answers};
 use super::peer::{Peer, peer};
-use super::walk::{Learned, Next, Out, Walk, Ways};
+use super::walk::{Learned, Met, Next, Out, Walk, Ways};
 use super::{Cx, device, underlay};
 use crate::model::link::{Link, LinkKind};
 use crate::model::neigh::{Neigh, NeighState};
@@ -54,10 +54,11 @@ pub(crate) fn resolve(cx: &mut Cx<'_>, mut walk: Walk, out: &Out) -> Ways {
     let frame = |mut walk: Walk, station: Station| {
         walk.step(station.step);
         walk.learn(station.learned);
+        walk.meet(station.met);
         walk.skb.packet.eth = link.mac.map(|own| (own, station.mac));
         walk.then(Next::Transmit(link.index))
     };
-    match address(cx, &walk.ns, link, next_hop, Some(walk.skb.packet.src)) {
+    match address(cx, &walk, link, next_hop) {
         Resolved::Address(station) => frame(walk, station),
         Resolved::OneOf(stations) => walk.fork(stations, frame),
         Resolved::Assumed(step) => {
@@ -90,6 +91,8 @@ pub(crate) struct Station {
     pub(crate) step: Step,
     /// What bridges learn from question and answer.
     pub(crate) learned: Vec<Learned>,
+    /// What both sides learn.
+    pub(crate) met: Vec<Met>,
 }
 
 impl Station {
@@ -98,6 +101,7 @@ impl Station {
             mac,
             step,
             learned: Vec::new(),
+            met: Vec::new(),
         }
     }
 }
@@ -116,14 +120,9 @@ pub(crate) enum Resolved {
     Unknown(String),
 }
 
-/// The link-layer address of `addr` on the link of `link`, for a packet from `src`.
-pub(crate) fn address(
-    cx: &mut Cx<'_>,
-    ns: &NsKey,
-    link: &Link,
-    addr: IpAddr,
-    src: Option<IpAddr>,
-) -> Resolved {
+/// The link-layer address of `addr` on the link of `link`, for a packet under way.
+pub(crate) fn address(cx: &mut Cx<'_>, walk: &Walk, link: &Link, addr: IpAddr) -> Resolved {
+    let ns = &walk.ns;
     let topology = cx.topology;
     let Some(netns) = topology.netns(ns) else {
         return Resolved::Unknown(format!("{ns} was not read"));
@@ -135,6 +134,17 @@ pub(crate) fn address(
     let entry = neighs
         .iter()
         .find(|e| e.link == link.index && e.dst == addr && !e.proxy);
+    let fixed = |entry: &Neigh| matches!(entry.state, NeighState::Permanent | NeighState::Noarp);
+    let here = |met: &&Met| met.ns == *ns && met.dev == link.index && met.addr == addr;
+    if let Some(met) = walk
+        .met
+        .iter()
+        .find(here)
+        .filter(|_| !entry.is_some_and(fixed))
+    {
+        let text = format!("{addr} is at {}, as was told under way", met.mac);
+        return Resolved::Address(Station::new(met.mac, Step::new(StepKind::Neigh, text)));
+    }
     let usable = |entry: &Neigh| {
         !matches!(
             entry.state,
@@ -153,7 +163,7 @@ pub(crate) fn address(
         let step = Step::new(StepKind::Neigh, text).with(evidence);
         return Resolved::Address(Station::new(mac, step));
     }
-    ask(cx, ns, link, addr, entry, src)
+    ask(cx, ns, link, addr, entry, Some(walk.skb.packet.src))
 }
 
 /// No usable entry: the kernel asks, and so do we.
@@ -191,6 +201,7 @@ fn ask(
             mac: answer.mac,
             step: answered(cx, addr, &answer, known.clone(), count),
             learned: answer.learned,
+            met: answer.met,
         })
         .collect();
     match (stations.pop(), stations.is_empty()) {

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use super::l2::Leg;
 use super::netfilter::{HookPoint, HookVerdict, run};
 use super::skb::{CtRef, Devices, Flows, Skb};
-use super::walk::Learned;
+use super::walk::{Learned, Met};
 use super::{Cx, bridge, device, source};
 use crate::model::link::{Bridge, Link, LinkKind};
 use crate::model::netfilter::Hook;
@@ -32,8 +32,8 @@ pub(crate) struct Way<'t> {
 
 /// What becomes of a question.
 pub(crate) enum Asked {
-    /// The answer comes back; what bridges learn from both.
-    Answered(Vec<Learned>),
+    /// The answer comes back; what bridges and both sides learn from it.
+    Answered(Vec<Learned>, Vec<Met>),
     /// A rule takes the question or the answer: its step, and where.
     Lost(NsKey, Box<Step>),
     /// Can't be known.
@@ -77,7 +77,18 @@ pub(crate) fn ask(cx: &mut Cx<'_>, way: &Way<'_>, addr: IpAddr, src: Option<IpAd
             Err(Stop::Unknown(why)) => return Asked::Unknown(why),
         }
     }
-    Asked::Answered(learned)
+    let met = |(ns, link): &(NsKey, &Link), addr, mac| Met {
+        ns: ns.clone(),
+        dev: link.index,
+        addr,
+        mac,
+    };
+    let mut both = vec![met(&way.from, addr, theirs)];
+    if !sender.is_unspecified() {
+        // The question tells who asks (`arp_process()`, `ndisc_recv_ns()`).
+        both.push(met(&way.to, sender, own));
+    }
+    Asked::Answered(learned, both)
 }
 
 const ND_NEIGHBOR_SOLICIT: u8 = 135;

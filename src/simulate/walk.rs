@@ -41,6 +41,8 @@ pub(crate) struct Walk {
     pub(crate) taken: Vec<Taken>,
     /// What bridges learned from packets of this exchange, the latest last.
     pub(crate) learned: Vec<Learned>,
+    /// Neighbours that packets of this exchange made known.
+    pub(crate) met: Vec<Met>,
 }
 
 /// A place and what was there: the same twice is a loop.
@@ -116,6 +118,19 @@ pub(crate) struct Out {
     pub(crate) iif: Option<IfIndex>,
     /// To this host.
     pub(crate) local: bool,
+}
+
+/// A neighbour that a packet of the exchange made known: one that was asked for, or one that asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Met {
+    /// Namespace.
+    pub(crate) ns: NsKey,
+    /// Device.
+    pub(crate) dev: IfIndex,
+    /// Its address.
+    pub(crate) addr: IpAddr,
+    /// Its link-layer address.
+    pub(crate) mac: MacAddr,
 }
 
 /// What comes next.
@@ -232,6 +247,15 @@ impl Walk {
             };
             self.learned.retain(|old| !same(old));
             self.learned.push(lesson);
+        }
+    }
+
+    /// Notes neighbours that a question and its answer made known.
+    pub(crate) fn meet(&mut self, neighbours: impl IntoIterator<Item = Met>) {
+        for met in neighbours {
+            let same = |old: &Met| old.ns == met.ns && old.dev == met.dev && old.addr == met.addr;
+            self.met.retain(|old| !same(old));
+            self.met.push(met);
         }
     }
 

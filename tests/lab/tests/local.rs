@@ -357,6 +357,180 @@ fn a_duplicate_address() {
         .says(&["duplicate address"]);
 }
 
+/// Rules may take the question for a neighbour, or its answer, at either end or at a bridge between.
+#[test]
+fn rules_that_take_neighbour_questions() {
+    let (hosts, bridge) = bridged();
+    for (host, at) in [(&hosts[0], "fd01::2/64"), (&hosts[1], "fd01::3/64")] {
+        host.ip(&format!("addr add {at} dev eth0 nodad"));
+    }
+    let _listener = hosts[1].listen("--tcp 8080 --udp 8080");
+    let nft = |ns: &Netns, line: &str| ns.tool(&format!("nft {line}"));
+    // Who has no answer keeps asking, and what is learned meanwhile would be the old state's.
+    let forget = || {
+        for host in &hosts {
+            host.ip("neigh flush all");
+        }
+        bridge.ip("neigh flush all");
+    };
+    let check = |to: &str, delivered: bool| {
+        forget();
+        let outcome = hosts[0].tcp(to);
+        let said = trace(&hosts[0], to, "-o json");
+        forget();
+        let again = trace(&hosts[0], to, "");
+        let works = matches!(outcome, Outcome::Connected { .. });
+        assert_eq!(works, delivered, "{to}: {outcome:?}");
+        said.exits(i32::from(!works));
+        again.exits(i32::from(!works))
+    };
+    check("10.0.1.3:8080", true);
+    check("[fd01::3]:8080", true);
+    for (place, family, hook) in [
+        (&hosts[1], "arp", "input"),
+        (&hosts[1], "arp", "output"),
+        (&hosts[0], "arp", "input"),
+        (&hosts[0], "arp", "output"),
+        (&bridge, "bridge", "forward"),
+        (&bridge, "bridge", "prerouting"),
+    ] {
+        nft(place, &format!("add table {family} f"));
+        nft(
+            place,
+            &format!("add chain {family} f c {{ type filter hook {hook} priority 0 ; }}"),
+        );
+        let rule = match family {
+            "arp" => "arp operation { request, reply } arp daddr ip 10.0.1.0/24 drop",
+            _ => "ether type arp arp operation reply drop",
+        };
+        nft(place, &format!("add rule {family} f c {rule}"));
+        check("10.0.1.3:8080", false).says(&["nobody answers for 10.0.1.3", "NP0126", "ARP"]);
+        check("[fd01::3]:8080", true);
+        nft(place, &format!("delete table {family} f"));
+    }
+    for (place, hook) in [
+        (&hosts[1], "input"),
+        (&hosts[0], "input"),
+        (&hosts[1], "output"),
+    ] {
+        nft(place, "add table ip6 f");
+        nft(
+            place,
+            &format!("add chain ip6 f c {{ type filter hook {hook} priority 0 ; policy drop ; }}"),
+        );
+        nft(place, "add rule ip6 f c meta l4proto tcp accept");
+        check("[fd01::3]:8080", false).says(&["nobody answers for fd01::3", "neighbour discovery"]);
+        check("10.0.1.3:8080", true);
+        nft(
+            place,
+            "add rule ip6 f c icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 accept",
+        );
+        check("[fd01::3]:8080", true);
+        nft(place, "delete table ip6 f");
+    }
+    // Bridged packets are shown to the rules of IP.
+    bridge.ip("link set br0 type bridge nf_call_ip6tables 1");
+    nft(&bridge, "add table ip6 f");
+    nft(
+        &bridge,
+        "add chain ip6 f c { type filter hook forward priority 0 ; policy drop ; }",
+    );
+    nft(&bridge, "add rule ip6 f c meta l4proto tcp accept");
+    check("[fd01::3]:8080", false).says(&["nobody answers for fd01::3"]);
+    nft(&bridge, "add rule ip6 f c icmpv6 type 135-136 accept");
+    check("[fd01::3]:8080", true);
+}
+
+/// The first packet and its answer pass, a later one does not.
+#[test]
+fn rules_that_take_later_packets() {
+    let (net0, net1) = pair();
+    let _listener = net1.listen("--tcp 8080 --udp 8080");
+    let nft = |ns: &Netns, line: &str| ns.tool(&format!("nft {line}"));
+    let stalls = |rule: &str, chain: &str, says: &[&str]| {
+        nft(&net1, "add table ip f");
+        nft(
+            &net1,
+            &format!("add chain ip f c {{ type filter hook {chain} priority 0 ; }}"),
+        );
+        nft(&net1, &format!("add rule ip f c {rule}"));
+        let outcome = net0.tcp("10.0.1.3:8080");
+        assert!(
+            !matches!(outcome, Outcome::Connected { .. }),
+            "{rule}: {outcome:?}"
+        );
+        trace(&net0, "10.0.1.3:8080", "").exits(1).says(says);
+        let said = trace(&net0, "10.0.1.3:8080", "-o json");
+        assert_eq!(verdict(&said), "dropped", "{}", said.out);
+        nft(&net1, "delete table ip f");
+    };
+    stalls(
+        "tcp dport 8080 tcp flags & (syn|ack) == ack drop",
+        "input",
+        &["once connected, the client's next packet", "NP0126"],
+    );
+    stalls(
+        "tcp dport 8080 ct state established drop",
+        "input",
+        &["once connected, the client's next packet"],
+    );
+    stalls(
+        "tcp sport 8080 tcp flags & psh == psh drop",
+        "output",
+        &["once connected, the server's next packet"],
+    );
+    trace(&net0, "10.0.1.3:8080", "").exits(0);
+}
+
+/// A bridge that has a station behind the wrong port learns better from the station's next frame.
+#[test]
+fn a_bridge_learns_from_the_packets_under_way() {
+    let (hosts, bridge) = bridged();
+    let _listener = hosts[1].listen("--tcp 8080 --udp 8080");
+    let (asker, answerer) = (mac(&hosts[0]), mac(&hosts[1]));
+    let wrong = |station: &str| {
+        bridge.tool(&format!(
+            "bridge fdb replace {station} dev port2 master dynamic"
+        ));
+    };
+    let forget = || {
+        for host in &hosts {
+            host.ip("neigh flush all");
+        }
+    };
+    // The question is a broadcast; the answer teaches the bridge.
+    let cases: [(&[&String], bool); 3] = [
+        (&[&answerer], true),
+        (&[&asker], true),
+        (&[&asker, &answerer], true),
+    ];
+    for (stations, works) in cases {
+        forget();
+        stations.iter().for_each(|station| wrong(station));
+        let said = trace(&hosts[0], "10.0.1.3:8080", "-o json");
+        let outcome = hosts[0].tcp("10.0.1.3:8080");
+        assert_eq!(
+            matches!(outcome, Outcome::Connected { .. }),
+            works,
+            "{outcome:?}"
+        );
+        said.exits(i32::from(!works));
+    }
+    // Nobody asks and the answerer keeps silent: frames go where the table says, and nothing comes back.
+    hosts[1].tool("sysctl -qw net.ipv6.conf.eth0.disable_ipv6=1");
+    hosts[1].ip(&format!(
+        "neigh replace 10.0.1.2 lladdr {asker} dev eth0 nud permanent"
+    ));
+    hosts[0].ip(&format!(
+        "neigh replace 10.0.1.3 lladdr {answerer} dev eth0 nud permanent"
+    ));
+    wrong(&answerer);
+    let said = trace(&hosts[0], "10.0.1.3:8080", "-o json");
+    let outcome = hosts[0].tcp("10.0.1.3:8080");
+    assert!(!matches!(outcome, Outcome::Connected { .. }), "{outcome:?}");
+    said.exits(1);
+}
+
 /// What the kernel decides by cannot be decoded: it can't be told, and that is said with code 3.
 #[test]
 fn what_cannot_be_decoded_is_inconclusive() {
