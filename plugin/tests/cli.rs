@@ -308,6 +308,7 @@ fn alone(name: &str, ino: u64) -> NetNs {
     ns.nft = Section::Known(Ruleset::default());
     ns.legacy = Section::Known(Ruleset::default());
     ns.ipvs = Section::Known(Vec::new());
+    ns.recent = Section::Known(Vec::new());
     ns
 }
 

@@ -536,6 +536,7 @@ fn all_missing(mut ns: NetNs, error: &Error) -> NetNs {
     ns.nsids = Section::Missing(why.clone());
     ns.sysctls = Section::Missing(why.clone());
     ns.ipvs = Section::Missing(why.clone());
+    ns.recent = Section::Missing(why.clone());
     ns.sockets = Section::Missing(why.clone());
     ns.nft = Section::Missing(why.clone());
     ns.legacy = Section::Missing(why);

@@ -15,7 +15,8 @@ use super::netlink::{Netlink, Protocol};
 use super::netns::{Hopper, NsFile};
 use super::rtnl::{Route, Session};
 use super::{
-    addr, bpf, conntrack, fdb, ipvs, link, neigh, nsid, route, rule, socket as sockets, sysctl, tc,
+    addr, bpf, conntrack, fdb, ipvs, link, neigh, nsid, recent, route, rule, socket as sockets,
+    sysctl, tc,
 };
 use crate::model::Section;
 use crate::model::conntrack::{ConntrackEntry, Tuple};
@@ -23,6 +24,7 @@ use crate::model::ipvs::IpvsService;
 use crate::model::link::Link;
 use crate::model::netfilter::{Chain, Ruleset};
 use crate::model::netns::{NetNs, NsIdentity};
+use crate::model::recent::RecentList;
 use crate::model::sysctl::Sysctls;
 use crate::model::want::Depth;
 
@@ -53,6 +55,7 @@ pub struct Namespace {
 pub struct Inside {
     sysctls: Sysctls,
     ipvs: Result<Vec<IpvsService>>,
+    recent: Result<Vec<RecentList>>,
     legacy: [Section<Vec<String>>; 2],
     programs: Result<BTreeMap<u32, Vec<String>>>,
 }
@@ -63,6 +66,7 @@ impl Inside {
         Self {
             sysctls: sysctl::read(proc),
             ipvs: ipvs::read(proc),
+            recent: recent::read(proc),
             legacy: [
                 sysctl::legacy_tables(proc, false),
                 sysctl::legacy_tables(proc, true),
@@ -171,6 +175,7 @@ impl Namespace {
             Ok(inside) => {
                 ns.sysctls = Section::Known(inside.sysctls);
                 ns.ipvs = inside.ipvs.into();
+                ns.recent = inside.recent.into();
                 ns.legacy = self.legacy(shared, &inside.legacy, depth).into();
                 if let (Ok(links), Ok(programs)) = (&mut found, &inside.programs) {
                     for link in links {
@@ -186,6 +191,7 @@ impl Namespace {
             Err(error) => {
                 ns.sysctls = Section::Missing(error.to_string());
                 ns.ipvs = Section::Missing(error.to_string());
+                ns.recent = Section::Missing(error.to_string());
                 ns.legacy = Section::Missing(error.to_string());
                 ns.links = Section::Missing(error.to_string());
             }

@@ -18,6 +18,7 @@ pub mod netfilter;
 pub mod netns;
 pub mod packet;
 pub mod prefix;
+pub mod recent;
 pub mod route;
 pub mod rule;
 pub mod section;

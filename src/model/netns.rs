@@ -11,6 +11,7 @@ use super::ipvs::IpvsService;
 use super::link::Link;
 use super::neigh::Neigh;
 use super::netfilter::Ruleset;
+use super::recent::RecentList;
 use super::route::Route;
 use super::rule::Rule;
 use super::socket::Socket;
@@ -47,6 +48,9 @@ pub struct NetNs {
     /// IPVS virtual services.
     #[serde(default)]
     pub ipvs: Section<Vec<IpvsService>>,
+    /// Lists of recently seen addresses.
+    #[serde(default)]
+    pub recent: Section<Vec<RecentList>>,
     /// Conntrack entries that were asked for, by tuple and zone 0; `Known(None)`: there is none. Where
     /// the whole table was read: its entries of all zones, by the tuple of their original direction.
     pub conntrack: Vec<(Tuple, Section<Option<ConntrackEntry>>)>,
@@ -72,6 +76,7 @@ impl NetNs {
             nft: Section::NotAsked,
             legacy: Section::NotAsked,
             ipvs: Section::NotAsked,
+            recent: Section::NotAsked,
             conntrack: Vec::new(),
             conntrack_table: Section::NotAsked,
         }
@@ -148,6 +153,7 @@ impl NetNs {
             ("nftables", self.nft.missing()),
             ("iptables-legacy", self.legacy.missing()),
             ("ipvs", self.ipvs.missing()),
+            ("xt_recent", self.recent.missing()),
             ("conntrack", self.conntrack_table.missing()),
         ];
         all.into_iter()

@@ -152,6 +152,9 @@ pub enum XtMatch {
         invert: bool,
         /// 0 source, 1 destination.
         side: u8,
+        /// Addresses are noted and looked for under this mask.
+        #[serde(default)]
+        mask: Option<IpAddr>,
     },
     /// `limit`: matches while the rate is not used up.
     Limit,

@@ -185,15 +185,6 @@ fn ask(
         },
     };
     let Answers { by, lost, segment } = l2::who_has(cx, ns, link, addr, src);
-    if let (Some(first), Some(entry)) = (by.first(), entry)
-        && entry.state == NeighState::Incomplete
-    {
-        // The kernel asks this very moment and has no answer, whatever should answer.
-        return Resolved::Unknown(format!(
-            "{addr} is asked for on {} and nobody answers so far (INCOMPLETE), though {} should: nothing that was read explains that",
-            link.name, first.ns
-        ));
-    }
     let count = by.len();
     let mut stations: Vec<Station> = by
         .into_iter()
@@ -271,10 +262,30 @@ fn answered(cx: &Cx<'_>, addr: IpAddr, answer: &l2::Answer, known: Evidence, cou
     let (station, index, mac) = (&answer.ns, answer.dev, answer.mac);
     let dev = cx.topology.netns(station).and_then(|ns| ns.link(index));
     let dev = dev.map_or_else(|| format!("if{index}"), |link| link.name.clone());
+    let known_state = match &known {
+        Evidence::Neigh { neigh, .. } => match neigh.state {
+            NeighState::Incomplete => Some("INCOMPLETE"),
+            NeighState::Failed => Some("FAILED"),
+            _ => None,
+        },
+        _ => None,
+    };
     let text = format!("{addr} would be answered for by {dev} of {station}: {mac}");
     let step = Step::new(StepKind::Neigh, text)
-        .with(Evidence::Address { addr, dev })
+        .with(Evidence::Address {
+            addr,
+            dev: dev.clone(),
+        })
         .with(known);
+    let step = match &known_state {
+        // It may be from before something was mended: the kernel asks again for the next packet.
+        Some(state) => step.with(Evidence::Assumed {
+            why: format!(
+                "{addr} was asked for before without an answer ({state}); by all that was read, {dev} of {station} answers now"
+            ),
+        }),
+        None => step,
+    };
     if count == 1 {
         return step;
     }

@@ -2,6 +2,7 @@
 //! has made on its way.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use crate::model::conntrack::{ConntrackEntry, Tuple};
 use crate::model::packet::Packet;
@@ -61,6 +62,8 @@ pub(crate) struct FlowEntry {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Flows {
     entries: BTreeMap<NsKey, Vec<FlowEntry>>,
+    /// Addresses that rules noted in lists (xt_recent), by namespace and list.
+    noted: Vec<(NsKey, String, IpAddr)>,
 }
 
 impl Flows {
@@ -79,6 +82,17 @@ impl Flows {
         let list = self.entries.entry(ns.clone()).or_default();
         list.push(entry);
         list.len() - 1
+    }
+
+    /// Notes an address in a list.
+    pub(crate) fn note(&mut self, ns: &NsKey, list: &str, addr: IpAddr) {
+        self.noted.push((ns.clone(), list.to_owned(), addr));
+    }
+
+    /// How often an address was noted in a list under way.
+    pub(crate) fn noted(&self, ns: &NsKey, list: &str, addr: IpAddr) -> usize {
+        let same = |own: &&(NsKey, String, IpAddr)| own.0 == *ns && own.1 == list && own.2 == addr;
+        self.noted.iter().filter(same).count()
     }
 
     /// Position of the confirmed entry that has this tuple, and whether it is its reply tuple.

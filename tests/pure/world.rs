@@ -95,6 +95,7 @@ impl World {
         ns.nft = Section::Known(Ruleset::default());
         ns.legacy = Section::Known(Ruleset::default());
         ns.ipvs = Section::Known(Vec::new());
+        ns.recent = Section::Known(Vec::new());
         ns.sysctls = Section::Known(Sysctls {
             inet_all: Section::Known(InetConf {
                 forwarding: host,

@@ -211,6 +211,7 @@ fn names_and_addresses() {
         check_set: 0x21,
         invert: false,
         side: 0,
+        mask: "0.0.0.0".parse().ok(),
     };
     let data = padded("302a000002000000210061706900554c54", 232);
     assert_eq!(xt_match::decode("recent", 1, &data, false), recent);

@@ -89,6 +89,12 @@ fn known(name: &str, revision: u8, data: &[u8], v6: bool) -> Option<XtMatch> {
             invert: flag(9)?,
             name: text(data.get(10..210)?),
             side: byte(210)?,
+            // The first revision has none.
+            mask: match (revision, v6) {
+                (0, _) => None,
+                (_, true) => ip(data.get(212..228)?),
+                (_, false) => ip(data.get(212..216)?),
+            },
         },
         ("limit", 0) => XtMatch::Limit,
         // The first revision can't invert; its mode has other bits.

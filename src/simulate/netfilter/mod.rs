@@ -15,6 +15,7 @@ mod machine;
 mod meta;
 mod nat;
 mod nat_addr;
+mod recent;
 mod registers;
 mod reject;
 mod reverse;

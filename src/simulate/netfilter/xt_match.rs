@@ -9,7 +9,7 @@ use super::chain::Did;
 use super::ct::{self, masked_equal, port_within};
 use super::machine::{Eval, Vm};
 use super::step::assume;
-use super::{meta, reverse};
+use super::{meta, recent, reverse};
 use crate::model::IfIndex;
 use crate::model::packet::L4;
 use crate::model::xtables::{HeaderMatch, Statistic, XtMatch};
@@ -68,17 +68,24 @@ pub(super) fn eval(eval: &mut Eval<'_, '_>, vm: &mut Vm<'_>, condition: &XtMatch
             Did::Chance(if *invert { 1.0 - share } else { share })
         }
         XtMatch::Recent {
-            check_set, invert, ..
+            name,
+            seconds,
+            hit_count,
+            check_set,
+            invert,
+            side,
+            mask,
         } => {
-            // XT_RECENT_SET adds the address and matches; the others need it to be in the list.
-            if check_set & 2 != 0 {
-                return Did::when(Tri::from(!*invert));
-            }
-            assume(
-                vm,
-                "lists of recent addresses not read: a client seen before keeps its backend",
-            );
-            Did::when(Tri::from(*invert))
+            let asked = recent::Asked {
+                list: name,
+                seconds: *seconds,
+                hit_count: *hit_count,
+                check_set: *check_set,
+                invert: *invert,
+                source: *side == 0,
+                mask: *mask,
+            };
+            recent::eval(eval, vm, &asked)
         }
         other => Did::when(holds(eval, vm, other)),
     }

@@ -482,6 +482,33 @@ fn rules_that_take_later_packets() {
     trace(&net0, "10.0.1.3:8080", "").exits(0);
 }
 
+/// Lists of recent addresses decide by what they hold: knocking at one port opens another.
+#[test]
+fn recent_addresses_are_looked_up() {
+    let (net0, net1) = pair();
+    let _listener = net1.listen("--tcp 8080 --udp 8080");
+    for iptables in ["iptables-nft", "iptables-legacy"] {
+        let rule = |words: &str| net1.tool(&format!("{iptables} -A INPUT -p tcp {words}"));
+        rule("--dport 8081 -m recent --name door --set -j REJECT");
+        rule("--dport 8080 -m recent --name door --rcheck --seconds 600 --hitcount 2 -j ACCEPT");
+        rule("--dport 8080 -j DROP");
+        let drops = || {
+            let outcome = net0.tcp("10.0.1.3:8080");
+            assert!(matches!(outcome, Outcome::TimedOut), "{outcome:?}");
+            trace(&net0, "10.0.1.3:8080", "").exits(1).says(&["NP0126"]);
+        };
+        drops();
+        net0.tcp("10.0.1.3:8081");
+        drops();
+        net0.tcp("10.0.1.3:8081");
+        let outcome = net0.tcp("10.0.1.3:8080");
+        assert!(matches!(outcome, Outcome::Connected { .. }), "{outcome:?}");
+        let said = trace(&net0, "10.0.1.3:8080", "-o wide").exits(0);
+        said.says(&["recent door: 10.0.1.2, seen "]);
+        net1.tool(&format!("{iptables} -F"));
+    }
+}
+
 /// A bridge that has a station behind the wrong port learns better from the station's next frame.
 #[test]
 fn a_bridge_learns_from_the_packets_under_way() {

@@ -447,8 +447,18 @@ fn parse_rule(words: &[String]) -> Vec<Expr> {
                     invert: not,
                 }));
             }
-            "--mode" | "--to-ports" | "--nfacct-name" | "--seconds" => {
+            "--mode" | "--to-ports" | "--nfacct-name" => {
                 next();
+            }
+            "--seconds" | "--name" => {
+                let value = next();
+                if let Some(XtMatch::Recent { name, seconds, .. }) = matches.last_mut() {
+                    if word == "--name" {
+                        value.clone_into(name);
+                    } else {
+                        *seconds = value.parse().unwrap();
+                    }
+                }
             }
             "--rcheck" | "--set" => matches.push(XtMatch::Recent {
                 name: "list".to_owned(),
@@ -457,10 +467,8 @@ fn parse_rule(words: &[String]) -> Vec<Expr> {
                 check_set: if word == "--set" { 2 } else { 1 },
                 invert: not,
                 side: 0,
+                mask: None,
             }),
-            "--name" => {
-                next();
-            }
             "--reap" | "--rsource" => {}
             "-g" => target = Some(XtTarget::Standard(Verdict::Goto(next().to_owned()))),
             "-j" => target = Some(parse_target(next())),

@@ -1,8 +1,10 @@
 //! kube-proxy's iptables rules.
 
 use super::fixture::*;
+use crate::model::Section;
 use crate::model::netfilter::Hook;
-use crate::simulate::netfilter::HookVerdict;
+use crate::model::recent::{RecentEntry, RecentList};
+use crate::simulate::netfilter::{HookOutcome, HookVerdict};
 use crate::simulate::skb::{CtRef, Flows};
 use crate::trace::{Evidence, RejectWith, StepKind};
 
@@ -172,7 +174,7 @@ fn an_answer_whose_question_was_not_seen_is_invalid_and_dropped() {
 }
 
 #[test]
-fn affinity_lists_are_taken_to_be_empty_and_said_so() {
+fn a_client_in_an_affinity_list_keeps_its_backend() {
     let rules = r"
 *nat
 :PREROUTING ACCEPT
@@ -187,16 +189,36 @@ fn affinity_lists_are_taken_to_be_empty_and_said_so() {
 -A SEP-1 -p tcp -m recent --set --name SEP-1 --rsource -m tcp -j DNAT --to-destination 10.244.1.2:8080
 -A SEP-2 -p tcp -m recent --set --name SEP-2 --rsource -m tcp -j DNAT --to-destination 10.244.2.2:8080
 ";
-    let mut world = World::new(with_iptables(rules));
-    let packet = skb(tcp("10.244.1.7", None, "10.96.0.10", 80), false);
-    let outcomes = world.run(Hook::Prerouting, (3, 0), packet, Flows::default());
-    let shares: Vec<f64> = outcomes.iter().map(|o| o.share).collect();
-    assert_eq!(shares, [0.5, 0.5]);
-    let assumed = |e: &&Evidence| matches!(e, Evidence::Assumed { .. });
-    assert_eq!(
-        outcomes[0].steps[0].evidence.iter().filter(assumed).count(),
-        1
-    );
+    let list = |ages: &[Option<u64>]| RecentList {
+        name: "SEP-2".to_owned(),
+        entries: vec![RecentEntry {
+            addr: "10.244.1.7".parse().unwrap(),
+            ttl: 0,
+            ages: ages.to_vec(),
+        }],
+        cut: false,
+    };
+    let outcomes = |lists: Section<Vec<RecentList>>| {
+        let mut ns = with_iptables(rules);
+        ns.recent = lists;
+        let packet = skb(tcp("10.244.1.7", None, "10.96.0.10", 80), false);
+        World::new(ns).run(Hook::Prerouting, (3, 0), packet, Flows::default())
+    };
+    let shares = |outcomes: &[HookOutcome]| outcomes.iter().map(|o| o.share).collect::<Vec<_>>();
+    let new = outcomes(Section::Known(Vec::new()));
+    assert_eq!(shares(&new), [0.5, 0.5]);
+    let kept = outcomes(Section::Known(vec![list(&[Some(5000)])]));
+    assert_eq!(shares(&kept), [1.0]);
+    assert_eq!(said(&kept[0]), "dnat to 10.244.2.2:8080");
+    let old = outcomes(Section::Known(vec![list(&[Some(10_801_000)])]));
+    assert_eq!(shares(&old), [0.5, 0.5]);
+    for unknown in [
+        Section::Known(vec![list(&[None])]),
+        Section::Missing("not readable".to_owned()),
+    ] {
+        let unknown = outcomes(unknown);
+        assert!(matches!(unknown[0].verdict, HookVerdict::Unknown(_)));
+    }
 }
 
 #[test]
