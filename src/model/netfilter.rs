@@ -460,6 +460,16 @@ pub enum Expr {
     Match(XtMatch),
     /// An x_tables target.
     Target(XtTarget),
+    /// Loads something that is not evaluated (an extension header, a TCP option, a route's or socket's
+    /// attribute): its value is unknown, or there is none and the rule does not match.
+    Opaque {
+        /// Name of the expression.
+        name: String,
+        /// Where to.
+        dreg: Reg,
+        /// Bytes.
+        len: u32,
+    },
     /// An expression that this program does not know: the rule is unknown from here on.
     Other {
         /// Name.

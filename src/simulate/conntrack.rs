@@ -163,7 +163,7 @@ pub(crate) fn track(
     {
         if reopened(flow, reply) {
             flow.confirmed = false;
-            return open(ns, skb, flows);
+            return open(cx, ns, skb, flows);
         }
         if reply {
             flow.entry.status |= status::SEEN_REPLY;
@@ -184,11 +184,21 @@ pub(crate) fn track(
         });
         return Ok(step);
     }
-    open(ns, skb, flows)
+    open(cx, ns, skb, flows)
+}
+
+/// Why a new entry may find no room: `__nf_conntrack_alloc()` gives up an old one or drops the packet.
+fn full(cx: &Cx<'_>, ns: &NsKey) -> Option<String> {
+    let sysctls = cx.topology.netns(ns)?.sysctls.known()?;
+    let max = (*sysctls.nf_conntrack_max.known()?).filter(|max| *max > 0)?;
+    let count = (*sysctls.nf_conntrack_count.known()?).filter(|count| *count >= max)?;
+    Some(format!(
+        "the conntrack table of {ns} is full ({count} of {max}): a new connection is dropped unless the kernel finds an old one to give up"
+    ))
 }
 
 /// Makes an entry for a packet that has none, where it may open one.
-fn open(ns: &NsKey, skb: &mut Skb, flows: &mut Flows) -> Result<Option<Step>, String> {
+fn open(cx: &Cx<'_>, ns: &NsKey, skb: &mut Skb, flows: &mut Flows) -> Result<Option<Step>, String> {
     let tuple = skb.packet.tuple();
     match opens(&skb.packet) {
         Opens::Yes => {}
@@ -203,6 +213,9 @@ fn open(ns: &NsKey, skb: &mut Skb, flows: &mut Flows) -> Result<Option<Step>, St
             return Ok(Some(step.with(Evidence::Absent { what })));
         }
         Opens::Unknown(why) => return Err(why),
+    }
+    if let Some(why) = full(cx, ns) {
+        return Err(why);
     }
     let entry = ConntrackEntry {
         orig: tuple,

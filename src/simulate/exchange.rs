@@ -1,6 +1,7 @@
 //! The packets of one exchange: the question, the answer, and one more of each side, which rules and
 //! conntrack treat as those of a connection that stands.
 
+use super::netfilter::UNPRIVILEGED;
 use super::skb::{CtRef, Flows, Skb};
 use super::walk::{Finished, Goal, Next, Party, Walk, follow};
 use super::{Cx, DEFAULT_TTL, Flow, ttl};
@@ -156,6 +157,7 @@ pub(super) fn start(
     let mut walk = first(ns, packet, uid);
     walk.flows = before.walk.flows.clone();
     walk.share = before.walk.share;
+    walk.skb.free = before.walk.skb.free;
     walk.taken = before.walk.taken.clone();
     walk.learned = before.walk.learned.clone();
     walk.met = before.walk.met.clone();
@@ -184,6 +186,7 @@ pub(super) fn first(ns: NsKey, packet: Packet, uid: Option<u32>) -> Walk {
             ct: CtRef::None,
             uid,
             local: true,
+            free: UNPRIVILEGED,
         },
         flows: Flows::default(),
         hops: vec![hop],

@@ -135,7 +135,13 @@ pub fn simulate(topology: &Topology, flow: &Flow, limits: &Limits) -> Outcome {
         );
     }
     let packet = first_packet(&cx, flow);
-    let walk = exchange::first(flow.from.clone(), packet, flow.uid);
+    let mut walk = exchange::first(flow.from.clone(), packet, flow.uid);
+    let sysctls = topology
+        .netns(&flow.from)
+        .and_then(|netns| netns.sysctls.known());
+    if let Some(range) = sysctls.and_then(|own| own.ip_local_port_range.known().copied()) {
+        walk.skb.free = range;
+    }
     let mut traces = Vec::new();
     for end in follow(&mut cx, walk, Next::LocalOut(None)) {
         // One budget for all ways of the question.

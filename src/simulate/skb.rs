@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::netfilter::FreePorts;
 use crate::model::conntrack::{ConntrackEntry, Tuple};
 use crate::model::packet::Packet;
 use crate::model::{IfIndex, NsKey};
@@ -22,6 +23,8 @@ pub(crate) struct Skb {
     pub(crate) uid: Option<u32>,
     /// It comes from a socket of this namespace (`skb->sk`).
     pub(crate) local: bool,
+    /// What its ports may be where they are any free ones.
+    pub(crate) free: FreePorts,
 }
 
 /// Connection of a packet.
@@ -82,6 +85,20 @@ impl Flows {
         let list = self.entries.entry(ns.clone()).or_default();
         list.push(entry);
         list.len() - 1
+    }
+
+    /// Makes the marks of connections unknown that differ from those of the same ones elsewhere.
+    pub(crate) fn forget_marks_unlike(&mut self, other: &Self) {
+        for (ns, list) in &mut self.entries {
+            let others = other.entries.get(ns).map_or(&[][..], Vec::as_slice);
+            for (own, other) in list.iter_mut().zip(others) {
+                if own.mark != other.mark {
+                    own.mark = None;
+                    // Only shown; rules ask the one above.
+                    own.entry.mark = 0;
+                }
+            }
+        }
     }
 
     /// Notes an address in a list.

@@ -7,7 +7,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::l2::Leg;
-use super::netfilter::{HookPoint, HookVerdict, run};
+use super::netfilter::{HookPoint, HookVerdict, UNPRIVILEGED, run};
 use super::skb::{CtRef, Devices, Flows, Skb};
 use super::walk::{Learned, Met};
 use super::{Cx, bridge, device, source};
@@ -379,6 +379,7 @@ impl<'t> Frame<'_, 't> {
             ct: CtRef::None,
             uid: None,
             local: self.local,
+            free: UNPRIVILEGED,
         };
         let skb = match (&hook, bridge, self.is_v6()) {
             // Conntrack has seen it at PREROUTING or OUTPUT, and passes it over (`icmpv6_error()`).

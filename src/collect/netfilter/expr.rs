@@ -193,6 +193,11 @@ fn known(name: &str, args: Args<'_>, family: Family) -> Option<Expr> {
             name: args.text(2)?,
         },
         "flow_offload" => Expr::FlowOffload(args.text(1)?),
+        // Sets or strips a TCP option (7 is NFTA_EXTHDR_SREG), which decides nothing.
+        "exthdr" if args.reg(1).is_none() => Expr::Nop(name.to_owned()),
+        "exthdr" => opaque(name, args, 1, args.or_zero(4).max(1))?,
+        "rt" | "xfrm" | "osf" => opaque(name, args, 1, 16)?,
+        "socket" | "tunnel" => opaque(name, args, 2, 8)?,
         "last" | "dup" => Expr::Nop(name.to_owned()),
         "match" => Expr::Match(xt_match::decode(
             &args.text(1)?,
@@ -207,6 +212,15 @@ fn known(name: &str, args: Args<'_>, family: Family) -> Option<Expr> {
             family == Family::Ip6,
         )),
         _ => return None,
+    })
+}
+
+/// A load whose value is not evaluated; `kind` is the attribute that names its register.
+fn opaque(name: &str, args: Args<'_>, kind: u16, len: u32) -> Option<Expr> {
+    Some(Expr::Opaque {
+        name: name.to_owned(),
+        dreg: args.reg(kind)?,
+        len: len.min(64),
     })
 }
 

@@ -56,21 +56,26 @@ impl From<bool> for Tri {
     }
 }
 
-/// Whether any free port lies in a range, ends included.
+/// Ports that a port may be which its kernel chooses: first and last.
+pub(crate) type FreePorts = (u16, u16);
+
+/// Where neither the setting nor a rule says more.
+pub(crate) const UNPRIVILEGED: FreePorts = (1024, u16::MAX);
+
+/// Whether a port that is any free one lies in a range, ends included.
 ///
-/// The port is one of tens of thousands: a range that names few of those from 1024 on is taken not to
-/// hold it, one that names nearly all is taken to hold it. Ranges between are unknown.
-pub(super) fn free_port_within(first: u16, last: u16) -> Option<bool> {
-    const FIRST: u16 = 1024;
-    let all = u32::from(u16::MAX - FIRST) + 1;
-    let named = match last.checked_sub(first.max(FIRST)) {
+/// `free`: what it may be. A range that names less than a thousandth of these (a single port, say) is
+/// taken not to hold it. A range that names some of them is unknown.
+pub(super) fn free_port_within(first: u16, last: u16, free: FreePorts) -> Option<bool> {
+    let all = u32::from(free.1.saturating_sub(free.0)) + 1;
+    let named = match last.min(free.1).checked_sub(first.max(free.0)) {
         Some(more) => u32::from(more) + 1,
         None => 0,
     };
-    if named * 16 < all {
-        Some(false)
-    } else if (all - named) * 16 < all {
+    if named == all {
         Some(true)
+    } else if named * 1000 < all {
+        Some(false)
     } else {
         None
     }
@@ -83,6 +88,8 @@ pub(super) struct Bits {
     known: Vec<u8>,
     /// Bytes of a port that is any free one: equal to none that a rule names.
     free: Vec<bool>,
+    /// What such a port may be.
+    range: FreePorts,
 }
 
 impl Bits {
@@ -91,7 +98,12 @@ impl Bits {
         let value = value.into();
         let known = vec![0xff; value.len()];
         let free = vec![false; value.len()];
-        Self { value, known, free }
+        Self {
+            value,
+            known,
+            free,
+            range: UNPRIVILEGED,
+        }
     }
 
     /// No bit known.
@@ -100,14 +112,16 @@ impl Bits {
             value: vec![0; len],
             known: vec![0; len],
             free: vec![false; len],
+            range: UNPRIVILEGED,
         }
     }
 
-    /// A port in network order; any free one where `None`.
-    pub(super) fn port(number: Option<u16>) -> Self {
+    /// A port in network order; any of the free ones where `None`.
+    pub(super) fn port(number: Option<u16>, range: FreePorts) -> Self {
         number.map_or_else(
             || Self {
                 free: vec![true; 2],
+                range,
                 ..Self::unknown(2)
             },
             |port| Self::known(port.to_be_bytes()),
@@ -181,6 +195,7 @@ impl Bits {
             value: part(&self.value),
             known: part(&self.known),
             free,
+            range: self.range,
         }
     }
 
@@ -194,6 +209,9 @@ impl Bits {
         for (own, new) in self.free.iter_mut().skip(from).zip(&with.free) {
             *own = *new;
         }
+        if with.free.contains(&true) {
+            self.range = with.range;
+        }
     }
 
     /// Appends.
@@ -201,6 +219,9 @@ impl Bits {
         self.value.extend_from_slice(&more.value);
         self.known.extend_from_slice(&more.known);
         self.free.extend_from_slice(&more.free);
+        if more.free.contains(&true) {
+            self.range = more.range;
+        }
     }
 
     /// `(x & mask) ^ xor`; missing mask bytes are 0.
@@ -283,6 +304,7 @@ impl Bits {
             value: run(&self.value, 0),
             known: run(&self.known, u32::MAX),
             free: vec![false; len],
+            range: self.range,
         }
     }
 
@@ -296,12 +318,18 @@ impl Bits {
             value: turn(&self.value),
             known: turn(&self.known),
             free: self.free.clone(),
+            range: self.range,
         }
     }
 
     /// Whether it is any free port.
     pub(super) fn is_free_port(&self) -> bool {
         self.free == [true, true]
+    }
+
+    /// Whether it lies in a range of ports, where it is any free port.
+    pub(super) fn free_within(&self, first: u16, last: u16) -> Option<bool> {
+        free_port_within(first, last, self.range)
     }
 
     /// Whether it is equal to the constant; shorter constants compare their own length.
@@ -324,7 +352,7 @@ impl Bits {
     /// Whether it is at most the constant, as big-endian numbers.
     pub(super) fn at_most(&self, data: &[u8]) -> Option<bool> {
         if let (true, [a, b]) = (self.is_free_port(), data) {
-            return free_port_within(0, u16::from_be_bytes([*a, *b]));
+            return self.free_within(0, u16::from_be_bytes([*a, *b]));
         }
         let (min, max) = (self.min(), self.max());
         let len = data.len();
@@ -341,7 +369,7 @@ impl Bits {
     /// Whether it is at least the constant.
     pub(super) fn at_least(&self, data: &[u8]) -> Option<bool> {
         if let (true, [a, b]) = (self.is_free_port(), data) {
-            return free_port_within(u16::from_be_bytes([*a, *b]), u16::MAX);
+            return self.free_within(u16::from_be_bytes([*a, *b]), u16::MAX);
         }
         let (min, max) = (self.min(), self.max());
         let len = data.len();
@@ -359,7 +387,7 @@ impl Bits {
     pub(super) fn within(&self, from: &[u8], to: &[u8]) -> Option<bool> {
         if let (true, [a, b], [c, d]) = (self.is_free_port(), from, to) {
             let (first, last) = (u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d]));
-            return free_port_within(first, last);
+            return self.free_within(first, last);
         }
         match (self.at_least(from), self.at_most(to)) {
             (Some(true), Some(true)) => Some(true),
@@ -384,13 +412,23 @@ mod tests {
 
     #[test]
     fn a_free_port_is_none_that_rules_name() {
-        let port = Bits::port(None);
+        let port = Bits::port(None, (32768, 60999));
         assert_eq!(port.equals(&[0, 80]), Some(false));
         assert_eq!(port.within(&[0x75, 0x30], &[0x7f, 0xff]), Some(false));
         assert_eq!(port.within(&[4, 0], &[0xff, 0xff]), Some(true));
-        assert_eq!(port.within(&[0x80, 0], &[0xff, 0xff]), None);
+        assert_eq!(port.within(&[0x80, 0], &[0xee, 0x47]), Some(true));
+        assert_eq!(port.within(&[0x80, 0], &[0xee, 0x46]), None);
+        assert_eq!(port.within(&[0x90, 0], &[0x90, 1]), Some(false));
         assert_eq!(port.at_most(&[3, 0xff]), Some(false));
         assert_eq!(port.mask_xor(&[0xf0, 0], &[]).equals(&[0x80, 0]), None);
+        let mut both = Bits::known([0; 4]);
+        both.overwrite(2, &port);
+        assert_eq!(
+            both.slice(2, 2).within(&[0x80, 0], &[0xff, 0xff]),
+            Some(true)
+        );
+        let other = Bits::port(None, UNPRIVILEGED);
+        assert_eq!(other.within(&[0x80, 0], &[0xee, 0x47]), None);
     }
 
     #[test]

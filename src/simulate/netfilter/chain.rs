@@ -184,6 +184,7 @@ fn is_harmless(expr: &Expr) -> bool {
         Expr::Counter(_)
         | Expr::Log
         | Expr::Nop(_)
+        | Expr::Opaque { .. }
         | Expr::Limit { .. }
         | Expr::Quota { .. }
         | Expr::Cmp { .. }

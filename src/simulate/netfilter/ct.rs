@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use super::bits::{Bits, Tri, free_port_within};
+use super::bits::{Bits, FreePorts, Tri, free_port_within};
 use super::chain::{self, Did};
 use super::header::{Load, addr_bytes};
 use super::machine::{Eval, Vm};
@@ -74,8 +74,8 @@ pub(super) fn load(eval: &Eval<'_, '_>, vm: &Vm<'_>, key: CtKey, dir: Option<u8>
         CtKey::Protocol => Bits::known([tuple.protocol]),
         CtKey::Src => Bits::known(addr_bytes(tuple.src)),
         CtKey::Dst => Bits::known(addr_bytes(tuple.dst)),
-        CtKey::ProtoSrc => Bits::port(tuple.sport),
-        CtKey::ProtoDst => Bits::port(tuple.dport),
+        CtKey::ProtoSrc => Bits::port(tuple.sport, vm.skb.free),
+        CtKey::ProtoDst => Bits::port(tuple.dport, vm.skb.free),
         CtKey::SrcIp => return v4_only(tuple.src, false),
         CtKey::DstIp => return v4_only(tuple.dst, false),
         CtKey::SrcIp6 => return v4_only(tuple.src, true),
@@ -166,6 +166,7 @@ pub(super) fn matches(eval: &Eval<'_, '_>, vm: &Vm<'_>, wanted: &ConntrackMatch)
         return Tri::from(has(1));
     };
     let entry = &flow.entry;
+    let free = vm.skb.free;
     let mut answer = Tri::Yes;
     let mut also = |bit: u16, condition: Tri| {
         if has(bit) {
@@ -182,10 +183,10 @@ pub(super) fn matches(eval: &Eval<'_, '_>, vm: &Vm<'_>, wanted: &ConntrackMatch)
     also(8, addr(wanted.origdst, entry.orig.dst));
     also(0x10, addr(wanted.replsrc, entry.reply.src));
     also(0x20, addr(wanted.repldst, entry.reply.dst));
-    also(0x100, port(wanted.origsrc_port, entry.orig, true));
-    also(0x200, port(wanted.origdst_port, entry.orig, false));
-    also(0x400, port(wanted.replsrc_port, entry.reply, true));
-    also(0x800, port(wanted.repldst_port, entry.reply, false));
+    also(0x100, port(wanted.origsrc_port, entry.orig, true, free));
+    also(0x200, port(wanted.origdst_port, entry.orig, false, free));
+    also(0x400, port(wanted.replsrc_port, entry.reply, true, free));
+    also(0x800, port(wanted.repldst_port, entry.reply, false, free));
     also(
         0x40,
         Tri::from(u32::from(wanted.status_mask) & entry.status != 0),
@@ -197,16 +198,16 @@ pub(super) fn matches(eval: &Eval<'_, '_>, vm: &Vm<'_>, wanted: &ConntrackMatch)
     answer
 }
 
-fn port(range: (u16, u16), tuple: Tuple, source: bool) -> Tri {
+fn port(range: (u16, u16), tuple: Tuple, source: bool, free: FreePorts) -> Tri {
     let own = if source { tuple.sport } else { tuple.dport };
-    port_within(own, range)
+    port_within(own, range, free)
 }
 
-/// Whether a port lies in a range, ends included; `None` is any free one.
-pub(super) fn port_within(port: Option<u16>, (first, last): (u16, u16)) -> Tri {
+/// Whether a port lies in a range, ends included; `None` is any of the free ones.
+pub(super) fn port_within(port: Option<u16>, (first, last): (u16, u16), free: FreePorts) -> Tri {
     let answer = match port {
         Some(port) => Some((first..=last).contains(&port)),
-        None => free_port_within(first, last),
+        None => free_port_within(first, last, free),
     };
     Tri::from_option(answer, || {
         format!("the port is any free one, which may lie in {first} to {last}")

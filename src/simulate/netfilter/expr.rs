@@ -50,8 +50,8 @@ pub(super) fn eval<'a>(
             len,
             dreg,
         } => {
-            let local = vm.skb.local;
-            let load = header::load(&vm.skb.packet, local, *base, size(*offset), size(*len));
+            let kind = (vm.skb.local, vm.skb.free);
+            let load = header::load(&vm.skb.packet, kind, *base, size(*offset), size(*len));
             store(vm, *dreg, load)
         }
         Expr::PayloadSet {
@@ -242,6 +242,10 @@ pub(super) fn eval<'a>(
         }
         Expr::Reject { kind, code } => reject::nft(&vm.skb.packet, *kind, *code),
         Expr::Tproxy { .. } => Did::Blind("handed to a transparent proxy's socket".to_owned()),
+        Expr::Opaque { dreg, len, .. } => {
+            regs.store(*dreg, &Bits::unknown(size(*len)));
+            Did::Next
+        }
         Expr::Counter(_) | Expr::Log | Expr::FlowOffload(_) | Expr::Nop(_) => Did::Next,
         Expr::Limit { .. } => Did::Doubt("whether the rate is used up is not known".to_owned()),
         Expr::Quota {

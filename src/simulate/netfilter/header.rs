@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use super::bits::Bits;
+use super::bits::{Bits, FreePorts, UNPRIVILEGED};
 use crate::model::MacAddr;
 use crate::model::netfilter::PayloadBase;
 use crate::model::packet::{L4, Packet};
@@ -39,11 +39,12 @@ pub(super) fn addr_from(bytes: &[u8]) -> Option<IpAddr> {
 
 /// Loads bytes of a header.
 ///
-/// `local`: it was made here, so that it has no link-layer header yet.
+/// `local`: it was made here, so that it has no link-layer header yet. `free`: what ports may be that are
+/// any free ones.
 /// Source: `nft_payload_eval()`, net/netfilter/nft_payload.c.
 pub(super) fn load(
     packet: &Packet,
-    local: bool,
+    (local, free): (bool, FreePorts),
     base: PayloadBase,
     from: usize,
     len: usize,
@@ -68,13 +69,13 @@ pub(super) fn load(
         PayloadBase::Transport if arp(packet).is_some() => return Load::Absent,
         PayloadBase::Network => {
             let mut bytes = network(packet);
-            bytes.push(&transport(packet));
+            bytes.push(&transport(packet, free));
             let total = total(packet);
             (bytes, total)
         }
         PayloadBase::Transport => {
             let total = total(packet).saturating_sub(network_len(packet));
-            (transport(packet), total)
+            (transport(packet, free), total)
         }
         PayloadBase::Inner | PayloadBase::Tunnel | PayloadBase::Other(_) => {
             return Load::Unknown("headers inside a tunnel are not evaluated".to_owned());
@@ -129,7 +130,7 @@ pub(super) fn store(
         }
         PayloadBase::Transport => {
             let has_ports = matches!(packet.l4, L4::Tcp { .. } | L4::Udp { .. } | L4::Sctp { .. });
-            let mut bytes = transport(packet);
+            let mut bytes = transport(packet, UNPRIVILEGED);
             if !has_ports || from.saturating_add(value.len()) > bytes.len() {
                 return Err("writes transport bytes that are not modelled".to_owned());
             }
@@ -168,7 +169,7 @@ fn network_len(packet: &Packet) -> usize {
 
 /// Length of the packet; never less than its headers.
 fn total(packet: &Packet) -> usize {
-    let headers = network_len(packet) + transport(packet).len();
+    let headers = network_len(packet) + transport(packet, UNPRIVILEGED).len();
     usize::try_from(packet.len).map_or(headers, |len| len.max(headers))
 }
 
@@ -197,10 +198,10 @@ fn network(packet: &Packet) -> Bits {
     bytes
 }
 
-fn transport(packet: &Packet) -> Bits {
+fn transport(packet: &Packet, free: FreePorts) -> Bits {
     let ports = |sport, dport| {
-        let mut bytes = Bits::port(sport);
-        bytes.push(&Bits::port(dport));
+        let mut bytes = Bits::port(sport, free);
+        bytes.push(&Bits::port(dport, free));
         bytes
     };
     match packet.l4 {
@@ -231,7 +232,7 @@ fn transport(packet: &Packet) -> Bits {
         L4::Icmp { kind, code, id } => {
             let mut bytes = Bits::known([kind, code]);
             bytes.push(&Bits::unknown(2));
-            bytes.push(&Bits::port(id));
+            bytes.push(&Bits::port(id, (0, u16::MAX)));
             bytes.push(&Bits::unknown(2));
             bytes
         }
@@ -262,7 +263,7 @@ mod tests {
     }
 
     fn bytes(packet: &Packet, base: PayloadBase, from: usize, len: usize) -> Option<Vec<u8>> {
-        match load(packet, false, base, from, len) {
+        match load(packet, (false, UNPRIVILEGED), base, from, len) {
             Load::Value(bits) => bits.bytes().map(<[u8]>::to_vec),
             _ => None,
         }
@@ -281,13 +282,13 @@ mod tests {
         assert_eq!(bytes(&p, th, 2, 2), Some(vec![0, 80]));
         assert_eq!(bytes(&p, th, 0, 2), None);
         assert_eq!(bytes(&p, th, 13, 1), Some(vec![2]));
-        assert_eq!(load(&p, false, th, 39, 2), Load::Absent);
+        assert_eq!(load(&p, (false, UNPRIVILEGED), th, 39, 2), Load::Absent);
     }
 
     #[test]
     fn ipv6_traffic_class_straddles_two_bytes() {
         let p = packet("fd00::1", "fd00::2");
-        let Load::Value(bits) = load(&p, false, PayloadBase::Network, 0, 2) else {
+        let Load::Value(bits) = load(&p, (false, UNPRIVILEGED), PayloadBase::Network, 0, 2) else {
             panic!("loads");
         };
         let dscp = bits.mask_xor(&[0x0f, 0xc0], &[]);

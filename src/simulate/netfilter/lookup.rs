@@ -2,7 +2,7 @@
 //!
 //! Source: net/netfilter/nft_set_{hash,rbtree,pipapo}.c, nft_lookup.c (v6.12).
 
-use super::bits::{Bits, free_port_within};
+use super::bits::Bits;
 use crate::model::netfilter::{Elements, Set, SetElem};
 
 /// Answer of a lookup.
@@ -104,7 +104,7 @@ fn interval<'a>(elements: &'a [SetElem], key: &Bits) -> Found<'a> {
             .max_by(|a, b| a.key.cmp(&b.key).then(b.interval_end.cmp(&a.interval_end)))
     };
     if key.is_free_port() {
-        return free_port(elements);
+        return free_port(elements, key);
     }
     let (low, high) = (key.min(), key.max());
     let (first, last) = (below(&low), below(&high));
@@ -120,8 +120,8 @@ fn interval<'a>(elements: &'a [SetElem], key: &Bits) -> Found<'a> {
     }
 }
 
-/// Any free port in a set of port ranges: in none of them unless they name many.
-fn free_port(elements: &[SetElem]) -> Found<'_> {
+/// Any free port in a set of port ranges.
+fn free_port<'a>(elements: &'a [SetElem], key: &Bits) -> Found<'a> {
     let unknown = || Found::Unknown("ranges of ports".to_owned());
     let port = |bytes: &[u8]| <[u8; 2]>::try_from(bytes).ok().map(u16::from_be_bytes);
     let starts = elements
@@ -135,7 +135,7 @@ fn free_port(elements: &[SetElem]) -> Found<'_> {
         let last = next.map_or(Some(u16::MAX), |next| Some(port(next)?.saturating_sub(1)));
         let within = port(&elem.key)
             .zip(last)
-            .map(|(first, last)| free_port_within(first, last));
+            .map(|(first, last)| key.free_within(first, last));
         match within.flatten() {
             Some(false) => {}
             Some(true) => return Found::Elem(elem),

@@ -1,7 +1,8 @@
 //! One packet's way through a hook: forks, and conditions that can't be evaluated.
 //!
 //! A condition that is unknown is tried both ways to the end of the hook. Where both ways end alike
-//! that is the answer; else the outcome is unknown and names the rule.
+//! that is the answer, with marks unknown where only these differ; else the outcome is unknown and
+//! names the rule.
 
 use super::hook::{Actor, BaseRef};
 use super::registers::Registers;
@@ -222,11 +223,7 @@ impl<'c, 'a> Eval<'c, 'a> {
         let blank = no.clone();
         let with = self.run(yes);
         let without = self.run(no);
-        if alike(&with, &without) {
-            without
-        } else {
-            vec![blank.end(HookVerdict::Unknown(why))]
-        }
+        joined(&with, without).unwrap_or_else(|| vec![blank.end(HookVerdict::Unknown(why))])
     }
 
     fn advance(&mut self, vm: &mut Vm<'a>) -> Next<'a> {
@@ -290,13 +287,27 @@ impl Vm<'_> {
     }
 }
 
-/// Whether two sets of outcomes are the same but for how they came about.
-fn alike(a: &[HookOutcome], b: &[HookOutcome]) -> bool {
-    a.len() == b.len()
-        && a.iter().zip(b).all(|(a, b)| {
-            (a.share - b.share).abs() < 1e-9
-                && a.verdict == b.verdict
-                && a.skb == b.skb
-                && a.flows == b.flows
+/// Two sets of outcomes as one, where they are the same but for how they came about and for marks,
+/// which are unknown where they differ.
+fn joined(a: &[HookOutcome], b: Vec<HookOutcome>) -> Option<Vec<HookOutcome>> {
+    if a.len() != b.len() {
+        return None;
+    }
+    a.iter()
+        .zip(b)
+        .map(|(a, mut b)| {
+            if a.skb.mark != b.skb.mark {
+                b.skb.mark = None;
+            }
+            b.flows.forget_marks_unlike(&a.flows);
+            let mut other = a.clone();
+            other.skb.mark = b.skb.mark;
+            other.flows.forget_marks_unlike(&b.flows);
+            let alike = (other.share - b.share).abs() < 1e-9
+                && other.verdict == b.verdict
+                && other.skb == b.skb
+                && other.flows == b.flows;
+            alike.then_some(b)
         })
+        .collect()
 }

@@ -37,6 +37,7 @@ use crate::model::NsKey;
 use crate::model::netfilter::{Hook, Rule, Set, SetElem, Table};
 use crate::trace::{DropReason, RejectWith, Step};
 
+pub(crate) use bits::{FreePorts, UNPRIVILEGED};
 pub(crate) use text::protocol_name;
 
 /// A rule in the words of `iptables-save` or `nft`, whichever most likely made its table.

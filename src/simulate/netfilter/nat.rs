@@ -5,6 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::HookPoint;
+use super::bits::{FreePorts, UNPRIVILEGED};
 use super::chain::Did;
 use super::hook::BaseRef;
 use super::machine::{Eval, Vm};
@@ -35,6 +36,8 @@ pub(super) struct Mapping {
     manip: Manip,
     addr: Option<IpAddr>,
     port: NewPort,
+    /// What the port may be where it is any free one.
+    free: Option<FreePorts>,
     word: &'static str,
 }
 
@@ -88,6 +91,11 @@ pub(super) fn apply(
         && let Some(flow) = vm.flows.get_mut(at.ns, index)
     {
         set_up(&mut flow.entry, mapping.manip, mapping.addr, mapping.port);
+    }
+    if let Some((first, last)) = mapping.free {
+        // One direction has the old port and one the new: both are covered.
+        let old = vm.skb.free;
+        vm.skb.free = (old.0.min(first), old.1.max(last));
     }
     let mut step = Step::new(StepKind::Nat, mapping.word);
     step.evidence = evidence;
@@ -201,11 +209,14 @@ pub(super) fn to_range(
         }
         Some((first, last)) => Some(spread(&current, first, last, range.flags)),
     };
+    let port = port(&current, manip, range);
+    let free = (port == NewPort::Free).then(|| range.ports.unwrap_or(UNPRIVILEGED));
     Did::Map(vec![Mapping {
         share: 1.0,
         manip,
         addr,
-        port: port(&current, manip, range),
+        port,
+        free,
         word,
     }])
 }

@@ -286,7 +286,7 @@ impl Words {
             Expr::Notrack => "notrack".to_owned(),
             Expr::Objref { name, .. } => format!("object \"{name}\""),
             Expr::FlowOffload(table) => format!("flow add @{table}"),
-            Expr::Nop(name) | Expr::Other { name, .. } => name.clone(),
+            Expr::Nop(name) | Expr::Opaque { name, .. } | Expr::Other { name, .. } => name.clone(),
             Expr::Counter(_) if self.style == Style::Nft => "counter".to_owned(),
             _ => return,
         };

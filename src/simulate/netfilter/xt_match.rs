@@ -111,9 +111,9 @@ fn holds(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, condition: &XtMatch) -> Tri {
             else {
                 return Tri::No;
             };
-            port_within(sport, *sports)
+            port_within(sport, *sports, skb.free)
                 .negated(invert & 1 != 0)
-                .and(|| port_within(dport, *dports).negated(invert & 2 != 0))
+                .and(|| port_within(dport, *dports, skb.free).negated(invert & 2 != 0))
                 .and(|| Tri::from((flags & flag_mask == *flag_cmp) != (invert & 4 != 0)))
                 .and(|| match option {
                     0 => Tri::Yes,
@@ -128,9 +128,9 @@ fn holds(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, condition: &XtMatch) -> Tri {
             let L4::Udp { sport, dport } = packet.l4 else {
                 return Tri::No;
             };
-            port_within(sport, *sports)
+            port_within(sport, *sports, skb.free)
                 .negated(invert & 1 != 0)
-                .and(|| port_within(dport, *dports).negated(invert & 2 != 0))
+                .and(|| port_within(dport, *dports, skb.free).negated(invert & 2 != 0))
         }
         XtMatch::Icmp {
             kind: wanted,
@@ -187,7 +187,9 @@ fn holds(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, condition: &XtMatch) -> Tri {
                 return Tri::No;
             }
             let any = |port: Option<u16>| {
-                let ranges = ports.iter().map(|range| port_within(port, *range));
+                let ranges = ports
+                    .iter()
+                    .map(|range| port_within(port, *range, skb.free));
                 ranges.fold(Tri::No, |all, one| all.or(|| one))
             };
             let hit = match which {

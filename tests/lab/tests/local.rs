@@ -482,6 +482,48 @@ fn rules_that_take_later_packets() {
     trace(&net0, "10.0.1.3:8080", "").exits(0);
 }
 
+/// What rules ask is known as far as the kernel's own settings tell it.
+#[test]
+fn rules_on_ports_that_the_kernel_chooses_and_on_options() {
+    let (net0, net1) = pair();
+    let _listener = net1.listen("--tcp 8080 --udp 8080");
+    let asks = |rules: &[&str], code: i32| {
+        net1.tool("nft add table ip f");
+        net1.tool("nft add chain ip f c { type filter hook input priority 0 ; policy drop ; }");
+        for rule in rules {
+            net1.tool(&format!("nft add rule ip f c {rule}"));
+        }
+        let outcome = net0.tcp("10.0.1.3:8080");
+        let works = matches!(outcome, Outcome::Connected { .. });
+        let said = trace(&net0, "10.0.1.3:8080", "").exits(code);
+        assert!(code == 3 || works == (code == 0), "{rules:?}: {outcome:?}");
+        net1.tool("nft delete table ip f");
+        said
+    };
+    // The range of the asking side decides (net.ipv4.ip_local_port_range).
+    asks(&["tcp sport 32768-60999 accept"], 0);
+    asks(&["tcp sport 1024-32767 accept"], 1);
+    asks(&["tcp sport 40000-50000 accept"], 3).says(&["any free one"]);
+    let range = || {
+        Ok(std::fs::write(
+            "/proc/sys/net/ipv4/ip_local_port_range",
+            "41000 42000",
+        )?)
+    };
+    net0.enter().run(range).expect("the range is set");
+    asks(&["tcp sport 40000-50000 accept"], 0);
+    // Options are set and read without a verdict.
+    asks(
+        &[
+            "tcp flags syn tcp option maxseg size set 1200",
+            "socket transparent 1 meta mark set 1",
+            "accept",
+        ],
+        0,
+    );
+    asks(&["tcp option maxseg size 1-65535 drop", "accept"], 3).says(&["exthdr"]);
+}
+
 /// Lists of recent addresses decide by what they hold: knocking at one port opens another.
 #[test]
 fn recent_addresses_are_looked_up() {

@@ -558,6 +558,7 @@ pub(super) fn skb(packet: Packet, local: bool) -> Skb {
         ct: CtRef::None,
         uid: None,
         local,
+        free: crate::simulate::netfilter::UNPRIVILEGED,
     }
 }
 
