@@ -44,6 +44,9 @@ const IMPURE: &[&str] = &[
     "eprintln!",
     "unsafe ",
     ".unwrap()",
+    ".expect(",
+    "assert!(",
+    "assert_eq!(",
     "panic!(",
     "unreachable!(",
     "todo!(",
@@ -69,8 +72,19 @@ fn sources(dir: &Path) -> Vec<PathBuf> {
 /// The file without its tests and comments.
 fn code(path: &Path) -> String {
     let text = fs::read_to_string(path).expect("a source file");
-    let text = text.split("#[cfg(test)]").next().unwrap_or_default();
-    let lines = text
+    let mut kept = Vec::new();
+    let mut parts = text.split("#[cfg(test)]");
+    kept.extend(parts.next());
+    for part in parts {
+        // The item behind it is left out: a line that ends, or a block up to the brace that closes it.
+        let end = match (part.find(";\n"), part.find("{\n")) {
+            (Some(line), block) if block.is_none_or(|block| line < block) => line + 1,
+            _ => part.find("\n}").map_or(part.len(), |end| end + 2),
+        };
+        kept.push(&part[end..]);
+    }
+    let kept = kept.concat();
+    let lines = kept
         .lines()
         .filter(|line| !line.trim_start().starts_with("//"));
     lines.collect::<Vec<_>>().join("\n")
@@ -93,6 +107,12 @@ fn rooms_use_only_what_they_may() {
             .filter(|path| !is_test(path))
         {
             let code = code(&path);
+            let grouped = ["use crate::{", "use netpath::{"];
+            assert!(
+                !grouped.iter().any(|group| code.contains(group)),
+                "{}: rooms are imported one by one, so that they can be seen",
+                path.display()
+            );
             for (other, _) in MAY_USE {
                 let used = code.contains(&format!("crate::{other}"))
                     || code.contains(&format!("netpath::{other}"));
