@@ -13,14 +13,17 @@ const RTM_GETRULE: u16 = 34;
 const FRA_TUN_ID: u16 = 12;
 /// Conditions that `netlink-packet-route` 0.34 does not know: DSCP, FLOWLABEL and its mask, SPORT_MASK,
 /// DPORT_MASK, DSCP_MASK (include/uapi/linux/fib_rules.h, v6.18). FRA_FLOW and FRA_PROTOCOL are none.
-const FRA_DSCP: u16 = 24;
+const FRA_DSCP: u16 = 25;
+const FRA_SPORT_MASK: u16 = 28;
+const FRA_DPORT_MASK: u16 = 29;
+const FRA_DSCP_MASK: u16 = 30;
 const FRA_CONDITIONS: [(u16, &str); 6] = [
     (FRA_DSCP, "dscp"),
-    (25, "flowlabel"),
-    (26, "flowlabel mask"),
-    (27, "sport mask"),
-    (28, "dport mask"),
-    (29, "dscp mask"),
+    (26, "flowlabel"),
+    (27, "flowlabel mask"),
+    (FRA_SPORT_MASK, "sport mask"),
+    (FRA_DPORT_MASK, "dport mask"),
+    (FRA_DSCP_MASK, "dscp mask"),
 ];
 /// Attributes without influence: FRA_PAD, FRA_FLOW, FRA_PROTOCOL.
 const HARMLESS: [u16; 3] = [18, 11, 21];
@@ -150,7 +153,7 @@ fn other(rule: &mut Rule, nla: &netlink_packet_core::DefaultNla) {
         // The six bits stand in the upper part of the TOS byte.
         (FRA_DSCP, [dscp]) => rule.tos = dscp << 2,
         // All bits: no mask.
-        (29, [0x3f]) | (27 | 28, [0xff, 0xff]) => {}
+        (FRA_DSCP_MASK, [0x3f]) | (FRA_SPORT_MASK | FRA_DPORT_MASK, [0xff, 0xff]) => {}
         (kind, _) => {
             let name = FRA_CONDITIONS.iter().find(|(known, _)| *known == kind);
             let name = name.map_or("condition", |(_, name)| name);
