@@ -4,61 +4,22 @@
 
 mod programs;
 
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::AsRawFd;
+use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
-use netpath_lab::Outcome;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, recv, sendto,
-    setsockopt, socket, sockopt,
-};
-use nix::sys::time::TimeVal;
+use netpath_lab::{Outcome, exchange};
 use programs::{Machine, Netns, Said, program, run, steady, words};
 use serde_json::Value;
 
 /// One echo request; whether it was answered by who was asked.
 fn echo(from: &Netns, to: Ipv4Addr) -> bool {
-    let asked = from.enter().run(|| {
-        let raw = socket(
-            AddressFamily::Inet,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::Icmp,
-        )?;
-        setsockopt(&raw, sockopt::ReceiveTimeout, &TimeVal::new(0, 700_000))?;
-        // Type 8, code 0, checksum, id 0x4e50, sequence 1.
-        let mut message = [8, 0, 0, 0, 0x4e, 0x50, 0, 1];
-        let sum: u32 = message
-            .chunks(2)
-            .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
-            .sum();
-        let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
-        message[2..4].copy_from_slice(&sum.to_be_bytes());
-        let at = SockaddrIn::from(SocketAddrV4::new(to, 0));
-        if sendto(raw.as_raw_fd(), &message, &at, MsgFlags::empty()).is_err() {
-            return Ok(false);
-        }
-        let mut buffer = [0; 1500];
-        loop {
-            match recv(raw.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-                Ok(length) => {
-                    let header = usize::from(buffer[0] & 15) * 4;
-                    let reply = &buffer[header..length];
-                    let source = Ipv4Addr::new(buffer[12], buffer[13], buffer[14], buffer[15]);
-                    if source == to && reply[0] == 0 && reply[4..6] == [0x4e, 0x50] {
-                        return Ok(true);
-                    }
-                }
-                Err(nix::Error::EINTR) => {}
-                Err(_) => return Ok(false),
-            }
-        }
-    });
-    asked.expect("an echo request can be tried")
+    let wait = Duration::from_millis(700);
+    let asked = from.enter().run(|| exchange::echo(to.into(), wait));
+    asked.expect("an echo request can be tried").connected()
 }
 
 /// Two namespaces joined by a veth pair, 10.0.1.2 and 10.0.1.3.

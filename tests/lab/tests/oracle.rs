@@ -6,9 +6,9 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use netpath::model::packet::{TCP, UDP as UDP_PROTOCOL};
+use netpath::model::packet::{ICMP, TCP, UDP as UDP_PROTOCOL};
 use netpath::trace::{Disposition, Trace};
-use netpath_lab::oracle::{Oracle, difference, observed, place_name, predicted};
+use netpath_lab::oracle::{Oracle, Turn, difference, observed, place_name, predicted};
 use netpath_lab::{Capture, Cluster, Outcome, Overlay, Place, Proxy, Spec};
 
 const LONG: Duration = Duration::from_secs(5);
@@ -26,7 +26,7 @@ fn unique() -> String {
 type Case = (&'static str, &'static str, &'static str);
 
 /// Ports that servers of the laboratory have; no client has one of them.
-const SERVER_PORTS: &[u16] = &[53, 8053];
+const SERVER_PORTS: &[u16] = &[53, 8053, 80, 8080, 9100];
 
 const UDP: &[Case] = &[
     (
@@ -53,6 +53,31 @@ const UDP: &[Case] = &[
     ("udp, node to ClusterIP", "node-1", "10.96.14.3:53"),
     ("udp, pod to outside", "shop/web-0", "10.88.0.1:53"),
     ("udp, pod to a closed port", "shop/web-0", "10.244.2.4:54"),
+];
+
+/// The port is none: echoes have none.
+const ECHO: &[Case] = &[
+    ("echo, pod to pod, same node", "shop/web-0", "10.244.1.9:0"),
+    ("echo, pod to pod, other node", "shop/web-0", "10.244.2.4:0"),
+    (
+        "echo, pod to pod, other node, v6",
+        "shop/web-0",
+        "[fd00:10:244:2::4]:0",
+    ),
+    ("echo, pod to the other node", "shop/web-0", "10.88.0.12:0"),
+    ("echo, node to its pod", "node-1", "10.244.1.9:0"),
+    (
+        "echo, node to the other node's pod",
+        "node-1",
+        "10.244.2.4:0",
+    ),
+    ("echo, pod to outside", "shop/web-0", "198.51.100.1:0"),
+    (
+        "echo, pod to outside, v6",
+        "shop/web-0",
+        "[2001:db8:51::1]:0",
+    ),
+    ("echo, pod to its own address", "shop/web-0", "10.244.1.7:0"),
 ];
 
 const CASES: &[Case] = &[
@@ -125,10 +150,10 @@ const CASES: &[Case] = &[
 ];
 
 fn exchange(place: &Place, protocol: u8, to: SocketAddr) -> anyhow::Result<Outcome> {
-    if protocol == UDP_PROTOCOL {
-        place.udp_exchange(to, LONG)
-    } else {
-        place.tcp_exchange(to, LONG)
+    match protocol {
+        UDP_PROTOCOL => place.udp_exchange(to, LONG),
+        ICMP => place.echo(to.ip(), LONG),
+        _ => place.tcp_exchange(to, LONG),
     }
 }
 
@@ -151,10 +176,10 @@ fn agrees(cluster: &Cluster, oracle: &mut Oracle, protocol: u8, case: &Case) -> 
     let outcome = exchange(&place, protocol, to).map_err(text)?;
     let seen = capture.stop().map_err(text)?;
     let ports = [SERVER_PORTS, &[to.port()]].concat();
-    let (forth, back) = (
-        observed(&seen, &ports, false),
-        observed(&seen, &ports, true),
-    );
+    let turns = [Turn::Question, Turn::Answer, Turn::Client, Turn::Server];
+    let observed = turns.map(|turn| observed(&seen, &ports, turn));
+    // Datagrams and echoes are seen of the first turns only: the others would look the same.
+    let turns = if protocol == TCP { 4 } else { 2 };
     let topology = &prediction.topology;
     // The kernel chose one of the ways; the one whose points fit must be among those predicted.
     let mut differences = Vec::new();
@@ -166,7 +191,8 @@ fn agrees(cluster: &Cluster, oracle: &mut Oracle, protocol: u8, case: &Case) -> 
                     .and_then(|ns| place_name(cluster, topology, ns))
                     .unwrap_or_default();
                 let pod = reply.split(' ').next().unwrap_or_default();
-                trace.works() && (place.ends_with(&format!("/{pod}")) || !place.contains('/'))
+                let named = place.ends_with(&format!("/{pod}")) || !place.contains('/');
+                trace.works() && (named || protocol == ICMP)
             }
             Outcome::Refused | Outcome::Unreachable(_) => {
                 matches!(trace.outcome(), Disposition::Rejected(_))
@@ -179,20 +205,16 @@ fn agrees(cluster: &Cluster, oracle: &mut Oracle, protocol: u8, case: &Case) -> 
             differences.push(format!("verdict {:?} does not fit", trace.outcome()));
             continue;
         }
-        let reply = trace.reply.as_deref();
-        let answer = reply.map_or_else(Vec::new, |reply: &Trace| {
-            predicted(cluster, topology, reply)
-        });
-        let one = difference(&predicted(cluster, topology, trace), &forth);
-        let two = if reply.is_some() {
-            difference(&answer, &back)
-        } else {
-            None
-        };
-        match (one, two) {
-            (None, None) => return Ok(()),
-            (one, two) => differences.extend(one.into_iter().chain(two)),
+        let packets = std::iter::successors(Some(trace), |way: &&Trace| way.reply.as_deref());
+        let wrong: Vec<String> = packets
+            .take(turns)
+            .zip(&observed)
+            .filter_map(|(packet, seen)| difference(&predicted(cluster, topology, packet), seen))
+            .collect();
+        if wrong.is_empty() {
+            return Ok(());
         }
+        differences.extend(wrong);
     }
     Err(format!(
         "{name}: the exchange ended as {outcome:?}\n{}",
@@ -243,6 +265,7 @@ fn matrix(overlay: Overlay, proxy: Proxy) {
             .iter()
             .map(of(TCP))
             .chain(UDP.iter().map(of(UDP_PROTOCOL)))
+            .chain(ECHO.iter().map(of(ICMP)))
     };
     for (protocol, (_, from, to)) in cases() {
         for _ in 0..4 {

@@ -58,6 +58,11 @@ impl Place {
         self.enter(|| exchange::tcp(to, timeout))
     }
 
+    /// Sends one echo request from here.
+    pub fn echo(&self, to: std::net::IpAddr, timeout: Duration) -> Result<Outcome> {
+        self.enter(|| exchange::echo(to, timeout))
+    }
+
     /// Sends one request over UDP from here.
     pub fn udp_exchange(&self, to: SocketAddr, timeout: Duration) -> Result<Outcome> {
         self.enter(|| exchange::udp(to, timeout))

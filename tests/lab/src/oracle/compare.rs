@@ -81,26 +81,60 @@ fn from_packet(place: &str, dev: &str, out: bool, packet: &Packet) -> Point {
     }
 }
 
-/// Points of the first packet of an exchange (`reply` false), or of its answer, in order of time.
+/// A packet of an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// The first one.
+    Question,
+    /// Its answer.
+    Answer,
+    /// Of TCP, those of the client once the connection stands.
+    Client,
+    /// Those of the server.
+    Server,
+}
+
+/// Whether a packet belongs to a turn.
 ///
-/// Of TCP, the SYN and its answer. Of UDP, datagrams to one of `ports`, the ports that servers have, and
-/// datagrams from one: the client's own port is none of them.
-pub fn observed(seen: &[Seen], ports: &[u16], reply: bool) -> Vec<Point> {
+/// Of TCP, the SYN, its answer, and what is neither SYN, FIN nor RST. Of UDP, datagrams to one of `ports`, the
+/// ports that servers have, and datagrams from one: the client's own port is none of them. Of ICMP, echoes.
+fn belongs(transport: &Transport, ports: &[u16], turn: Turn) -> bool {
+    let forth = matches!(turn, Turn::Question | Turn::Client);
+    let to_server = |source, destination| ports.contains(if forth { destination } else { source });
+    match transport {
+        Transport::Tcp {
+            flags,
+            source,
+            destination,
+            ..
+        } => match turn {
+            Turn::Question => flags & 0x17 == 0x02,
+            Turn::Answer => flags & 0x17 == 0x12,
+            Turn::Client | Turn::Server => flags & 0x17 == 0x10 && to_server(source, destination),
+        },
+        Transport::Udp {
+            source,
+            destination,
+            ..
+        } => matches!(turn, Turn::Question | Turn::Answer) && to_server(source, destination),
+        Transport::Icmp { kind, .. } => match turn {
+            Turn::Question => matches!(kind, 8 | 128),
+            Turn::Answer => matches!(kind, 0 | 129),
+            Turn::Client | Turn::Server => false,
+        },
+        Transport::Other => false,
+    }
+}
+
+/// Points of one turn of an exchange, in order of time.
+pub fn observed(seen: &[Seen], ports: &[u16], turn: Turn) -> Vec<Point> {
     let mut points: Vec<Point> = Vec::new();
     for one in seen.iter().filter(|one| one.place != "underlay") {
         let Some(ip) = &one.frame.ip else { continue };
         let Some(innermost) = one.frame.innermost() else {
             continue;
         };
-        let wanted = match innermost.transport {
-            Transport::Tcp { flags, .. } => flags & 0x17 == if reply { 0x12 } else { 0x02 },
-            Transport::Udp {
-                source,
-                destination,
-                ..
-            } => ports.contains(if reply { &source } else { &destination }),
-            _ => false,
-        };
+        let wanted = belongs(&innermost.transport, ports, turn);
         let elsewhere =
             one.for_other_host && one.direction == Direction::In && !is_bridge_port(one);
         if !wanted || elsewhere {

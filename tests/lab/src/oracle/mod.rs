@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+use netpath::model::packet::{ICMP, ICMPV6};
 use netpath::model::topology::{NodeHint, Topology};
 use netpath::model::want::{Depth, NsTarget, Want};
 use netpath::model::{NsKey, Prefix};
@@ -19,7 +20,7 @@ use netpath::simulate::{Flow, Limits, Outcome, Wants, simulate};
 
 use crate::cluster::Cluster;
 
-pub use compare::{Point, difference, observed, predicted};
+pub use compare::{Point, Turn, difference, observed, predicted};
 pub use session::Session;
 
 /// Rounds of asking after which a prediction is given up; the product needs two or three.
@@ -108,7 +109,7 @@ impl Oracle {
             src: None,
             sport: None,
             dst: to.ip(),
-            dport: Some(to.port()),
+            dport: (!matches!(protocol, ICMP | ICMPV6)).then_some(to.port()),
             protocol,
             len: 60,
             uid: Some(0),
