@@ -79,7 +79,7 @@ pub async fn run(args: &DumpArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
     } else {
         local_key(topology, args, &spec)?
     };
-    show(args, global, topology, &read.names, &key)
+    show(args, global, topology, &read.names, &key, read.code)
 }
 
 /// The namespace of a machine's own that was named.
@@ -99,7 +99,7 @@ fn show_cluster(
 ) -> anyhow::Result<u8> {
     let found: Vec<_> = read.topology.all().collect();
     if let [(key, _)] = found.as_slice() {
-        return show(args, global, &read.topology, &read.names, key);
+        return show(args, global, &read.topology, &read.names, key, read.code);
     }
     let absent = read.topology.absent.iter();
     let whys: Vec<&str> = absent.map(|(_, _, why)| why.as_str()).collect();
@@ -160,17 +160,18 @@ fn show(
     topology: &Topology,
     names: &netpath::model::names::Names,
     key: &NsKey,
+    code: u8,
 ) -> anyhow::Result<u8> {
     let dump = render::dump::Dump::of(topology, names, key, args.what)?;
     match args.output {
         Format::Text | Format::Wide => {
             let options = super::options(global);
-            super::print(&options.plain(dump.text()))?;
+            super::print(&options.plain(&dump.text()))?;
         }
         Format::Json | Format::Yaml => super::print_data(&dump.data(), args.output)?,
     }
     if dump.is_missing() {
         return Ok(super::INCONCLUSIVE);
     }
-    Ok(0)
+    Ok(code)
 }

@@ -220,12 +220,12 @@ pub async fn run(args: &MapArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
         Format::Text | Format::Wide => {
             let options = super::options(global);
             let text = render::map::text(&map, args.output == Format::Wide);
-            super::print(&options.plain(text))?;
+            super::print(&options.plain(&text))?;
         }
         Format::Json | Format::Yaml => super::print_data(&map, args.output)?,
     }
     Ok(if read.failed.is_empty() {
-        0
+        read.code
     } else {
         super::INCONCLUSIVE
     })

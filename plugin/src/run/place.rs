@@ -26,6 +26,8 @@ pub struct Read {
     pub names: Names,
     /// Nodes that could not be read, with the reason.
     pub failed: Vec<String>,
+    /// Exit code where nothing else is to be said: not 0 where a helper was left behind.
+    pub code: u8,
 }
 
 /// Which nodes, and what of them.
@@ -61,6 +63,7 @@ pub async fn read(facts: &Facts, global: &GlobalFlags, wish: &Wish<'_>) -> anyho
                 topology: file.topology,
                 names: file.names,
                 failed: Vec::new(),
+                code: 0,
             })))
         }
         Facts::Local => {
@@ -93,20 +96,19 @@ pub async fn read(facts: &Facts, global: &GlobalFlags, wish: &Wish<'_>) -> anyho
                 Ok((topology, failed))
             };
             let (outcome, left) = guard(&launcher, work, Result::is_ok).await;
-            for error in left {
-                eprintln!("error: {error}");
-            }
+            let left_code = super::left_behind(&left, 0);
             match outcome {
                 Guarded::Signalled(signal) => Ok(Done::Signalled(super::interrupted(signal))),
                 Guarded::Done(done) => {
                     let (topology, failed) = done?;
                     for why in &failed {
-                        eprintln!("warning: {why}");
+                        super::say(&format!("warning: {why}"));
                     }
                     Ok(Done::Read(Box::new(Read {
                         topology,
                         names: cluster.names,
                         failed,
+                        code: left_code,
                     })))
                 }
             }
@@ -143,6 +145,7 @@ async fn on_this_machine(
         topology,
         names: Names::default(),
         failed: Vec::new(),
+        code: 0,
     })
 }
 

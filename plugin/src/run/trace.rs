@@ -18,6 +18,7 @@ use super::fleet::{Fleet, Source as FleetSource, Stats};
 use super::progress::Progress;
 use super::{BROKEN, INCONCLUSIVE, drive, local, saved};
 use crate::cli::{Format, GlobalFlags, TraceArgs};
+use crate::kube_client::quoted;
 use crate::launch::{HelperFlags, Launcher, Outcome as Guarded, guard};
 use crate::proxy_names::chain_names;
 use crate::render;
@@ -81,12 +82,13 @@ impl Job<'_> {
         let launcher = Launcher::new(cluster.kube.clone(), flags.clone());
         let work = self.with_helpers(&launcher, &cluster, &resolved);
         let (outcome, left) = guard(&launcher, work, Result::is_ok).await;
-        for error in left {
-            eprintln!("error: {error}");
-        }
         match outcome {
-            Guarded::Done(done) => done,
-            Guarded::Signalled(signal) => Ok(super::interrupted(signal)),
+            Guarded::Done(Err(error)) => {
+                super::left_behind(&left, super::TOOL_FAILURE);
+                Err(error)
+            }
+            Guarded::Done(Ok(code)) => Ok(super::left_behind(&left, code)),
+            Guarded::Signalled(signal) => Ok(super::left_behind(&left, super::interrupted(signal))),
         }
     }
 
@@ -161,7 +163,7 @@ impl Job<'_> {
         }
         let failures: Vec<String> = fleet.failures().values().cloned().collect();
         for why in &failures {
-            eprintln!("warning: {why}");
+            super::say(&format!("warning: {why}"));
         }
         let (topology, stats) = fleet.close(self.start).await;
         let ends = ends_of(self.request, resolved);
@@ -312,7 +314,7 @@ impl Job<'_> {
         );
         let view = saved::view(&file.names);
         let namespace = self.global.connection.namespace.as_deref();
-        let flags = vec!["--snapshot".to_owned(), path.display().to_string()];
+        let flags = vec!["--snapshot".to_owned(), quoted(&path.display().to_string())];
         let resolved = self
             .resolve(
                 &view,
