@@ -1,11 +1,12 @@
 //! What was typed, checked and with all defaults filled in.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use netpath::model::packet;
 
 use crate::cli::{AccessFlags, ProtocolName, TraceArgs};
+use crate::kube_client::quoted;
 use crate::launch::HelperFlags;
 use crate::resolve::{Family, Protocol};
 
@@ -36,6 +37,11 @@ impl Facts {
         }
         Ok(Self::Local)
     }
+}
+
+/// The flag that names a file, for commands that are printed to be pasted.
+pub fn file_flags(path: &Path) -> Vec<String> {
+    vec!["--snapshot".to_owned(), quoted(&path.display().to_string())]
 }
 
 /// A trace to make.

@@ -11,7 +11,7 @@ use super::place::{Done, Wish, everywhere, read};
 use super::{local, saved};
 use crate::cli::{DumpArgs, DumpWhat, Format, GlobalFlags};
 use crate::render;
-use crate::request::Facts;
+use crate::request::{Facts, file_flags};
 use crate::resolve::{ClusterView, EndSpec, Source, parse_local, resolve_place};
 
 /// Does it and gives the exit code.
@@ -41,7 +41,7 @@ pub async fn run(args: &DumpArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
         ends: &[&spec],
         cluster: &|cluster| {
             let flags = cluster.kube.typed_flags.clone();
-            let source = place(&cluster.view, &args.place, &namespace(cluster), flags)?;
+            let source = place(&cluster.view, args, &namespace(cluster), flags)?;
             let (node, target) = target(&source)?;
             let mut wants = everywhere([node.clone()], &target, depth);
             if args.what == DumpWhat::Conntrack {
@@ -72,7 +72,7 @@ pub async fn run(args: &DumpArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
         let view = saved::view(&read.names);
         let default = global.connection.namespace.as_deref().unwrap_or("default");
         let found = match &facts {
-            Facts::File(_) => place(&view, &args.place, default, Vec::new())?,
+            Facts::File(path) => place(&view, args, default, file_flags(path))?,
             _ => return show_cluster(args, global, &read),
         };
         namespace_of(topology, &found)?
@@ -112,11 +112,13 @@ fn show_cluster(
 
 fn place(
     view: &ClusterView,
-    typed: &str,
+    args: &DumpArgs,
     namespace: &str,
     flags: Vec<String>,
 ) -> anyhow::Result<Source> {
-    let ask = cluster::ask(typed, "", namespace, "dump", flags, None, None);
+    let what = clap::ValueEnum::to_possible_value(&args.what);
+    let command = format!("dump {}", what.as_ref().map_or("", |what| what.get_name()));
+    let ask = cluster::ask(&args.place, "", namespace, &command, flags, None, None);
     Ok(resolve_place(view, &ask)?.0)
 }
 

@@ -18,11 +18,10 @@ use super::fleet::{Fleet, Source as FleetSource, Stats};
 use super::progress::Progress;
 use super::{BROKEN, INCONCLUSIVE, drive, local, saved};
 use crate::cli::{Format, GlobalFlags, TraceArgs};
-use crate::kube_client::quoted;
 use crate::launch::{HelperFlags, Launcher, Outcome as Guarded, guard};
 use crate::proxy_names::chain_names;
 use crate::render;
-use crate::request::{Facts, TraceRequest, protocol_number};
+use crate::request::{Facts, TraceRequest, file_flags, protocol_number};
 use crate::resolve::{
     ClusterView, Destination, EndSpec, Entry, Protocol, Resolved, Source, parse_local, resolve,
 };
@@ -314,7 +313,7 @@ impl Job<'_> {
         );
         let view = saved::view(&file.names);
         let namespace = self.global.connection.namespace.as_deref();
-        let flags = vec!["--snapshot".to_owned(), quoted(&path.display().to_string())];
+        let flags = file_flags(path);
         let resolved = self
             .resolve(
                 &view,
