@@ -24,6 +24,11 @@ pub enum Facts {
 impl Facts {
     /// From the flags. Errors: `--local` where there is no Linux kernel to look at.
     pub fn of(flags: &AccessFlags) -> anyhow::Result<Self> {
+        if flags.helper.dry_run && (flags.local || flags.snapshot.is_some()) {
+            bail!(
+                "--dry-run shows the helper pods of a cluster; with --local and --snapshot there are none"
+            );
+        }
         if let Some(file) = &flags.snapshot {
             return Ok(Self::File(file.clone()));
         }

@@ -342,7 +342,8 @@ fn stale_conntrack(naming: &Naming<'_>, trace: &Trace) -> Vec<Finding> {
             let fits = service.endpoints.iter().any(|endpoint| {
                 endpoint.ip == entry.reply.src && (endpoint.ready || endpoint.serving)
             });
-            if fits {
+            // Then [`super::unknown`] says so.
+            if fits || service.endpoints_unread.is_some() {
                 continue;
             }
             findings.push(Finding {

@@ -1,6 +1,7 @@
 use super::*;
 use crate::model::NetNsId;
-use crate::model::names::Names;
+use crate::model::conntrack::{ConntrackEntry, Tuple};
+use crate::model::names::{Names, ServiceName};
 use crate::model::packet::{L4, TCP};
 use crate::model::topology::Topology;
 use crate::trace::{DropReason, Evidence, Hop, RejectWith, Step, StepKind};
@@ -41,7 +42,11 @@ fn trace(probability: f64, disposition: Disposition, step: Step) -> Trace {
 }
 
 fn explained(traces: &[Trace]) -> Explanation {
-    let (topology, names, chains) = (Topology::default(), Names::default(), ChainNames::new());
+    with_names(traces, &Names::default())
+}
+
+fn with_names(traces: &[Trace], names: &Names) -> Explanation {
+    let (topology, chains) = (Topology::default(), ChainNames::new());
     explain(&Question {
         source: End::default(),
         destination: End::default(),
@@ -52,7 +57,7 @@ fn explained(traces: &[Trace]) -> Explanation {
         flows: vec![FlowTraces { share: 1.0, traces }],
         naming: Naming {
             topology: &topology,
-            names: &names,
+            names,
             chains: &chains,
         },
         notes: Vec::new(),
@@ -151,4 +156,52 @@ fn what_is_missing_is_said_once_with_its_place() {
     let answer = explained(&[trace(1.0, Disposition::Inconclusive(vec![what]), unknown)]);
     assert_eq!(answer.unknown, ["rule 7 can't be decoded (net:[7] on n1)"]);
     assert_eq!(answer.verdict, Verdict::Inconclusive);
+}
+
+#[test]
+fn endpoints_that_may_not_be_listed_make_no_finding() {
+    let tuple = |src: &str, dst: &str| Tuple {
+        src: src.parse().expect("an address"),
+        dst: dst.parse().expect("an address"),
+        protocol: 17,
+        sport: Some(5353),
+        dport: Some(53),
+    };
+    let entry = ConntrackEntry {
+        orig: tuple("10.0.0.1", "10.96.0.10"),
+        reply: tuple("10.244.2.4", "10.0.0.1"),
+        status: 0,
+        mark: 0,
+        zone: 0,
+        tcp_state: None,
+        timeout: None,
+        labels: Vec::new(),
+        helper: None,
+    };
+    let found = step(StepKind::Conntrack, "an entry").with(Evidence::Conntrack {
+        entry,
+        existing: true,
+    });
+    let traces = [trace(1.0, Disposition::LeavesCluster, found)];
+    let mut names = Names {
+        services: vec![ServiceName {
+            namespace: "kube-system".to_owned(),
+            name: "dns".to_owned(),
+            cluster_ips: vec!["10.96.0.10".parse().expect("an address")],
+            ..ServiceName::default()
+        }],
+        ..Names::default()
+    };
+    let answer = with_names(&traces, &names);
+    assert_eq!(answer.findings[0].code, codes::STALE_CONNTRACK);
+    assert_eq!(answer.unknown, Vec::<String>::new());
+    names.services[0].endpoints_unread = Some("forbidden".to_owned());
+    let answer = with_names(&traces, &names);
+    assert_eq!(answer.findings, []);
+    assert_eq!(
+        answer.unknown,
+        [
+            "whether 10.244.2.4, to which a conntrack entry leads, is an endpoint of kube-system/dns: its EndpointSlices could not be listed: forbidden (net:[7] on n1)"
+        ]
+    );
 }

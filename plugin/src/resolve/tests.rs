@@ -263,10 +263,23 @@ fn addresses_are_named() {
     assert!(matches!(outside.destination, Destination::Address { .. }));
     let ping = go("web-0", "203.0.113.5").unwrap();
     assert_eq!((ping.protocol, ping.flows[0].port), (Protocol::Icmp, None));
-    assert!(matches!(
-        go("203.0.113.5", "api").unwrap().source,
-        Source::Address { .. }
-    ));
+    assert_eq!(outside.nodes(), ["worker-1".to_owned()].into());
+    let nobody = go("web-0", "10.244.2.77:80").unwrap();
+    assert_eq!(
+        nobody.nodes(),
+        ["worker-1", "worker-2"].map(str::to_owned).into()
+    );
+    assert!(
+        nobody.notes[0].contains("pod range of node worker-2"),
+        "{:?}",
+        nobody.notes
+    );
+    let text = trouble("203.0.113.5", "node/worker-1:30080");
+    assert!(text.contains("packets from outside"), "{text}");
+    assert!(
+        text.contains("netpath trace node/worker-2 node/worker-1:30080 -n shop"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -537,6 +550,7 @@ fn proposed_commands_are_understood() {
         "http://apii/?a=b&c=d",
         "10.96.14.3",
         "nowhere",
+        "203.0.113.5",
     ];
     let mut commands: Vec<(String, bool)> = Vec::new();
     for end in ends {

@@ -64,7 +64,7 @@ pub async fn run(args: &DumpArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
     };
     let read = match read(&facts, global, &wish).await? {
         Done::Read(read) => *read,
-        Done::Signalled(code) => return Ok(code),
+        Done::Ended(code) => return Ok(code),
     };
     let topology = &read.topology;
     let key = if of_cluster {

@@ -159,7 +159,7 @@ pub async fn run(args: &MapArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
     };
     let read = match read(&facts, global, &wish).await? {
         Done::Read(read) => *read,
-        Done::Signalled(code) => return Ok(code),
+        Done::Ended(code) => return Ok(code),
     };
     let mut map = render::map::map(&read.topology, &read.names);
     let mut node_named = None;

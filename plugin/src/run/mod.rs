@@ -12,6 +12,7 @@ pub mod fleet;
 pub mod local;
 mod map;
 mod place;
+mod plan;
 mod progress;
 mod save;
 mod saved;

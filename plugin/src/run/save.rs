@@ -65,7 +65,7 @@ pub async fn run(args: &SaveArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
         code,
     } = match read(&facts, global, &wish).await? {
         Done::Read(read) => *read,
-        Done::Signalled(code) => return Ok(code),
+        Done::Ended(code) => return Ok(code),
     };
     write(&args.file, &topology, &names)?;
     let spaces: usize = topology.nodes.values().map(|node| node.netns.len()).sum();

@@ -16,7 +16,7 @@ use netpath::simulate::{Flow, Outcome, Wants};
 use super::cluster::{self, Cluster};
 use super::fleet::{Fleet, Source as FleetSource, Stats};
 use super::progress::Progress;
-use super::{BROKEN, INCONCLUSIVE, drive, local, saved};
+use super::{BROKEN, INCONCLUSIVE, drive, local, plan, saved};
 use crate::cli::{Format, GlobalFlags, TraceArgs};
 use crate::launch::{HelperFlags, Launcher, Outcome as Guarded, guard};
 use crate::proxy_names::chain_names;
@@ -66,6 +66,7 @@ impl Job<'_> {
         let destination = cluster::parse(&self.request.destination)?;
         let cluster = cluster::read(
             &self.global.connection,
+            flags,
             &[&source, &destination],
             self.progress,
         )
@@ -79,6 +80,10 @@ impl Job<'_> {
             )
             .await?;
         let launcher = Launcher::new(cluster.kube.clone(), flags.clone());
+        if flags.dry_run {
+            let nodes = likely(&resolved, &cluster.view).into_keys();
+            return plan::print(&launcher, &cluster, nodes);
+        }
         let work = self.with_helpers(&launcher, &cluster, &resolved);
         let (outcome, left) = guard(&launcher, work, Result::is_ok).await;
         match outcome {
@@ -125,11 +130,6 @@ impl Job<'_> {
             resolved.notes.push(format!(
                 "{host} was looked up on this machine; the pod's own DNS may answer otherwise"
             ));
-        }
-        if let Source::Address { ip } = resolved.source {
-            bail!(
-                "source {ip}: it belongs to no pod and no node; a trace starts where a helper can look: give a pod, or node/NAME for packets that enter there"
-            );
         }
         Ok(resolved)
     }

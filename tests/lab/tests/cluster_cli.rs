@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use netpath_lab::api::{Misbehave, Rule};
 use netpath_lab::{Fault, Overlay, Proxy, Spec};
 use programs::{Lab, Said, steady, words};
 use serde_json::Value;
@@ -353,7 +354,10 @@ fn ends_that_cannot_be() {
             "pod-a pod/migrate-n4c8t.shop:8080",
             vec!["not running (phase Succeeded"],
         ),
-        ("198.51.100.1 svc-b", vec!["belongs to no pod and no node"]),
+        (
+            "198.51.100.1 svc-b",
+            vec!["packets from outside the cluster are not followed"],
+        ),
         (
             "nosuch/thing svc-b",
             vec!["unknown type \"nosuch\"", "deploy"],
@@ -940,5 +944,67 @@ fn a_live_connection_follows_its_entry() {
         }
         assert_eq!(seen.len(), 2, "{seen:?}");
         lab.is_clean();
+    }
+}
+
+#[test]
+fn a_dry_run_creates_nothing() {
+    let lab = lab(Overlay::Routed, Proxy::Nftables);
+    lab.server().misbehave(Misbehave {
+        forbid: vec![Rule::new("create", "pods")],
+        ..Misbehave::default()
+    });
+    for line in [
+        "trace pod-a svc-b --dry-run",
+        "map node/node-1 --dry-run",
+        "dump routes pod-a --dry-run",
+    ] {
+        let said = lab.run(line).exits(0).says(&[
+            "kind: Pod",
+            "nodeName: node-1",
+            "hostPID: true",
+            "# Rights in namespace default: create, get, watch, delete pods",
+        ]);
+        assert_eq!(
+            said.out.contains("nodeName: node-2"),
+            line.starts_with("trace")
+        );
+    }
+    lab.run("dump routes host --local --dry-run")
+        .exits(2)
+        .complains(&["--dry-run"]);
+    lab.is_clean();
+}
+
+/// Who may list pods only by namespace still finds the warm helpers of another one.
+#[test]
+fn warm_helpers_are_found_in_their_own_namespace() {
+    let lab = lab(Overlay::Routed, Proxy::Nftables);
+    lab.server().misbehave(Misbehave {
+        forbid: vec![Rule {
+            cluster_only: true,
+            ..Rule::new("list", "pods")
+        }],
+        ..Misbehave::default()
+    });
+    for _ in 0..2 {
+        lab.run("trace pod-a svc-b --keep 20s --helper-namespace kube-system")
+            .exits(0);
+        assert_eq!(lab.server().helper_pods().len(), 2);
+    }
+    lab.run("cleanup --helper-namespace kube-system").exits(0);
+    lab.is_clean();
+}
+
+#[test]
+fn an_address_that_no_pod_has_is_asked_for_on_its_node() {
+    for overlay in [Overlay::Vxlan, Overlay::Routed] {
+        let lab = lab(overlay, Proxy::IptablesNft);
+        let said = lab.run("trace pod-a 10.244.2.77:8080").exits(1).says(&[
+            "10.244.2.77 is in the pod range of node node-2",
+            "nobody answers for 10.244.2.77",
+        ]);
+        let first = said.out.lines().next().unwrap();
+        assert!(first.contains("on node-2"), "{first}");
     }
 }
