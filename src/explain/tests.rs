@@ -1,8 +1,9 @@
 use super::*;
 use crate::model::NetNsId;
 use crate::model::conntrack::{ConntrackEntry, Tuple};
-use crate::model::names::{Names, ServiceName};
+use crate::model::names::{Endpoint, Names, ServiceName};
 use crate::model::packet::{L4, TCP};
+use crate::model::rule::{Rule, RuleAction};
 use crate::model::topology::Topology;
 use crate::trace::{DropReason, Evidence, Hop, RejectWith, Step, StepKind};
 
@@ -92,7 +93,7 @@ fn every_end_that_is_no_arrival_has_a_finding() {
         (Disposition::Rejected(Reject::NetUnreachable), "NP0123"),
         (Disposition::Rejected(Reject::HostUnreachable), "NP0117"),
         (Disposition::Rejected(Reject::TooBig(1400)), "NP0107"),
-        (Disposition::Rejected(Reject::TtlExceeded), "NP0128"),
+        (Disposition::Rejected(Reject::TtlExceeded), "NP0134"),
         (Disposition::Loop, "NP0128"),
         (Disposition::Inconclusive(vec!["x".to_owned()]), "NP0132"),
     ];
@@ -156,6 +157,147 @@ fn what_is_missing_is_said_once_with_its_place() {
     let answer = explained(&[trace(1.0, Disposition::Inconclusive(vec![what]), unknown)]);
     assert_eq!(answer.unknown, ["rule 7 can't be decoded (net:[7] on n1)"]);
     assert_eq!(answer.verdict, Verdict::Inconclusive);
+}
+
+#[test]
+fn what_arrives_elsewhere_is_told_from_an_endpoint() {
+    let mut redirected = trace(1.0, Disposition::Delivered, step(StepKind::Socket, "taken"));
+    redirected.packet.dst = "127.0.0.1".parse().expect("an address");
+    let plain = trace(1.0, Disposition::Delivered, step(StepKind::Socket, "taken"));
+    let endpoint = Endpoint {
+        ip: redirected.packet.dst,
+        port: Some(80),
+        port_name: String::new(),
+        protocol: TCP,
+        node: None,
+        pod: None,
+        ready: true,
+        serving: true,
+        terminating: false,
+    };
+    let names = Names {
+        services: vec![ServiceName {
+            cluster_ips: vec!["10.0.0.2".parse().expect("an address")],
+            endpoints: vec![endpoint],
+            ..ServiceName::default()
+        }],
+        ..Names::default()
+    };
+    let traces = [redirected, plain];
+    let diverted = |answer: &Explanation| -> Vec<bool> {
+        answer
+            .branches
+            .iter()
+            .map(|branch| branch.diverted)
+            .collect()
+    };
+    assert_eq!(diverted(&explained(&traces)), [true, false]);
+    assert_eq!(diverted(&with_names(&traces, &names)), [false, false]);
+}
+
+#[test]
+fn findings_name_the_objects_of_their_case() {
+    let title = |disposition: &Disposition, step: Step| {
+        let answer = explained(&[trace(1.0, disposition.clone(), step)]);
+        let found = answer.findings.first().expect("a finding");
+        (found.code.code, found.title.clone(), found.mend.clone())
+    };
+    let rule = Rule {
+        priority: 100,
+        v6: false,
+        src: None,
+        dst: Some("10.0.0.0/8".parse().expect("a prefix")),
+        iif: None,
+        oif: None,
+        fwmark: None,
+        tos: 0,
+        ip_proto: None,
+        sport: None,
+        dport: None,
+        uid: None,
+        l3mdev: false,
+        invert: false,
+        action: RuleAction::Blackhole,
+        suppress_prefixlen: None,
+        suppress_ifgroup: None,
+        unknown: Vec::new(),
+    };
+    let refused = Disposition::Rejected(RejectWith::InvalidArgument);
+    let (code, head, mend) = title(
+        &refused,
+        step(StepKind::Route, "a rule refuses").with(Evidence::PolicyRule { rule }),
+    );
+    assert_eq!(code, "NP0124");
+    assert_eq!(
+        head,
+        "ip rule 100: from all to 10.0.0.0/8 blackhole in net:[7] on n1 refuses packets to 10.0.0.2"
+    );
+    assert!(mend.contains("ip rule del pref 100"), "{mend}");
+    let down = Evidence::Link {
+        dev: "veth1".to_owned(),
+        state: "down".to_owned(),
+    };
+    let dropped = Disposition::Dropped(DropReason::DevReady);
+    let (code, head, mend) = title(&dropped, step(StepKind::Transmit, "down").with(down));
+    assert_eq!(
+        (code, head.as_str()),
+        ("NP0125", "veth1 in net:[7] on n1 is down")
+    );
+    assert!(mend.contains("ip link set veth1 up"), "{mend}");
+    let dropped = Disposition::Dropped(DropReason::NoSocket);
+    let (code, head, _) = title(&dropped, step(StepKind::Socket, "nothing listens"));
+    assert_eq!(
+        (code, head.as_str()),
+        (
+            "NP0121",
+            "nothing listens on tcp 10.0.0.2:80 in net:[7] on n1"
+        )
+    );
+    let expired = Disposition::Rejected(RejectWith::TtlExceeded);
+    let (code, head, _) = title(&expired, step(StepKind::Forward, "ttl is 1"));
+    assert_eq!(
+        (code, head.as_str()),
+        ("NP0134", "the packet's TTL runs out in net:[7] on n1")
+    );
+    // The same place by the same device again is a circle.
+    let mut round = trace(1.0, expired, step(StepKind::Forward, "ttl is 1"));
+    round.hops.push(round.hops[0].clone());
+    let answer = explained(&[round]);
+    assert_eq!(answer.findings[0].code, codes::LOOP);
+    assert_eq!(
+        answer.findings[0].title,
+        "packets to 10.0.0.2 go round between net:[7]"
+    );
+}
+
+#[test]
+fn two_answers_for_one_address_are_named() {
+    let answered = |station: &str| {
+        let addr = "10.0.0.2".parse().expect("an address");
+        step(
+            StepKind::Neigh,
+            &format!("10.0.0.2 would be answered for by eth0 of {station}: 02:00:00:00:00:01"),
+        )
+        .with(Evidence::Address {
+            addr,
+            dev: "eth0".to_owned(),
+        })
+        .with(Evidence::Assumed {
+            why: "2 answer for 10.0.0.2 (duplicate address): the first answer decides".to_owned(),
+        })
+    };
+    let traces = ["n1/net:[8]", "n1/net:[9]"]
+        .map(|station| trace(0.5, Disposition::LeavesCluster, answered(station)));
+    let answer = explained(&traces);
+    let found = &answer.findings[0];
+    assert_eq!(found.code.code, "NP0131");
+    assert!(
+        found.title.contains("net:[8]") && found.title.contains("net:[9]"),
+        "{}",
+        found.title
+    );
+    // Two branches behind one answer are no duplicate that could be named twice.
+    assert_eq!(answer.findings.len(), 1);
 }
 
 #[test]

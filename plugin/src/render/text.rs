@@ -123,7 +123,23 @@ fn verdict(answer: &Explanation) -> (Style, String) {
         } else {
             "delivered"
         };
-        return (Style::Good, format!("✓ {what}{all}"));
+        let diverted: Vec<&Branch> = answer.branches.iter().filter(|b| b.diverted).collect();
+        let elsewhere = match diverted.as_slice() {
+            [] => String::new(),
+            [only] if total == 1 => {
+                let packet = &only.way.packet;
+                let address = words::socket_addr(packet.dst, packet.dport());
+                let owner = only.way.to.as_ref();
+                let owner = owner.map_or(String::new(), |to| format!(" ({to})"));
+                format!(", but to {address}{owner}, by translation on the way")
+            }
+            some if some.len() == total => ", but elsewhere, by translation on the way".to_owned(),
+            some => format!(
+                ", {} of them elsewhere, by translation on the way",
+                some.len()
+            ),
+        };
+        return (Style::Good, format!("✓ {what}{all}{elsewhere}"));
     };
     let worst = broken
         .iter()
@@ -399,7 +415,7 @@ impl Writer<'_> {
             "{} {}: {}",
             finding.code.code,
             finding.severity.name(),
-            finding.code.title
+            finding.title
         );
         text.push_str(&format!("{}\n", self.options.paint(style, &head)));
         let mut part = |word: &str, words: &str| {

@@ -58,7 +58,7 @@ pub fn resolve(view: &ClusterView, ask: &Ask) -> Result<Resolved, Error> {
     let (source, source_port) = chooser.source(&source_spec)?;
     let target = chooser.destination(&destination_spec)?;
     if let super::ends::Source::Address { ip } = source {
-        return Err(chooser.from_outside(ip, &target.destination));
+        return Err(chooser.outside(ip, &target.destination));
     }
     chooser.flows(source, source_port, target)
 }

@@ -124,7 +124,7 @@ impl Chooser<'_> {
     }
 
     /// The error for a packet that no helper sees start, with the nearest questions that can be answered.
-    pub(super) fn from_outside(&self, ip: IpAddr, destination: &Destination) -> Error {
+    pub(super) fn outside(&self, ip: IpAddr, destination: &Destination) -> Error {
         let own = match destination {
             Destination::Node { node, .. } => Some(node.name.as_str()),
             Destination::Pod { pod } => pod.node.as_deref(),
