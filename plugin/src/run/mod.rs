@@ -25,7 +25,9 @@ use std::process::ExitCode;
 use anyhow::Context;
 use netpath::explain::codes;
 
-use crate::cli::{CleanupArgs, Cli, Command, ExplainArgs, Format, GlobalFlags, SnapshotCommand};
+use crate::cli::{
+    CleanupArgs, Cli, Command, CompletionFor, ExplainArgs, Format, GlobalFlags, SnapshotCommand,
+};
 use crate::launch::error::LaunchError;
 use crate::launch::signals::Signals;
 use crate::launch::{CleanupScope, Signal, cleanup};
@@ -197,7 +199,19 @@ fn version(format: Format) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-fn completion(shell: clap_complete::Shell) -> anyhow::Result<u8> {
+fn completion(shell: CompletionFor) -> anyhow::Result<u8> {
+    use clap_complete::Shell;
+    let shell = match shell {
+        CompletionFor::Bash => Shell::Bash,
+        CompletionFor::Elvish => Shell::Elvish,
+        CompletionFor::Fish => Shell::Fish,
+        CompletionFor::PowerShell => Shell::PowerShell,
+        CompletionFor::Zsh => Shell::Zsh,
+        CompletionFor::Kubectl => {
+            print(crate::complete::SCRIPT)?;
+            return Ok(0);
+        }
+    };
     let mut command = <Cli as clap::CommandFactory>::command();
     let mut bytes = Vec::new();
     clap_complete::generate(shell, &mut command, "kubectl-netpath", &mut bytes);

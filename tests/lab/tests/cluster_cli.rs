@@ -360,7 +360,10 @@ fn ends_that_cannot_be() {
         ),
         (
             "nosuch/thing svc-b",
-            vec!["unknown type \"nosuch\"", "deploy"],
+            vec![
+                "there is no namespace \"nosuch\", nor such a type",
+                "deploy",
+            ],
         ),
         ("pod-a 10.96.14.3:70000", vec!["out of range"]),
         ("pod-a [fd00::1", vec!["[fd00::1"]),
@@ -1007,4 +1010,31 @@ fn an_address_that_no_pod_has_is_asked_for_on_its_node() {
         let first = said.out.lines().next().unwrap();
         assert!(first.contains("on node-2"), "{first}");
     }
+}
+
+#[test]
+fn words_are_completed_from_the_cluster() {
+    let lab = lab(Overlay::Routed, Proxy::Nftables);
+    let words = |line: &str| {
+        let said = lab.run(&format!("__complete {line}")).exits(0);
+        assert!(said.err.is_empty(), "{}", said.err);
+        let (words, directive) = said.out.trim_end().rsplit_once(':').unwrap();
+        assert_eq!(directive, "4");
+        let words = words.lines().map(|line| line.split('\t').next().unwrap());
+        words.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(words("trace pod-"), ["pod-a", "pod-b-1", "pod-b-2"]);
+    assert_eq!(words("trace pod-a svc-b"), ["svc-b"]);
+    assert_eq!(words("trace pod-a svc/svc-b"), ["svc/svc-b"]);
+    assert_eq!(words("trace -n shop web"), ["web-0", "web-1"]);
+    assert_eq!(words("dump routes node/"), ["node/node-1", "node/node-2"]);
+    assert_eq!(words("snapshot save net.json node-1"), ["node-1"]);
+    assert_eq!(words("trace -n sh"), ["shop"]);
+    // What may not be listed is left out, without a word about it.
+    lab.server().misbehave(Misbehave {
+        forbid: vec![Rule::new("list", "*")],
+        ..Misbehave::default()
+    });
+    assert_eq!(words("trace pod-"), Vec::<String>::new());
+    assert_eq!(lab.server().helper_pods(), Vec::<String>::new());
 }
