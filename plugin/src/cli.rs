@@ -321,10 +321,33 @@ pub struct VersionArgs {
 
 /// `completion`.
 #[derive(Args, Debug, Clone)]
+#[command(after_help = "\
+Examples:
+  source <(kubectl-netpath completion bash)
+  kubectl netpath completion kubectl > ~/.local/bin/kubectl_complete-netpath
+  chmod +x ~/.local/bin/kubectl_complete-netpath     # kubectl 1.26 and later then completes netpath")]
 pub struct CompletionArgs {
-    /// Shell
+    /// Shell; or kubectl, for the script by which kubectl asks its plugins
     #[arg(value_enum, value_name = "SHELL")]
-    pub shell: clap_complete::Shell,
+    pub shell: CompletionFor,
+}
+
+/// Who completes.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CompletionFor {
+    /// For `kubectl-netpath`.
+    Bash,
+    /// For `kubectl-netpath`.
+    Elvish,
+    /// For `kubectl-netpath`.
+    Fish,
+    /// For `kubectl-netpath`.
+    #[value(name = "powershell")]
+    PowerShell,
+    /// For `kubectl-netpath`.
+    Zsh,
+    /// For `kubectl netpath`: to be in PATH as `kubectl_complete-netpath`.
+    Kubectl,
 }
 
 /// Name that usage lines show: `kubectl netpath` where kubectl would find this file as its plugin.

@@ -130,6 +130,24 @@ pub struct Kube {
     pub typed_flags: Vec<String>,
 }
 
+impl Kube {
+    /// [`Self::typed_flags`] without the namespace, for kubectl commands that name one, each behind a
+    /// space.
+    pub fn flags_of_kubectl(&self) -> String {
+        let mut text = String::new();
+        let mut flags = self.typed_flags.iter();
+        while let Some(flag) = flags.next() {
+            if flag == "-n" {
+                flags.next();
+                continue;
+            }
+            text.push(' ');
+            text.push_str(flag);
+        }
+        text
+    }
+}
+
 impl std::fmt::Debug for Kube {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Kube")
@@ -498,12 +516,23 @@ impl ConnectionFlags {
             push("--as-group", Some(group));
         }
         push("--as-uid", self.as_uid.as_deref());
+        push("--tls-server-name", self.tls_server_name.as_deref());
+        push(
+            "--certificate-authority",
+            self.certificate_authority.as_deref(),
+        );
+        push("--client-certificate", self.client_certificate.as_deref());
+        push("--client-key", self.client_key.as_deref());
+        if self.insecure_skip_tls_verify {
+            flags.push("--insecure-skip-tls-verify".to_owned());
+        }
+        // A token is a secret: whoever typed it knows to type it again.
         flags
     }
 }
 
 /// A value as a POSIX shell reads it back: these commands are printed to be pasted, never run here.
-fn quoted(value: &str) -> String {
+pub fn quoted(value: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@=+,".contains(c);
     if !value.is_empty() && value.chars().all(plain) {
         value.to_owned()

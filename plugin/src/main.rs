@@ -5,6 +5,7 @@
 //! is written ([`render`]).
 
 mod cli;
+mod complete;
 mod kube_client;
 mod kube_error;
 mod launch;
@@ -16,7 +17,28 @@ mod run;
 
 use std::process::ExitCode;
 
+/// Completes words for a shell, which wants no messages.
+fn complete(words: Vec<std::ffi::OsString>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let Ok(runtime) = runtime else {
+        return ExitCode::from(run::TOOL_FAILURE);
+    };
+    let text = runtime.block_on(complete::run(words));
+    // A name lookup without an answer must not keep the shell waiting.
+    runtime.shutdown_background();
+    match run::print(&text) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(run::TOOL_FAILURE),
+    }
+}
+
 fn main() -> ExitCode {
+    let mut words = std::env::args_os().skip(1);
+    if words.next().is_some_and(|word| word == complete::WORD) {
+        return complete(words.collect());
+    }
     let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         // Help and version go to stdout with code 0, mistakes to stderr with code 2.

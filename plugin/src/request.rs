@@ -1,11 +1,12 @@
 //! What was typed, checked and with all defaults filled in.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use netpath::model::packet;
 
 use crate::cli::{AccessFlags, ProtocolName, TraceArgs};
+use crate::kube_client::quoted;
 use crate::launch::HelperFlags;
 use crate::resolve::{Family, Protocol};
 
@@ -23,6 +24,11 @@ pub enum Facts {
 impl Facts {
     /// From the flags. Errors: `--local` where there is no Linux kernel to look at.
     pub fn of(flags: &AccessFlags) -> anyhow::Result<Self> {
+        if flags.helper.dry_run && (flags.local || flags.snapshot.is_some()) {
+            bail!(
+                "--dry-run shows the helper pods of a cluster; with --local and --snapshot there are none"
+            );
+        }
         if let Some(file) = &flags.snapshot {
             return Ok(Self::File(file.clone()));
         }
@@ -36,6 +42,11 @@ impl Facts {
         }
         Ok(Self::Local)
     }
+}
+
+/// The flag that names a file, for commands that are printed to be pasted.
+pub fn file_flags(path: &Path) -> Vec<String> {
+    vec!["--snapshot".to_owned(), quoted(&path.display().to_string())]
 }
 
 /// A trace to make.

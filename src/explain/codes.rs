@@ -98,10 +98,14 @@ codes! {
     NOT_FROM_PEER "NP0129" "the answer is not translated back";
     /// Source or destination that a kernel refuses.
     MARTIAN "NP0130" "the kernel refuses the packet's addresses";
+    /// Several stations of a link answer for one address.
+    DUPLICATE_ADDRESS "NP0131" "two stations of a link have one address";
     /// Could not be read or decoded.
     UNKNOWN "NP0132" "something that decides could not be read";
     /// A dummy device, or a setting that is neither rule nor route.
     SWALLOWED "NP0133" "a device or setting swallows the packet";
+    /// TTL without a circle.
+    TTL "NP0134" "the packet's TTL runs out on the way";
 }
 
 /// The code of this name, in any case, with or without leading `NP`.

@@ -6,6 +6,7 @@
 
 mod filter;
 mod reach;
+mod title;
 
 use crate::model::netfilter::Policy;
 use crate::model::netns::NetNs;
@@ -61,18 +62,8 @@ impl<'a> Case<'a> {
             Disposition::Delivered | Disposition::LeavesCluster => return None,
             Disposition::Dropped(reason) => self.dropped(*reason),
             Disposition::Rejected(how) => self.rejected(*how),
-            Disposition::Loop => (
-                codes::LOOP,
-                format!(
-                    "compare the routes for {} on every node of the circle: the node that owns it needs its own route, the others one to that node",
-                    self.packet().dst
-                ),
-            ),
-            Disposition::Inconclusive(_) => (
-                codes::UNKNOWN,
-                "give the helper the right that it lacks (see unknown), or look at that place by hand"
-                    .to_owned(),
-            ),
+            Disposition::Loop => self.goes_round(),
+            Disposition::Inconclusive(_) => (codes::UNKNOWN, self.read_it()),
         };
         let severity = match self.trace.disposition {
             Disposition::Inconclusive(_) => Severity::Warning,
@@ -135,6 +126,7 @@ impl<'a> Case<'a> {
             evidence.push(format!("sysctl {name} is not 1 there"));
         }
         Some(Finding {
+            title: self.title(code),
             code,
             severity,
             place,
@@ -270,12 +262,7 @@ impl<'a> Case<'a> {
             DropReason::BridgePortState
             | DropReason::BridgeIsolated
             | DropReason::BridgeNoPort
-            | DropReason::VlanFilter => {
-                let mend = format!(
-                    "{here}: look at the port with bridge -d link, bridge vlan, bridge fdb; the trace names it"
-                );
-                (codes::BRIDGE_BLOCKS, mend)
-            }
+            | DropReason::VlanFilter => (codes::BRIDGE_BLOCKS, self.open_port(reason)),
             DropReason::NotFromPeer => self.not_from_peer(),
             DropReason::IpLocalSource | DropReason::IpInvalidSource | DropReason::IpLocalnet => {
                 let mend = format!(
@@ -303,13 +290,7 @@ impl<'a> Case<'a> {
             | RejectWith::Prohibited
             | RejectWith::InvalidArgument => self.no_route(&packet),
             RejectWith::TooBig(mtu) => self.too_big(Some(mtu)),
-            RejectWith::TtlExceeded => (
-                codes::LOOP,
-                format!(
-                    "compare the routes for {} on every node of the circle",
-                    packet.dst
-                ),
-            ),
+            RejectWith::TtlExceeded => self.goes_round(),
         }
     }
 
@@ -349,11 +330,16 @@ fn stale_conntrack(naming: &Naming<'_>, trace: &Trace) -> Vec<Finding> {
             let fits = service.endpoints.iter().any(|endpoint| {
                 endpoint.ip == entry.reply.src && (endpoint.ready || endpoint.serving)
             });
-            if fits {
+            // Then [`super::unknown`] says so.
+            if fits || service.endpoints_unread.is_some() {
                 continue;
             }
             findings.push(Finding {
                 code: codes::STALE_CONNTRACK,
+                title: format!(
+                    "a conntrack entry on {} leads to {}, which is no endpoint of {}/{}",
+                    hop.ns.node, entry.reply.src, service.namespace, service.name
+                ),
                 severity: Severity::Error,
                 place: Place {
                     node: hop.ns.node.clone(),

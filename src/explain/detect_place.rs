@@ -1,11 +1,12 @@
 //! Findings about the places that a flow passes, whether or not it fails there.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use crate::model::NsKey;
 use crate::model::netfilter::{Ruleset, Table};
 use crate::model::netns::NetNs;
-use crate::trace::Trace;
+use crate::trace::{Evidence, StepKind, Trace};
 
 use super::codes::{self, Severity};
 use super::naming::Naming;
@@ -20,11 +21,13 @@ pub(super) fn of_places<'a>(
     traces: impl Iterator<Item = &'a Trace>,
 ) -> Vec<Finding> {
     let mut places: BTreeSet<&NsKey> = BTreeSet::new();
+    let mut twice = Vec::new();
     for trace in traces {
+        duplicates(&mut twice, naming, trace);
         let ways = std::iter::successors(Some(trace), |way| way.reply.as_deref());
         places.extend(ways.flat_map(|way| &way.hops).map(|hop| &hop.ns));
     }
-    let mut findings = Vec::new();
+    let mut findings: Vec<Finding> = twice.into_iter().map(Duplicate::finding).collect();
     for key in places {
         let Some(ns) = naming.topology.netns(key) else {
             continue;
@@ -38,6 +41,70 @@ pub(super) fn of_places<'a>(
         findings.extend(conntrack_full(ns, place()));
     }
     findings
+}
+
+/// An address for which several stations of one link answer.
+struct Duplicate {
+    addr: IpAddr,
+    asked: NsKey,
+    place: Place,
+    /// Device and namespace of each, with its link-layer address.
+    stations: Vec<String>,
+}
+
+impl Duplicate {
+    fn finding(self) -> Finding {
+        let addr = self.addr;
+        Finding {
+            code: codes::DUPLICATE_ADDRESS,
+            title: format!("{} answer for {addr}", self.stations.join(" and ")),
+            severity: Severity::Error,
+            evidence: self.stations,
+            mend: format!(
+                "keep {addr} on one of them: delete the pod that has it wrongly (kubectl netpath map ip/{addr} names all), or on its node: ip addr del {addr} dev DEVICE"
+            ),
+            place: self.place,
+            branches: Vec::new(),
+        }
+    }
+}
+
+/// Each answer is a branch of its own, so that all of a question's traces together name the stations.
+fn duplicates(found: &mut Vec<Duplicate>, naming: &Naming<'_>, trace: &Trace) {
+    let ways = std::iter::successors(Some(trace), |way| way.reply.as_deref());
+    for hop in ways.flat_map(|way| &way.hops) {
+        for step in hop.steps.iter().filter(|step| step.kind == StepKind::Neigh) {
+            let several = step.evidence.iter().any(|evidence| {
+                matches!(evidence, Evidence::Assumed { why } if why.contains("duplicate address"))
+            });
+            let addr = step.evidence.iter().find_map(|evidence| match evidence {
+                Evidence::Address { addr, .. } => Some(*addr),
+                _ => None,
+            });
+            let Some(addr) = addr.filter(|_| several) else {
+                continue;
+            };
+            let text = naming.text(&step.result);
+            let (_, station) = text.rsplit_once(" by ").unwrap_or(("", &text));
+            let known = found
+                .iter_mut()
+                .find(|known| known.addr == addr && known.asked == hop.ns);
+            match known {
+                Some(known) if known.stations.iter().any(|s| s == station) => {}
+                Some(known) => known.stations.push(station.to_owned()),
+                None => found.push(Duplicate {
+                    addr,
+                    asked: hop.ns.clone(),
+                    place: Place {
+                        node: hop.ns.node.clone(),
+                        netns: naming.netns(&hop.ns),
+                        object: hop.oif.clone(),
+                    },
+                    stations: vec![station.to_owned()],
+                }),
+            }
+        }
+    }
 }
 
 fn rules(table: &Table) -> usize {
@@ -86,6 +153,7 @@ fn two_backends(ns: &NetNs, place: Place) -> Option<Finding> {
     };
     Some(Finding {
         code: codes::TWO_BACKENDS,
+        title: format!("{} on {}", codes::TWO_BACKENDS.title, place.node),
         severity: Severity::Warning,
         place,
         evidence: vec![
@@ -107,6 +175,10 @@ fn conntrack_full(ns: &NetNs, place: Place) -> Option<Finding> {
     }
     Some(Finding {
         code: codes::CONNTRACK_FULL,
+        title: format!(
+            "the conntrack table of {} on {} holds {count} of {max} entries",
+            place.netns, place.node
+        ),
         severity: if count >= max {
             Severity::Error
         } else {

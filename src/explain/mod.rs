@@ -162,6 +162,8 @@ pub struct Branch {
     pub probability: f64,
     /// How the exchange ends: as the answer ends, where the packet itself arrives.
     pub verdict: Verdict,
+    /// It arrives, but translated to what was not asked for: no endpoint of the Service in question.
+    pub diverted: bool,
     /// The way.
     pub way: Way,
 }
@@ -232,6 +234,8 @@ pub struct HopView {
 pub struct Finding {
     /// Which kind.
     pub code: Code,
+    /// What is wrong, in one line, with the objects of this case.
+    pub title: String,
     /// How much it matters here.
     pub severity: Severity,
     /// Where.
@@ -258,6 +262,7 @@ pub fn explain(question: &Question<'_>) -> Explanation {
             branches.push(Branch {
                 probability: flow.share * trace.probability,
                 verdict: Verdict::of_exchange(trace),
+                diverted: diverted(naming, trace),
                 way: way(naming, trace),
             });
         }
@@ -298,6 +303,35 @@ fn add(findings: &mut Vec<Finding>, mut finding: Finding, branch: usize) {
     }
     finding.branches = vec![branch];
     findings.push(finding);
+}
+
+fn diverted(naming: &Naming<'_>, trace: &Trace) -> bool {
+    let Some(first) = trace.hops.first().map(|hop| &hop.packet) else {
+        return false;
+    };
+    let last = innermost(&trace.packet);
+    if Verdict::of(&trace.disposition) != Verdict::Delivered
+        || (first.dst, first.dport()) == (last.dst, last.dport())
+    {
+        return false;
+    }
+    let mut asked = naming.names.services.iter().filter(|service| {
+        let mut ports = service.ports.iter();
+        service.cluster_ips.contains(&first.dst)
+            || service.external_ips.contains(&first.dst)
+            || ports.any(|port| port.node_port.is_some() && port.node_port == first.dport())
+    });
+    !asked.any(|service| {
+        service.endpoints_unread.is_some() || service.endpoints.iter().any(|e| e.ip == last.dst)
+    })
+}
+
+/// The packet out of all tunnels.
+fn innermost(mut packet: &Packet) -> &Packet {
+    while let Some(inner) = &packet.inner {
+        packet = &inner.packet;
+    }
+    packet
 }
 
 fn together(branches: &[Branch]) -> Verdict {
@@ -343,11 +377,7 @@ fn way(naming: &Naming<'_>, trace: &Trace) -> Way {
         .find_map(|hop| hop.steps.last())
         .map(|step| step.words.clone())
         .unwrap_or_default();
-    let mut packet = &trace.packet;
-    while let Some(inner) = &packet.inner {
-        packet = &inner.packet;
-    }
-    let packet = packet.clone();
+    let packet = innermost(&trace.packet).clone();
     let to = naming.address(packet.dst);
     Way {
         disposition: trace.disposition.clone(),

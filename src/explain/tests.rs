@@ -1,7 +1,9 @@
 use super::*;
 use crate::model::NetNsId;
-use crate::model::names::Names;
+use crate::model::conntrack::{ConntrackEntry, Tuple};
+use crate::model::names::{Endpoint, Names, ServiceName};
 use crate::model::packet::{L4, TCP};
+use crate::model::rule::{Rule, RuleAction};
 use crate::model::topology::Topology;
 use crate::trace::{DropReason, Evidence, Hop, RejectWith, Step, StepKind};
 
@@ -41,7 +43,11 @@ fn trace(probability: f64, disposition: Disposition, step: Step) -> Trace {
 }
 
 fn explained(traces: &[Trace]) -> Explanation {
-    let (topology, names, chains) = (Topology::default(), Names::default(), ChainNames::new());
+    with_names(traces, &Names::default())
+}
+
+fn with_names(traces: &[Trace], names: &Names) -> Explanation {
+    let (topology, chains) = (Topology::default(), ChainNames::new());
     explain(&Question {
         source: End::default(),
         destination: End::default(),
@@ -52,7 +58,7 @@ fn explained(traces: &[Trace]) -> Explanation {
         flows: vec![FlowTraces { share: 1.0, traces }],
         naming: Naming {
             topology: &topology,
-            names: &names,
+            names,
             chains: &chains,
         },
         notes: Vec::new(),
@@ -87,7 +93,7 @@ fn every_end_that_is_no_arrival_has_a_finding() {
         (Disposition::Rejected(Reject::NetUnreachable), "NP0123"),
         (Disposition::Rejected(Reject::HostUnreachable), "NP0117"),
         (Disposition::Rejected(Reject::TooBig(1400)), "NP0107"),
-        (Disposition::Rejected(Reject::TtlExceeded), "NP0128"),
+        (Disposition::Rejected(Reject::TtlExceeded), "NP0134"),
         (Disposition::Loop, "NP0128"),
         (Disposition::Inconclusive(vec!["x".to_owned()]), "NP0132"),
     ];
@@ -151,4 +157,193 @@ fn what_is_missing_is_said_once_with_its_place() {
     let answer = explained(&[trace(1.0, Disposition::Inconclusive(vec![what]), unknown)]);
     assert_eq!(answer.unknown, ["rule 7 can't be decoded (net:[7] on n1)"]);
     assert_eq!(answer.verdict, Verdict::Inconclusive);
+}
+
+#[test]
+fn what_arrives_elsewhere_is_told_from_an_endpoint() {
+    let mut redirected = trace(1.0, Disposition::Delivered, step(StepKind::Socket, "taken"));
+    redirected.packet.dst = "127.0.0.1".parse().expect("an address");
+    let plain = trace(1.0, Disposition::Delivered, step(StepKind::Socket, "taken"));
+    let endpoint = Endpoint {
+        ip: redirected.packet.dst,
+        port: Some(80),
+        port_name: String::new(),
+        protocol: TCP,
+        node: None,
+        pod: None,
+        ready: true,
+        serving: true,
+        terminating: false,
+    };
+    let names = Names {
+        services: vec![ServiceName {
+            cluster_ips: vec!["10.0.0.2".parse().expect("an address")],
+            endpoints: vec![endpoint],
+            ..ServiceName::default()
+        }],
+        ..Names::default()
+    };
+    let traces = [redirected, plain];
+    let diverted = |answer: &Explanation| -> Vec<bool> {
+        answer
+            .branches
+            .iter()
+            .map(|branch| branch.diverted)
+            .collect()
+    };
+    assert_eq!(diverted(&explained(&traces)), [true, false]);
+    assert_eq!(diverted(&with_names(&traces, &names)), [false, false]);
+}
+
+#[test]
+fn findings_name_the_objects_of_their_case() {
+    let title = |disposition: &Disposition, step: Step| {
+        let answer = explained(&[trace(1.0, disposition.clone(), step)]);
+        let found = answer.findings.first().expect("a finding");
+        (found.code.code, found.title.clone(), found.mend.clone())
+    };
+    let rule = Rule {
+        priority: 100,
+        v6: false,
+        src: None,
+        dst: Some("10.0.0.0/8".parse().expect("a prefix")),
+        iif: None,
+        oif: None,
+        fwmark: None,
+        tos: 0,
+        ip_proto: None,
+        sport: None,
+        dport: None,
+        uid: None,
+        l3mdev: false,
+        invert: false,
+        action: RuleAction::Blackhole,
+        suppress_prefixlen: None,
+        suppress_ifgroup: None,
+        unknown: Vec::new(),
+    };
+    let refused = Disposition::Rejected(RejectWith::InvalidArgument);
+    let (code, head, mend) = title(
+        &refused,
+        step(StepKind::Route, "a rule refuses").with(Evidence::PolicyRule { rule }),
+    );
+    assert_eq!(code, "NP0124");
+    assert_eq!(
+        head,
+        "ip rule 100: from all to 10.0.0.0/8 blackhole in net:[7] on n1 refuses packets to 10.0.0.2"
+    );
+    assert!(mend.contains("ip rule del pref 100"), "{mend}");
+    let down = Evidence::Link {
+        dev: "veth1".to_owned(),
+        state: "down".to_owned(),
+    };
+    let dropped = Disposition::Dropped(DropReason::DevReady);
+    let (code, head, mend) = title(&dropped, step(StepKind::Transmit, "down").with(down));
+    assert_eq!(
+        (code, head.as_str()),
+        ("NP0125", "veth1 in net:[7] on n1 is down")
+    );
+    assert!(mend.contains("ip link set veth1 up"), "{mend}");
+    let dropped = Disposition::Dropped(DropReason::NoSocket);
+    let (code, head, _) = title(&dropped, step(StepKind::Socket, "nothing listens"));
+    assert_eq!(
+        (code, head.as_str()),
+        (
+            "NP0121",
+            "nothing listens on tcp 10.0.0.2:80 in net:[7] on n1"
+        )
+    );
+    let expired = Disposition::Rejected(RejectWith::TtlExceeded);
+    let (code, head, _) = title(&expired, step(StepKind::Forward, "ttl is 1"));
+    assert_eq!(
+        (code, head.as_str()),
+        ("NP0134", "the packet's TTL runs out in net:[7] on n1")
+    );
+    // The same place by the same device again is a circle.
+    let mut round = trace(1.0, expired, step(StepKind::Forward, "ttl is 1"));
+    round.hops.push(round.hops[0].clone());
+    let answer = explained(&[round]);
+    assert_eq!(answer.findings[0].code, codes::LOOP);
+    assert_eq!(
+        answer.findings[0].title,
+        "packets to 10.0.0.2 go round between net:[7]"
+    );
+}
+
+#[test]
+fn two_answers_for_one_address_are_named() {
+    let answered = |station: &str| {
+        let addr = "10.0.0.2".parse().expect("an address");
+        step(
+            StepKind::Neigh,
+            &format!("10.0.0.2 would be answered for by eth0 of {station}: 02:00:00:00:00:01"),
+        )
+        .with(Evidence::Address {
+            addr,
+            dev: "eth0".to_owned(),
+        })
+        .with(Evidence::Assumed {
+            why: "2 answer for 10.0.0.2 (duplicate address): the first answer decides".to_owned(),
+        })
+    };
+    let traces = ["n1/net:[8]", "n1/net:[9]"]
+        .map(|station| trace(0.5, Disposition::LeavesCluster, answered(station)));
+    let answer = explained(&traces);
+    let found = &answer.findings[0];
+    assert_eq!(found.code.code, "NP0131");
+    assert!(
+        found.title.contains("net:[8]") && found.title.contains("net:[9]"),
+        "{}",
+        found.title
+    );
+    // Two branches behind one answer are no duplicate that could be named twice.
+    assert_eq!(answer.findings.len(), 1);
+}
+
+#[test]
+fn endpoints_that_may_not_be_listed_make_no_finding() {
+    let tuple = |src: &str, dst: &str| Tuple {
+        src: src.parse().expect("an address"),
+        dst: dst.parse().expect("an address"),
+        protocol: 17,
+        sport: Some(5353),
+        dport: Some(53),
+    };
+    let entry = ConntrackEntry {
+        orig: tuple("10.0.0.1", "10.96.0.10"),
+        reply: tuple("10.244.2.4", "10.0.0.1"),
+        status: 0,
+        mark: 0,
+        zone: 0,
+        tcp_state: None,
+        timeout: None,
+        labels: Vec::new(),
+        helper: None,
+    };
+    let found = step(StepKind::Conntrack, "an entry").with(Evidence::Conntrack {
+        entry,
+        existing: true,
+    });
+    let traces = [trace(1.0, Disposition::LeavesCluster, found)];
+    let mut names = Names {
+        services: vec![ServiceName {
+            namespace: "kube-system".to_owned(),
+            name: "dns".to_owned(),
+            cluster_ips: vec!["10.96.0.10".parse().expect("an address")],
+            ..ServiceName::default()
+        }],
+        ..Names::default()
+    };
+    let answer = with_names(&traces, &names);
+    assert_eq!(answer.findings[0].code, codes::STALE_CONNTRACK);
+    assert_eq!(answer.unknown, Vec::<String>::new());
+    names.services[0].endpoints_unread = Some("forbidden".to_owned());
+    let answer = with_names(&traces, &names);
+    assert_eq!(answer.findings, []);
+    assert_eq!(
+        answer.unknown,
+        [
+            "whether 10.244.2.4, to which a conntrack entry leads, is an endpoint of kube-system/dns: its EndpointSlices could not be listed: forbidden (net:[7] on n1)"
+        ]
+    );
 }

@@ -28,6 +28,21 @@ pub(super) fn unknown<'a>(
                 if let Evidence::Unreadable { what } = evidence {
                     push(&mut list, format!("{} ({place})", naming.text(what)));
                 }
+                if let Evidence::Conntrack {
+                    entry,
+                    existing: true,
+                } = evidence
+                    && let Some(service) = naming.names.service_by_ip(entry.orig.dst)
+                    && let Some(why) = &service.endpoints_unread
+                {
+                    push(
+                        &mut list,
+                        format!(
+                            "whether {}, to which a conntrack entry leads, is an endpoint of {}/{}: its EndpointSlices could not be listed: {why} ({place})",
+                            entry.reply.src, service.namespace, service.name
+                        ),
+                    );
+                }
             }
             if let Some(ns) = naming.topology.netns(&hop.ns) {
                 for (section, why) in ns.missing() {

@@ -54,6 +54,9 @@ pub struct ServiceName {
     pub ports: Vec<ServicePort>,
     /// From its EndpointSlices, each address and port once.
     pub endpoints: Vec<Endpoint>,
+    /// Why its EndpointSlices could not be listed, where that is so: then no endpoint means nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoints_unread: Option<String>,
 }
 
 /// A port of a Service.

@@ -90,18 +90,14 @@ pub enum LaunchError {
     #[error(transparent)]
     Session(#[from] SessionError),
     /// A helper pod that could not be taken away.
-    #[error(
-        "remove helper pod {pod} from node {node}: {cause}; run kubectl delete pod -n {namespace} {name} --grace-period=0"
-    )]
+    #[error("remove helper pod {pod} from node {node}: {cause}; run {command}")]
     LeftBehind {
         /// Node name.
         node: String,
         /// `namespace/name`.
         pod: String,
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
+        /// What removes it.
+        command: String,
         /// Why.
         cause: String,
     },

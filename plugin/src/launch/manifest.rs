@@ -57,6 +57,9 @@ pub struct HelperFlags {
     /// Keep helpers running for the next calls, for this long
     #[arg(long, global = true, value_name = "DURATION", value_parser = crate::kube_client::parse_duration)]
     pub keep: Option<Duration>,
+    /// Only print the pods that would be created, and the rights that it takes
+    #[arg(long, global = true)]
+    pub dry_run: bool,
     /// How long a helper pod may take to start
     #[arg(long, global = true, value_name = "DURATION", default_value = "60s",
           value_parser = crate::kube_client::parse_duration)]
@@ -72,6 +75,7 @@ impl Default for HelperFlags {
             helper_namespace: None,
             privileged: false,
             keep: None,
+            dry_run: false,
             launch_timeout: Duration::from_secs(60),
         }
     }

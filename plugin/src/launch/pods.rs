@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{PostParams, WatchEvent, WatchParams};
 use kube::core::Request;
+use serde_json::Value;
 use tokio::sync::watch;
 
 use super::error::LaunchError;
@@ -31,9 +32,6 @@ use crate::resolve::objects::{ClusterView, NodeInfo};
 
 /// Pause between two attempts where the API offers nothing to wait on.
 pub(super) const PAUSE: Duration = Duration::from_millis(200);
-/// A warm helper is reused only if it lives this much longer, in seconds.
-const WARM_MARGIN: u64 = 30;
-
 /// A node that shall have a helper.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeTarget {
@@ -85,6 +83,17 @@ impl NodeTarget {
             name: node.name.clone(),
             hopeless,
             complaint,
+        }
+    }
+
+    fn possible(&self) -> Result<(), LaunchError> {
+        match &self.hopeless {
+            None => Ok(()),
+            Some((cause, remedy)) => Err(LaunchError::Node {
+                node: self.name.clone(),
+                cause: cause.clone(),
+                remedy: remedy.clone(),
+            }),
         }
     }
 }
@@ -140,6 +149,11 @@ impl Launcher {
         }
     }
 
+    /// Namespace of the helper pods.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// Starts helpers on all `targets` at once, reusing warm ones that `view` shows, and returns a
     /// session or the reason for its absence for each.
     pub async fn launch(
@@ -162,20 +176,14 @@ impl Launcher {
         target: &NodeTarget,
         warm: Option<String>,
     ) -> Result<Session, LaunchError> {
-        if let Some((cause, remedy)) = &target.hopeless {
-            return Err(LaunchError::Node {
-                node: target.name.clone(),
-                cause: cause.clone(),
-                remedy: remedy.clone(),
-            });
-        }
+        target.possible()?;
         if let Some(pod) = warm {
             // A warm helper may have gone since it was listed: then a new one is started.
             if let Ok(session) = self.serve(&pod, &target.name).await {
                 return Ok(session);
             }
         }
-        let name = format!("netpath-{}-{index}", self.run);
+        let name = self.name(index);
         let created = self.create(&name, &target.name).await?;
         self.running(&name, target, created).await?;
         let session = self.serve(&name, &target.name).await?;
@@ -199,7 +207,9 @@ impl Launcher {
     }
 
     /// A warm helper of this user's on a node.
-    fn warm(&self, view: &ClusterView, node: &str, now: u64) -> Option<String> {
+    ///
+    /// Up to its last second: the kubelet ends it a good while later, see [`super::manifest::deadline`].
+    pub(super) fn warm(&self, view: &ClusterView, node: &str, now: u64) -> Option<String> {
         let setup = setup_hash(&self.flags);
         let label =
             |pod: &crate::resolve::objects::PodInfo, key: &str| pod.labels.get(key).cloned();
@@ -212,16 +222,31 @@ impl Launcher {
             .find(|pod| {
                 label(pod, EXPIRES_LABEL)
                     .and_then(|expires| expires.parse::<u64>().ok())
-                    .is_some_and(|expires| expires > now.saturating_add(WARM_MARGIN))
+                    .is_some_and(|expires| expires > now)
             })
             .map(|pod| pod.name.clone())
     }
 
-    async fn create(&self, name: &str, node: &str) -> Result<Pod, LaunchError> {
-        let expires = self
-            .flags
-            .keep
-            .map(|keep| unix_now().saturating_add(keep.as_secs()));
+    /// The pods that [`Self::launch`] would create for `targets`, or why none can be; creates nothing.
+    pub fn planned(&self, targets: &[NodeTarget]) -> Vec<Result<Value, LaunchError>> {
+        let expires = self.expires();
+        let pods = targets.iter().enumerate().map(|(index, target)| {
+            target.possible()?;
+            Ok(self.pod(&self.name(index), &target.name, expires))
+        });
+        pods.collect()
+    }
+
+    fn name(&self, index: usize) -> String {
+        format!("netpath-{}-{index}", self.run)
+    }
+
+    fn expires(&self) -> Option<u64> {
+        let keep = self.flags.keep?;
+        Some(unix_now().saturating_add(keep.as_secs()))
+    }
+
+    fn pod(&self, name: &str, node: &str, expires: Option<u64>) -> Value {
         let identity = Identity {
             name,
             namespace: &self.namespace,
@@ -231,8 +256,13 @@ impl Launcher {
             user_hash: &self.user_hash,
             expires,
         };
+        manifest(&self.flags, &identity)
+    }
+
+    async fn create(&self, name: &str, node: &str) -> Result<Pod, LaunchError> {
+        let expires = self.expires();
         let doing = Doing::new("create", "pods", Some(&self.namespace));
-        let body = manifest(&self.flags, &identity).to_string().into_bytes();
+        let body = self.pod(name, node, expires).to_string().into_bytes();
         let request = Request::new(format!("/api/v1/namespaces/{}/pods", self.namespace))
             .create(&PostParams::default(), body)
             .map_err(|error| self.kube.explain(&doing, &kube::Error::BuildRequest(error)))?;

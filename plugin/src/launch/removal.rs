@@ -48,11 +48,19 @@ impl Launcher {
         let left = |noted: Noted| LaunchError::LeftBehind {
             node: noted.node,
             pod: format!("{}/{}", self.namespace, noted.name),
-            namespace: self.namespace.clone(),
-            name: noted.name,
+            command: self.removal(&noted.name),
             cause: "interrupted".to_owned(),
         };
         self.take_noted().into_iter().map(left).collect()
+    }
+
+    /// The command that removes a pod by hand.
+    fn removal(&self, name: &str) -> String {
+        format!(
+            "kubectl delete pod -n {} {name} --grace-period=0{}",
+            self.namespace,
+            self.kube.flags_of_kubectl()
+        )
     }
 
     async fn remove_all(&self, noted: Vec<Noted>) -> Result<(), Vec<LaunchError>> {
@@ -67,8 +75,7 @@ impl Launcher {
             Err(LaunchError::LeftBehind {
                 node,
                 pod: format!("{}/{name}", self.namespace),
-                namespace: self.namespace.clone(),
-                name,
+                command: self.removal(&name),
                 cause,
             })
         }))

@@ -499,6 +499,19 @@ async fn warm_helpers_are_used_again() {
         launcher.close(false).await.unwrap();
         assert_eq!(lab.server.helper_pods().len(), 2);
     }
+    // Up to the last second of the time that was asked for.
+    let view = crate::resolve::fetch::fetch(&lab.kube, &scope)
+        .await
+        .unwrap();
+    let expires = view
+        .pods
+        .iter()
+        .filter_map(|pod| pod.labels.get(super::manifest::EXPIRES_LABEL)?.parse().ok())
+        .min();
+    let expires: u64 = expires.unwrap();
+    let launcher = lab.launcher(flags.clone());
+    assert!(launcher.warm(&view, "node-1", expires - 1).is_some());
+    assert!(launcher.warm(&view, "node-1", expires + 300).is_none());
     // Another setup gets helpers of its own, which go as they came.
     let view = crate::resolve::fetch::fetch(&lab.kube, &scope)
         .await

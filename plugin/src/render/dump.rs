@@ -11,6 +11,7 @@ use netpath::model::topology::Topology;
 use netpath::model::{IfIndex, NsKey, Section};
 use serde::Serialize;
 
+use super::paint::escaped;
 use crate::cli::DumpWhat;
 
 /// Only `dump conntrack` asks for a table, so that one that was not asked for is one of a file.
@@ -161,6 +162,7 @@ impl<'a> Dump<'a> {
                 }
             }
         }
+        let lines: Vec<_> = lines.iter().map(|line| escaped(line)).collect();
         let mut text = lines.join("\n");
         if !text.is_empty() {
             text.push('\n');

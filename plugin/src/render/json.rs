@@ -56,7 +56,7 @@ pub fn trace(answer: &Explanation, stats: Stats, replies: bool) -> TraceJson<'_>
             .map(|finding| FindingJson {
                 code: finding.code.code,
                 severity: finding.severity.name(),
-                title: finding.code.title,
+                title: &finding.title,
                 place: &finding.place,
                 evidence: &finding.evidence,
                 mend: &finding.mend,

@@ -172,7 +172,7 @@ pub struct FindingJson<'a> {
     /// `error` or `warning`.
     pub severity: &'static str,
     /// What is wrong.
-    pub title: &'static str,
+    pub title: &'a str,
     /// Where.
     #[serde(rename = "where")]
     pub place: &'a Place,

@@ -16,6 +16,8 @@ use serde::Serialize;
 use tabled::builder::Builder;
 use tabled::settings::{Padding, Style};
 
+use super::paint::escaped;
+
 /// The answer, schema `netpath.map/v1`.
 #[derive(Debug, Serialize)]
 pub struct Map {
@@ -247,14 +249,17 @@ pub fn text(map: &Map, wide: bool) -> String {
         let mut builder = Builder::new();
         builder.push_record(["NODE", "ADDRESSES", "POD CIDRS", "KERNEL", "NETNS"]);
         for node in &map.nodes {
-            builder.push_record([
-                node.node.clone(),
-                joined(&node.addresses),
-                joined(&node.pod_cidrs),
-                node.kernel.clone(),
-                node.netns_inode
-                    .map_or("-".to_owned(), |ino| ino.to_string()),
-            ]);
+            builder.push_record(
+                [
+                    node.node.clone(),
+                    joined(&node.addresses),
+                    joined(&node.pod_cidrs),
+                    node.kernel.clone(),
+                    node.netns_inode
+                        .map_or("-".to_owned(), |ino| ino.to_string()),
+                ]
+                .map(|cell| escaped(&cell).into_owned()),
+            );
         }
         text.push_str(&build(builder));
     }
@@ -317,22 +322,25 @@ fn table(rows: &[Row]) -> String {
             }
             None => row.peer_netns.clone(),
         };
-        builder.push_record([
-            row.pod.clone(),
-            row.node.clone(),
-            joined(&row.ips),
-            row.ifindex.to_string(),
-            head(row),
-            host,
-            row.bridge.clone().unwrap_or_else(|| "-".to_owned()),
-            row.port.clone().unwrap_or_else(|| "-".to_owned()),
-            row.mac.clone().unwrap_or_else(|| "-".to_owned()),
-            match row.host_mtu {
-                Some(host) if host != row.mtu => format!("{} (host {host})", row.mtu),
-                _ => row.mtu.to_string(),
-            },
-            row.netns_inode.to_string(),
-        ]);
+        builder.push_record(
+            [
+                row.pod.clone(),
+                row.node.clone(),
+                joined(&row.ips),
+                row.ifindex.to_string(),
+                head(row),
+                host,
+                row.bridge.clone().unwrap_or_else(|| "-".to_owned()),
+                row.port.clone().unwrap_or_else(|| "-".to_owned()),
+                row.mac.clone().unwrap_or_else(|| "-".to_owned()),
+                match row.host_mtu {
+                    Some(host) if host != row.mtu => format!("{} (host {host})", row.mtu),
+                    _ => row.mtu.to_string(),
+                },
+                row.netns_inode.to_string(),
+            ]
+            .map(|cell| escaped(&cell).into_owned()),
+        );
     }
     build(builder)
 }
@@ -343,7 +351,8 @@ fn blocks(rows: &[Row]) -> String {
         if !text.is_empty() {
             text.push('\n');
         }
-        text.push_str(&format!("{} on {}\n", row.pod, row.node));
+        let place = format!("{} on {}", row.pod, row.node);
+        text.push_str(&format!("{}\n", escaped(&place)));
         let none = || "-".to_owned();
         let host = row.host_device.as_ref().map_or_else(
             || row.peer_netns.clone(),
@@ -388,7 +397,7 @@ fn blocks(rows: &[Row]) -> String {
             ),
             ("process", row.process.clone().unwrap_or_else(none)),
         ] {
-            text.push_str(&format!("  {name:11}{value}\n"));
+            text.push_str(&format!("  {name:11}{}\n", escaped(&value)));
         }
     }
     text

@@ -12,7 +12,7 @@ pub mod tree;
 
 use anyhow::Context;
 
-pub use paint::Options;
+pub use paint::{Options, escaped, without_commands};
 
 use crate::cli::Format;
 

@@ -1,5 +1,10 @@
 //! How text may look: colour, width, and whether the terminal knows more than ASCII.
+//!
+//! Names of devices, comments of rules, and words of the API are other people's: what a terminal would
+//! take as a command is shown escaped. [`fold`] and [`Options::paint`] do so where a line is made,
+//! [`Options::plain`] once more over all of it.
 
+use std::borrow::Cow;
 use std::io::IsTerminal;
 
 use crate::cli::ColorChoice;
@@ -51,23 +56,50 @@ impl Options {
         }
     }
 
-    /// The text with this style, where colours are wanted.
+    /// The text, escaped, with this style where colours are wanted.
     pub fn paint(&self, style: Style, text: &str) -> String {
+        let text = escaped(text);
         if !self.color || text.is_empty() {
-            return text.to_owned();
+            return text.into_owned();
         }
+        let [reset, good, bad, unsure, head, dim] = CODES;
         let code = match style {
-            Style::Good => "32",
-            Style::Bad => "1;31",
-            Style::Unsure => "33",
-            Style::Head => "1",
-            Style::Dim => "2",
+            Style::Good => good,
+            Style::Bad => bad,
+            Style::Unsure => unsure,
+            Style::Head => head,
+            Style::Dim => dim,
         };
-        format!("\x1b[{code}m{text}\x1b[0m")
+        format!("\x1b[{code}m{text}\x1b[{reset}m")
     }
 
-    /// The text with ASCII in place of arrows and lines, where nothing more is known to be shown.
-    pub fn plain(&self, text: String) -> String {
+    /// The whole text as it may go to a terminal: without commands but its own colours, and with ASCII
+    /// in place of arrows and lines where nothing more is known to be shown.
+    pub fn plain(&self, text: &str) -> String {
+        let text = if self.color {
+            let mut safe = String::with_capacity(text.len());
+            let mut rest = text;
+            while let Some(at) = rest.find('\x1b') {
+                let (before, from) = rest.split_at(at);
+                safe.push_str(&without_commands(before));
+                let own = CODES.iter().find_map(|code| {
+                    let after = from.strip_prefix("\x1b[")?.strip_prefix(code)?;
+                    after.strip_prefix('m')
+                });
+                let after = own.unwrap_or_else(|| from.strip_prefix('\x1b').unwrap_or(""));
+                let (taken, _) = from.split_at(from.len() - after.len());
+                if own.is_some() {
+                    safe.push_str(taken);
+                } else {
+                    safe.push_str(&escaped(taken));
+                }
+                rest = after;
+            }
+            safe.push_str(&without_commands(rest));
+            safe
+        } else {
+            without_commands(text)
+        };
         if self.unicode {
             return text;
         }
@@ -87,6 +119,39 @@ impl Options {
         }
         plain
     }
+}
+
+/// All colours that this program writes: reset, then those of [`Style`].
+const CODES: [&str; 6] = ["0", "32", "1;31", "33", "1", "2"];
+
+/// Control characters, and those that turn the direction of writing: both make a terminal show
+/// something else than what is there.
+fn commands(c: char) -> bool {
+    let turns =
+        matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || turns
+}
+
+/// Foreign words on one line, with whatever a terminal would obey spelled out: `\u{1b}`, `\n`.
+pub fn escaped(text: &str) -> Cow<'_, str> {
+    if !text.contains(commands) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if commands(c) {
+            safe.extend(c.escape_default());
+        } else {
+            safe.push(c);
+        }
+    }
+    Cow::Owned(safe)
+}
+
+/// Foreign words of several lines, likewise, but for the ends of lines.
+pub fn without_commands(text: &str) -> String {
+    let lines: Vec<Cow<'_, str>> = text.split('\n').map(escaped).collect();
+    lines.join("\n")
 }
 
 /// Colours by meaning.
@@ -139,8 +204,14 @@ pub fn columns(text: &str) -> usize {
     count
 }
 
-/// A line folded at spaces so that it fits, further lines behind `indent`.
+/// Foreign words, escaped and folded as [`fold_painted`] does.
 pub fn fold(options: &Options, first: &str, indent: &str, text: &str) -> String {
+    fold_painted(options, first, indent, &escaped(text))
+}
+
+/// A line folded at spaces so that it fits, further lines behind `indent`. The text may have colours,
+/// so that it must be escaped already.
+pub fn fold_painted(options: &Options, first: &str, indent: &str, text: &str) -> String {
     let mut line = first.to_owned();
     let mut out = String::new();
     let Some(width) = options.width else {
@@ -202,11 +273,38 @@ mod tests {
     }
 
     #[test]
+    fn what_a_terminal_would_obey_is_spelled_out() {
+        let nasty = "eth0\x1b]0;owned\x07\u{9b}2J\u{202e}\r\nNP0000 all is well\x1b[31m";
+        for color in [false, true] {
+            let options = Options {
+                color,
+                ..Options::default()
+            };
+            let mut text = options.paint(Style::Head, nasty);
+            text.push('\n');
+            text.push_str(&fold(&options, "  ", "  ", nasty));
+            // Even what nobody thought of when the line was made.
+            text.push_str("forgotten \x1b[2J\x07\u{9b}1m");
+            let text = options.plain(&text);
+            assert_eq!(text.lines().count(), 3, "{text:?}");
+            let bare = CODES.iter().fold(text.clone(), |text, code| {
+                text.replace(&format!("\x1b[{code}m"), "")
+            });
+            assert!(!bare.replace('\n', "").contains(commands), "{text:?}");
+            assert!(
+                bare.contains("eth0\\u{1b}]0;owned\\u{7}\\u{9b}2J\\u{202e}\\r\\nNP0000"),
+                "{text:?}"
+            );
+            assert_eq!(text.contains("\x1b[1m"), color);
+        }
+    }
+
+    #[test]
     fn ascii_says_the_same() {
         let options = Options {
             unicode: false,
             ..Options::default()
         };
-        assert_eq!(options.plain("├─ ✗ a → b".to_owned()), "|- x a -> b");
+        assert_eq!(options.plain("├─ ✗ a → b"), "|- x a -> b");
     }
 }

@@ -9,7 +9,7 @@ use netpath::explain::{Branch, End, Explanation, Finding, Severity, Verdict, Way
 use netpath::model::packet::Packet;
 use netpath::trace::{Disposition, Evidence, StepKind};
 
-use super::paint::{Options, Style, columns, fold};
+use super::paint::{Options, Style, columns, escaped, fold, fold_painted};
 use super::tree::{Line, Node, Path, Then, grow};
 
 /// Column at which a step's words start, behind its short word.
@@ -42,7 +42,7 @@ pub fn trace(answer: &Explanation, options: &Options) -> String {
     writer.findings(&mut text);
     writer.list(&mut text, "unknown", &answer.unknown);
     writer.list(&mut text, "assumed", &answer.assumed);
-    options.plain(text)
+    options.plain(&text)
 }
 
 fn end(end: &End, with_ip: bool) -> String {
@@ -89,7 +89,7 @@ fn first_line(answer: &Explanation, options: &Options) -> String {
     if fits {
         format!("{ends}   {verdict}\n")
     } else {
-        fold(options, &format!("{ends}\n"), "  ", &format!("  {verdict}"))
+        fold_painted(options, &format!("{ends}\n"), "  ", &format!("  {verdict}"))
     }
 }
 
@@ -123,7 +123,23 @@ fn verdict(answer: &Explanation) -> (Style, String) {
         } else {
             "delivered"
         };
-        return (Style::Good, format!("✓ {what}{all}"));
+        let diverted: Vec<&Branch> = answer.branches.iter().filter(|b| b.diverted).collect();
+        let elsewhere = match diverted.as_slice() {
+            [] => String::new(),
+            [only] if total == 1 => {
+                let packet = &only.way.packet;
+                let address = words::socket_addr(packet.dst, packet.dport());
+                let owner = only.way.to.as_ref();
+                let owner = owner.map_or(String::new(), |to| format!(" ({to})"));
+                format!(", but to {address}{owner}, by translation on the way")
+            }
+            some if some.len() == total => ", but elsewhere, by translation on the way".to_owned(),
+            some => format!(
+                ", {} of them elsewhere, by translation on the way",
+                some.len()
+            ),
+        };
+        return (Style::Good, format!("✓ {what}{all}{elsewhere}"));
     };
     let worst = broken
         .iter()
@@ -303,8 +319,9 @@ impl Writer<'_> {
             .options
             .paint(style, &format!("{sign} {}", ending(&found.way)));
         let first = format!("{indent}{corner} {share}");
-        let words = format!("{to}{on}   {ending}");
-        text.push_str(&fold(self.options, &first, &format!("{below}  "), &words));
+        let words = format!("{}{}   {ending}", escaped(&to), escaped(&on));
+        let rest = format!("{below}  ");
+        text.push_str(&fold_painted(self.options, &first, &rest, &words));
         let works = found.verdict == Verdict::Delivered;
         if works && *shown == 0 && !self.options.wide {
             return;
@@ -334,7 +351,7 @@ impl Writer<'_> {
                         let object = self.options.paint(Style::Dim, object);
                         let rest = format!("{rest}    ");
                         let first = format!("{indent}  {:LABEL$}  · ", "");
-                        text.push_str(&fold(self.options, &first, &rest, &object));
+                        text.push_str(&fold_painted(self.options, &first, &rest, &object));
                     }
                 }
             }
@@ -433,7 +450,7 @@ impl Writer<'_> {
             "{} {}: {}",
             finding.code.code,
             finding.severity.name(),
-            finding.code.title
+            finding.title
         );
         text.push_str(&format!("{}\n", self.options.paint(style, &head)));
         let mut part = |word: &str, words: &str| {

@@ -1,6 +1,6 @@
 use netpath::explain::{ChainNames, End, FlowTraces, Naming, Question, explain};
 use netpath::model::link::{Link, LinkKind};
-use netpath::model::names::{Names, NodeName, PodName, ServiceName};
+use netpath::model::names::{Endpoint, Names, NodeName, PodName, ServiceName};
 use netpath::model::netfilter::{Backend, ChainKind, Counters, Family, Hook, Policy};
 use netpath::model::netns::{NetNs, NsIdentity};
 use netpath::model::packet::{L4, Packet, TCP};
@@ -116,6 +116,19 @@ fn names() -> Names {
             pod("api-5d-7p", "u-api-7p", "worker-3", "10.244.3.8"),
         ],
         services: vec![ServiceName {
+            endpoints: ["10.244.1.9", "10.244.2.4", "10.244.3.8"]
+                .map(|ip| Endpoint {
+                    ip: ip.parse().unwrap(),
+                    port: Some(8080),
+                    port_name: "http".to_owned(),
+                    protocol: TCP,
+                    node: None,
+                    pod: None,
+                    ready: true,
+                    serving: true,
+                    terminating: false,
+                })
+                .into(),
             namespace: "shop".to_owned(),
             name: "api".to_owned(),
             cluster_ips: vec!["10.96.14.3".parse().unwrap()],
@@ -529,4 +542,55 @@ fn as_json_and_yaml() {
     let again: serde_json::Value = serde_saphyr::from_str(&yaml).unwrap();
     let first: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(again, first);
+}
+
+#[test]
+fn the_first_line_says_where_a_redirected_packet_went() {
+    let answer = |diverted: bool| {
+        let topology = topology();
+        let (names, chains) = (names(), ChainNames::new());
+        let trace = delivered();
+        let mut answer = explain(&Question {
+            source: End {
+                typed: "web-0".to_owned(),
+                kind: "pod".to_owned(),
+                name: Some("shop/web-0".to_owned()),
+                ip: None,
+                node: None,
+            },
+            destination: End {
+                typed: "10.244.2.4:80".to_owned(),
+                kind: "address".to_owned(),
+                name: None,
+                ip: Some("10.244.2.4".parse().unwrap()),
+                node: None,
+            },
+            protocol: TCP,
+            port: Some(80),
+            source_port: None,
+            size: 60,
+            flows: vec![FlowTraces {
+                share: 1.0,
+                traces: &[trace],
+            }],
+            naming: Naming {
+                topology: &topology,
+                names: &names,
+                chains: &chains,
+            },
+            notes: Vec::new(),
+        });
+        answer.branches[0].diverted = diverted;
+        answer.branches[0].way.packet.dst = "10.244.1.7".parse().unwrap();
+        answer.branches[0].way.to = Some("pod shop/web-0".to_owned());
+        let text = text::trace(&answer, &Options::default());
+        text.lines().next().unwrap().to_owned()
+    };
+    assert!(answer(false).ends_with("✓ delivered"), "{}", answer(false));
+    assert!(
+        answer(true).contains("✓ delivered, but to 10.244.1.7:")
+            && answer(true).ends_with("(pod shop/web-0), by translation on the way"),
+        "{}",
+        answer(true)
+    );
 }

@@ -9,6 +9,7 @@ use super::ends::{Family, Resolved};
 use super::error::{Choice, Choices, Error, nearest};
 use super::objects::{ClusterView, NodeInfo, PodInfo, ServiceInfo};
 use super::parse::{EndSpec, ObjectKind, Protocol, Reading, readings};
+use crate::kube_client::quoted;
 
 /// What is asked: two ends and what was said about the flow.
 #[derive(Clone, Debug)]
@@ -56,6 +57,9 @@ pub fn resolve(view: &ClusterView, ask: &Ask) -> Result<Resolved, Error> {
     };
     let (source, source_port) = chooser.source(&source_spec)?;
     let target = chooser.destination(&destination_spec)?;
+    if let super::ends::Source::Address { ip } = source {
+        return Err(chooser.outside(ip, &target.destination));
+    }
     chooser.flows(source, source_port, target)
 }
 
@@ -90,9 +94,10 @@ impl<'a> Chooser<'a> {
             Side::Source => (end, self.ask.destination.as_str()),
             Side::Destination => (self.ask.source.as_str(), end),
         };
-        let mut parts = vec![self.ask.command.as_str(), source];
-        if !destination.is_empty() {
-            parts.push(destination);
+        let (source, destination) = (quoted(source), quoted(destination));
+        let mut parts = vec![self.ask.command.as_str(), &source];
+        if !self.ask.destination.is_empty() {
+            parts.push(&destination);
         }
         parts.extend(self.ask.flags.iter().map(String::as_str));
         parts.extend(more);
@@ -350,7 +355,7 @@ impl<'a> Chooser<'a> {
         let meant = readings
             .iter()
             .find(|r| self.exists(r.namespace.as_deref().unwrap_or(&self.ask.namespace)));
-        let Some(meant) = meant.filter(|_| !self.wrong_namespace(readings)) else {
+        let Some(meant) = meant.filter(|_| !self.wrong_namespace(side, readings)) else {
             let first = readings.first();
             let namespace = first
                 .and_then(|r| r.namespace.as_deref())
@@ -358,9 +363,18 @@ impl<'a> Chooser<'a> {
             let name = first.map_or("", |r| r.name.as_str());
             let near = nearest(namespace, self.view.namespaces.iter().map(String::as_str));
             let kind = kinds.first().map_or("pod", |k| k.short());
-            let nearest = near
+            let near = near
                 .into_iter()
-                .map(|near| self.choice(side, &format!("{kind}/{name}.{near}{port}"), ""))
+                .map(|near| format!("{kind}/{name}.{near}{port}"));
+            // `NAMESPACE/NAME` may be a slip of `TYPE/NAME`.
+            let slip = self.typed(side).contains('/') && readings.len() > 1;
+            let types = ["pod", "svc", "deploy", "sts", "ds", "rs", "node"];
+            let types = nearest(namespace, types.into_iter().filter(|_| slip));
+            let nearest = types
+                .into_iter()
+                .map(|kind| format!("{kind}/{name}{port}"))
+                .chain(near)
+                .map(|end| self.choice(side, &end, ""))
                 .collect();
             return Error::NoSuchNamespace {
                 end: self.typed(side).to_owned(),
@@ -370,6 +384,18 @@ impl<'a> Chooser<'a> {
         };
         let namespace = meant.namespace.as_deref().unwrap_or(&self.ask.namespace);
         let mut choices = Vec::new();
+        // `TYPE/NAME` was read, `NAMESPACE/NAME` may have been meant: some namespace may be called `svc`.
+        if let Some((head, _)) = self.typed(side).split_once('/') {
+            let name = meant.name.as_str();
+            if self.view.service(head, name).is_some() && side == Side::Destination {
+                let end = format!("svc/{name}.{head}{port}");
+                choices.push(self.choice(side, &end, format!("Service {head}/{name}")));
+            }
+            if self.view.pod(head, name).is_some() {
+                let end = format!("pod/{name}.{head}{port}");
+                choices.push(self.choice(side, &end, format!("pod {head}/{name}")));
+            }
+        }
         for kind in kinds {
             for (near_namespace, near) in self.near(*kind, namespace, &meant.name) {
                 let end = format!("{}{port}", self.spell(*kind, near_namespace, near));
@@ -397,16 +423,15 @@ impl<'a> Chooser<'a> {
         }
     }
 
-    /// `NAME.SOMETHING` where SOMETHING is nearly a namespace, or is one's misspelling.
-    fn wrong_namespace(&self, readings: &[Reading]) -> bool {
-        readings
-            .first()
-            .and_then(|r| r.namespace.as_deref())
-            .is_some_and(|namespace| {
-                !self.exists(namespace)
-                    && !nearest(namespace, self.view.namespaces.iter().map(String::as_str))
-                        .is_empty()
-            })
+    /// `SOMETHING/NAME`, or `NAME.SOMETHING` where SOMETHING is nearly a namespace's name, while there is
+    /// no such namespace.
+    fn wrong_namespace(&self, side: Side, readings: &[Reading]) -> bool {
+        let namespace = readings.first().and_then(|r| r.namespace.as_deref());
+        let head = self.typed(side).split_once('/').map(|(head, _)| head);
+        namespace.is_some_and(|namespace| {
+            let near = || nearest(namespace, self.view.namespaces.iter().map(String::as_str));
+            !self.exists(namespace) && (head == Some(namespace) || !near().is_empty())
+        })
     }
 
     /// Whether a namespace exists; true where namespaces could not be listed.

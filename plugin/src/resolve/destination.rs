@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
+use netpath::model::Prefix;
+
 use super::choose::{Chooser, Side};
 use super::ends::{Destination, Entry, ServiceEnd};
 use super::error::{Choice, Choices, Error};
@@ -161,13 +163,27 @@ impl<'a> Chooser<'a> {
                 ));
             }
         }
+        let node = self.node_of_range(ip);
+        if let Some(node) = &node {
+            self.notes.push(format!(
+                "{ip} is in the pod range of node {node}, but no pod that could be listed has it"
+            ));
+        }
         let (protocol, port) = self.plain_port(port, &ip.to_string())?;
         Ok(Target {
-            destination: Destination::Address { ip },
+            destination: Destination::Address { ip, node },
             protocol,
             port,
             address: Some(ip),
         })
+    }
+
+    /// The node whose pod range an address is in.
+    fn node_of_range(&self, ip: IpAddr) -> Option<String> {
+        let within = |cidr: &String| cidr.parse::<Prefix>().is_ok_and(|cidr| cidr.contains(ip));
+        let mut nodes = self.view.nodes.iter();
+        let found = nodes.find(|node| node.pod_cidrs.iter().any(within))?;
+        Some(found.name.clone())
     }
 
     fn destination_url(&mut self, host: &str, port: NonZeroU16) -> Result<Target, Error> {

@@ -150,6 +150,8 @@ pub enum Destination {
     Address {
         /// The address.
         ip: IpAddr,
+        /// The node whose pod range it is in: who is asked whether anybody there has it.
+        node: Option<String>,
     },
     /// A host name outside the cluster (a URL's, or a Service of type ExternalName), to be looked up.
     Name {
@@ -169,7 +171,7 @@ impl Destination {
             Self::Service(end) => format!("svc {}", end.service.path()),
             Self::Pod { pod } => format!("pod {}", pod.path()),
             Self::Node { node, .. } => format!("node {}", node.name),
-            Self::Address { ip } => ip.to_string(),
+            Self::Address { ip, .. } => ip.to_string(),
             Self::Name { host, .. } => host.clone(),
         }
     }
@@ -226,6 +228,7 @@ impl Resolved {
             Destination::Node { node, .. } => {
                 nodes.insert(node.name.clone());
             }
+            Destination::Address { node, .. } => nodes.extend(node.clone()),
             _ => {}
         }
         if let Some(end) = self.destination.service() {

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use super::parse::ParseError;
+use super::parse::{ParseError, TYPES};
 
 /// A command that the user can paste, with what it would mean.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub enum Error {
         nearest: Choices,
     },
     /// The namespace does not exist.
-    #[error("end {end:?}: there is no namespace {namespace:?}{}", meant(.nearest))]
+    #[error("end {end:?}: there is no namespace {namespace:?}{}{}", no_type(.end, .namespace), meant(.nearest))]
     NoSuchNamespace {
         /// The end as typed.
         end: String,
@@ -151,6 +151,16 @@ fn meant(nearest: &Choices) -> String {
         0 => String::new(),
         1 => format!("; did you mean{nearest}"),
         _ => format!("; did you mean one of{nearest}"),
+    }
+}
+
+/// `NAMESPACE/NAME` may have been meant as `TYPE/NAME`.
+fn no_type(end: &str, namespace: &str) -> String {
+    let head = end.split_once('/').map(|(head, _)| head);
+    if head == Some(namespace) {
+        format!(", nor such a type (types are {TYPES})")
+    } else {
+        String::new()
     }
 }
 

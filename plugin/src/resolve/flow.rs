@@ -100,7 +100,7 @@ fn destination_ips(destination: &Destination) -> Vec<IpAddr> {
         Destination::Pod { pod } if pod.ips.is_empty() => pod.host_ips.clone(),
         Destination::Pod { pod } => pod.ips.clone(),
         Destination::Node { node, .. } => node.ips.clone(),
-        Destination::Address { ip } => vec![*ip],
+        Destination::Address { ip, .. } => vec![*ip],
         Destination::Name { .. } => Vec::new(),
     }
 }

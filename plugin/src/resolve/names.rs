@@ -66,6 +66,11 @@ pub fn names(view: &ClusterView) -> Names {
                 terminating: endpoint.terminating,
             })
             .collect(),
+        endpoints_unread: (!view.knows("endpointslices", &service.namespace)).then(|| {
+            let mut unread = view.unread.iter();
+            let why = unread.find(|unread| unread.resource == "endpointslices");
+            why.map_or_else(String::new, |unread| unread.why.clone())
+        }),
     });
     let nodes = view.nodes.iter().map(|node| NodeName {
         name: node.name.clone(),

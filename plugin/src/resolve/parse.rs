@@ -1,7 +1,7 @@
 //! What a user typed for one end of a flow, taken apart without asking anybody.
 //!
-//! Grammar: `[TYPE/]NAME[.NAMESPACE][:PORT]`, an address with or without a port, or a URL; with
-//! `--local` also `netns/NAME`, `pid/N` and `host`. Whether the name exists is decided later, in
+//! Grammar: `[TYPE/]NAME[.NAMESPACE][:PORT]`, `NAMESPACE/NAME[:PORT]` where NAMESPACE is no type, an
+//! address with or without a port, or a URL; with `--local` also `netns/NAME`, `pid/N` and `host`. Whether the name exists is decided later, in
 //! [`super::choose`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -87,6 +87,9 @@ pub struct ParseError {
 const FORMS: &str = "use [TYPE/]NAME[.NAMESPACE][:PORT], ADDRESS[:PORT] or a URL, for instance web-0, \
                      svc/api:http, api.shop:80, node/worker-1 or 10.96.0.10:53";
 
+/// What can stand before the slash.
+pub(super) const TYPES: &str = "pod, svc, deploy, sts, ds, rs or node";
+
 /// Reads one end of a trace in a cluster.
 ///
 /// Errors: empty text, unknown type, malformed name, port or address.
@@ -115,10 +118,10 @@ fn parse_text(text: &str, local: bool) -> Result<EndSpec, String> {
         return Err("it contains white space".to_owned());
     }
     if let Some(spec) = parse_url(text)? {
-        return Ok(spec);
+        return somewhere(spec);
     }
     if let Some(spec) = parse_address(text)? {
-        return Ok(spec);
+        return somewhere(spec);
     }
     let (head, rest) = match text.split_once('/') {
         Some((head, rest)) => (Some(head), rest),
@@ -131,19 +134,38 @@ fn parse_text(text: &str, local: bool) -> Result<EndSpec, String> {
     if local {
         return parse_local_name(head, name, port);
     }
-    let kind = match head {
-        None => None,
-        Some("netns" | "pid") => return Err("this end exists with --local only".to_owned()),
-        Some(head) => Some(ObjectKind::from_prefix(head).ok_or_else(|| {
-            format!("unknown type {head:?}; use pod, svc, deploy, sts, ds, rs or node")
-        })?),
-    };
     check_name(name)?;
-    Ok(EndSpec::Object {
-        kind,
-        name: name.to_owned(),
-        port,
-    })
+    let (kind, name) = match head {
+        None => (None, name.to_owned()),
+        Some("netns" | "pid") => return Err("this end exists with --local only".to_owned()),
+        Some(head) => match ObjectKind::from_prefix(head) {
+            Some(kind) => (Some(kind), name.to_owned()),
+            // As this program and kubectl's descriptions print objects.
+            None if !head.contains('.') && check_name(head).is_ok() => {
+                (None, format!("{name}.{head}"))
+            }
+            None => return Err(format!("unknown type {head:?}; use {TYPES}")),
+        },
+    };
+    Ok(EndSpec::Object { kind, name, port })
+}
+
+/// Refuses an address that stands for any: programs listen on it, packets are not sent to or from it.
+fn somewhere(spec: EndSpec) -> Result<EndSpec, String> {
+    let ip = match &spec {
+        EndSpec::Address { ip, .. } => Some(*ip),
+        EndSpec::Url { host, .. } => host.parse().ok(),
+        _ => None,
+    };
+    match ip {
+        Some(ip) if ip.is_unspecified() => {
+            let own = if ip.is_ipv4() { "127.0.0.1" } else { "::1" };
+            Err(format!(
+                "{ip} is what programs listen on, no address of anybody; give that of a pod, Service or node, or {own} for the sender itself"
+            ))
+        }
+        _ => Ok(spec),
+    }
 }
 
 fn parse_local_name(

@@ -141,7 +141,7 @@ fn slips_are_named() {
     assert!(why("api:0").contains("out of range"));
     assert!(why("api:70000").contains("out of range"));
     assert!(why("api:HTTP").contains("port name"));
-    assert!(why("foo/api").contains("unknown type"));
+    assert!(why("Foo/api").contains("unknown type"));
     assert!(why("pod/").contains("name is missing"));
     assert!(why("pod/a/b").contains("slashes"));
     assert!(why("Web").contains("upper-case"));
@@ -194,5 +194,37 @@ fn nothing_typed_can_panic() {
         let _ = parse(text);
         let _ = parse_local(text);
         let _ = readings(text);
+    }
+}
+
+#[test]
+fn what_is_no_type_before_the_slash_is_a_namespace() {
+    let object = |text: &str| match parse(text).unwrap() {
+        EndSpec::Object { kind, name, .. } => (kind, name),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(object("shop/web-0"), (None, "web-0.shop".to_owned()));
+    assert_eq!(
+        object("node/web-0"),
+        (Some(ObjectKind::Node), "web-0".to_owned())
+    );
+    assert_eq!(
+        parse("shop/api:http").unwrap().port(),
+        Some(PortSpec::Name("http".to_owned()))
+    );
+    assert!(parse("a.b/web-0").is_err());
+    assert!(parse("shop/pod/web-0").is_err());
+}
+
+#[test]
+fn any_address_is_nobodys() {
+    for text in ["0.0.0.0", "0.0.0.0:80", "::", "[::]:80", "http://0.0.0.0/"] {
+        for parsed in [parse(text), parse_local(text)] {
+            let error = parsed.unwrap_err().to_string();
+            assert!(
+                error.contains("or 127.0.0.1 for") || error.contains("or ::1 for"),
+                "{error}"
+            );
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::choose::{Chooser, Side};
-use super::ends::Source;
+use super::ends::{Destination, Source};
 use super::error::{Choices, Error};
 use super::objects::{Endpoint, ServiceInfo};
 use super::parse::{EndSpec, ObjectKind, PortSpec};
@@ -121,6 +121,37 @@ impl Chooser<'_> {
             "{ip} belongs to no pod and no node that could be listed"
         ));
         Ok(Source::Address { ip })
+    }
+
+    /// The error for a packet that no helper sees start, with the nearest questions that can be answered.
+    pub(super) fn outside(&self, ip: IpAddr, destination: &Destination) -> Error {
+        let own = match destination {
+            Destination::Node { node, .. } => Some(node.name.as_str()),
+            Destination::Pod { pod } => pod.node.as_deref(),
+            _ => None,
+        };
+        // From another node, the packet comes in by the uplink as one from outside does.
+        let mut nodes = self.view.nodes.iter().map(|node| node.name.as_str());
+        let other = nodes.find(|name| Some(*name) != own).or(own);
+        let choices = other.map(|name| {
+            let meaning = match own {
+                Some(own) if own != name => "from another machine on the nodes' network",
+                _ => "from a node itself",
+            };
+            self.choice(Side::Source, &format!("node/{name}"), meaning)
+        });
+        Error::Unfit {
+            end: self.typed(Side::Source).to_owned(),
+            why: format!(
+                "no pod and no node has {ip}: packets from outside the cluster are not followed, since no helper is where they start{}",
+                if choices.is_some() {
+                    "; the nearest that can be asked"
+                } else {
+                    "; name a pod or a node"
+                }
+            ),
+            choices: Choices(choices.into_iter().collect()),
+        }
     }
 
     pub(super) fn no_such_node(&self, side: Side, name: &str, port: &str) -> Error {

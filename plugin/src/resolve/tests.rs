@@ -263,10 +263,23 @@ fn addresses_are_named() {
     assert!(matches!(outside.destination, Destination::Address { .. }));
     let ping = go("web-0", "203.0.113.5").unwrap();
     assert_eq!((ping.protocol, ping.flows[0].port), (Protocol::Icmp, None));
-    assert!(matches!(
-        go("203.0.113.5", "api").unwrap().source,
-        Source::Address { .. }
-    ));
+    assert_eq!(outside.nodes(), ["worker-1".to_owned()].into());
+    let nobody = go("web-0", "10.244.2.77:80").unwrap();
+    assert_eq!(
+        nobody.nodes(),
+        ["worker-1", "worker-2"].map(str::to_owned).into()
+    );
+    assert!(
+        nobody.notes[0].contains("pod range of node worker-2"),
+        "{:?}",
+        nobody.notes
+    );
+    let text = trouble("203.0.113.5", "node/worker-1:30080");
+    assert!(text.contains("packets from outside"), "{text}");
+    assert!(
+        text.contains("netpath trace node/worker-2 node/worker-1:30080 -n shop"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -486,4 +499,138 @@ fn hostile_objects_are_refused_not_panicked_on() {
             "{object}"
         );
     }
+}
+
+/// The words of a command as a POSIX shell would take them, as far as these commands need one.
+fn words(command: &str) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote = false;
+    for c in command.chars() {
+        match (quote, c) {
+            (_, '\'') => {
+                quote = !quote;
+                word.get_or_insert_default();
+            }
+            (false, ' ') => words.extend(word.take()),
+            _ => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+#[test]
+fn proposed_commands_are_understood() {
+    let odd = ["-n", "shop", "--context", "'my context'", "--as", "'a b'"].map(str::to_owned);
+    let mut seen = 0;
+    let ends = [
+        "web-0",
+        "web",
+        "wbe-0",
+        "both",
+        "worker-1",
+        "pod/worker-1",
+        "node/worker-9",
+        "svc/apii",
+        "deploy/apii",
+        "deploy/idle",
+        "kube-system/dns",
+        "dns.kube-system",
+        "shpo/web-0",
+        "pdo/web-0",
+        "api",
+        "two",
+        "pod/two:sql",
+        "api:9999",
+        "api:30080",
+        "web-0.shpo",
+        "slow-0",
+        "svc/both:81",
+        "http://apii/?a=b&c=d",
+        "10.96.14.3",
+        "nowhere",
+        "203.0.113.5",
+    ];
+    let mut commands: Vec<(String, bool)> = Vec::new();
+    for end in ends {
+        for (source, destination) in [
+            (end, "api"),
+            ("web-0", end),
+            ("web-0", "http://apii/?a=b&c=d"),
+        ] {
+            let asked = Ask {
+                flags: odd.to_vec(),
+                ..ask(source, destination)
+            };
+            if let Err(error) = resolve(&view(), &asked) {
+                let text = error.to_string();
+                let lines = text
+                    .lines()
+                    .filter_map(|line| line.strip_prefix("  kubectl"));
+                commands.extend(lines.map(|line| (format!("kubectl{line}"), true)));
+            }
+        }
+        for command in ["map", "dump routes"] {
+            let asked = Ask {
+                command: format!("kubectl netpath {command}"),
+                flags: odd.to_vec(),
+                ..ask(end, "")
+            };
+            if let Err(error) = resolve_place(&view(), &asked) {
+                let text = error.to_string();
+                let lines = text
+                    .lines()
+                    .filter_map(|line| line.strip_prefix("  kubectl"));
+                commands.extend(lines.map(|line| (format!("kubectl{line}"), false)));
+            }
+        }
+    }
+    for (command, trace) in commands {
+        let command = command.split("  #").next().unwrap().trim_end();
+        let mut args = words(command);
+        assert_eq!(
+            args.drain(..2).collect::<Vec<_>>(),
+            ["kubectl", "netpath"],
+            "{command}"
+        );
+        args.insert(0, "kubectl-netpath".to_owned());
+        let parsed = crate::cli::parse(args.iter().map(Into::into));
+        let cli = parsed.unwrap_or_else(|error| panic!("{command}: {error}"));
+        assert_eq!(cli.global.connection.context.as_deref(), Some("my context"));
+        match cli.command {
+            crate::cli::Command::Trace(args) => {
+                assert!(trace);
+                parse_end(&args.source).unwrap();
+                parse_end(&args.destination).unwrap();
+            }
+            crate::cli::Command::Dump(args) => drop(parse_end(&args.place).unwrap()),
+            crate::cli::Command::Map(args) => drop(parse_end(&args.what.unwrap()).unwrap()),
+            other => panic!("{other:?}"),
+        }
+        seen += 1;
+    }
+    assert!(seen > 20, "only {seen}");
+}
+
+#[test]
+fn a_namespace_before_the_slash() {
+    let found = go("shop/web-0", "kube-system/dns:metrics").unwrap();
+    assert_eq!(found.source.describe(), "pod shop/web-0");
+    assert_eq!(found.destination.describe(), "svc kube-system/dns");
+    let text = trouble("pdo/web-0", "api");
+    assert!(
+        text.contains("no namespace \"pdo\", nor such a type"),
+        "{text}"
+    );
+    assert!(text.contains("trace pod/web-0 api"), "{text}");
+    // A namespace that is called like a type.
+    let mut objects = cluster();
+    objects.push(json!({"kind": "Namespace", "metadata": {"name": "node"}}));
+    objects.push(pod("node", "web-9", "worker-1", "10.244.1.99"));
+    let view = ClusterView::from_objects(&objects).unwrap();
+    let text = resolve(&view, &ask("node/web-9", "api"))
+        .unwrap_err()
+        .to_string();
+    assert!(text.contains("trace pod/web-9.node api"), "{text}");
 }

@@ -6,7 +6,7 @@ use netpath::model::names::Names;
 use netpath::model::topology::{NodeHint, Topology};
 
 use crate::kube_client::{ConnectionFlags, Kube};
-use crate::launch::NodeTarget;
+use crate::launch::{HelperFlags, NodeTarget};
 use crate::resolve::fetch::{Scope, fetch};
 use crate::resolve::{Ask, ClusterView, EndSpec, Family, Protocol};
 use crate::resolve::{names::names, parse_end};
@@ -23,14 +23,17 @@ pub struct Cluster {
     pub names: Names,
 }
 
-/// Connects and reads the objects that `ends` may need.
+/// Connects and reads the objects that `ends` and helpers may need.
 pub async fn read(
     flags: &ConnectionFlags,
+    helpers: &HelperFlags,
     ends: &[&EndSpec],
     progress: Progress,
 ) -> anyhow::Result<Cluster> {
     let kube = flags.connect().await?;
-    let scope = Scope::of(ends, &kube.namespace);
+    let mut scope = Scope::of(ends, &kube.namespace);
+    // Warm helpers are there.
+    scope.namespaces.extend(helpers.helper_namespace.clone());
     let view = progress
         // The six lists' requests are large to carry about.
         .during("reading the cluster", Box::pin(fetch(&kube, &scope)))

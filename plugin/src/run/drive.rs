@@ -13,10 +13,18 @@ pub async fn drive(fleet: &mut Fleet<'_>, flows: &[Flow]) -> Vec<Outcome> {
     let limits = Limits::default();
     let mut outcomes: Vec<Outcome> = Vec::new();
     for _ in 0..ROUNDS {
-        outcomes = flows
-            .iter()
-            .map(|flow| simulate(&fleet.topology, flow, &limits))
-            .collect();
+        // On a thread of its own: a long simulation must not keep a signal from being heard.
+        let topology = std::mem::take(&mut fleet.topology);
+        let asked = flows.to_vec();
+        let work = tokio::task::spawn_blocking(move || {
+            let follow = |flow| simulate(&topology, flow, &limits);
+            let outcomes: Vec<Outcome> = asked.iter().map(follow).collect();
+            (topology, outcomes)
+        });
+        (fleet.topology, outcomes) = match work.await {
+            Ok(done) => done,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
         let mut wants = Wants::new();
         for (node, more) in outcomes.iter().flat_map(|outcome| &outcome.wants) {
             wants
@@ -29,4 +37,54 @@ pub async fn drive(fleet: &mut Fleet<'_>, flows: &[Flow]) -> Vec<Outcome> {
         }
     }
     outcomes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use netpath::model::topology::Topology;
+    use netpath::model::{NetNsId, NsKey};
+
+    use super::super::fleet::Source;
+    use super::super::progress::Progress;
+    use super::*;
+
+    #[test]
+    fn a_signal_is_heard_while_the_simulation_goes_on() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(1)
+            .build()
+            .unwrap();
+        let flow = Flow {
+            from: NsKey {
+                node: "n1".to_owned(),
+                netns: NetNsId { dev: 4, ino: 1 },
+            },
+            src: None,
+            sport: None,
+            dst: "10.0.0.1".parse().unwrap(),
+            dport: Some(80),
+            protocol: 6,
+            len: 60,
+            uid: None,
+        };
+        runtime.block_on(async {
+            // The one thread for simulations is busy, as with a simulation without end.
+            let (free, wait) = std::sync::mpsc::channel::<()>();
+            tokio::task::spawn_blocking(move || wait.recv());
+            let mut fleet = Fleet::new(Source::Nobody, Topology::default(), Progress::new(false));
+            let flows = [flow];
+            let mut work = std::pin::pin!(drive(&mut fleet, &flows));
+            let heard = tokio::select! {
+                biased;
+                _ = &mut work => false,
+                () = tokio::time::sleep(Duration::from_millis(1)) => true,
+            };
+            assert!(heard);
+            free.send(()).unwrap();
+            assert_eq!(work.await.len(), 1);
+        });
+    }
 }

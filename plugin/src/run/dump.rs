@@ -11,7 +11,7 @@ use super::place::{Done, Wish, everywhere, read};
 use super::{local, saved};
 use crate::cli::{DumpArgs, DumpWhat, Format, GlobalFlags};
 use crate::render;
-use crate::request::Facts;
+use crate::request::{Facts, file_flags};
 use crate::resolve::{ClusterView, EndSpec, Source, parse_local, resolve_place};
 
 /// Does it and gives the exit code.
@@ -41,7 +41,7 @@ pub async fn run(args: &DumpArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
         ends: &[&spec],
         cluster: &|cluster| {
             let flags = cluster.kube.typed_flags.clone();
-            let source = place(&cluster.view, &args.place, &namespace(cluster), flags)?;
+            let source = place(&cluster.view, args, &namespace(cluster), flags)?;
             let (node, target) = target(&source)?;
             let mut wants = everywhere([node.clone()], &target, depth);
             if args.what == DumpWhat::Conntrack {
@@ -64,7 +64,7 @@ pub async fn run(args: &DumpArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
     };
     let read = match read(&facts, global, &wish).await? {
         Done::Read(read) => *read,
-        Done::Signalled(code) => return Ok(code),
+        Done::Ended(code) => return Ok(code),
     };
     let topology = &read.topology;
     let key = if of_cluster {
@@ -72,14 +72,14 @@ pub async fn run(args: &DumpArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
         let view = saved::view(&read.names);
         let default = global.connection.namespace.as_deref().unwrap_or("default");
         let found = match &facts {
-            Facts::File(_) => place(&view, &args.place, default, Vec::new())?,
+            Facts::File(path) => place(&view, args, default, file_flags(path))?,
             _ => return show_cluster(args, global, &read),
         };
         namespace_of(topology, &found)?
     } else {
         local_key(topology, args, &spec)?
     };
-    show(args, global, topology, &read.names, &key)
+    show(args, global, topology, &read.names, &key, read.code)
 }
 
 /// The namespace of a machine's own that was named.
@@ -99,7 +99,7 @@ fn show_cluster(
 ) -> anyhow::Result<u8> {
     let found: Vec<_> = read.topology.all().collect();
     if let [(key, _)] = found.as_slice() {
-        return show(args, global, &read.topology, &read.names, key);
+        return show(args, global, &read.topology, &read.names, key, read.code);
     }
     let absent = read.topology.absent.iter();
     let whys: Vec<&str> = absent.map(|(_, _, why)| why.as_str()).collect();
@@ -112,11 +112,13 @@ fn show_cluster(
 
 fn place(
     view: &ClusterView,
-    typed: &str,
+    args: &DumpArgs,
     namespace: &str,
     flags: Vec<String>,
 ) -> anyhow::Result<Source> {
-    let ask = cluster::ask(typed, "", namespace, "dump", flags, None, None);
+    let what = clap::ValueEnum::to_possible_value(&args.what);
+    let command = format!("dump {}", what.as_ref().map_or("", |what| what.get_name()));
+    let ask = cluster::ask(&args.place, "", namespace, &command, flags, None, None);
     Ok(resolve_place(view, &ask)?.0)
 }
 
@@ -160,17 +162,18 @@ fn show(
     topology: &Topology,
     names: &netpath::model::names::Names,
     key: &NsKey,
+    code: u8,
 ) -> anyhow::Result<u8> {
     let dump = render::dump::Dump::of(topology, names, key, args.what)?;
     match args.output {
         Format::Text | Format::Wide => {
             let options = super::options(global);
-            super::print(&options.plain(dump.text()))?;
+            super::print(&options.plain(&dump.text()))?;
         }
         Format::Json | Format::Yaml => super::print_data(&dump.data(), args.output)?,
     }
     if dump.is_missing() {
         return Ok(super::INCONCLUSIVE);
     }
-    Ok(0)
+    Ok(code)
 }

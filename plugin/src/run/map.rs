@@ -13,7 +13,7 @@ use super::{local, saved};
 use crate::cli::{Format, GlobalFlags, MapArgs};
 use crate::render;
 use crate::render::map::{Map, Row};
-use crate::request::Facts;
+use crate::request::{Facts, file_flags};
 use crate::resolve::{EndSpec, parse_local, resolve_place};
 
 /// What was typed.
@@ -159,7 +159,7 @@ pub async fn run(args: &MapArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
     };
     let read = match read(&facts, global, &wish).await? {
         Done::Read(read) => *read,
-        Done::Signalled(code) => return Ok(code),
+        Done::Ended(code) => return Ok(code),
     };
     let mut map = render::map::map(&read.topology, &read.names);
     let mut node_named = None;
@@ -179,8 +179,8 @@ pub async fn run(args: &MapArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
         (What::Place(typed), Some(_)) => {
             let view = saved::view(&read.names);
             let default = global.connection.namespace.as_deref().unwrap_or("default");
-            if let Facts::File(_) = facts {
-                let ask = cluster::ask(typed, "", default, "map", Vec::new(), None, None);
+            if let Facts::File(path) = &facts {
+                let ask = cluster::ask(typed, "", default, "map", file_flags(path), None, None);
                 let (source, _) = resolve_place(&view, &ask)?;
                 let (node, wanted) = target(&source)?;
                 map.links.retain(|row| row.node == node);
@@ -220,12 +220,12 @@ pub async fn run(args: &MapArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
         Format::Text | Format::Wide => {
             let options = super::options(global);
             let text = render::map::text(&map, args.output == Format::Wide);
-            super::print(&options.plain(text))?;
+            super::print(&options.plain(&text))?;
         }
         Format::Json | Format::Yaml => super::print_data(&map, args.output)?,
     }
     Ok(if read.failed.is_empty() {
-        0
+        read.code
     } else {
         super::INCONCLUSIVE
     })

@@ -12,6 +12,7 @@ pub mod fleet;
 pub mod local;
 mod map;
 mod place;
+mod plan;
 mod progress;
 mod save;
 mod saved;
@@ -24,7 +25,10 @@ use std::process::ExitCode;
 use anyhow::Context;
 use netpath::explain::codes;
 
-use crate::cli::{CleanupArgs, Cli, Command, ExplainArgs, Format, GlobalFlags, SnapshotCommand};
+use crate::cli::{
+    CleanupArgs, Cli, Command, CompletionFor, ExplainArgs, Format, GlobalFlags, SnapshotCommand,
+};
+use crate::launch::error::LaunchError;
 use crate::launch::signals::Signals;
 use crate::launch::{CleanupScope, Signal, cleanup};
 use crate::render::{self, Options};
@@ -52,7 +56,7 @@ pub async fn run(cli: Cli) -> ExitCode {
     match done {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("error: {error:#}");
+            say(&format!("error: {error:#}"));
             ExitCode::from(TOOL_FAILURE)
         }
     }
@@ -70,6 +74,24 @@ pub fn print(text: &str) -> anyhow::Result<()> {
     match written {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => other.context("write the answer to stdout"),
+    }
+}
+
+/// Writes a line or more to stderr, without what a terminal would obey: servers and nodes chose some of
+/// the words.
+pub fn say(text: &str) {
+    eprintln!("{}", render::without_commands(text));
+}
+
+/// Names the helper pods that could not be removed, each with the command that does, and gives the exit
+/// code: that of the answer, which scripts key on, unless it says that all went well.
+pub fn left_behind(left: &[LaunchError], code: u8) -> u8 {
+    for error in left {
+        say(&format!("error: {error}"));
+    }
+    match code {
+        0 if !left.is_empty() => TOOL_FAILURE,
+        code => code,
     }
 }
 
@@ -136,7 +158,7 @@ async fn clean(args: &CleanupArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
             Ok(false) => text.push_str(&format!("would remove {what} ({})\n", pod.phase)),
             Err(error) => {
                 failed = true;
-                eprintln!("error: remove {what}: {error}");
+                say(&format!("error: remove {what}: {error}"));
             }
         }
     }
@@ -177,10 +199,41 @@ fn version(format: Format) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-fn completion(shell: clap_complete::Shell) -> anyhow::Result<u8> {
+fn completion(shell: CompletionFor) -> anyhow::Result<u8> {
+    use clap_complete::Shell;
+    let shell = match shell {
+        CompletionFor::Bash => Shell::Bash,
+        CompletionFor::Elvish => Shell::Elvish,
+        CompletionFor::Fish => Shell::Fish,
+        CompletionFor::PowerShell => Shell::PowerShell,
+        CompletionFor::Zsh => Shell::Zsh,
+        CompletionFor::Kubectl => {
+            print(crate::complete::SCRIPT)?;
+            return Ok(0);
+        }
+    };
     let mut command = <Cli as clap::CommandFactory>::command();
     let mut bytes = Vec::new();
     clap_complete::generate(shell, &mut command, "kubectl-netpath", &mut bytes);
     print(&String::from_utf8_lossy(&bytes))?;
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_helper_left_behind_changes_only_the_code_of_success() {
+        let left = || LaunchError::LeftBehind {
+            node: "worker-1".to_owned(),
+            pod: "shop/netpath-1".to_owned(),
+            command: "kubectl delete pod".to_owned(),
+            cause: "forbidden".to_owned(),
+        };
+        assert_eq!(left_behind(&[], 0), 0);
+        assert_eq!(left_behind(&[left()], 0), TOOL_FAILURE);
+        assert_eq!(left_behind(&[left()], BROKEN), BROKEN);
+        assert_eq!(left_behind(&[left()], INCONCLUSIVE), INCONCLUSIVE);
+    }
 }

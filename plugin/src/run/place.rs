@@ -12,7 +12,7 @@ use netpath::simulate::Wants;
 use super::cluster::{self, Cluster};
 use super::fleet::{Fleet, Source};
 use super::progress::Progress;
-use super::{local, saved};
+use super::{local, plan, saved};
 use crate::cli::GlobalFlags;
 use crate::launch::{Launcher, Outcome as Guarded, guard};
 use crate::request::Facts;
@@ -26,6 +26,8 @@ pub struct Read {
     pub names: Names,
     /// Nodes that could not be read, with the reason.
     pub failed: Vec<String>,
+    /// Exit code where nothing else is to be said: not 0 where a helper was left behind.
+    pub code: u8,
 }
 
 /// Which nodes, and what of them.
@@ -46,8 +48,8 @@ pub struct Wish<'a> {
 pub enum Done {
     /// With this.
     Read(Box<Read>),
-    /// By a signal; the exit code.
-    Signalled(u8),
+    /// By a signal, or before it began since only the plan was asked for; the exit code.
+    Ended(u8),
 }
 
 /// Reads. Errors: nothing at all could be read.
@@ -61,6 +63,7 @@ pub async fn read(facts: &Facts, global: &GlobalFlags, wish: &Wish<'_>) -> anyho
                 topology: file.topology,
                 names: file.names,
                 failed: Vec::new(),
+                code: 0,
             })))
         }
         Facts::Local => {
@@ -68,14 +71,18 @@ pub async fn read(facts: &Facts, global: &GlobalFlags, wish: &Wish<'_>) -> anyho
             let work = on_this_machine(progress, start, wish);
             tokio::select! {
                 biased;
-                signal = signals.next() => Ok(Done::Signalled(super::interrupted(signal))),
+                signal = signals.next() => Ok(Done::Ended(super::interrupted(signal))),
                 done = work => done.map(|read| Done::Read(Box::new(read))),
             }
         }
         Facts::Cluster(flags) => {
-            let cluster = cluster::read(&global.connection, wish.ends, progress).await?;
+            let cluster = cluster::read(&global.connection, flags, wish.ends, progress).await?;
             let wants = (wish.cluster)(&cluster)?;
             let launcher = Launcher::new(cluster.kube.clone(), flags.clone());
+            if flags.dry_run {
+                let code = plan::print(&launcher, &cluster, wants.into_keys())?;
+                return Ok(Done::Ended(code));
+            }
             let work = async {
                 let source = Source::Cluster {
                     launcher: &launcher,
@@ -93,20 +100,19 @@ pub async fn read(facts: &Facts, global: &GlobalFlags, wish: &Wish<'_>) -> anyho
                 Ok((topology, failed))
             };
             let (outcome, left) = guard(&launcher, work, Result::is_ok).await;
-            for error in left {
-                eprintln!("error: {error}");
-            }
+            let left_code = super::left_behind(&left, 0);
             match outcome {
-                Guarded::Signalled(signal) => Ok(Done::Signalled(super::interrupted(signal))),
+                Guarded::Signalled(signal) => Ok(Done::Ended(super::interrupted(signal))),
                 Guarded::Done(done) => {
                     let (topology, failed) = done?;
                     for why in &failed {
-                        eprintln!("warning: {why}");
+                        super::say(&format!("warning: {why}"));
                     }
                     Ok(Done::Read(Box::new(Read {
                         topology,
                         names: cluster.names,
                         failed,
+                        code: left_code,
                     })))
                 }
             }
@@ -143,6 +149,7 @@ async fn on_this_machine(
         topology,
         names: Names::default(),
         failed: Vec::new(),
+        code: 0,
     })
 }
 

@@ -24,7 +24,7 @@ impl Progress {
         tokio::select! {
             biased;
             done = &mut work => return done,
-            () = tokio::time::sleep(PATIENCE) => eprintln!("{what} ..."),
+            () = tokio::time::sleep(PATIENCE) => super::say(&format!("{what} ...")),
         }
         work.await
     }
@@ -32,7 +32,7 @@ impl Progress {
     /// Says what was done, with `--verbose`.
     pub fn verbose(self, what: impl FnOnce() -> String) {
         if self.verbose {
-            eprintln!("{}", what());
+            super::say(&what());
         }
     }
 }

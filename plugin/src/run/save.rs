@@ -62,9 +62,10 @@ pub async fn run(args: &SaveArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
         topology,
         names,
         failed,
+        code,
     } = match read(&facts, global, &wish).await? {
         Done::Read(read) => *read,
-        Done::Signalled(code) => return Ok(code),
+        Done::Ended(code) => return Ok(code),
     };
     write(&args.file, &topology, &names)?;
     let spaces: usize = topology.nodes.values().map(|node| node.netns.len()).sum();
@@ -73,7 +74,11 @@ pub async fn run(args: &SaveArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
         args.file.display(),
         topology.nodes.len()
     );
-    Ok(if failed.is_empty() { 0 } else { INCONCLUSIVE })
+    Ok(if failed.is_empty() {
+        code
+    } else {
+        INCONCLUSIVE
+    })
 }
 
 fn directory(path: &Path) -> PathBuf {

@@ -16,12 +16,12 @@ use netpath::simulate::{Flow, Outcome, Wants};
 use super::cluster::{self, Cluster};
 use super::fleet::{Fleet, Source as FleetSource, Stats};
 use super::progress::Progress;
-use super::{BROKEN, INCONCLUSIVE, drive, local, saved};
+use super::{BROKEN, INCONCLUSIVE, drive, local, plan, saved};
 use crate::cli::{Format, GlobalFlags, TraceArgs};
 use crate::launch::{HelperFlags, Launcher, Outcome as Guarded, guard};
 use crate::proxy_names::chain_names;
 use crate::render;
-use crate::request::{Facts, TraceRequest, protocol_number};
+use crate::request::{Facts, TraceRequest, file_flags, protocol_number};
 use crate::resolve::{
     ClusterView, Destination, EndSpec, Entry, Protocol, Resolved, Source, parse_local, resolve,
 };
@@ -66,6 +66,7 @@ impl Job<'_> {
         let destination = cluster::parse(&self.request.destination)?;
         let cluster = cluster::read(
             &self.global.connection,
+            flags,
             &[&source, &destination],
             self.progress,
         )
@@ -79,14 +80,19 @@ impl Job<'_> {
             )
             .await?;
         let launcher = Launcher::new(cluster.kube.clone(), flags.clone());
+        if flags.dry_run {
+            let nodes = likely(&resolved, &cluster.view).into_keys();
+            return plan::print(&launcher, &cluster, nodes);
+        }
         let work = self.with_helpers(&launcher, &cluster, &resolved);
         let (outcome, left) = guard(&launcher, work, Result::is_ok).await;
-        for error in left {
-            eprintln!("error: {error}");
-        }
         match outcome {
-            Guarded::Done(done) => done,
-            Guarded::Signalled(signal) => Ok(super::interrupted(signal)),
+            Guarded::Done(Err(error)) => {
+                super::left_behind(&left, super::TOOL_FAILURE);
+                Err(error)
+            }
+            Guarded::Done(Ok(code)) => Ok(super::left_behind(&left, code)),
+            Guarded::Signalled(signal) => Ok(super::left_behind(&left, super::interrupted(signal))),
         }
     }
 
@@ -125,11 +131,6 @@ impl Job<'_> {
                 "{host} was looked up on this machine; the pod's own DNS may answer otherwise"
             ));
         }
-        if let Source::Address { ip } = resolved.source {
-            bail!(
-                "source {ip}: it belongs to no pod and no node; a trace starts where a helper can look: give a pod, or node/NAME for packets that enter there"
-            );
-        }
         Ok(resolved)
     }
 
@@ -161,7 +162,7 @@ impl Job<'_> {
         }
         let failures: Vec<String> = fleet.failures().values().cloned().collect();
         for why in &failures {
-            eprintln!("warning: {why}");
+            super::say(&format!("warning: {why}"));
         }
         let (topology, stats) = fleet.close(self.start).await;
         let ends = ends_of(self.request, resolved);
@@ -312,7 +313,7 @@ impl Job<'_> {
         );
         let view = saved::view(&file.names);
         let namespace = self.global.connection.namespace.as_deref();
-        let flags = vec!["--snapshot".to_owned(), path.display().to_string()];
+        let flags = file_flags(path);
         let resolved = self
             .resolve(
                 &view,

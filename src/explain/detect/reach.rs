@@ -1,15 +1,180 @@
 //! Routes, neighbours, tunnels, devices and sockets that do not let a packet through.
 
+use std::net::IpAddr;
+
+use crate::model::NsKey;
 use crate::model::packet::Packet;
-use crate::model::route::RouteKind;
-use crate::model::rule::RuleAction;
-use crate::trace::{Evidence, Hop, StepKind};
+use crate::model::route::{Route, RouteKind};
+use crate::model::rule::{Rule, RuleAction};
+use crate::trace::{Disposition, DropReason, Evidence, Hop, StepKind};
 
 use super::Case;
 use crate::explain::codes::{self, Code};
 use crate::explain::words;
 
+/// Whether a policy rule refuses packets itself.
+pub(super) fn refuses(rule: &Rule) -> bool {
+    matches!(
+        rule.action,
+        RuleAction::Blackhole | RuleAction::Unreachable | RuleAction::Prohibit
+    )
+}
+
+/// Whether a route is one that leads nowhere.
+pub(super) fn no_way(route: &Route) -> bool {
+    !matches!(route.kind, RouteKind::Unicast | RouteKind::Local)
+}
+
 impl<'a> Case<'a> {
+    /// A circle of routes; a TTL that runs out without one is none.
+    pub(super) fn goes_round(&self) -> (Code, String) {
+        let dst = self.innermost();
+        if self.circle().is_empty() && self.trace.disposition != Disposition::Loop {
+            let mend = format!(
+                "{}: the packet came with a TTL of 1 or less; see what sets it so low at the sender (sysctl net.ipv4.ip_default_ttl, net.ipv6.conf.all.hop_limit) or on the way (a TTL or HL rule: iptables-save -t mangle)",
+                self.here()
+            );
+            return (codes::TTL, mend);
+        }
+        let routes = self.routes_of_circle();
+        let owner = match self.naming.node_of(dst) {
+            Some(node) => {
+                format!("{dst} is on {node}: its routes must lead there, and {node} needs its own")
+            }
+            None => format!("no node that was read owns {dst}: none should pass it on"),
+        };
+        let mend = if routes.is_empty() {
+            format!("{owner}; compare on each: ip route get {dst}")
+        } else {
+            format!(
+                "{owner}; correct or delete (ip route del) the wrong one of these routes: {}",
+                routes.join("; ")
+            )
+        };
+        (codes::LOOP, mend)
+    }
+
+    /// What to do about something that could not be read or is not followed.
+    pub(super) fn read_it(&self) -> String {
+        let what = self.unreadable().unwrap_or_default();
+        let here = self.here();
+        let lower = what.to_ascii_lowercase();
+        let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+        if says(&["eperm", "eacces", "not permitted", "permission", "cap_"]) {
+            format!(
+                "the helper {here} lacks a right: try --privileged, or let its namespace allow the capabilities of docs/security.md"
+            )
+        } else if says(&[
+            "was not read",
+            "could not be read",
+            "no helper",
+            "not reachable",
+            "not be listed",
+        ]) {
+            format!(
+                "see on stderr or under unknown why that could not be read {here}, mend that, and ask again"
+            )
+        } else {
+            format!(
+                "netpath does not follow this; look {here} by hand, for instance with {}, or send a packet and watch it: {}",
+                self.typed("nft monitor trace"),
+                self.typed(&format!("tcpdump -ni any host {}", self.innermost()))
+            )
+        }
+    }
+
+    /// What opens a bridge port, for each way of being closed.
+    pub(super) fn open_port(&self, reason: DropReason) -> String {
+        let here = self.here();
+        let port = self
+            .step
+            .evidence
+            .iter()
+            .find_map(|evidence| match evidence {
+                Evidence::Link { dev, .. } => Some(dev.clone()),
+                _ => None,
+            });
+        let port = port
+            .or_else(|| self.hop.iif.clone())
+            .unwrap_or_else(|| "PORT".to_owned());
+        let show = self.typed(&format!("bridge -d link show dev {port}"));
+        let set = |what: &str| self.typed(&format!("bridge link set dev {port} {what}"));
+        match reason {
+            DropReason::BridgePortState => format!(
+                "{here}: {show} tells the port's state; without STP: {}, else look for the loop that STP cuts",
+                set("state 3")
+            ),
+            DropReason::BridgeIsolated => {
+                format!(
+                    "{here}: {}, unless the isolation is meant",
+                    set("isolated off")
+                )
+            }
+            DropReason::VlanFilter => format!(
+                "{here}: {} lists what the port takes; allow the frame's VLAN there",
+                self.typed(&format!("bridge vlan show dev {port}"))
+            ),
+            _ => format!(
+                "{here}: {} shows no port for the address: is the pod's device a port of the bridge ({}), and does flooding reach it ({})?",
+                self.typed("bridge fdb show"),
+                self.typed("bridge link show"),
+                set("flood on")
+            ),
+        }
+    }
+
+    /// What removes a route or policy rule that refuses.
+    fn remove_refusal(&self, packet: &Packet) -> String {
+        let here = self.here();
+        let ip = self.ip();
+        let rule = self
+            .step
+            .evidence
+            .iter()
+            .find_map(|evidence| match evidence {
+                Evidence::PolicyRule { rule } if refuses(rule) => Some(rule),
+                _ => None,
+            });
+        if let Some(rule) = rule {
+            let del = self.typed(&format!("{ip} rule del pref {}", rule.priority));
+            return format!(
+                "{here}: {del} (it reads: {}), once you know who set it",
+                words::rule(rule)
+            );
+        }
+        let route = self
+            .step
+            .evidence
+            .iter()
+            .find_map(|evidence| match evidence {
+                Evidence::Route { route, .. } if no_way(route) => {
+                    Some(words::route_short(route, &|index| {
+                        self.naming.dev(&self.hop.ns, index)
+                    }))
+                }
+                _ => None,
+            });
+        let del = route.map_or_else(
+            || "remove it".to_owned(),
+            |route| self.typed(&format!("{ip} route del {route}")),
+        );
+        format!(
+            "{here}: the longer route for {} is missing (recreate the pod, or restart the CNI's agent); where this one is not to be: {del}",
+            packet.dst
+        )
+    }
+
+    /// Who sent the frame, and by which neighbour entry.
+    fn believed(&self) -> Option<(NsKey, IpAddr, String)> {
+        self.trace.hops.iter().rev().find_map(|hop| {
+            let found = hop.steps.iter().rev().flat_map(|step| &step.evidence);
+            let mut entries = found.filter_map(|evidence| match evidence {
+                Evidence::Neigh { neigh, dev } => Some((hop.ns.clone(), neigh.dst, dev.clone())),
+                _ => None,
+            });
+            entries.next()
+        })
+    }
     pub(super) fn too_big(&self, mtu: Option<u32>) -> (Code, String) {
         let limit = mtu
             .map(|mtu| format!(" to {mtu} bytes or less"))
@@ -56,11 +221,18 @@ impl<'a> Case<'a> {
             );
             return (codes::FILTERED, mend);
         }
+        let (hop, dev) = (self.next_hop(), self.way_out());
+        let owner = match self.naming.address(hop) {
+            Some(owner) => format!("see that {owner} is up and on the link of {dev}"),
+            None if hop == packet.dst => {
+                format!("nothing that was read has {hop}: is the address right?")
+            }
+            None => format!("see that the gateway {hop} is up and on the link of {dev}"),
+        };
         let mend = format!(
-            "{}: is the next hop for {} alive and on this link? ip neigh show; where the entry is stale: ip neigh flush dev {}",
+            "{}: {owner}; where it is, and the entry is stale: {}",
             self.here(),
-            packet.dst,
-            self.hop.oif.clone().unwrap_or_else(|| "DEVICE".to_owned())
+            self.typed(&format!("{} neigh flush to {hop} dev {dev}", self.ip()))
         );
         (codes::NEIGH_UNRESOLVED, mend)
     }
@@ -77,20 +249,25 @@ impl<'a> Case<'a> {
         if self.in_tunnel() {
             return self.tunnel();
         }
-        let mend = format!(
-            "{}: the sender's neighbour entry for {} is wrong: ip neigh del it there, and see what set it or changed the device's address",
-            self.here(),
-            packet.dst
-        );
+        let believed = self.believed();
+        let mend = match believed {
+            Some((sender, dst, dev)) => format!(
+                "on {}: {}; then see what set the entry or changed the device's address",
+                sender.node,
+                self.typed_in(&sender, &format!("{} neigh del {dst} dev {dev}", self.ip()))
+            ),
+            None => format!(
+                "remove the neighbour entry for {} at the sender, and see what set it or changed the device's address",
+                packet.dst
+            ),
+        };
         (codes::WRONG_MAC, mend)
     }
 
     pub(super) fn has_route_kind(&self) -> bool {
         self.step.evidence.iter().any(|evidence| match evidence {
-            Evidence::Route { route, .. } => {
-                !matches!(route.kind, RouteKind::Unicast | RouteKind::Local)
-            }
-            Evidence::PolicyRule { rule } => !matches!(rule.action, RuleAction::Table(_)),
+            Evidence::Route { route, .. } => no_way(route),
+            Evidence::PolicyRule { rule } => refuses(rule),
             _ => false,
         })
     }
@@ -98,11 +275,7 @@ impl<'a> Case<'a> {
     pub(super) fn no_route(&self, packet: &Packet) -> (Code, String) {
         let here = self.here();
         if self.has_route_kind() {
-            let mend = format!(
-                "{here}: the longer route for {} is missing (recreate the pod, or restart the CNI's agent), or this route is to be removed",
-                packet.dst
-            );
-            return (codes::ROUTE_REFUSES, mend);
+            return (codes::ROUTE_REFUSES, self.remove_refusal(packet));
         }
         let mend = match self.naming.node_of(packet.dst) {
             Some(node) if node != self.hop.ns.node => {
@@ -116,7 +289,27 @@ impl<'a> Case<'a> {
                     "{here}: restart the CNI's agent, which should have added the route to {what}, where {node} is"
                 )
             }
-            _ => format!("{here}: add a route for {}: ip route add", packet.dst),
+            _ => {
+                let dev = self.hop.iif.as_deref().filter(|_| self.hop.oif.is_none());
+                let check = match dev {
+                    Some(dev) => format!(
+                        "{} route get {} from {} iif {dev}",
+                        self.ip(),
+                        packet.dst,
+                        packet.src
+                    ),
+                    None => format!("{} route get {}", self.ip(), packet.dst),
+                };
+                format!(
+                    "{here}: {} shows the same; restart what should have added the route (the CNI's agent), or by hand: {}",
+                    self.typed(&check),
+                    self.typed(&format!(
+                        "{} route add {} via GATEWAY",
+                        self.ip(),
+                        packet.dst
+                    ))
+                )
+            }
         };
         (codes::NO_ROUTE, mend)
     }
@@ -152,12 +345,7 @@ impl<'a> Case<'a> {
         let here = self.here();
         let port = packet.dport();
         let sockets = self.ns().and_then(|ns| ns.sockets.known());
-        let elsewhere: Vec<String> = sockets
-            .into_iter()
-            .flatten()
-            .filter(|s| s.listening && s.protocol == packet.protocol() && Some(s.port) == port)
-            .map(|socket| words::socket_addr(socket.addr, Some(socket.port)))
-            .collect();
+        let elsewhere = self.bound_elsewhere();
         let wanted = words::socket_addr(packet.dst, port);
         if elsewhere.is_empty() {
             let others: Vec<String> = sockets
@@ -173,13 +361,20 @@ impl<'a> Case<'a> {
                 format!(" (listening there: {})", others.join(", "))
             };
             let mend = format!(
-                "{here}: start what should listen on {wanted}, or correct the port or targetPort{listening}"
+                "{here}: start what should listen on {wanted}, or correct the port or targetPort{listening}; check: {}",
+                self.typed("ss -ltunp")
             );
             return (codes::NO_LISTENER, mend);
         }
         let mend = format!(
-            "{here}: the program listens on {} only; let it listen on every address",
-            elsewhere.join(" and ")
+            "{here}: the program listens on {} only; let it listen on {} (its setting may be called bind, host or listen); check: {}",
+            elsewhere.join(" and "),
+            if packet.dst.is_ipv4() {
+                "0.0.0.0"
+            } else {
+                "::"
+            },
+            self.typed(&format!("ss -ltunp sport = :{}", port.unwrap_or_default()))
         );
         (codes::LISTENER_ELSEWHERE, mend)
     }
@@ -194,12 +389,10 @@ impl<'a> Case<'a> {
                 _ => None,
             });
         let dev = dev.unwrap_or_else(|| self.dev());
+        let up = self.typed(&format!("ip link set {dev} up"));
         (
             codes::LINK_DOWN,
-            format!(
-                "{}: ip link set {dev} up (a veth needs both ends up)",
-                self.here()
-            ),
+            format!("{}: {up} (a veth needs both ends up)", self.here()),
         )
     }
 

@@ -204,12 +204,11 @@ fn is_harmless(expr: &Expr) -> bool {
 fn blame(vm: &Vm<'_>, chain: &Chain, rule: &Rule, why: &str) -> String {
     let table = vm.walk.as_ref().map(|walk| walk.base.table);
     let place = table.map_or_else(String::new, |t| format!("{} {} ", t.family.name(), t.name));
-    let style = table.map_or(text::Style::Nft, text::style);
     format!(
         "rule {} of {place}chain {} ({}): {why}",
         rule.handle,
         chain.name,
-        text::rule(rule, style)
+        text::rule(rule, table)
     )
 }
 

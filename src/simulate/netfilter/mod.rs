@@ -23,6 +23,7 @@ mod step;
 #[cfg(test)]
 mod tests;
 mod text;
+mod text_field;
 mod text_nft;
 mod text_target;
 mod text_value;
@@ -42,7 +43,7 @@ pub(crate) use text::protocol_name;
 
 /// A rule in the words of `iptables-save` or `nft`, whichever most likely made its table.
 pub fn rule_text(table: &Table, rule: &Rule) -> String {
-    text::rule(rule, text::style(table))
+    text::rule(rule, Some(table))
 }
 
 /// An element in the words of `nft`.

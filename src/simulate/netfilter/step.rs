@@ -28,13 +28,12 @@ pub(super) fn summed_up(notes: Vec<Note>, assumed: &[Evidence]) -> Option<Step> 
 pub(super) fn path(walk: &Walk<'_>, rule: Option<&Rule>) -> Vec<Evidence> {
     let mut out = Vec::new();
     let base = walk.base.reference();
-    let style = text::style(walk.base.table);
     let mut add = |chain: &Chain, rule: &Rule, elements: &[Evidence]| {
         out.push(Evidence::NetfilterRule {
             base: base.clone(),
             chain: chain.name.clone(),
             handle: rule.handle,
-            text: text::rule(rule, style),
+            text: text::rule(rule, Some(walk.base.table)),
             comment: rule.comment.clone().or_else(|| comment_match(rule)),
             counters: rule.exprs.iter().find_map(|expr| match expr {
                 Expr::Counter(counters) => Some(*counters),

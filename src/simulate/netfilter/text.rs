@@ -13,7 +13,7 @@ pub(super) enum Style {
 }
 
 /// Words for the rules of a table: those of the tool that most likely made it.
-pub(super) fn style(table: &Table) -> Style {
+fn style(table: &Table) -> Style {
     let names = ["filter", "nat", "mangle", "raw", "security"];
     let ip = matches!(table.family, Family::Ip | Family::Ip6);
     if table.backend == Backend::Legacy || ip && names.contains(&table.name.as_str()) {
@@ -23,9 +23,10 @@ pub(super) fn style(table: &Table) -> Style {
     }
 }
 
-/// A rule on one line.
-pub(super) fn rule(rule: &Rule, style: Style) -> String {
-    let mut words = text_nft::Words::new(style);
+/// A rule on one line, as the tool prints it that most likely made its table.
+pub(super) fn rule(rule: &Rule, table: Option<&Table>) -> String {
+    let style = table.map_or(Style::Nft, style);
+    let mut words = text_nft::Words::new(style, table);
     for expr in &rule.exprs {
         match expr {
             Expr::Header(head) => words.push(&text_xt::header(head)),
@@ -79,7 +80,7 @@ pub(super) fn element(set: &Set, elem: &SetElem) -> String {
         Some(SetData::Verdict(to)) => {
             text = format!("{text} : {}", verdict(to, Style::Nft));
         }
-        Some(SetData::Value(value)) => text = format!("{text} : {}", data(value)),
+        Some(SetData::Value(value)) => text = format!("{text} : {}", key_text(value)),
     }
     if let Some(comment) = &elem.comment {
         text = format!("{text} comment \"{comment}\"");
@@ -101,7 +102,7 @@ fn key(set: &Set, bytes: &[u8]) -> String {
     let mut fields = Vec::new();
     for len in lens {
         let field: Vec<u8> = bytes.iter().skip(at).take(len).copied().collect();
-        fields.push(data(&field));
+        fields.push(key_text(&field));
         at += len.next_multiple_of(4);
     }
     fields.join(" . ")
@@ -120,10 +121,18 @@ fn guess_fields(bytes: &[u8]) -> Vec<usize> {
         .collect()
 }
 
+/// A field of a key as the type that its length suggests: one byte is a protocol.
+pub(super) fn key_text(bytes: &[u8]) -> String {
+    match *bytes {
+        [one] => protocol_name(one),
+        ref other => data(other),
+    }
+}
+
 /// Bytes as the type that their length suggests.
 pub(super) fn data(bytes: &[u8]) -> String {
     match *bytes {
-        [one] => protocol_name(one),
+        [one] => one.to_string(),
         [a, b] => u16::from_be_bytes([a, b]).to_string(),
         [a, b, 0, 0] if b == 0 || a < 4 => u16::from_le_bytes([a, b]).to_string(),
         [_, _, _, _] => header::addr_from(bytes).map_or_else(String::new, |addr| addr.to_string()),

@@ -1,26 +1,53 @@
 //! Native nf_tables expressions in words: what is in a register is remembered until it is compared.
+//!
+//! `nft` leaves out conditions that another one implies (`tcp dport` implies `meta l4proto tcp`), so
+//! that they are taken back here when that other one comes.
 
-use super::text::{Style, data, verdict};
-use super::text_value::{Held, Show, bit_change, ct, meta, random, show};
-use crate::model::netfilter::{BitwiseOp, CmpOp, Expr, FibResult, PayloadBase, Reg, Verdict};
+use super::text::{Style, data, element, key_text, verdict};
+use super::text_field::{ct, fib, meta, payload, reject};
+use super::text_value::{Held, Show, bit_change, random, show, tcp_flags};
+use crate::model::netfilter::{
+    BitwiseOp, CmpOp, Elements, Expr, Family, MetaKey, PayloadBase, Reg, Set, SetData, SetElem,
+    Table, Verdict,
+};
 
 /// A rule's words so far.
-pub(super) struct Words {
+pub(super) struct Words<'a> {
     style: Style,
+    table: Option<&'a Table>,
     parts: Vec<String>,
     held: Vec<(Reg, Held)>,
-    protocol: Option<String>,
+    /// 4 or 6, where the table or a condition says so.
+    network: Option<u8>,
+    transport: Option<String>,
+    /// Conditions on family, protocol and device type that a later one may imply: their parts.
+    implied: [Option<usize>; 3],
+    /// The match that `iptables-save` has to load for ports was loaded.
+    loaded: bool,
     /// Lower end of a range: its register, its value, and where its words begin.
     lower: Option<(Reg, String, usize)>,
 }
 
-impl Words {
-    pub(super) fn new(style: Style) -> Self {
+/// Positions in [`Words::implied`].
+const FAMILY: usize = 0;
+const TRANSPORT: usize = 1;
+const DEVICE: usize = 2;
+
+impl<'a> Words<'a> {
+    pub(super) fn new(style: Style, table: Option<&'a Table>) -> Self {
         Self {
             style,
+            table,
             parts: Vec::new(),
             held: Vec::new(),
-            protocol: None,
+            network: match table.map(|table| table.family) {
+                Some(Family::Ip) => Some(4),
+                Some(Family::Ip6) => Some(6),
+                _ => None,
+            },
+            transport: None,
+            implied: [None; 3],
+            loaded: false,
             lower: None,
         }
     }
@@ -34,17 +61,25 @@ impl Words {
 
     /// The line.
     pub(super) fn done(self) -> String {
-        self.parts.join(" ")
+        let said = self.parts.into_iter().filter(|part| !part.is_empty());
+        said.collect::<Vec<_>>().join(" ")
     }
 
     fn hold(&mut self, reg: Reg, nft: &str, xt: &'static str, show: Show) {
+        self.put(
+            reg,
+            Held {
+                nft: nft.to_owned(),
+                xt,
+                show,
+                mask: None,
+                value: None,
+            },
+        );
+    }
+
+    fn put(&mut self, reg: Reg, held: Held) {
         self.held.retain(|(own, _)| *own != reg);
-        let held = Held {
-            nft: nft.to_owned(),
-            xt,
-            show,
-            mask: None,
-        };
         self.held.push((reg, held));
     }
 
@@ -56,18 +91,52 @@ impl Words {
                 xt: "",
                 show: Show::Raw,
                 mask: None,
+                value: None,
             },
             |(_, held)| held.clone(),
         )
     }
 
-    /// Names of all that a lookup's key is made of, from its first register on.
-    fn key(&self, reg: Reg) -> String {
+    /// All that a lookup's key is made of, from its first register on.
+    fn key_parts(&self, reg: Reg) -> Vec<&Held> {
         let mut parts: Vec<&(Reg, Held)> =
             self.held.iter().filter(|(own, _)| *own >= reg).collect();
         parts.sort_by_key(|(own, _)| *own);
-        let names: Vec<&str> = parts.iter().map(|(_, held)| held.nft.as_str()).collect();
+        parts.into_iter().map(|(_, held)| held).collect()
+    }
+
+    /// Its name.
+    fn key(&self, reg: Reg) -> String {
+        let parts = self.key_parts(reg);
+        let names: Vec<&str> = parts.iter().map(|held| held.nft.as_str()).collect();
         names.join(" . ")
+    }
+
+    /// Takes back a condition that what comes now implies.
+    fn implies(&mut self, which: usize) {
+        if self.style == Style::Iptables {
+            return;
+        }
+        let place = self.implied.get_mut(which).and_then(Option::take);
+        if let Some(part) = place.and_then(|at| self.parts.get_mut(at)) {
+            part.clear();
+        }
+    }
+
+    /// Takes back what a part of the packet implies.
+    fn implied_by(&mut self, base: PayloadBase, nft: &str) {
+        match base {
+            PayloadBase::LinkLayer if nft.starts_with("ether") => self.implies(DEVICE),
+            PayloadBase::Network if nft.starts_with("ip") => self.implies(FAMILY),
+            PayloadBase::Transport if nft.starts_with("icmp") => {
+                self.implies(FAMILY);
+                self.implies(TRANSPORT);
+            }
+            PayloadBase::Transport if !nft.starts_with(['@', 't']) || nft.starts_with("tcp") => {
+                self.implies(TRANSPORT);
+            }
+            _ => {}
+        }
     }
 
     /// Adds a native expression.
@@ -83,7 +152,9 @@ impl Words {
                 len,
                 dreg,
             } => {
-                let (nft, xt, show) = self.payload(*base, *offset, *len);
+                let (network, transport) = (self.network, self.transport.as_deref());
+                let (nft, xt, show) = payload(*base, *offset, *len, network, transport);
+                self.implied_by(*base, &nft);
                 self.hold(*dreg, &nft, xt, show);
             }
             Expr::Ct { key, dreg, dir } => {
@@ -102,6 +173,7 @@ impl Words {
                 mark,
                 iif,
                 oif,
+                present,
                 ..
             } => {
                 let mut nft = format!("fib {}", if *saddr { "saddr" } else { "daddr" });
@@ -110,48 +182,49 @@ impl Words {
                         nft.push_str(word);
                     }
                 }
-                let (word, show) = match result {
-                    FibResult::Oif => ("oif", Show::HostHex),
-                    FibResult::Oifname => ("oifname", Show::Name),
-                    FibResult::Addrtype => ("type", Show::AddrType),
-                    FibResult::Other(_) => ("result", Show::Raw),
-                };
+                let (word, show) = fib(*result, *present);
                 self.hold(*dreg, &format!("{nft} {word}"), "", show);
             }
             Expr::Numgen {
                 dreg,
                 modulus,
+                offset,
                 random,
-                ..
             } => {
                 let kind = if *random { "random" } else { "inc" };
-                self.hold(
-                    *dreg,
-                    &format!("numgen {kind} mod {modulus}"),
-                    "",
-                    Show::HostHex,
-                );
+                let nft = format!("numgen {kind} mod {modulus}{}", from(*offset));
+                self.hold(*dreg, &nft, "", Show::Host);
             }
+            Expr::Opaque { name, dreg, .. } => self.hold(*dreg, name, "", Show::Host),
             Expr::Hash {
                 dreg,
                 modulus,
+                offset,
                 jhash,
-                ..
             } => {
                 let nft = match jhash {
                     Some((reg, _, _)) => format!("jhash {} mod {modulus}", self.key(*reg)),
                     None => format!("symhash mod {modulus}"),
                 };
-                self.hold(*dreg, &nft, "", Show::HostHex);
+                let nft = format!("{nft}{}", from(*offset));
+                self.hold(*dreg, &nft, "", Show::Host);
             }
-            Expr::Immediate { dreg, data: value } => self.hold(*dreg, &data(value), "", Show::Raw),
+            Expr::Immediate { dreg, data: value } => self.put(
+                *dreg,
+                Held {
+                    nft: data(value),
+                    xt: "",
+                    show: Show::Raw,
+                    mask: None,
+                    value: Some(value.clone()),
+                },
+            ),
             Expr::Bitwise { sreg, dreg, op, .. } => {
                 let mut held = self.held(*sreg);
                 match op {
                     BitwiseOp::MaskXor { mask, xor } => {
                         if xor.iter().any(|byte| *byte != 0) {
-                            let change = bit_change(&held.nft, mask, xor);
-                            held.nft = change;
+                            held.nft = bit_change(&held.nft, mask, xor);
                         } else {
                             held.mask = Some(mask.clone());
                         }
@@ -160,13 +233,15 @@ impl Words {
                     BitwiseOp::Rshift(bits) => held.nft = format!("{} >> {bits}", held.nft),
                     BitwiseOp::Register { .. } => held.nft = format!("({} ...)", held.nft),
                 }
-                self.held.retain(|(own, _)| own != dreg);
-                self.held.push((*dreg, held));
+                self.put(*dreg, held);
             }
             Expr::Byteorder { sreg, dreg, .. } => {
-                let held = self.held(*sreg);
-                self.held.retain(|(own, _)| own != dreg);
-                self.held.push((*dreg, held));
+                let mut held = self.held(*sreg);
+                // What is compared from here on is in network order.
+                if held.show == Show::Host {
+                    held.show = Show::Net;
+                }
+                self.put(*dreg, held);
             }
             Expr::Cmp { op, sreg, data } => self.compare(*op, *sreg, data),
             Expr::Range {
@@ -176,11 +251,11 @@ impl Words {
                 to,
             } => {
                 let held = self.held(*sreg);
-                let (from, to) = (show(&held, from), show(&held, to));
+                let (from, to) = (show(&held, from, self.style), show(&held, to, self.style));
                 let text = match self.style {
                     Style::Iptables if !held.xt.is_empty() => {
-                        let not = if *negate { "! " } else { "" };
-                        format!("{not}{} {from}:{to}", held.xt)
+                        let value = format!("{from}:{to}");
+                        self.flag(held.xt, *negate, &value)
                     }
                     _ => {
                         let not = if *negate { "!= " } else { "" };
@@ -194,46 +269,90 @@ impl Words {
                 sreg,
                 dreg,
                 inverted,
-            } => {
-                let key = self.key(*sreg);
-                match dreg {
-                    Some(0) => self.parts.push(format!("{key} vmap @{set}")),
-                    Some(dreg) => {
-                        let nft = format!("{key} map @{set}");
-                        self.held.clear();
-                        self.hold(*dreg, &nft, "", Show::Raw);
-                        return;
-                    }
-                    None => {
-                        let not = if *inverted { "!= " } else { "" };
-                        self.parts.push(format!("{key} {not}@{set}"));
-                    }
-                }
-                self.held.clear();
-            }
+            } => self.lookup(set, *sreg, *dreg, *inverted),
             other => self.statement(other),
         }
     }
 
-    fn statement(&mut self, expr: &Expr) {
-        let addr_port = |words: &Self, addr: &Option<Reg>, port: &Option<Reg>| {
-            let name = |reg: &Option<Reg>| reg.map(|reg| words.held(reg).nft);
-            match (name(addr), name(port)) {
-                (Some(addr), Some(port)) if port.starts_with("reg ") => format!(" to {addr}"),
-                (Some(addr), Some(port)) => format!(" to {addr}:{port}"),
-                (Some(addr), None) => format!(" to {addr}"),
-                (None, Some(port)) => format!(" to :{port}"),
-                (None, None) => String::new(),
+    fn lookup(&mut self, set: &str, sreg: Reg, dreg: Option<Reg>, inverted: bool) {
+        let key = self.key(sreg);
+        let members = self.members(set, sreg);
+        match dreg {
+            Some(0) => self.parts.push(format!("{key} vmap {members}")),
+            Some(_) => {}
+            None => {
+                let not = if inverted { "!= " } else { "" };
+                self.parts.push(format!("{key} {not}{members}"));
             }
+        }
+        self.held.clear();
+        if let Some(dreg) = dreg.filter(|dreg| *dreg != 0) {
+            self.hold(dreg, &format!("{key} map {members}"), "", Show::Raw);
+        }
+    }
+
+    /// A set by name; one that belongs to the rule by its elements.
+    fn members(&self, name: &str, sreg: Reg) -> String {
+        let set = self.table.and_then(|table| table.sets.get(name));
+        let Some((set, elements)) = set.and_then(|set| match &set.elements {
+            Elements::Known(elements) if set.flags.anonymous => Some((set, elements)),
+            _ => None,
+        }) else {
+            return format!("@{name}");
         };
+        let parts = self.key_parts(sreg);
+        let mut sorted: Vec<&SetElem> = elements.iter().filter(|elem| !elem.catchall).collect();
+        sorted.sort_by(|a, b| a.key.cmp(&b.key));
+        let words: Vec<String> = match parts.as_slice() {
+            [only] => self.by_one_key(set, &sorted, only),
+            _ => sorted.iter().map(|elem| element(set, elem)).collect(),
+        };
+        format!("{{ {} }}", words.join(", "))
+    }
+
+    /// Elements of a set whose key is one field, so that its values are shown as the field's are.
+    fn by_one_key(&self, set: &Set, sorted: &[&SetElem], held: &Held) -> Vec<String> {
+        let mut words = Vec::new();
+        for (at, elem) in sorted.iter().enumerate() {
+            if elem.interval_end {
+                continue;
+            }
+            let first = show(held, &elem.key, self.style);
+            let end = sorted.get(at + 1).filter(|next| next.interval_end);
+            let last = match (&elem.key_end, end) {
+                (Some(last), _) => Some(show(held, last, self.style)),
+                (None, Some(end)) if set.flags.interval => {
+                    before(&end.key).map(|last| show(held, &last, self.style))
+                }
+                _ => None,
+            };
+            let key = match last {
+                Some(last) if last != first => format!("{first}-{last}"),
+                _ => first,
+            };
+            words.push(match &elem.data {
+                None => key,
+                Some(SetData::Verdict(to)) => format!("{key} : {}", verdict(to, Style::Nft)),
+                Some(SetData::Value(value)) => format!("{key} : {}", key_text(value)),
+            });
+        }
+        words
+    }
+
+    fn statement(&mut self, expr: &Expr) {
+        if let Expr::Reject { kind: 0, .. } = expr {
+            self.implies(FAMILY);
+        }
         let text = match expr {
             Expr::Verdict(Verdict::Continue) => return,
             Expr::Verdict(to) => verdict(to, self.style),
             Expr::MetaSet { key, sreg } => {
-                format!("{} set {}", meta(*key).0, self.held(*sreg).nft)
+                let (name, _, show) = meta(*key);
+                format!("{name} set {}", self.value(*sreg, show))
             }
             Expr::CtSet { key, sreg } => {
-                format!("ct {} set {}", ct(*key).0, self.held(*sreg).nft)
+                let (name, show) = ct(*key);
+                format!("ct {name} set {}", self.value(*sreg, show))
             }
             Expr::PayloadSet {
                 base,
@@ -241,8 +360,10 @@ impl Words {
                 len,
                 sreg,
             } => {
-                let name = self.payload(*base, *offset, *len).0;
-                format!("{name} set {}", self.held(*sreg).nft)
+                let (network, transport) = (self.network, self.transport.as_deref());
+                let (name, _, show) = payload(*base, *offset, *len, network, transport);
+                self.implied_by(*base, &name);
+                format!("{name} set {}", self.value(*sreg, show))
             }
             Expr::Dynset { set, sreg, op, .. } => {
                 let word = match op {
@@ -254,94 +375,170 @@ impl Words {
             }
             Expr::Nat {
                 source,
+                v6,
                 addr_min,
+                addr_max,
                 proto_min,
+                proto_max,
                 flags,
-                ..
             } => {
                 let kind = if *source { "snat" } else { "dnat" };
-                let random = random(*flags);
-                format!("{kind}{}{random}", addr_port(self, addr_min, proto_min))
+                let inet = self.table.is_some_and(|table| table.family == Family::Inet);
+                let family = match (inet && addr_min.is_some(), *v6) {
+                    (false, _) => "",
+                    (true, false) => " ip",
+                    (true, true) => " ip6",
+                };
+                let to = self.to((*addr_min, *addr_max), (*proto_min, *proto_max));
+                format!("{kind}{family}{to}{}", random(*flags))
             }
             Expr::Masq {
-                proto_min, flags, ..
+                proto_min,
+                proto_max,
+                flags,
             } => format!(
                 "masquerade{}{}",
-                addr_port(self, &None, proto_min),
+                self.to((None, None), (*proto_min, *proto_max)),
                 random(*flags)
             ),
-            Expr::Redir { proto_min, .. } => {
-                format!("redirect{}", addr_port(self, &None, proto_min))
+            Expr::Redir {
+                proto_min,
+                proto_max,
+                flags,
+            } => format!(
+                "redirect{}{}",
+                self.to((None, None), (*proto_min, *proto_max)),
+                random(*flags)
+            ),
+            Expr::Reject { kind, code } => reject(*kind, *code, self.network),
+            Expr::Tproxy { addr, port, .. } => {
+                format!("tproxy{}", self.to((*addr, None), (*port, None)))
             }
-            Expr::Reject { kind: 1, .. } => "reject with tcp reset".to_owned(),
-            Expr::Reject { code, .. } => format!("reject with code {code}"),
-            Expr::Tproxy { addr, port, .. } => format!("tproxy{}", addr_port(self, addr, port)),
-            Expr::Limit { inverted } => {
-                let over = if *inverted { " over" } else { "" };
-                format!("limit{over}")
-            }
+            Expr::Limit { inverted } => match (self.style, inverted) {
+                (Style::Iptables, _) => "-m limit".to_owned(),
+                (Style::Nft, true) => "limit rate over ...".to_owned(),
+                (Style::Nft, false) => "limit rate ...".to_owned(),
+            },
             Expr::Quota { bytes, .. } => format!("quota {bytes} bytes"),
+            Expr::Log if self.style == Style::Iptables => "-j LOG".to_owned(),
             Expr::Log => "log".to_owned(),
             Expr::Queue { num, .. } => format!("queue to {num}"),
             Expr::Notrack => "notrack".to_owned(),
             Expr::Objref { name, .. } => format!("object \"{name}\""),
             Expr::FlowOffload(table) => format!("flow add @{table}"),
-            Expr::Nop(name) | Expr::Opaque { name, .. } | Expr::Other { name, .. } => name.clone(),
-            Expr::Counter(_) if self.style == Style::Nft => "counter".to_owned(),
+            Expr::Nop(name) | Expr::Other { name, .. } => name.clone(),
+            Expr::Counter(count) if self.style == Style::Nft => {
+                format!("counter packets {} bytes {}", count.packets, count.bytes)
+            }
             _ => return,
         };
         self.push(&text);
     }
 
-    fn payload(&self, base: PayloadBase, offset: u32, len: u32) -> (String, &'static str, Show) {
-        let protocol = self.protocol.as_deref().unwrap_or("th");
-        let (nft, xt, show) = match (base, offset, len) {
-            (PayloadBase::Network, 12, 1..=4) => ("ip saddr", "-s", Show::Addr),
-            (PayloadBase::Network, 16, 1..=4) => ("ip daddr", "-d", Show::Addr),
-            (PayloadBase::Network, 9, 1) => ("ip protocol", "-p", Show::Protocol),
-            (PayloadBase::Network, 8, 16) => ("ip6 saddr", "-s", Show::Addr),
-            (PayloadBase::Network, 24, 16) => ("ip6 daddr", "-d", Show::Addr),
-            (PayloadBase::Transport, 0, 2) => {
-                return (format!("{protocol} sport"), "--sport", Show::Net16);
-            }
-            (PayloadBase::Transport, 2, 2) => {
-                return (format!("{protocol} dport"), "--dport", Show::Net16);
-            }
-            (base, offset, len) => {
-                let word = match base {
-                    PayloadBase::LinkLayer => "ll",
-                    PayloadBase::Network => "nh",
-                    PayloadBase::Transport => "th",
-                    PayloadBase::Inner | PayloadBase::Tunnel | PayloadBase::Other(_) => "ih",
+    /// What a register holds, shown as what it is put into.
+    fn value(&self, reg: Reg, as_what: Show) -> String {
+        let held = self.held(reg);
+        match &held.value {
+            Some(bytes) => {
+                let shown = Held {
+                    show: as_what,
+                    mask: None,
+                    ..held.clone()
                 };
-                return (format!("@{word},{},{}", offset * 8, len * 8), "", Show::Raw);
+                show(&shown, bytes, Style::Nft)
             }
+            None => held.nft,
+        }
+    }
+
+    /// ` to ADDRESS:PORT` of a translation, with its ranges.
+    fn to(&self, addrs: (Option<Reg>, Option<Reg>), ports: (Option<Reg>, Option<Reg>)) -> String {
+        let addr = |reg: Reg| match self.held(reg).value {
+            Some(bytes) if bytes.len() == 16 => self.value(reg, Show::Addr6),
+            _ => self.value(reg, Show::Addr),
         };
-        (nft.to_owned(), xt, show)
+        let range = |pair: (Option<Reg>, Option<Reg>), word: &dyn Fn(Reg) -> String| {
+            let first = word(pair.0?);
+            Some(match pair.1.map(word) {
+                Some(last) if last != first => format!("{first}-{last}"),
+                _ => first,
+            })
+        };
+        let port = |reg: Reg| self.value(reg, Show::Net);
+        match (range(addrs, &addr), range(ports, &port)) {
+            // A map gives both at once.
+            (Some(addr), Some(port)) if port.starts_with("reg ") => format!(" to {addr}"),
+            (Some(addr), Some(port)) if addr.contains("::") || addr.matches(':').count() > 2 => {
+                format!(" to [{addr}]:{port}")
+            }
+            (Some(addr), Some(port)) => format!(" to {addr}:{port}"),
+            (Some(addr), None) => format!(" to {addr}"),
+            (None, Some(port)) => format!(" to :{port}"),
+            (None, None) => String::new(),
+        }
+    }
+
+    /// A flag of `iptables-save` with its value, behind the match that it needs.
+    fn flag(&mut self, flag: &str, negate: bool, value: &str) -> String {
+        let not = if negate { "! " } else { "" };
+        // `-m mark --mark`: the match first.
+        if let Some((module, flag)) = flag.split_once(" --") {
+            return format!("{module} {not}--{flag} {value}");
+        }
+        let module = self.transport.clone().filter(|_| flag.starts_with("--"));
+        match module {
+            Some(protocol) if !self.loaded => {
+                self.loaded = true;
+                format!("-m {protocol} {not}{flag} {value}")
+            }
+            _ => format!("{not}{flag} {value}"),
+        }
     }
 
     fn compare(&mut self, op: CmpOp, sreg: Reg, value: &[u8]) {
         let held = self.held(sreg);
+        let shown = show(&held, value, self.style);
         if op == CmpOp::Gte {
-            self.lower = Some((sreg, show(&held, value), self.parts.len()));
+            self.lower = Some((sreg, shown.clone(), self.parts.len()));
         } else {
             self.held.retain(|(own, _)| *own != sreg);
         }
-        let mut shown = show(&held, value);
-        if held.show == Show::Protocol && op == CmpOp::Eq {
-            self.protocol = Some(shown.clone());
-        }
+        self.learn(&held, op, value);
         if let (CmpOp::Lte, Some((reg, first, at))) = (op, self.lower.take_if(|_| op != CmpOp::Gte))
             && reg == sreg
         {
-            let (name, to) = match (self.style, held.xt) {
-                (Style::Iptables, xt) if !xt.is_empty() => (xt, ':'),
-                _ => (held.nft.as_str(), '-'),
-            };
             self.parts.truncate(at);
-            self.parts.push(format!("{name} {first}{to}{shown}"));
+            let text = match (self.style, held.xt) {
+                (Style::Iptables, xt) if !xt.is_empty() => {
+                    self.flag(xt, false, &format!("{first}:{shown}"))
+                }
+                _ => format!("{} {first}-{shown}", held.nft),
+            };
+            self.parts.push(text);
             return;
         }
+        let equal = matches!(op, CmpOp::Eq | CmpOp::Neq);
+        let text = if self.style == Style::Iptables && equal && !held.xt.is_empty() {
+            let value = match (&held.mask, held.show) {
+                (Some(mask), Show::Mark) => {
+                    format!("{shown}/{}", show(&held, mask, self.style))
+                }
+                (mask, Show::TcpFlags) => {
+                    let mask = mask.as_ref().and_then(|mask| mask.first().copied());
+                    let mask = tcp_flags(u64::from(mask.unwrap_or(u8::MAX)), self.style);
+                    format!("{mask} {shown}")
+                }
+                _ => shown,
+            };
+            self.flag(held.xt, op == CmpOp::Neq, &value)
+        } else {
+            self.plain(&held, op, value, &shown)
+        };
+        self.parts.push(text);
+    }
+
+    /// A comparison in the words of `nft`.
+    fn plain(&self, held: &Held, op: CmpOp, value: &[u8], shown: &str) -> String {
         let sign = match op {
             CmpOp::Eq => "",
             CmpOp::Neq => "!= ",
@@ -350,25 +547,81 @@ impl Words {
             CmpOp::Gt => "> ",
             CmpOp::Gte => ">= ",
         };
-        let text = match (self.style, op) {
-            (Style::Iptables, CmpOp::Eq | CmpOp::Neq) if !held.xt.is_empty() => {
-                if let (Some(mask), Show::HostHex) = (&held.mask, held.show) {
-                    shown = format!("{shown}/{}", show(&held, mask));
-                }
-                let not = if op == CmpOp::Neq { "! " } else { "" };
-                format!("{not}{} {shown}", held.xt)
-            }
-            _ => match &held.mask {
-                // A flag test: any bit of the mask.
-                Some(mask) if value.iter().all(|byte| *byte == 0) && op == CmpOp::Neq => {
-                    format!("{} {}", held.nft, show(&held, mask))
-                }
-                Some(mask) if held.show != Show::Addr => {
-                    format!("{} & {} {sign}{shown}", held.nft, show(&held, mask))
-                }
-                _ => format!("{} {sign}{shown}", held.nft),
-            },
+        let nft = &held.nft;
+        let mask = held
+            .mask
+            .as_ref()
+            .filter(|_| !matches!(held.show, Show::Addr | Show::Addr6 | Show::Dscp));
+        let Some(mask) = mask else {
+            return format!("{nft} {sign}{shown}");
         };
-        self.parts.push(text);
+        let bits = show(held, mask, self.style);
+        let zero = value.iter().all(|byte| *byte == 0);
+        match (op, held.show) {
+            // A flag test: any bit of the mask.
+            (CmpOp::Neq, _) if zero => format!("{nft} {bits}"),
+            (CmpOp::Eq | CmpOp::Neq, Show::TcpFlags) => format!("{nft} {sign}{shown} / {bits}"),
+            (CmpOp::Eq, _) => format!("{nft} & {bits} == {shown}"),
+            _ => format!("{nft} & {bits} {sign}{shown}"),
+        }
     }
+
+    /// What a comparison tells about the packet, for the names of what is loaded later.
+    fn learn(&mut self, held: &Held, op: CmpOp, value: &[u8]) {
+        if op != CmpOp::Eq || held.mask.is_some() {
+            return;
+        }
+        let at = Some(self.parts.len());
+        let which = match (held.show, value) {
+            (Show::Family, [2, ..]) => {
+                self.network = Some(4);
+                FAMILY
+            }
+            (Show::Family, [10, ..]) => {
+                self.network = Some(6);
+                FAMILY
+            }
+            (Show::Protocol | Show::NextHeader, _) => {
+                self.transport = Some(show(
+                    &Held {
+                        show: Show::Protocol,
+                        ..held.clone()
+                    },
+                    value,
+                    self.style,
+                ));
+                TRANSPORT
+            }
+            (Show::DeviceType, [1, 0]) => DEVICE,
+            _ => return,
+        };
+        // Only what `nft` adds by itself is taken back: `ip protocol` is typed.
+        let added = [MetaKey::Nfproto, MetaKey::L4proto, MetaKey::Iiftype];
+        if added.iter().any(|key| meta(*key).0 == held.nft)
+            && let Some(place) = self.implied.get_mut(which)
+        {
+            *place = at;
+        }
+    }
+}
+
+fn from(offset: u32) -> String {
+    if offset == 0 {
+        String::new()
+    } else {
+        format!(" offset {offset}")
+    }
+}
+
+/// The number before, in network order.
+fn before(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = bytes.to_vec();
+    for byte in bytes.iter_mut().rev() {
+        if let Some(less) = byte.checked_sub(1) {
+            *byte = less;
+            return Some(bytes);
+        }
+        *byte = u8::MAX;
+    }
+    None
 }

@@ -16,7 +16,13 @@ fn nat_range(to: &NatRange) -> String {
             text = format!("[{text}]");
         }
     }
-    if let Some((first, last)) = to.ports {
+    if let (None, Some((first, last))) = (to.addrs, to.ports) {
+        text = if first == last {
+            first.to_string()
+        } else {
+            format!("{first}-{last}")
+        };
+    } else if let Some((first, last)) = to.ports {
         text = if first == last {
             format!("{text}:{first}")
         } else {

@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::text::protocol_name;
+use super::text::{Style, protocol_name};
+use super::text_value::tcp_flags;
 use crate::model::xtables::{ConntrackMatch, HeaderMatch, Statistic, XtMatch};
 
 fn not(invert: bool) -> &'static str {
@@ -88,7 +89,12 @@ pub(super) fn condition(condition: &XtMatch) -> String {
             let mut text = ports("tcp", *sports, *dports, *invert);
             if *flag_mask != 0 {
                 let not = not(invert & 4 != 0);
-                text = format!("{text} {not}--tcp-flags {flag_mask:#x} {flag_cmp:#x}");
+                let (mask, set) = (u64::from(*flag_mask), u64::from(*flag_cmp));
+                let (mask, set) = (
+                    tcp_flags(mask, Style::Iptables),
+                    tcp_flags(set, Style::Iptables),
+                );
+                text = format!("{text} {not}--tcp-flags {mask} {set}");
             }
             text
         }
@@ -107,7 +113,7 @@ pub(super) fn condition(condition: &XtMatch) -> String {
             };
             format!("-m {name} {}{kind}", not(*invert))
         }
-        XtMatch::Comment(text) => format!("-m comment --comment \"{text}\""),
+        XtMatch::Comment(text) => format!("-m comment --comment {}", quoted(text)),
         XtMatch::Conntrack(wanted) => conntrack(wanted),
         XtMatch::Addrtype {
             source,
@@ -261,6 +267,12 @@ pub(super) fn condition(condition: &XtMatch) -> String {
             text
         }
         XtMatch::Pkttype { kind, invert } => {
+            let kind = match kind {
+                0 => "unicast".to_owned(),
+                1 => "broadcast".to_owned(),
+                2 => "multicast".to_owned(),
+                other => other.to_string(),
+            };
             format!("-m pkttype {}--pkt-type {kind}", not(*invert))
         }
         XtMatch::Length {
@@ -290,9 +302,25 @@ pub(super) fn condition(condition: &XtMatch) -> String {
             }
             text
         }
-        XtMatch::Dscp { dscp, invert } => format!("-m dscp {}--dscp {dscp:#x}", not(*invert)),
+        XtMatch::Dscp { dscp, invert } => format!("-m dscp {}--dscp {dscp:#04x}", not(*invert)),
         XtMatch::Other { name, .. } => format!("-m {name} ..."),
     }
+}
+
+/// A text as `xtables_save_string()` prints it: in quotes where a shell would take it apart.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    let escaped: String = text
+        .chars()
+        .flat_map(|c| {
+            let escape = matches!(c, '"' | '\\' | '\'').then_some('\\');
+            escape.into_iter().chain([c])
+        })
+        .collect();
+    format!("\"{escaped}\"")
 }
 
 fn masked(value: u32, mask: u32) -> String {
@@ -346,7 +374,12 @@ fn conntrack(wanted: &ConntrackMatch) -> String {
         ],
     );
     let addr = |pair: Option<(IpAddr, IpAddr)>| {
-        pair.map_or_else(String::new, |(addr, mask)| with_mask(addr, mask))
+        pair.map_or_else(String::new, |(addr, mask)| {
+            let text = with_mask(addr, mask);
+            // Here, other than in the head, a whole address stands without its length.
+            let whole = if addr.is_ipv4() { "/32" } else { "/128" };
+            text.strip_suffix(whole).unwrap_or(&text).to_owned()
+        })
     };
     add(1, "--ctstate", states);
     add(2, "--ctproto", wanted.proto.to_string());
@@ -354,7 +387,24 @@ fn conntrack(wanted: &ConntrackMatch) -> String {
     add(8, "--ctorigdst", addr(wanted.origdst));
     add(0x10, "--ctreplsrc", addr(wanted.replsrc));
     add(0x20, "--ctrepldst", addr(wanted.repldst));
-    add(0x40, "--ctstatus", format!("{:#x}", wanted.status_mask));
+    let status = named(
+        wanted.status_mask,
+        &[
+            (1, "EXPECTED"),
+            (2, "SEEN_REPLY"),
+            (4, "ASSURED"),
+            (8, "CONFIRMED"),
+        ],
+    );
+    add(
+        0x40,
+        "--ctstatus",
+        if status.is_empty() {
+            "NONE".to_owned()
+        } else {
+            status
+        },
+    );
     add(0x100, "--ctorigsrcport", range(wanted.origsrc_port));
     add(0x200, "--ctorigdstport", range(wanted.origdst_port));
     add(0x400, "--ctreplsrcport", range(wanted.replsrc_port));

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use netpath_lab::api::{Misbehave, Rule};
 use netpath_lab::{Fault, Overlay, Proxy, Spec};
 use programs::{Lab, Said, steady, words};
 use serde_json::Value;
@@ -353,10 +354,16 @@ fn ends_that_cannot_be() {
             "pod-a pod/migrate-n4c8t.shop:8080",
             vec!["not running (phase Succeeded"],
         ),
-        ("198.51.100.1 svc-b", vec!["belongs to no pod and no node"]),
+        (
+            "198.51.100.1 svc-b",
+            vec!["packets from outside the cluster are not followed"],
+        ),
         (
             "nosuch/thing svc-b",
-            vec!["unknown type \"nosuch\"", "deploy"],
+            vec![
+                "there is no namespace \"nosuch\", nor such a type",
+                "deploy",
+            ],
         ),
         ("pod-a 10.96.14.3:70000", vec!["out of range"]),
         ("pod-a [fd00::1", vec!["[fd00::1"]),
@@ -941,4 +948,93 @@ fn a_live_connection_follows_its_entry() {
         assert_eq!(seen.len(), 2, "{seen:?}");
         lab.is_clean();
     }
+}
+
+#[test]
+fn a_dry_run_creates_nothing() {
+    let lab = lab(Overlay::Routed, Proxy::Nftables);
+    lab.server().misbehave(Misbehave {
+        forbid: vec![Rule::new("create", "pods")],
+        ..Misbehave::default()
+    });
+    for line in [
+        "trace pod-a svc-b --dry-run",
+        "map node/node-1 --dry-run",
+        "dump routes pod-a --dry-run",
+    ] {
+        let said = lab.run(line).exits(0).says(&[
+            "kind: Pod",
+            "nodeName: node-1",
+            "hostPID: true",
+            "# Rights in namespace default: create, get, watch, delete pods",
+        ]);
+        assert_eq!(
+            said.out.contains("nodeName: node-2"),
+            line.starts_with("trace")
+        );
+    }
+    lab.run("dump routes host --local --dry-run")
+        .exits(2)
+        .complains(&["--dry-run"]);
+    lab.is_clean();
+}
+
+/// Who may list pods only by namespace still finds the warm helpers of another one.
+#[test]
+fn warm_helpers_are_found_in_their_own_namespace() {
+    let lab = lab(Overlay::Routed, Proxy::Nftables);
+    lab.server().misbehave(Misbehave {
+        forbid: vec![Rule {
+            cluster_only: true,
+            ..Rule::new("list", "pods")
+        }],
+        ..Misbehave::default()
+    });
+    for _ in 0..2 {
+        lab.run("trace pod-a svc-b --keep 20s --helper-namespace kube-system")
+            .exits(0);
+        assert_eq!(lab.server().helper_pods().len(), 2);
+    }
+    lab.run("cleanup --helper-namespace kube-system").exits(0);
+    lab.is_clean();
+}
+
+#[test]
+fn an_address_that_no_pod_has_is_asked_for_on_its_node() {
+    for overlay in [Overlay::Vxlan, Overlay::Routed] {
+        let lab = lab(overlay, Proxy::IptablesNft);
+        let said = lab.run("trace pod-a 10.244.2.77:8080").exits(1).says(&[
+            "10.244.2.77 is in the pod range of node node-2",
+            "nobody answers for 10.244.2.77",
+        ]);
+        let first = said.out.lines().next().unwrap();
+        assert!(first.contains("on node-2"), "{first}");
+    }
+}
+
+#[test]
+fn words_are_completed_from_the_cluster() {
+    let lab = lab(Overlay::Routed, Proxy::Nftables);
+    let words = |line: &str| {
+        let said = lab.run(&format!("__complete {line}")).exits(0);
+        assert!(said.err.is_empty(), "{}", said.err);
+        let (words, directive) = said.out.trim_end().rsplit_once(':').unwrap();
+        assert_eq!(directive, "4");
+        let words = words.lines().map(|line| line.split('\t').next().unwrap());
+        words.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(words("trace pod-"), ["pod-a", "pod-b-1", "pod-b-2"]);
+    assert_eq!(words("trace pod-a svc-b"), ["svc-b"]);
+    assert_eq!(words("trace pod-a svc/svc-b"), ["svc/svc-b"]);
+    assert_eq!(words("trace -n shop web"), ["web-0", "web-1"]);
+    assert_eq!(words("dump routes node/"), ["node/node-1", "node/node-2"]);
+    assert_eq!(words("snapshot save net.json node-1"), ["node-1"]);
+    assert_eq!(words("trace -n sh"), ["shop"]);
+    // What may not be listed is left out, without a word about it.
+    lab.server().misbehave(Misbehave {
+        forbid: vec![Rule::new("list", "*")],
+        ..Misbehave::default()
+    });
+    assert_eq!(words("trace pod-"), Vec::<String>::new());
+    assert_eq!(lab.server().helper_pods(), Vec::<String>::new());
 }
