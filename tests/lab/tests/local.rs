@@ -91,12 +91,16 @@ fn agrees(from: &Netns, to: &str, port: u16) -> Vec<&'static str> {
     let at = format!("{to}:{port}");
     let place = std::panic::Location::caller().line();
     // Silence takes seconds: all are asked at once.
-    // A device that has just come up may lose its first packet (linkwatch_event(), once a second).
+    // A device that has just come up may lose its first packet (linkwatch_event(), once a second): echoes
+    // wait for that, TCP repeats itself, and the one datagram comes behind the echoes.
     let (reached, tcp, udp) = thread::scope(|scope| {
-        let reached = scope.spawn(|| (0..4).any(|_| echo(from, to.parse().unwrap())));
-        let udp = scope.spawn(|| from.udp(&at));
+        let datagrams = scope.spawn(|| {
+            let reached = (0..4).any(|_| echo(from, to.parse().unwrap()));
+            (reached, from.udp(&at))
+        });
         let tcp = from.tcp(&at);
-        (reached.join().unwrap(), tcp, udp.join().unwrap())
+        let (reached, udp) = datagrams.join().unwrap();
+        (reached, tcp, udp)
     });
     let said = trace(from, to, "-o json");
     assert_eq!(
