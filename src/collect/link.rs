@@ -54,7 +54,7 @@ pub fn indices(socket: &mut Netlink) -> Result<Vec<u32>> {
     )
 }
 
-fn flatten(message: &LinkMessage, lost: &[u16]) -> Option<Link> {
+pub(super) fn flatten(message: &LinkMessage, lost: &[u16]) -> Option<Link> {
     let header = &message.header;
     let flag = |flag| header.flags.contains(flag);
     let mut link = Link {

@@ -38,6 +38,12 @@ pub mod socket;
 pub mod sysctl;
 pub mod tc;
 
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+#[path = "../../tests/pure/mutate.rs"]
+mod mutate;
+
 mod collector;
 mod namespace;
 

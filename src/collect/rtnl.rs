@@ -295,7 +295,11 @@ impl Session<'_> {
 }
 
 /// Decodes a message without the attributes that can't be decoded, and names those.
-fn mend(kind: u16, body: &[u8], header: usize) -> Option<(RouteNetlinkMessage, Vec<u16>)> {
+pub(super) fn mend(
+    kind: u16,
+    body: &[u8],
+    header: usize,
+) -> Option<(RouteNetlinkMessage, Vec<u16>)> {
     if let Some(message) = decode(kind, body) {
         return Some((message, Vec::new()));
     }

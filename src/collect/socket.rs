@@ -48,7 +48,7 @@ pub fn read(socket: &mut Netlink) -> Result<Vec<Socket>> {
     Ok(sockets)
 }
 
-fn decode(protocol: u8, body: &[u8]) -> Option<Socket> {
+pub(super) fn decode(protocol: u8, body: &[u8]) -> Option<Socket> {
     let (family, state) = (i32::from(*body.first()?), *body.get(1)?);
     let width = if family == libc::AF_INET6 { 16 } else { 4 };
     let address = |at: usize| nla::ip(body.get(at..at + width)?);

@@ -66,7 +66,7 @@ pub fn read(socket: &mut Netlink) -> Result<BTreeMap<u32, Vec<String>>> {
     Ok(found)
 }
 
-fn filter(hook: &str, body: &[u8]) -> Option<String> {
+pub(super) fn filter(hook: &str, body: &[u8]) -> Option<String> {
     // A filter's chain is also announced by itself, without a handle and options.
     let handle = nla::u32_at(body, 8)?;
     let attrs = Attrs(body.get(HEADER..)?);

@@ -11,6 +11,9 @@ pub const MAX_MESSAGE: usize = 256 << 20;
 /// Messages larger than this are compressed.
 const COMPRESS_FROM: usize = 4 << 10;
 
+/// LZ4 makes no more than this many bytes of one.
+const LZ4_RATIO: usize = 255;
+
 const PLAIN: u8 = 0;
 const LZ4: u8 = 1;
 
@@ -28,6 +31,14 @@ pub enum FrameError {
     /// More than [`MAX_MESSAGE`] after decompression.
     #[error("decompress a frame: it would take {0} bytes, over the limit of {MAX_MESSAGE}")]
     TooLarge(usize),
+    /// No bytes can become that many: the claim is not believed.
+    #[error("decompress a frame: {len} bytes can't become the {claimed} that they claim")]
+    Claim {
+        /// Bytes that arrived.
+        len: usize,
+        /// Bytes that they claim to become.
+        claimed: usize,
+    },
     /// Compressed bytes are damaged.
     #[error("decompress a frame")]
     Decompress(#[source] lz4_flex::block::DecompressError),
@@ -121,6 +132,13 @@ fn decode<T: DeserializeOwned>(frame: &[u8]) -> Result<T, FrameError> {
                 lz4_flex::block::uncompressed_size(body).map_err(FrameError::Decompress)?;
             if size > MAX_MESSAGE {
                 return Err(FrameError::TooLarge(size));
+            }
+            // Memory is taken for what can come of the bytes that are here, not for what they claim.
+            if size > rest.len().saturating_mul(LZ4_RATIO) {
+                return Err(FrameError::Claim {
+                    len: rest.len(),
+                    claimed: size,
+                });
             }
             unpacked = lz4_flex::block::decompress(rest, size).map_err(FrameError::Decompress)?;
             &unpacked

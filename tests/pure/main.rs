@@ -1,7 +1,9 @@
 //! Tests that need no kernel: they run on any operating system.
 #![allow(missing_docs, reason = "tests")]
 
+mod hostile;
 mod layering;
+mod mutate;
 mod properties;
 mod scenarios;
 mod walks;
