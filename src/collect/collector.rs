@@ -222,12 +222,11 @@ impl Collector {
                 let inside = inside.remove(id);
                 match (self.namespace(request, *id, *depth, inside), named.get(id)) {
                     (Ok(ns), _) => answer(Fact::NetNs(Box::new(ns))),
-                    (Err(why), Some(target)) => answer(Fact::NoNetNs {
-                        target: (*target).clone(),
+                    // Pods come and go: what ended between the listing and its turn is named as gone.
+                    (Err(why), target) => answer(Fact::NoNetNs {
+                        target: target.map_or(NsTarget::Id(*id), |target| (*target).clone()),
                         why,
                     }),
-                    // Pods come and go: what ended between the listing and its turn is not there.
-                    (Err(_), None) => {}
                 }
             }
             self.tidy();
@@ -295,7 +294,7 @@ impl Collector {
             .cloned();
         let gone = || {
             let operation = format!("open network namespace net:[{}]", id.ino);
-            Error::malformed(operation, "no process is in it and no file keeps it")
+            Error::Gone { operation }
         };
         self.roots.open(&found.ok_or_else(gone)?)
     }

@@ -30,6 +30,7 @@ pub mod netns;
 pub mod nexthop;
 pub mod nla;
 pub mod nsid;
+pub mod privileges;
 pub mod route;
 pub mod rtnl;
 pub mod rule;

@@ -23,6 +23,8 @@ const NLMSG_OVERRUN: u16 = 4;
 const HEADER: usize = 16;
 /// The kernel makes datagrams of at most 32 KiB for dumps that are read with a buffer this large.
 const BUFFER: usize = 64 << 10;
+/// `nl_pid` of the kernel's own sockets.
+pub(super) const KERNEL: u32 = 0;
 /// How often a dump that was interrupted by a change is begun again.
 const ATTEMPTS: usize = 8;
 /// Longest wait for one datagram.
@@ -199,11 +201,6 @@ impl Netlink {
         let mut whole = true;
         let expected = self.sequence;
         loop {
-            if self.deadline.is_some_and(|end| Instant::now() > end) {
-                return Err(Error::Timeout {
-                    operation: operation.to_owned(),
-                });
-            }
             let mut rest = self.datagram(operation)?;
             while let Some(len) = nla::u32_at(rest, 0) {
                 let len = len as usize;
@@ -254,8 +251,18 @@ impl Netlink {
         self.buffer.clear();
         self.buffer.reserve(BUFFER);
         loop {
-            match self.socket.recv(&mut self.buffer, libc::MSG_TRUNC) {
-                Ok(len) if len > self.buffer.len() => {
+            if self.deadline.is_some_and(|end| Instant::now() > end) {
+                return Err(Error::Timeout {
+                    operation: operation.to_owned(),
+                });
+            }
+            match self.socket.recv_from(&mut self.buffer, libc::MSG_TRUNC) {
+                // Only the kernel has port 0; any process in the namespace may send here otherwise.
+                Ok((_, from)) if from.port_number() != KERNEL => {
+                    self.buffer.clear();
+                    self.buffer.reserve(BUFFER);
+                }
+                Ok((len, _)) if len > self.buffer.len() => {
                     return Err(Error::malformed(
                         operation,
                         format!("a netlink datagram of {len} bytes is larger than the buffer"),

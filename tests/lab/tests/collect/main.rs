@@ -10,3 +10,4 @@ mod links;
 mod measure;
 mod ns;
 mod rules;
+mod safe;
