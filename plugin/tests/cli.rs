@@ -300,6 +300,7 @@ fn alone(name: &str, ino: u64) -> NetNs {
         listening: true,
         remote: None,
         bound_dev: None,
+        bound_dev_unread: false,
         uid: 0,
         inode: 1,
     }]);

@@ -39,14 +39,18 @@ pub enum Protocol {
     Netfilter,
     /// NETLINK_SOCK_DIAG
     SockDiag,
+    /// NETLINK_XFRM
+    Xfrm,
 }
 
 impl Protocol {
-    fn number(self) -> isize {
+    /// NETLINK_*
+    pub(super) fn number(self) -> isize {
         match self {
             Self::Route => netlink_sys::protocols::NETLINK_ROUTE,
             Self::SockDiag => netlink_sys::protocols::NETLINK_SOCK_DIAG,
             Self::Netfilter => netlink_sys::protocols::NETLINK_NETFILTER,
+            Self::Xfrm => netlink_sys::protocols::NETLINK_XFRM,
         }
     }
 }
@@ -68,6 +72,8 @@ pub fn is_read(protocol: Protocol, kind: u16) -> bool {
         },
         // SOCK_DIAG_BY_FAMILY; not SOCK_DESTROY (21).
         Protocol::SockDiag => kind == 20,
+        // XFRM_MSG_GETPOLICY and _GETDEFAULT; states hold keys and are not asked for.
+        Protocol::Xfrm => matches!(kind, 21 | 40),
     }
 }
 
@@ -323,6 +329,9 @@ mod tests {
             (Protocol::Netfilter, 0x0103),
             (Protocol::Netfilter, 0x0602),
             (Protocol::SockDiag, 21),
+            (Protocol::Xfrm, 18),
+            (Protocol::Xfrm, 19),
+            (Protocol::Xfrm, 29),
         ] {
             assert!(!is_read(protocol, kind), "{protocol:?} {kind:#x}");
         }

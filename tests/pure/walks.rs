@@ -351,3 +351,40 @@ fn a_packet_that_ipvs_takes_is_not_called_refused() {
         &Disposition::Rejected(RejectWith::PortClosed),
     );
 }
+
+/// What `/proc/net` does not tell of a socket is unknown where it decides, and only there.
+#[test]
+fn what_was_not_read_of_a_socket_is_not_guessed() {
+    let (mut world, _, a, b) = bridged();
+    let change = |world: &mut World, addr: &str, v6only: Option<bool>, unread: bool| {
+        let sockets = world.get(&b).sockets.known_mut().expect("sockets");
+        sockets.retain(|socket| socket.port != 82);
+        world.listen(&b, 6, addr, 82);
+        let sockets = world.get(&b).sockets.known_mut().expect("sockets");
+        let socket = sockets.last_mut().expect("a socket");
+        socket.v6only = v6only;
+        socket.bound_dev_unread = unread;
+    };
+    let ask = |world: &World| {
+        let outcome = world.tcp(&a, "10.244.1.9", 82);
+        match outcome.traces[0].disposition.clone() {
+            Disposition::Inconclusive(why) => why.join("; "),
+            other => other.name().to_owned(),
+        }
+    };
+    change(&mut world, "::", Some(false), false);
+    assert_eq!(ask(&world), "delivered");
+    change(&mut world, "::", Some(true), false);
+    assert_eq!(ask(&world), "rejected");
+    change(&mut world, "::", None, false);
+    assert!(ask(&world).contains("IPV6_V6ONLY"), "{}", ask(&world));
+    change(&mut world, "0.0.0.0", Some(false), true);
+    assert!(ask(&world).contains("modprobe"), "{}", ask(&world));
+    // Another address: whatever its device, it is not for this packet.
+    change(&mut world, "10.244.1.77", Some(false), true);
+    assert_eq!(ask(&world), "rejected");
+    // Another socket takes it anyway.
+    change(&mut world, "::", None, true);
+    world.listen(&b, 6, "0.0.0.0", 82);
+    assert_eq!(ask(&world), "delivered");
+}

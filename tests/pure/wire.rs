@@ -39,7 +39,7 @@ fn shapes(source: &str) -> String {
         if !inside {
             let starts = |words: &[&str]| words.iter().any(|word| line.starts_with(word));
             let sent = attributes.iter().any(|line| line.contains("erialize"));
-            let kept = starts(&["pub struct ", "pub enum "]) && sent
+            let kept = starts(&["pub struct ", "pub enum ", "struct ", "enum "]) && sent
                 || starts(&["pub type "])
                 || starts(&["impl"]) && line.contains("erialize")
                 || starts(&["mod "]) && line.ends_with('{');

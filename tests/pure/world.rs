@@ -376,6 +376,7 @@ impl World {
                 listening: true,
                 remote: None,
                 bound_dev: None,
+                bound_dev_unread: false,
                 uid: 0,
                 inode: 1,
             });
