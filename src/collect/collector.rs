@@ -540,6 +540,7 @@ fn all_missing(mut ns: NetNs, error: &Error) -> NetNs {
     ns.nsids = Section::Missing(why.clone());
     ns.sysctls = Section::Missing(why.clone());
     ns.ipvs = Section::Missing(why.clone());
+    ns.xfrm = Section::Missing(why.clone());
     ns.sockets = Section::Missing(why.clone());
     ns.nft = Section::Missing(why.clone());
     ns.legacy = Section::Missing(why);

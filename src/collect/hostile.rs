@@ -5,7 +5,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use super::mutate::Rng;
 use super::netfilter::{expr, iptables, nft, set, xt_match, xt_target};
 use super::nla::Attrs;
-use super::{addr, conntrack, fdb, link, neigh, nexthop, route, rtnl, rule, socket, tc};
+use super::{addr, conntrack, fdb, link, neigh, nexthop, route, rtnl, rule, socket, tc, xfrm};
 use crate::model::netfilter::Family;
 use crate::model::packet::{TCP, UDP};
 
@@ -58,6 +58,7 @@ fn decode(what: &str, kind: u16, body: &[u8]) -> bool {
         "set" => set::head(body).is_some(),
         "elem" => set::list(body).any(|elem| elem.is_some()),
         "ct" => conntrack::zone(attrs).is_some() | conntrack::decode(attrs).is_some(),
+        "xfrm" => xfrm::decode(body).is_some(),
         "sock6" => socket::decode(TCP, body).is_some(),
         "sock17" => socket::decode(UDP, body).is_some(),
         _ => false,

@@ -38,6 +38,7 @@ pub mod serve;
 pub mod socket;
 pub mod sysctl;
 pub mod tc;
+pub mod xfrm;
 
 #[cfg(test)]
 mod hostile;

@@ -16,6 +16,7 @@ use super::netns::{Hopper, NsFile};
 use super::rtnl::{Route, Session};
 use super::{
     addr, bpf, conntrack, fdb, ipvs, link, neigh, nsid, route, rule, socket as sockets, sysctl, tc,
+    xfrm,
 };
 use crate::model::Section;
 use crate::model::conntrack::{ConntrackEntry, Tuple};
@@ -25,6 +26,7 @@ use crate::model::netfilter::{Chain, Ruleset};
 use crate::model::netns::{NetNs, NsIdentity};
 use crate::model::sysctl::Sysctls;
 use crate::model::want::Depth;
+use crate::model::xfrm::Xfrm;
 
 /// What all namespaces share.
 pub struct Shared {
@@ -56,6 +58,8 @@ pub struct Inside {
     ipvs: Result<Vec<IpvsService>>,
     legacy: [Section<Vec<String>>; 2],
     programs: Result<BTreeMap<u32, Vec<String>>>,
+    /// PF_KEY is there, the other way to make XFRM policies.
+    pfkey: bool,
 }
 
 impl Inside {
@@ -69,6 +73,7 @@ impl Inside {
                 sysctl::legacy_tables(proc, true),
             ],
             programs: programs(),
+            pfkey: proc.join("thread-self/net/pfkey").exists(),
         }
     }
 }
@@ -207,6 +212,7 @@ impl Namespace {
             .into();
         ns.sockets = self.sockets(shared).into();
         ns.nft = self.nft(shared, depth).into();
+        ns.xfrm = self.xfrm(shared, &inside).into();
         match inside {
             Ok(inside) => {
                 ns.sysctls = Section::Known(inside.sysctls);
@@ -299,6 +305,23 @@ impl Namespace {
         // Sets without a name are unknown by their number.
         if let Ok(Some(socket)) = self.ask(shared, Subsystem::IpSet, "name ipsets") {
             ipset::fill_names(socket, chains);
+        }
+    }
+
+    /// XFRM policies; none where the kernel has nothing that could make them.
+    fn xfrm(&mut self, shared: &mut Shared, inside: &Result<Inside>) -> Result<Xfrm> {
+        if self.xfrm.is_none() && shared.modules.registered(Protocol::Xfrm) {
+            self.xfrm = shared
+                .hopper
+                .run(&self.file, || open_registered(true, Protocol::Xfrm))??;
+        }
+        match &mut self.xfrm {
+            Some(socket) => xfrm::read(socket),
+            None if inside.as_ref().is_ok_and(|inside| !inside.pfkey) => Ok(Xfrm::default()),
+            None => Err(Error::Module {
+                operation: "list xfrm policies".to_owned(),
+                module: "xfrm_user",
+            }),
         }
     }
 

@@ -102,6 +102,8 @@ codes! {
     UNKNOWN "NP0132" "something that decides could not be read";
     /// A dummy device, or a setting that is neither rule nor route.
     SWALLOWED "NP0133" "a device or setting swallows the packet";
+    /// An XFRM policy with the action block, or such a default.
+    XFRM_BLOCKS "NP0134" "an XFRM (IPsec) policy blocks the packet";
 }
 
 /// The code of this name, in any case, with or without leading `NP`.

@@ -270,6 +270,12 @@ impl<'a> Case<'a> {
                 (codes::BRIDGE_BLOCKS, mend)
             }
             DropReason::NotFromPeer => self.not_from_peer(),
+            DropReason::XfrmPolicy => {
+                let mend = format!(
+                    "{here}: ip xfrm policy list, and find who set the one that the trace names (an IKE daemon, the CNI's encryption)"
+                );
+                (codes::XFRM_BLOCKS, mend)
+            }
             DropReason::IpLocalSource | DropReason::IpInvalidSource | DropReason::IpLocalnet => {
                 let mend = format!(
                     "{here}: see who sends from {} to {}, and whether a translation is missing or wrong",

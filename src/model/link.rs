@@ -245,6 +245,12 @@ pub struct InetConf {
     pub src_valid_mark: bool,
     /// Routes through a device without carrier are skipped (OR with `all`).
     pub ignore_routes_with_linkdown: bool,
+    /// `disable_policy`: packets that come in here are not checked against XFRM policies (OR with `all`).
+    #[serde(default)]
+    pub nopolicy: bool,
+    /// `disable_xfrm`: packets that leave here are not (OR with `all`).
+    #[serde(default)]
+    pub noxfrm: bool,
 }
 
 /// Per-device IPv6 settings (`net.ipv6.conf.DEV.*`).

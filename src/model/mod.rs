@@ -26,6 +26,7 @@ pub mod socket;
 pub mod sysctl;
 pub mod topology;
 pub mod want;
+pub mod xfrm;
 pub mod xtables;
 
 pub use ids::{IfIndex, NetNsId, NsKey};

@@ -15,6 +15,7 @@ use super::route::Route;
 use super::rule::Rule;
 use super::socket::Socket;
 use super::sysctl::Sysctls;
+use super::xfrm::Xfrm;
 use super::{IfIndex, NetNsId, Section};
 
 /// One namespace with what was read of it.
@@ -47,6 +48,9 @@ pub struct NetNs {
     /// IPVS virtual services.
     #[serde(default)]
     pub ipvs: Section<Vec<IpvsService>>,
+    /// XFRM (IPsec) policies.
+    #[serde(default)]
+    pub xfrm: Section<Xfrm>,
     /// Conntrack entries that were asked for, by tuple and zone 0; `Known(None)`: there is none. Where
     /// the whole table was read: its entries of all zones, by the tuple of their original direction.
     pub conntrack: Vec<(Tuple, Section<Option<ConntrackEntry>>)>,
@@ -72,6 +76,7 @@ impl NetNs {
             nft: Section::NotAsked,
             legacy: Section::NotAsked,
             ipvs: Section::NotAsked,
+            xfrm: Section::NotAsked,
             conntrack: Vec::new(),
             conntrack_table: Section::NotAsked,
         }
@@ -148,6 +153,7 @@ impl NetNs {
             ("nftables", self.nft.missing()),
             ("iptables-legacy", self.legacy.missing()),
             ("ipvs", self.ipvs.missing()),
+            ("xfrm", self.xfrm.missing()),
             ("conntrack", self.conntrack_table.missing()),
         ];
         all.into_iter()

@@ -24,6 +24,7 @@ pub(crate) mod source;
 pub(crate) mod underlay;
 pub(crate) mod vxlan;
 pub(crate) mod walk;
+pub(crate) mod xfrm;
 
 pub use netfilter::{element_text, rule_text};
 

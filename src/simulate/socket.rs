@@ -8,12 +8,13 @@ use std::net::IpAddr;
 use super::fib::section;
 use super::skb::Devices;
 use super::walk::{Goal, Next, Origin, Walk, Ways};
-use super::{Cx, vxlan};
+use super::{Cx, vxlan, xfrm};
 use crate::model::IfIndex;
 use crate::model::ipvs::IpvsService;
 use crate::model::netfilter::Hook;
 use crate::model::packet::{ICMP, ICMPV6, Packet, SCTP, TCP, UDP};
 use crate::model::socket::Socket;
+use crate::model::xfrm::XfrmDir;
 use crate::trace::{Disposition, DropReason, Evidence, RejectWith, Step, StepKind};
 
 /// INPUT, then the transport layer.
@@ -29,6 +30,10 @@ pub(crate) fn local_in(cx: &mut Cx<'_>, walk: Walk, dev: IfIndex) -> Ways {
 }
 
 fn deliver(cx: &mut Cx<'_>, walk: Walk, dev: IfIndex) -> Ways {
+    let walk = match xfrm::check(cx, walk, XfrmDir::In, Some(dev)) {
+        Ok(walk) => walk,
+        Err(ways) => return ways,
+    };
     match ipvs(cx, &walk) {
         Ok(None) => {}
         Ok(Some(why)) | Err(why) => return walk.unknown(why),

@@ -84,6 +84,8 @@ pub enum DropReason {
     VlanFilter,
     /// The answer does not belong to the connection that was asked for (the client resets it).
     NotFromPeer,
+    /// An XFRM policy.
+    XfrmPolicy,
     /// Another reason, in the step's text.
     NotSpecified,
 }
@@ -113,6 +115,7 @@ impl fmt::Display for DropReason {
             Self::VxlanVniNotFound => "VXLAN_VNI_NOT_FOUND",
             Self::VlanFilter => "VLAN_FILTER",
             Self::NotFromPeer => "NOT_FROM_PEER",
+            Self::XfrmPolicy => "XFRM_POLICY",
             Self::NotSpecified => "NOT_SPECIFIED",
         })
     }
