@@ -215,6 +215,7 @@ fn alone(name: &str, ino: u64) -> NetNs {
         xdp: false,
         tc: Vec::new(),
         qdisc: None,
+        qdiscs: Vec::new(),
         stats: None,
     }]);
     ns.addrs = Section::Known(vec![Addr {

@@ -51,6 +51,7 @@ fn decode(what: &str, kind: u16, body: &[u8]) -> bool {
         "addr" => rtnetlink(8),
         "route" | "neigh" | "fdb" | "rule" => rtnetlink(12),
         "nexthop" => nexthop::decode(body).is_some(),
+        "qdisc" => tc::qdisc(body).is_some(),
         "filter" => tc::filter("ingress", body).is_some(),
         "table" => nft::table(body).is_some(),
         "chain" => nft::chain(body).is_ok(),

@@ -78,6 +78,7 @@ pub(super) fn flatten(message: &LinkMessage, lost: &[u16]) -> Option<Link> {
         xdp: false,
         tc: Vec::new(),
         qdisc: None,
+        qdiscs: Vec::new(),
         stats: None,
     };
     if lost.contains(&IFLA_LINKINFO) {

@@ -456,7 +456,8 @@ fn links(session: &mut Session<'_>) -> Result<Vec<Link>> {
     let mut links = link::read(session)?;
     let mut filters = tc::read(session.raw)?;
     for link in &mut links {
-        link.tc = filters.remove(&link.index.get()).unwrap_or_default();
+        let found = filters.remove(&link.index.get()).unwrap_or_default();
+        (link.tc, link.qdiscs) = (found.filters, found.qdiscs);
     }
     Ok(links)
 }

@@ -195,7 +195,9 @@ impl<'a> Case<'a> {
         let packet = self.packet();
         let here = self.here();
         match reason {
-            DropReason::NetfilterDrop | DropReason::NotSpecified => self.filtered(),
+            DropReason::NetfilterDrop | DropReason::QdiscDrop | DropReason::NotSpecified => {
+                self.filtered()
+            }
             DropReason::ForwardingOff | DropReason::IpInnoroutes if self.misled(&packet) => {
                 self.wrong_owner(&packet)
             }

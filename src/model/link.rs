@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::tc::Qdisc;
 use super::{IfIndex, MacAddr};
 
 /// One network device of one namespace.
@@ -53,6 +54,9 @@ pub struct Link {
     pub tc: Vec<String>,
     /// IFLA_QDISC: name of the root queueing discipline.
     pub qdisc: Option<String>,
+    /// Queueing disciplines that may drop a single packet.
+    #[serde(default)]
+    pub qdiscs: Vec<Qdisc>,
     /// Receive and transmit counters since the device was made (IFLA_STATS64).
     pub stats: Option<LinkStats>,
 }

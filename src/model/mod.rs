@@ -24,6 +24,7 @@ pub mod section;
 pub mod snapshot;
 pub mod socket;
 pub mod sysctl;
+pub mod tc;
 pub mod topology;
 pub mod want;
 pub mod xfrm;

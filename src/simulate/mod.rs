@@ -21,6 +21,7 @@ pub mod peer;
 pub(crate) mod skb;
 pub(crate) mod socket;
 pub(crate) mod source;
+pub(crate) mod tc;
 pub(crate) mod underlay;
 pub(crate) mod vxlan;
 pub(crate) mod walk;

@@ -86,6 +86,8 @@ pub enum DropReason {
     NotFromPeer,
     /// An XFRM policy.
     XfrmPolicy,
+    /// A queueing discipline.
+    QdiscDrop,
     /// Another reason, in the step's text.
     NotSpecified,
 }
@@ -116,6 +118,7 @@ impl fmt::Display for DropReason {
             Self::VlanFilter => "VLAN_FILTER",
             Self::NotFromPeer => "NOT_FROM_PEER",
             Self::XfrmPolicy => "XFRM_POLICY",
+            Self::QdiscDrop => "QDISC_DROP",
             Self::NotSpecified => "NOT_SPECIFIED",
         })
     }

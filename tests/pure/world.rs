@@ -164,6 +164,7 @@ impl World {
             xdp: false,
             tc: Vec::new(),
             qdisc: None,
+            qdiscs: Vec::new(),
             stats: None,
         };
         change(&mut link);

@@ -686,3 +686,31 @@ fn xfrm_policies_block_where_the_kernel_blocks() {
     net1.ip("xfrm policy add src 127.0.0.0/8 dst 127.0.0.0/8 dir in action block");
     assert_eq!(agrees(&net1, "127.0.0.1", 8080), through);
 }
+
+#[test]
+fn queueing_disciplines_drop_where_the_kernel_drops() {
+    let (net0, net1) = pair();
+    let _listener = net1.listen("--tcp 8080 --udp 8080");
+    let through = ["delivered", "delivered"];
+    // One that shapes lets a packet that comes alone through.
+    net0.tool("tc qdisc add dev veth0 root tbf rate 8mbit burst 20000 latency 50ms");
+    assert_eq!(agrees(&net0, "10.0.1.3", 8080), through);
+    net0.tool("tc qdisc del dev veth0 root");
+    // A burst that is smaller than the packet; ARP fits (42 bytes). Answers of the other end pass.
+    net0.ip("neigh replace 10.0.1.3 dev veth0 lladdr 02:00:00:00:00:09 nud permanent");
+    net1.ip("link set veth1 address 02:00:00:00:00:09");
+    net0.tool("tc qdisc add dev veth0 root tbf rate 8mbit burst 50 latency 50ms");
+    trace(&net0, "10.0.1.3:8080", "")
+        .exits(1)
+        .says(&["NP0133", "qdisc tbf", "burst"]);
+    assert!(!net0.tcp("10.0.1.3:8080").connected());
+    net0.tool("tc qdisc del dev veth0 root");
+    assert_eq!(agrees(&net0, "10.0.1.3", 8080), through);
+    net0.tool("tc qdisc add dev veth0 root blackhole");
+    assert_eq!(agrees(&net0, "10.0.1.3", 8080), ["dropped", "dropped"]);
+    trace(&net0, "10.0.1.3:8080", "").says(&["NP0133", "qdisc blackhole"]);
+    net0.tool("tc qdisc del dev veth0 root");
+    // On lo too.
+    net1.tool("tc qdisc add dev lo root blackhole");
+    agrees(&net1, "127.0.0.1", 8080);
+}
