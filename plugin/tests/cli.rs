@@ -2,8 +2,6 @@
 #![cfg(unix)]
 #![allow(missing_docs, reason = "tests")]
 
-use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
@@ -19,7 +17,8 @@ use netpath::model::rule::{Rule, RuleAction};
 use netpath::model::socket::Socket;
 use netpath::model::sysctl::Sysctls;
 use netpath::model::topology::Topology;
-use netpath::model::want::Fact;
+use netpath::model::want::{Fact, NsTarget};
+
 use netpath::model::{IfIndex, NetNsId, Section};
 
 /// Runs it with nothing of this machine's settings; gives exit code, stdout and stderr.
@@ -216,6 +215,7 @@ fn alone(name: &str, ino: u64) -> NetNs {
         xdp: false,
         tc: Vec::new(),
         qdisc: None,
+        qdiscs: Vec::new(),
         stats: None,
     }]);
     ns.addrs = Section::Known(vec![Addr {
@@ -302,6 +302,7 @@ fn alone(name: &str, ino: u64) -> NetNs {
         listening: true,
         remote: None,
         bound_dev: None,
+        bound_dev_unread: false,
         uid: 0,
         inode: 1,
     }]);
@@ -561,13 +562,19 @@ fn hostile_files_are_refused() {
     );
 }
 
-/// A program that stands for the helper.
+/// A program that stands for the helper. A shell writes it: were it open for writing here, a fork of
+/// another test's thread could hold it open, and executing it would fail (ETXTBSY).
 fn helper(dir: &Path, script: &str) -> PathBuf {
     let path = dir.join("helper");
-    let mut file = std::fs::File::create(&path).unwrap();
-    writeln!(file, "#!/bin/sh\n{script}").unwrap();
-    file.set_permissions(std::fs::Permissions::from_mode(0o755))
-        .unwrap();
+    let status = std::process::Command::new("sh")
+        .args([
+            "-c",
+            "printf '#!/bin/sh\n%s\n' \"$1\" > \"$0\" && chmod 755 \"$0\"",
+        ])
+        .arg(&path)
+        .arg(script)
+        .status();
+    assert!(status.unwrap().success());
     path
 }
 
@@ -611,6 +618,31 @@ fn helpers_that_misbehave_are_named() {
     says(&script, &["9.9.9", "contract"]);
     std::fs::write(&bytes, hello(SCHEMA_VERSION)).unwrap();
     says(&script, &["while collecting"]);
+    // Answers without end: each frame takes little on the wire and 60 MiB in memory.
+    let mut flood = hello(SCHEMA_VERSION);
+    let big = frame::encode(&Reply::Facts {
+        id: 1,
+        facts: vec![Fact::NoNetNs {
+            target: NsTarget::Host,
+            why: "x".repeat(60 << 20),
+        }],
+        last: false,
+        micros: 0,
+    });
+    flood.extend(big.unwrap().repeat(5));
+    std::fs::write(&bytes, flood).unwrap();
+    says(
+        &format!("cat {}; cat >/dev/null", bytes.display()),
+        &["this machine", "more than 256 MiB", "ask for less"],
+    );
+    // A frame of 12 bytes that claims to become 100 MiB.
+    let mut liar = hello(SCHEMA_VERSION);
+    liar.extend(b"\x0d\x00\x00\x00\x01\x00\x00\x40\x06\x1f\x00\x01\x00\xff\xff\xff\x00");
+    std::fs::write(&bytes, liar).unwrap();
+    says(
+        &format!("cat {}; cat >/dev/null", bytes.display()),
+        &["this machine", "claim"],
+    );
     // Garbage where facts should come.
     let mut garbage = hello(SCHEMA_VERSION);
     garbage.extend(b"\x05\x00\x00\x00\x00\xff\xff\xff\xff");

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use netpath::collect::serve::{IDLE, dump, serve};
-use netpath::collect::{Collector, Roots};
+use netpath::collect::{Collector, Roots, privileges};
 
 const USAGE: &str = "usage: netpath-helper serve            answer requests on stdin and stdout
        netpath-helper idle [SECONDS]   wait, then end; for a pod's main process
@@ -20,9 +20,9 @@ fn main() -> ExitCode {
     let result = match args.as_slice() {
         ["serve"] => run_serve(),
         ["dump"] => run_dump(),
-        ["idle"] => netpath::collect::idle::wait(None),
+        ["idle"] => run_idle(None),
         ["idle", seconds] => match seconds.parse() {
-            Ok(seconds) => netpath::collect::idle::wait(Some(Duration::from_secs(seconds))),
+            Ok(seconds) => run_idle(Some(Duration::from_secs(seconds))),
             Err(_) => return usage(),
         },
         ["version" | "--version"] => {
@@ -45,11 +45,18 @@ fn usage() -> ExitCode {
     ExitCode::from(2)
 }
 
+fn run_idle(time: Option<Duration>) -> Result<(), String> {
+    privileges::keep_none().map_err(|error| error.to_string())?;
+    netpath::collect::idle::wait(time)
+}
+
 fn collector() -> Result<Collector, String> {
     // Without it, nodes with very many pods are read in part, and say so.
     if let Err(error) = netpath::collect::limits::raise_open_files() {
         eprintln!("netpath-helper: {error}");
     }
+    // Before the collector starts threads: capabilities belong to threads.
+    privileges::keep_needed().map_err(|error| error.to_string())?;
     Collector::new(Roots::default()).map_err(|error| error.to_string())
 }
 

@@ -40,7 +40,7 @@ pub fn read(session: &mut Session<'_>) -> Result<Vec<Addr>> {
         .collect())
 }
 
-fn flatten(message: &AddressMessage) -> Option<Addr> {
+pub(super) fn flatten(message: &AddressMessage) -> Option<Addr> {
     let (mut address, mut local) = (None::<IpAddr>, None::<IpAddr>);
     // IFA_FLAGS holds all 32 bits; the header only the first 8.
     let mut flags = u32::from(message.header.flags.bits());

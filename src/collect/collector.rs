@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::discovery::{Discovery, Found, Roots};
 use super::error::{Error, Result};
 use super::module::Modules;
-use super::namespace::{Inside, Namespace, Shared, Sockets};
+use super::namespace::{Inside, Namespace, Registered, Shared, Sockets};
 use super::netfilter::{closure, set};
 use super::netns::{Hopper, NsFile};
 use crate::model::netfilter::{Backend, Chain, Family, Set};
@@ -43,12 +43,14 @@ impl Collector {
             .enable_time()
             .build()
             .map_err(|error| Error::io("start the runtime of rtnetlink", &error))?;
+        let kernel = nix::sys::utsname::uname()
+            .map_err(|errno| Error::nix("read the kernel's release", errno))?;
         Ok(Self {
             shared: Shared {
                 hopper: Hopper::start()?,
                 runtime,
                 proc: roots.proc.clone(),
-                modules: Modules::new(&roots.proc),
+                modules: Modules::new(&roots.proc, &kernel.release().to_string_lossy()),
             },
             roots,
             open: BTreeMap::new(),
@@ -95,7 +97,7 @@ impl Collector {
                     set,
                 } => {
                     let found = self.with(&mut request, *netns, |ns, shared| {
-                        match ns.nf_tables(shared) {
+                        match ns.nf_tables(shared)? {
                             Some(socket) => closure::whole_set(socket, *family, table, set),
                             None => Ok(None),
                         }
@@ -110,7 +112,7 @@ impl Collector {
                     key,
                 } => {
                     let elem = self.with(&mut request, *netns, |ns, shared| {
-                        match ns.nf_tables(shared) {
+                        match ns.nf_tables(shared)? {
                             Some(socket) => set::element_by_key(socket, *family, table, set, key),
                             None => Ok(None),
                         }
@@ -222,12 +224,11 @@ impl Collector {
                 let inside = inside.remove(id);
                 match (self.namespace(request, *id, *depth, inside), named.get(id)) {
                     (Ok(ns), _) => answer(Fact::NetNs(Box::new(ns))),
-                    (Err(why), Some(target)) => answer(Fact::NoNetNs {
-                        target: (*target).clone(),
+                    // Pods come and go: what ended between the listing and its turn is named as gone.
+                    (Err(why), target) => answer(Fact::NoNetNs {
+                        target: target.map_or(NsTarget::Id(*id), |target| (*target).clone()),
                         why,
                     }),
-                    // Pods come and go: what ended between the listing and its turn is not there.
-                    (Err(_), None) => {}
                 }
             }
             self.tidy();
@@ -259,9 +260,12 @@ impl Collector {
             self.shared.runtime.handle().clone(),
             self.shared.proc.clone(),
         );
+        let registered = Registered::of(&self.shared.modules);
         let entered = self.shared.hopper.run_each(files.clone(), move |at| {
             let open = missing.get(at).is_some_and(|missing| *missing);
-            let sockets = open.then(|| Sockets::open(&handle)).transpose()?;
+            let sockets = open
+                .then(|| Sockets::open(&handle, registered))
+                .transpose()?;
             Ok((sockets, Inside::read(&proc)))
         });
         // Where the thread is gone, each namespace says so when it is read.
@@ -295,7 +299,7 @@ impl Collector {
             .cloned();
         let gone = || {
             let operation = format!("open network namespace net:[{}]", id.ino);
-            Error::malformed(operation, "no process is in it and no file keeps it")
+            Error::Gone { operation }
         };
         self.roots.open(&found.ok_or_else(gone)?)
     }
@@ -433,7 +437,7 @@ impl Collector {
     ) {
         let found = self.with(request, netns, |ns, shared| match backend {
             Backend::Nft => {
-                let Some(socket) = ns.nf_tables(shared) else {
+                let Some(socket) = ns.nf_tables(shared)? else {
                     return Ok(None);
                 };
                 let mut found = closure::chain(socket, family, table, name)?;
@@ -537,6 +541,7 @@ fn all_missing(mut ns: NetNs, error: &Error) -> NetNs {
     ns.sysctls = Section::Missing(why.clone());
     ns.ipvs = Section::Missing(why.clone());
     ns.recent = Section::Missing(why.clone());
+    ns.xfrm = Section::Missing(why.clone());
     ns.sockets = Section::Missing(why.clone());
     ns.nft = Section::Missing(why.clone());
     ns.legacy = Section::Missing(why);

@@ -102,7 +102,7 @@ pub fn table(socket: &mut Netlink, most: usize) -> Result<Vec<ConntrackEntry>> {
 }
 
 /// Zone of the original direction: CTA_ZONE, or CTA_TUPLE_ZONE where the directions differ.
-fn zone(attrs: Attrs<'_>) -> Option<u16> {
+pub(super) fn zone(attrs: Attrs<'_>) -> Option<u16> {
     let own = || Attrs(attrs.find(1)?).find(3);
     attrs.find(18).or_else(own).and_then(|b| nla::be16_at(b, 0))
 }
@@ -114,7 +114,7 @@ fn octets(ip: IpAddr) -> Vec<u8> {
     }
 }
 
-fn decode(attrs: Attrs<'_>) -> Option<ConntrackEntry> {
+pub(super) fn decode(attrs: Attrs<'_>) -> Option<ConntrackEntry> {
     let number = |kind| attrs.find(kind).and_then(nla::be32);
     Some(ConntrackEntry {
         orig: tuple(Attrs(attrs.find(1)?))?,

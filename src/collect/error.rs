@@ -68,6 +68,18 @@ pub enum Error {
         /// Name for modprobe.
         module: &'static str,
     },
+    /// Asking might make the kernel load a module, and whether it would can't be told.
+    #[error(
+        "{operation}: whether kernel module {module} is there can't be told, and asking might load it ({why}); load it on the node (modprobe {module}), or let the helper read that file"
+    )]
+    Unasked {
+        /// Operation and object.
+        operation: String,
+        /// Name for modprobe.
+        module: &'static str,
+        /// Why that can't be told.
+        why: String,
+    },
 }
 
 impl Error {

@@ -30,7 +30,7 @@ pub fn read(session: &mut Session<'_>) -> Result<Vec<FdbEntry>> {
         .collect())
 }
 
-fn flatten(message: &NeighbourMessage) -> Option<FdbEntry> {
+pub(super) fn flatten(message: &NeighbourMessage) -> Option<FdbEntry> {
     let header = &message.header;
     let mut entry = FdbEntry {
         link: IfIndex::new(header.ifindex)?,

@@ -54,7 +54,7 @@ pub fn indices(socket: &mut Netlink) -> Result<Vec<u32>> {
     )
 }
 
-fn flatten(message: &LinkMessage, lost: &[u16]) -> Option<Link> {
+pub(super) fn flatten(message: &LinkMessage, lost: &[u16]) -> Option<Link> {
     let header = &message.header;
     let flag = |flag| header.flags.contains(flag);
     let mut link = Link {
@@ -78,6 +78,7 @@ fn flatten(message: &LinkMessage, lost: &[u16]) -> Option<Link> {
         xdp: false,
         tc: Vec::new(),
         qdisc: None,
+        qdiscs: Vec::new(),
         stats: None,
     };
     if lost.contains(&IFLA_LINKINFO) {
@@ -214,6 +215,8 @@ fn inet(conf: &InetDevConf) -> InetConf {
         arp_filter: conf.arpfilter != 0,
         src_valid_mark: conf.src_vmark != 0,
         ignore_routes_with_linkdown: conf.ignore_routes_with_linkdown != 0,
+        nopolicy: conf.nopolicy != 0,
+        noxfrm: conf.noxfrm != 0,
     }
 }
 

@@ -30,6 +30,7 @@ pub mod netns;
 pub mod nexthop;
 pub mod nla;
 pub mod nsid;
+pub mod privileges;
 pub mod recent;
 pub mod route;
 pub mod rtnl;
@@ -38,6 +39,13 @@ pub mod serve;
 pub mod socket;
 pub mod sysctl;
 pub mod tc;
+pub mod xfrm;
+
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+#[path = "../../tests/pure/mutate.rs"]
+mod mutate;
 
 mod collector;
 mod namespace;

@@ -9,14 +9,14 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use tokio::runtime::Runtime;
 
 use super::error::{Error, Result};
-use super::module::{Modules, Subsystem};
+use super::module::{Modules, Presence, Subsystem};
 use super::netfilter::{closure, ipset, iptables};
 use super::netlink::{Netlink, Protocol};
 use super::netns::{Hopper, NsFile};
 use super::rtnl::{Route, Session};
 use super::{
     addr, bpf, conntrack, fdb, ipvs, link, neigh, nsid, recent, route, rule, socket as sockets,
-    sysctl, tc,
+    sysctl, tc, xfrm,
 };
 use crate::model::Section;
 use crate::model::conntrack::{ConntrackEntry, Tuple};
@@ -27,6 +27,7 @@ use crate::model::netns::{NetNs, NsIdentity};
 use crate::model::recent::RecentList;
 use crate::model::sysctl::Sysctls;
 use crate::model::want::Depth;
+use crate::model::xfrm::Xfrm;
 
 /// What all namespaces share.
 pub struct Shared {
@@ -45,8 +46,9 @@ pub struct Namespace {
     file: NsFile,
     route: Route,
     raw: Netlink,
-    netfilter: Netlink,
-    diag: Netlink,
+    netfilter: Option<Netlink>,
+    diag: Option<Netlink>,
+    xfrm: Option<Netlink>,
     /// When it was last used.
     pub used: Instant,
 }
@@ -58,6 +60,8 @@ pub struct Inside {
     recent: Result<Vec<RecentList>>,
     legacy: [Section<Vec<String>>; 2],
     programs: Result<BTreeMap<u32, Vec<String>>>,
+    /// PF_KEY is there, the other way to make XFRM policies.
+    pfkey: bool,
 }
 
 impl Inside {
@@ -72,6 +76,7 @@ impl Inside {
                 sysctl::legacy_tables(proc, true),
             ],
             programs: programs(),
+            pfkey: proc.join("thread-self/net/pfkey").exists(),
         }
     }
 }
@@ -87,18 +92,50 @@ fn programs() -> Result<BTreeMap<u32, Vec<String>>> {
 pub struct Sockets {
     route: Route,
     raw: Netlink,
-    netfilter: Netlink,
-    diag: Netlink,
+    netfilter: Option<Netlink>,
+    diag: Option<Netlink>,
+    xfrm: Option<Netlink>,
+}
+
+/// Which protocols the kernel has: a socket of another would make it load a module.
+#[derive(Clone, Copy, Debug)]
+pub struct Registered {
+    netfilter: bool,
+    diag: bool,
+    xfrm: bool,
+}
+
+impl Registered {
+    /// As it is now.
+    pub fn of(modules: &Modules) -> Self {
+        Self {
+            netfilter: modules.registered(Protocol::Netfilter),
+            diag: modules.registered(Protocol::SockDiag),
+            xfrm: modules.registered(Protocol::Xfrm),
+        }
+    }
+}
+
+/// A socket of a protocol that the kernel has; `None`: it has none such.
+fn open_registered(registered: bool, protocol: Protocol) -> Result<Option<Netlink>> {
+    if !registered {
+        return Ok(None);
+    }
+    match Netlink::open(protocol) {
+        Err(error) if error.errno() == Some(libc::EPROTONOSUPPORT) => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 impl Sockets {
     /// Opens them in the calling thread's namespace.
-    pub fn open(runtime: &tokio::runtime::Handle) -> Result<Self> {
+    pub fn open(runtime: &tokio::runtime::Handle, registered: Registered) -> Result<Self> {
         Ok(Self {
             route: Route::open(runtime)?,
             raw: Netlink::open(Protocol::Route)?,
-            netfilter: Netlink::open(Protocol::Netfilter)?,
-            diag: Netlink::open(Protocol::SockDiag)?,
+            netfilter: open_registered(registered.netfilter, Protocol::Netfilter)?,
+            diag: open_registered(registered.diag, Protocol::SockDiag)?,
+            xfrm: open_registered(registered.xfrm, Protocol::Xfrm)?,
         })
     }
 }
@@ -107,7 +144,10 @@ impl Namespace {
     /// Enters a namespace and opens its sockets.
     pub fn open(shared: &Shared, file: NsFile) -> Result<Self> {
         let handle = shared.runtime.handle().clone();
-        let sockets = shared.hopper.run(&file, move || Sockets::open(&handle))??;
+        let registered = Registered::of(&shared.modules);
+        let sockets = shared
+            .hopper
+            .run(&file, move || Sockets::open(&handle, registered))??;
         Ok(Self::new(file, sockets))
     }
 
@@ -119,6 +159,7 @@ impl Namespace {
             raw: sockets.raw,
             netfilter: sockets.netfilter,
             diag: sockets.diag,
+            xfrm: sockets.xfrm,
             used: Instant::now(),
         }
     }
@@ -132,13 +173,16 @@ impl Namespace {
     pub fn is_broken(&self) -> bool {
         self.route.is_broken()
             || self.raw.is_broken()
-            || self.netfilter.is_broken()
-            || self.diag.is_broken()
+            || [&self.netfilter, &self.diag, &self.xfrm]
+                .into_iter()
+                .flatten()
+                .any(Netlink::is_broken)
     }
 
     /// Ends reads that would go on after this time.
     pub fn set_deadline(&mut self, deadline: Instant) {
-        for socket in [&mut self.raw, &mut self.netfilter, &mut self.diag] {
+        let others = [&mut self.netfilter, &mut self.diag, &mut self.xfrm];
+        for socket in others.into_iter().flatten().chain([&mut self.raw]) {
             socket.set_deadline(Some(deadline));
         }
     }
@@ -171,6 +215,7 @@ impl Namespace {
             .into();
         ns.sockets = self.sockets(shared).into();
         ns.nft = self.nft(shared, depth).into();
+        ns.xfrm = self.xfrm(shared, &inside).into();
         match inside {
             Ok(inside) => {
                 ns.sysctls = Section::Known(inside.sysctls);
@@ -200,8 +245,10 @@ impl Namespace {
     }
 
     fn sockets(&mut self, shared: &mut Shared) -> Result<Vec<crate::model::socket::Socket>> {
-        if shared.modules.has(Subsystem::InetDiag) {
-            match sockets::read(&mut self.diag) {
+        if shared.modules.presence(Subsystem::InetDiag) == Presence::Ask
+            && let Some(socket) = &mut self.diag
+        {
+            match sockets::read(socket) {
                 // No handler for the protocol: the kernel has no inet_diag.
                 Err(error) if error.errno() == Some(libc::ENOENT) => {}
                 other => return other,
@@ -213,12 +260,45 @@ impl Namespace {
             .run(&self.file, move || sockets::read_files(&proc))?
     }
 
+    /// The socket of a subsystem's protocol; `None`: the kernel has no such subsystem, which therefore
+    /// holds nothing.
+    fn ask(
+        &mut self,
+        shared: &mut Shared,
+        subsystem: Subsystem,
+        operation: &str,
+    ) -> Result<Option<&mut Netlink>> {
+        let (socket, protocol) = match subsystem {
+            Subsystem::InetDiag => (&mut self.diag, Protocol::SockDiag),
+            _ => (&mut self.netfilter, Protocol::Netfilter),
+        };
+        // A kernel without the protocol has none of its subsystems.
+        if !shared.modules.registered(protocol) {
+            return Ok(None);
+        }
+        match shared.modules.presence(subsystem) {
+            Presence::Absent => return Ok(None),
+            Presence::Unsure(why) => {
+                return Err(Error::Unasked {
+                    operation: operation.to_owned(),
+                    module: subsystem.module(),
+                    why,
+                });
+            }
+            Presence::Ask => {}
+        }
+        if socket.is_none() {
+            // Its module was loaded after the other sockets were opened.
+            *socket = shared
+                .hopper
+                .run(&self.file, move || open_registered(true, protocol))??;
+        }
+        Ok(socket.as_mut())
+    }
+
     /// Socket for nf_tables; `None`: the kernel has no nf_tables, so there are no rules.
-    pub fn nf_tables(&mut self, shared: &mut Shared) -> Option<&mut Netlink> {
-        shared
-            .modules
-            .has(Subsystem::NfTables)
-            .then_some(&mut self.netfilter)
+    pub fn nf_tables(&mut self, shared: &mut Shared) -> Result<Option<&mut Netlink>> {
+        self.ask(shared, Subsystem::NfTables, "read nf_tables")
     }
 
     /// Names the ipsets that rules refer to.
@@ -227,13 +307,31 @@ impl Namespace {
         shared: &mut Shared,
         chains: impl Iterator<Item = &'a mut Chain>,
     ) {
-        if shared.modules.has(Subsystem::IpSet) {
-            ipset::fill_names(&mut self.netfilter, chains);
+        // Sets without a name are unknown by their number.
+        if let Ok(Some(socket)) = self.ask(shared, Subsystem::IpSet, "name ipsets") {
+            ipset::fill_names(socket, chains);
+        }
+    }
+
+    /// XFRM policies; none where the kernel has nothing that could make them.
+    fn xfrm(&mut self, shared: &mut Shared, inside: &Result<Inside>) -> Result<Xfrm> {
+        if self.xfrm.is_none() && shared.modules.registered(Protocol::Xfrm) {
+            self.xfrm = shared
+                .hopper
+                .run(&self.file, || open_registered(true, Protocol::Xfrm))??;
+        }
+        match &mut self.xfrm {
+            Some(socket) => xfrm::read(socket),
+            None if inside.as_ref().is_ok_and(|inside| !inside.pfkey) => Ok(Xfrm::default()),
+            None => Err(Error::Module {
+                operation: "list xfrm policies".to_owned(),
+                module: "xfrm_user",
+            }),
         }
     }
 
     fn nft(&mut self, shared: &mut Shared, depth: Depth) -> Result<Ruleset> {
-        let mut ruleset = match self.nf_tables(shared) {
+        let mut ruleset = match self.nf_tables(shared)? {
             None => Ruleset::default(),
             Some(socket) => closure::ruleset(socket, depth)?,
         };
@@ -340,11 +438,11 @@ impl Namespace {
 
     /// Socket for conntrack; `None`: the kernel tracks nothing.
     fn ctnetlink(&mut self, shared: &mut Shared, operation: &str) -> Result<Option<&mut Netlink>> {
-        if shared.modules.has(Subsystem::Conntrack) {
-            return Ok(Some(&mut self.netfilter));
-        }
         if !tracked(&shared.proc) {
             return Ok(None);
+        }
+        if let Some(socket) = self.ask(shared, Subsystem::Conntrack, operation)? {
+            return Ok(Some(socket));
         }
         Err(Error::Module {
             operation: operation.to_owned(),
@@ -363,7 +461,8 @@ fn links(session: &mut Session<'_>) -> Result<Vec<Link>> {
     let mut links = link::read(session)?;
     let mut filters = tc::read(session.raw)?;
     for link in &mut links {
-        link.tc = filters.remove(&link.index.get()).unwrap_or_default();
+        let found = filters.remove(&link.index.get()).unwrap_or_default();
+        (link.tc, link.qdiscs) = (found.filters, found.qdiscs);
     }
     Ok(links)
 }

@@ -63,7 +63,7 @@ pub(super) fn dump(
     )
 }
 
-fn flatten(message: &NeighbourMessage) -> Option<Neigh> {
+pub(super) fn flatten(message: &NeighbourMessage) -> Option<Neigh> {
     let mut dst = None;
     let mut lladdr = None;
     for attribute in &message.attributes {

@@ -23,6 +23,8 @@ const NLMSG_OVERRUN: u16 = 4;
 const HEADER: usize = 16;
 /// The kernel makes datagrams of at most 32 KiB for dumps that are read with a buffer this large.
 const BUFFER: usize = 64 << 10;
+/// `nl_pid` of the kernel's own sockets.
+pub(super) const KERNEL: u32 = 0;
 /// How often a dump that was interrupted by a change is begun again.
 const ATTEMPTS: usize = 8;
 /// Longest wait for one datagram.
@@ -37,14 +39,18 @@ pub enum Protocol {
     Netfilter,
     /// NETLINK_SOCK_DIAG
     SockDiag,
+    /// NETLINK_XFRM
+    Xfrm,
 }
 
 impl Protocol {
-    fn number(self) -> isize {
+    /// NETLINK_*
+    pub(super) fn number(self) -> isize {
         match self {
             Self::Route => netlink_sys::protocols::NETLINK_ROUTE,
             Self::SockDiag => netlink_sys::protocols::NETLINK_SOCK_DIAG,
             Self::Netfilter => netlink_sys::protocols::NETLINK_NETFILTER,
+            Self::Xfrm => netlink_sys::protocols::NETLINK_XFRM,
         }
     }
 }
@@ -66,6 +72,8 @@ pub fn is_read(protocol: Protocol, kind: u16) -> bool {
         },
         // SOCK_DIAG_BY_FAMILY; not SOCK_DESTROY (21).
         Protocol::SockDiag => kind == 20,
+        // XFRM_MSG_GETPOLICY and _GETDEFAULT; states hold keys and are not asked for.
+        Protocol::Xfrm => matches!(kind, 21 | 40),
     }
 }
 
@@ -199,11 +207,6 @@ impl Netlink {
         let mut whole = true;
         let expected = self.sequence;
         loop {
-            if self.deadline.is_some_and(|end| Instant::now() > end) {
-                return Err(Error::Timeout {
-                    operation: operation.to_owned(),
-                });
-            }
             let mut rest = self.datagram(operation)?;
             while let Some(len) = nla::u32_at(rest, 0) {
                 let len = len as usize;
@@ -254,8 +257,18 @@ impl Netlink {
         self.buffer.clear();
         self.buffer.reserve(BUFFER);
         loop {
-            match self.socket.recv(&mut self.buffer, libc::MSG_TRUNC) {
-                Ok(len) if len > self.buffer.len() => {
+            if self.deadline.is_some_and(|end| Instant::now() > end) {
+                return Err(Error::Timeout {
+                    operation: operation.to_owned(),
+                });
+            }
+            match self.socket.recv_from(&mut self.buffer, libc::MSG_TRUNC) {
+                // Only the kernel has port 0; any process in the namespace may send here otherwise.
+                Ok((_, from)) if from.port_number() != KERNEL => {
+                    self.buffer.clear();
+                    self.buffer.reserve(BUFFER);
+                }
+                Ok((len, _)) if len > self.buffer.len() => {
                     return Err(Error::malformed(
                         operation,
                         format!("a netlink datagram of {len} bytes is larger than the buffer"),
@@ -316,6 +329,9 @@ mod tests {
             (Protocol::Netfilter, 0x0103),
             (Protocol::Netfilter, 0x0602),
             (Protocol::SockDiag, 21),
+            (Protocol::Xfrm, 18),
+            (Protocol::Xfrm, 19),
+            (Protocol::Xfrm, 29),
         ] {
             assert!(!is_read(protocol, kind), "{protocol:?} {kind:#x}");
         }

@@ -26,7 +26,7 @@ const RTNH_F_DEAD: u32 = 1;
 const RTNH_F_ONLINK: u32 = 4;
 const RTNH_F_LINKDOWN: u32 = 16;
 
-enum Object {
+pub(super) enum Object {
     Hop(Option<NextHop>),
     Group(Vec<(u32, u16)>),
 }
@@ -65,7 +65,7 @@ pub fn read(socket: &mut Netlink) -> Result<BTreeMap<u32, Vec<NextHop>>> {
     Ok(hops.collect())
 }
 
-fn decode(body: &[u8]) -> Option<(u32, Object)> {
+pub(super) fn decode(body: &[u8]) -> Option<(u32, Object)> {
     let flags = nla::u32_at(body, 4)?;
     let attrs = Attrs(body.get(HEADER..)?);
     let id = nla::u32_at(attrs.find(NHA_ID)?, 0)?;

@@ -73,7 +73,7 @@ pub fn read(session: &mut Session<'_>) -> Result<Vec<Route>> {
     Ok(routes)
 }
 
-fn flatten(message: &RouteMessage, lost: &[u16]) -> Option<Route> {
+pub(super) fn flatten(message: &RouteMessage, lost: &[u16]) -> Option<Route> {
     let header = &message.header;
     if header.flags.bits() & RTM_F_CLONED != 0 {
         return None;

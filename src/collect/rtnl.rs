@@ -22,7 +22,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
 use super::error::{Error, Result};
-use super::netlink::{Netlink, Protocol, is_read};
+use super::netlink::{KERNEL, Netlink, Protocol, is_read};
 use super::nla::{self, Attrs};
 
 const NLM_F_DUMP_INTR: u16 = 0x10;
@@ -115,16 +115,26 @@ impl AsyncSocket for Watched {
         buf: &mut B,
     ) -> Poll<io::Result<SocketAddr>> {
         let mut datagram = Vec::with_capacity(64 << 10);
-        let from = ready!(self.socket.poll_recv_from(cx, &mut datagram))?;
-        self.see(&datagram);
-        buf.put_slice(&datagram);
-        Poll::Ready(Ok(from))
+        loop {
+            let from = ready!(self.socket.poll_recv_from(cx, &mut datagram))?;
+            // What another process sent is no answer.
+            if from.port_number() == KERNEL {
+                self.see(&datagram);
+                buf.put_slice(&datagram);
+                return Poll::Ready(Ok(from));
+            }
+            datagram.clear();
+        }
     }
 
     fn poll_recv_from_full(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Vec<u8>, SocketAddr)>> {
-        let (datagram, from) = ready!(self.socket.poll_recv_from_full(cx))?;
-        self.see(&datagram);
-        Poll::Ready(Ok((datagram, from)))
+        loop {
+            let (datagram, from) = ready!(self.socket.poll_recv_from_full(cx))?;
+            if from.port_number() == KERNEL {
+                self.see(&datagram);
+                return Poll::Ready(Ok((datagram, from)));
+            }
+        }
     }
 }
 
@@ -295,7 +305,11 @@ impl Session<'_> {
 }
 
 /// Decodes a message without the attributes that can't be decoded, and names those.
-fn mend(kind: u16, body: &[u8], header: usize) -> Option<(RouteNetlinkMessage, Vec<u16>)> {
+pub(super) fn mend(
+    kind: u16,
+    body: &[u8],
+    header: usize,
+) -> Option<(RouteNetlinkMessage, Vec<u16>)> {
     if let Some(message) = decode(kind, body) {
         return Some((message, Vec::new()));
     }

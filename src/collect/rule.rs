@@ -67,7 +67,7 @@ pub fn read(session: &mut Session<'_>) -> Result<Vec<Rule>> {
     Ok(rules)
 }
 
-fn flatten(v6: bool, message: &RuleMessage, lost: &[u16]) -> Rule {
+pub(super) fn flatten(v6: bool, message: &RuleMessage, lost: &[u16]) -> Rule {
     let header = &message.header;
     let mut table = u32::from(header.table);
     let mut goto = None;

@@ -48,7 +48,7 @@ pub fn read(socket: &mut Netlink) -> Result<Vec<Socket>> {
     Ok(sockets)
 }
 
-fn decode(protocol: u8, body: &[u8]) -> Option<Socket> {
+pub(super) fn decode(protocol: u8, body: &[u8]) -> Option<Socket> {
     let (family, state) = (i32::from(*body.first()?), *body.get(1)?);
     let width = if family == libc::AF_INET6 { 16 } else { 4 };
     let address = |at: usize| nla::ip(body.get(at..at + width)?);
@@ -70,6 +70,7 @@ fn decode(protocol: u8, body: &[u8]) -> Option<Socket> {
         listening: !connected,
         remote: connected.then_some(remote),
         bound_dev: IfIndex::new(nla::u32_at(body, 40)?),
+        bound_dev_unread: false,
         uid: nla::u32_at(body, 64)?,
         inode: u64::from(nla::u32_at(body, 68)?),
     })
@@ -125,6 +126,7 @@ fn entry(
         remote: remote.map(|remote| (remote.ip(), remote.port())),
         // The files do not name the device.
         bound_dev: None,
+        bound_dev_unread: true,
         uid,
         inode,
     }

@@ -11,6 +11,9 @@ pub const MAX_MESSAGE: usize = 256 << 20;
 /// Messages larger than this are compressed.
 const COMPRESS_FROM: usize = 4 << 10;
 
+/// LZ4 makes no more than this many bytes of one.
+const LZ4_RATIO: usize = 255;
+
 const PLAIN: u8 = 0;
 const LZ4: u8 = 1;
 
@@ -28,6 +31,24 @@ pub enum FrameError {
     /// More than [`MAX_MESSAGE`] after decompression.
     #[error("decompress a frame: it would take {0} bytes, over the limit of {MAX_MESSAGE}")]
     TooLarge(usize),
+    /// No bytes can become that many: the claim is not believed.
+    #[error("decompress a frame: {len} bytes can't become the {claimed} that they claim")]
+    Claim {
+        /// Bytes that arrived.
+        len: usize,
+        /// Bytes that they claim to become.
+        claimed: usize,
+    },
+    /// One peer's messages together take more than a reader allows.
+    #[error(
+        "decode a message of {len} bytes: with it, all messages together take more than {limit} bytes"
+    )]
+    Budget {
+        /// Bytes of this message after decompression.
+        len: usize,
+        /// Most bytes of all messages.
+        limit: usize,
+    },
     /// Compressed bytes are damaged.
     #[error("decompress a frame")]
     Decompress(#[source] lz4_flex::block::DecompressError),
@@ -66,13 +87,33 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
 }
 
 /// Collects bytes until they make frames.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Decoder {
     buffer: Vec<u8>,
     consumed: usize,
+    /// Most bytes of all messages, and how many of them are left.
+    limit: usize,
+    left: usize,
+}
+
+impl Default for Decoder {
+    fn default() -> Self {
+        Self::limited(usize::MAX)
+    }
 }
 
 impl Decoder {
+    /// Refuses messages that would together take more than `limit` bytes after decompression, before
+    /// memory is taken for them.
+    pub fn limited(limit: usize) -> Self {
+        Self {
+            buffer: Vec::new(),
+            consumed: 0,
+            limit,
+            left: limit,
+        }
+    }
+
     /// Takes bytes in as they come.
     pub fn push(&mut self, bytes: &[u8]) {
         if self.consumed > 0 {
@@ -106,26 +147,52 @@ impl Decoder {
         let Some(frame) = rest.get(..length) else {
             return Ok(None);
         };
-        let message = decode(frame);
+        let message = unpacked(frame).and_then(|len| {
+            let limit = self.limit;
+            self.left = self
+                .left
+                .checked_sub(len)
+                .ok_or(FrameError::Budget { len, limit })?;
+            decode(frame)
+        });
         self.consumed += 4 + length;
         message.map(Some)
     }
 }
 
-fn decode<T: DeserializeOwned>(frame: &[u8]) -> Result<T, FrameError> {
-    let unpacked;
-    let body = match frame.split_first() {
-        Some((&PLAIN, body)) => body,
+/// Bytes that a frame's message takes after decompression.
+fn unpacked(frame: &[u8]) -> Result<usize, FrameError> {
+    match frame.split_first() {
+        Some((&PLAIN, body)) => Ok(body.len()),
         Some((&LZ4, body)) => {
             let (size, rest) =
                 lz4_flex::block::uncompressed_size(body).map_err(FrameError::Decompress)?;
             if size > MAX_MESSAGE {
                 return Err(FrameError::TooLarge(size));
             }
-            unpacked = lz4_flex::block::decompress(rest, size).map_err(FrameError::Decompress)?;
+            // Memory is taken for what can come of the bytes that are here, not for what they claim.
+            if size > rest.len().saturating_mul(LZ4_RATIO) {
+                return Err(FrameError::Claim {
+                    len: rest.len(),
+                    claimed: size,
+                });
+            }
+            Ok(size)
+        }
+        other => Err(FrameError::Encoding(other.map(|(flag, _)| *flag))),
+    }
+}
+
+fn decode<T: DeserializeOwned>(frame: &[u8]) -> Result<T, FrameError> {
+    let unpacked;
+    let body = match frame.split_first() {
+        Some((&LZ4, body)) => {
+            unpacked =
+                lz4_flex::block::decompress_size_prepended(body).map_err(FrameError::Decompress)?;
             &unpacked
         }
-        other => return Err(FrameError::Encoding(other.map(|(flag, _)| *flag))),
+        Some((_, body)) => body,
+        None => frame,
     };
     let (message, rest) =
         postcard::take_from_bytes(body).map_err(|error| FrameError::Decode(body.len(), error))?;
@@ -186,5 +253,20 @@ mod tests {
             decoder.message::<Request>(),
             Err(FrameError::Encoding(None))
         ));
+    }
+
+    #[test]
+    fn all_messages_together_stay_below_a_limit() {
+        // Compressed, each takes some hundred bytes on the wire.
+        let frame = encode(&vec![7u8; 40_000]).expect("encodes");
+        assert!(frame.len() < 1_000, "{}", frame.len());
+        let mut decoder = Decoder::limited(100_000);
+        decoder.push(&frame.repeat(3));
+        for _ in 0..2 {
+            let message = decoder.message::<Vec<u8>>().expect("within the limit");
+            assert_eq!(message.map(|m| m.len()), Some(40_000));
+        }
+        let error = decoder.message::<Vec<u8>>().expect_err("above it");
+        assert!(matches!(error, FrameError::Budget { limit: 100_000, .. }));
     }
 }

@@ -106,6 +106,8 @@ codes! {
     SWALLOWED "NP0133" "a device or setting swallows the packet";
     /// TTL without a circle.
     TTL "NP0134" "the packet's TTL runs out on the way";
+    /// An XFRM policy with the action block, or such a default.
+    XFRM_BLOCKS "NP0135" "an XFRM (IPsec) policy blocks the packet";
 }
 
 /// The code of this name, in any case, with or without leading `NP`.

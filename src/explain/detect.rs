@@ -194,7 +194,9 @@ impl<'a> Case<'a> {
         let packet = self.packet();
         let here = self.here();
         match reason {
-            DropReason::NetfilterDrop | DropReason::NotSpecified => self.filtered(),
+            DropReason::NetfilterDrop | DropReason::QdiscDrop | DropReason::NotSpecified => {
+                self.filtered()
+            }
             DropReason::ForwardingOff | DropReason::IpInnoroutes if self.misled(&packet) => {
                 self.wrong_owner(&packet)
             }
@@ -264,6 +266,12 @@ impl<'a> Case<'a> {
             | DropReason::BridgeNoPort
             | DropReason::VlanFilter => (codes::BRIDGE_BLOCKS, self.open_port(reason)),
             DropReason::NotFromPeer => self.not_from_peer(),
+            DropReason::XfrmPolicy => {
+                let mend = format!(
+                    "{here}: ip xfrm policy list, and find who set the one that the trace names (an IKE daemon, the CNI's encryption)"
+                );
+                (codes::XFRM_BLOCKS, mend)
+            }
             DropReason::IpLocalSource | DropReason::IpInvalidSource | DropReason::IpLocalnet => {
                 let mend = format!(
                     "{here}: see who sends from {} to {}, and whether a translation is missing or wrong",

@@ -377,6 +377,7 @@ pub(super) fn object(naming: &Naming<'_>, hop: &Hop, evidence: &Evidence) -> Str
             words::conntrack(entry)
         ),
         Evidence::Sysctl { name, value } => format!("sysctl {name} = {value}"),
+        Evidence::XfrmPolicy { policy } => format!("xfrm policy: {policy}"),
         Evidence::Socket { socket } => format!("socket: {}", words::socket(socket, &dev)),
         Evidence::Address { addr, dev } => format!("address {addr} on {dev}"),
         Evidence::Absent { what } => format!("not there: {what}"),

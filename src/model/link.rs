@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::tc::Qdisc;
 use super::{IfIndex, MacAddr};
 
 /// One network device of one namespace.
@@ -53,6 +54,9 @@ pub struct Link {
     pub tc: Vec<String>,
     /// IFLA_QDISC: name of the root queueing discipline.
     pub qdisc: Option<String>,
+    /// Queueing disciplines that may drop a single packet.
+    #[serde(default)]
+    pub qdiscs: Vec<Qdisc>,
     /// Receive and transmit counters since the device was made (IFLA_STATS64).
     pub stats: Option<LinkStats>,
 }
@@ -245,6 +249,12 @@ pub struct InetConf {
     pub src_valid_mark: bool,
     /// Routes through a device without carrier are skipped (OR with `all`).
     pub ignore_routes_with_linkdown: bool,
+    /// `disable_policy`: packets that come in here are not checked against XFRM policies (OR with `all`).
+    #[serde(default)]
+    pub nopolicy: bool,
+    /// `disable_xfrm`: packets that leave here are not (OR with `all`).
+    #[serde(default)]
+    pub noxfrm: bool,
 }
 
 /// Per-device IPv6 settings (`net.ipv6.conf.DEV.*`).

@@ -25,8 +25,10 @@ pub mod section;
 pub mod snapshot;
 pub mod socket;
 pub mod sysctl;
+pub mod tc;
 pub mod topology;
 pub mod want;
+pub mod xfrm;
 pub mod xtables;
 
 pub use ids::{IfIndex, NetNsId, NsKey};

@@ -16,6 +16,7 @@ use super::route::Route;
 use super::rule::Rule;
 use super::socket::Socket;
 use super::sysctl::Sysctls;
+use super::xfrm::Xfrm;
 use super::{IfIndex, NetNsId, Section};
 
 /// One namespace with what was read of it.
@@ -51,6 +52,9 @@ pub struct NetNs {
     /// Lists of recently seen addresses.
     #[serde(default)]
     pub recent: Section<Vec<RecentList>>,
+    /// XFRM (IPsec) policies.
+    #[serde(default)]
+    pub xfrm: Section<Xfrm>,
     /// Conntrack entries that were asked for, by tuple and zone 0; `Known(None)`: there is none. Where
     /// the whole table was read: its entries of all zones, by the tuple of their original direction.
     pub conntrack: Vec<(Tuple, Section<Option<ConntrackEntry>>)>,
@@ -77,6 +81,7 @@ impl NetNs {
             legacy: Section::NotAsked,
             ipvs: Section::NotAsked,
             recent: Section::NotAsked,
+            xfrm: Section::NotAsked,
             conntrack: Vec::new(),
             conntrack_table: Section::NotAsked,
         }
@@ -154,6 +159,7 @@ impl NetNs {
             ("iptables-legacy", self.legacy.missing()),
             ("ipvs", self.ipvs.missing()),
             ("xt_recent", self.recent.missing()),
+            ("xfrm", self.xfrm.missing()),
             ("conntrack", self.conntrack_table.missing()),
         ];
         all.into_iter()

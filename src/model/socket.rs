@@ -24,6 +24,10 @@ pub struct Socket {
     pub remote: Option<(IpAddr, u16)>,
     /// Bound to a device (SO_BINDTODEVICE).
     pub bound_dev: Option<IfIndex>,
+    /// Whether it is bound to a device could not be read, so that no device there says nothing:
+    /// `/proc/net` does not tell.
+    #[serde(default)]
+    pub bound_dev_unread: bool,
     /// Owner's uid.
     pub uid: u32,
     /// Socket inode.

@@ -2,13 +2,13 @@
 //!
 //! Read first: `__dev_queue_xmit()`, `__netif_receive_skb_core()` (net/core/dev.c), `veth_xmit()`,
 //! `loopback_xmit()`, v6.12. Not modelled: what XDP and tc programs do (a device that has any makes the
-//! way unknown), queueing disciplines, VLAN tags.
+//! way unknown), VLAN tags.
 
 use super::l2::{self, want_netns};
 use super::peer::{Peer, peer};
 use super::skb::Devices;
 use super::walk::{Next, Walk, Ways};
-use super::{Cx, underlay, vxlan};
+use super::{Cx, tc, underlay, vxlan};
 use crate::model::link::{Link, LinkKind, MacvlanMode};
 use crate::model::netfilter::Hook;
 use crate::model::{IfIndex, NsKey};
@@ -77,6 +77,10 @@ fn send(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
     let Some(link) = walk.link(cx, dev) else {
         return walk.unknown("the device was not read");
     };
+    walk = match tc::enqueue(walk, link) {
+        Ok(walk) => walk,
+        Err(ways) => return ways,
+    };
     walk.tap(&link.name, true);
     match &link.kind {
         LinkKind::Veth | LinkKind::Netkit => to_peer(cx, walk, link),
@@ -106,6 +110,12 @@ fn send(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
 /// Packets to this host come back in by the loopback device, with their connection.
 pub(crate) fn loopback(cx: &Cx<'_>, mut walk: Walk, lo: IfIndex) -> Ways {
     walk.skb.packet.eth = None;
+    if let Some(link) = walk.link(cx, lo) {
+        walk = match tc::enqueue(walk, link) {
+            Ok(walk) => walk,
+            Err(ways) => return ways,
+        };
+    }
     walk.tap(&walk.dev(cx, lo), true);
     walk.skb.uid = None;
     walk.then(Next::Receive(lo))

@@ -2,15 +2,22 @@
 //!
 //! Read first: `ip_forward()`, net/ipv4/ip_forward.c, and `ip6_forward()`, net/ipv6/ip6_output.c, v6.12.
 
-use super::Cx;
 use super::skb::Devices;
 use super::walk::{Next, Out, Walk, Ways};
+use super::{Cx, xfrm};
 use crate::model::IfIndex;
 use crate::model::netfilter::Hook;
+use crate::model::xfrm::XfrmDir;
 use crate::trace::{Disposition, Evidence, RejectWith, Step, StepKind};
 
 /// TTL and size are checked before FORWARD sees the packet.
-pub(crate) fn forward(cx: &mut Cx<'_>, mut walk: Walk, iif: IfIndex, out: Out) -> Ways {
+pub(crate) fn forward(cx: &mut Cx<'_>, walk: Walk, iif: IfIndex, out: Out) -> Ways {
+    let passed = xfrm::check(cx, walk, XfrmDir::Fwd, Some(iif))
+        .and_then(|walk| xfrm::check(cx, walk, XfrmDir::Out, Some(out.oif)));
+    let mut walk = match passed {
+        Ok(walk) => walk,
+        Err(ways) => return ways,
+    };
     let before = walk.skb.packet.clone();
     if before.ttl <= 1 {
         walk.step(Step::new(

@@ -23,9 +23,11 @@ pub(crate) mod skb;
 pub(crate) mod socket;
 pub(crate) mod solicit;
 pub(crate) mod source;
+pub(crate) mod tc;
 pub(crate) mod underlay;
 pub(crate) mod vxlan;
 pub(crate) mod walk;
+pub(crate) mod xfrm;
 
 pub use netfilter::{element_text, rule_text};
 

@@ -6,12 +6,13 @@
 use super::fib::{FibAnswer, FibKey, Found, lookup};
 use super::skb::Devices;
 use super::walk::{Next, Out, Walk, Ways};
-use super::{Cx, source};
+use super::{Cx, source, xfrm};
 use crate::model::IfIndex;
 use crate::model::netfilter::{ChainKind, Hook};
 use crate::model::packet::L4;
 use crate::model::route::RouteKind;
 use crate::model::rule::RuleAction;
+use crate::model::xfrm::XfrmDir;
 use crate::trace::{Disposition, Evidence, RejectWith, Step, StepKind};
 
 /// What a packet is looked up by.
@@ -161,7 +162,11 @@ pub(crate) fn local_out(cx: &mut Cx<'_>, mut walk: Walk, oif: Option<IfIndex>) -
         }
     }
     let answer = lookup(cx, &walk.ns, &key(&walk, None, oif));
-    routed(cx, walk, answer, |cx, mut walk, out| {
+    routed(cx, walk, answer, |cx, walk, out| {
+        let mut walk = match xfrm::check(cx, walk, XfrmDir::Out, Some(out.oif)) {
+            Ok(walk) => walk,
+            Err(ways) => return ways,
+        };
         hop_limit(cx, &mut walk, out.oif);
         let before = (walk.skb.packet.dst, walk.skb.mark);
         let by_mark = reroutes_by_mark(cx, &walk);

@@ -8,12 +8,13 @@ use std::net::IpAddr;
 use super::fib::section;
 use super::skb::Devices;
 use super::walk::{Goal, Next, Party, Walk, Ways};
-use super::{Cx, vxlan};
+use super::{Cx, vxlan, xfrm};
 use crate::model::IfIndex;
 use crate::model::ipvs::IpvsService;
 use crate::model::netfilter::Hook;
 use crate::model::packet::{ICMP, ICMPV6, Packet, SCTP, TCP, UDP};
 use crate::model::socket::Socket;
+use crate::model::xfrm::XfrmDir;
 use crate::trace::{Disposition, DropReason, Evidence, RejectWith, Step, StepKind};
 
 /// INPUT, then the transport layer.
@@ -29,6 +30,10 @@ pub(crate) fn local_in(cx: &mut Cx<'_>, walk: Walk, dev: IfIndex) -> Ways {
 }
 
 fn deliver(cx: &mut Cx<'_>, walk: Walk, dev: IfIndex) -> Ways {
+    let walk = match xfrm::check(cx, walk, XfrmDir::In, Some(dev)) {
+        Ok(walk) => walk,
+        Err(ways) => return ways,
+    };
     match ipvs(cx, &walk) {
         Ok(None) => {}
         Ok(Some(why)) | Err(why) => return walk.unknown(why),
@@ -121,12 +126,13 @@ fn to_listener(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
             && Some(socket.port) == packet.dport()
             && socket.listening
     };
-    let fitting: Vec<(u32, &Socket)> = sockets
+    let fitting: Vec<(Fit, &Socket)> = sockets
         .iter()
         .filter(same_port)
         .filter_map(|socket| Some((score(socket, &packet, dev)?, socket)))
         .collect();
-    if let Some((_, socket)) = fitting.iter().max_by_key(|(score, _)| *score) {
+    let certain = fitting.iter().filter(|(fit, _)| fit.doubt.is_none());
+    if let Some((_, socket)) = certain.max_by_key(|(fit, _)| fit.score) {
         let text = format!(
             "taken by the socket on {} port {}",
             socket.addr, socket.port
@@ -134,6 +140,29 @@ fn to_listener(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
         walk.step(Step::new(StepKind::Socket, text).with(Evidence::Socket {
             socket: (*socket).clone(),
         }));
+        return walk.end(Disposition::Delivered);
+    }
+    let doubted = fitting.iter().max_by_key(|(fit, _)| fit.score);
+    if let Some((fit, socket)) = doubted
+        && let Some(doubt) = fit.doubt
+    {
+        // A node where nobody ever ran `ss` has neither module, and reading loads none.
+        let why = format!(
+            "of the socket on {} port {}, {doubt} was not read; it is taken to be for every device and both families (modprobe -a tcp_diag udp_diag on the node makes that readable)",
+            socket.addr, socket.port
+        );
+        let text = format!(
+            "taken by the socket on {} port {}",
+            socket.addr, socket.port
+        );
+        let evidence = Evidence::Socket {
+            socket: (*socket).clone(),
+        };
+        walk.step(
+            Step::new(StepKind::Socket, text)
+                .with(evidence)
+                .with(Evidence::Assumed { why }),
+        );
         return walk.end(Disposition::Delivered);
     }
     let name = if packet.protocol() == TCP {
@@ -160,14 +189,24 @@ fn to_listener(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
     }))
 }
 
+/// How well a socket fits.
+struct Fit {
+    score: u32,
+    /// What could not be read and might make it not fit at all.
+    doubt: Option<&'static str>,
+}
+
 /// How well a socket fits; `None`: not at all. Source: `compute_score()`.
-fn score(socket: &Socket, packet: &Packet, dev: IfIndex) -> Option<u32> {
+fn score(socket: &Socket, packet: &Packet, dev: IfIndex) -> Option<Fit> {
     let mut score = 1;
+    let mut doubt = None;
     if let Some(bound) = socket.bound_dev {
         if bound != dev {
             return None;
         }
         score += 4;
+    } else if socket.bound_dev_unread {
+        doubt = Some("which device it is bound to");
     }
     if let Some((addr, port)) = socket.remote {
         if addr != packet.src || Some(port) != packet.sport() {
@@ -179,12 +218,15 @@ fn score(socket: &Socket, packet: &Packet, dev: IfIndex) -> Option<u32> {
     match (socket.addr, packet.dst) {
         (own, dst) if own == dst => score += 2,
         (IpAddr::V4(_), IpAddr::V4(_)) | (IpAddr::V6(_), IpAddr::V6(_)) if any => {}
-        // Unset or unknown: the default of net.ipv6.bindv6only is off.
-        (IpAddr::V6(_), IpAddr::V4(_)) if any && socket.v6only != Some(true) => {}
+        (IpAddr::V6(_), IpAddr::V4(_)) if any && socket.v6only != Some(true) => {
+            if socket.v6only.is_none() {
+                doubt = Some("whether it is for IPv6 only (IPV6_V6ONLY)");
+            }
+        }
         (IpAddr::V6(own), IpAddr::V4(dst)) if own.to_ipv4_mapped() == Some(dst) => score += 2,
         _ => return None,
     }
-    Some(score)
+    Some(Fit { score, doubt })
 }
 
 /// The kernel answers echo requests itself.

@@ -84,6 +84,10 @@ pub enum DropReason {
     VlanFilter,
     /// The answer does not belong to the connection that was asked for (the client resets it).
     NotFromPeer,
+    /// An XFRM policy.
+    XfrmPolicy,
+    /// A queueing discipline.
+    QdiscDrop,
     /// Another reason, in the step's text.
     NotSpecified,
 }
@@ -113,6 +117,8 @@ impl fmt::Display for DropReason {
             Self::VxlanVniNotFound => "VXLAN_VNI_NOT_FOUND",
             Self::VlanFilter => "VLAN_FILTER",
             Self::NotFromPeer => "NOT_FROM_PEER",
+            Self::XfrmPolicy => "XFRM_POLICY",
+            Self::QdiscDrop => "QDISC_DROP",
             Self::NotSpecified => "NOT_SPECIFIED",
         })
     }

@@ -11,6 +11,7 @@ use crate::model::netfilter::{Backend, ChainKind, Counters, Family, Hook, Policy
 use crate::model::route::Route;
 use crate::model::rule::Rule;
 use crate::model::socket::Socket;
+use crate::model::xfrm::XfrmPolicy;
 
 /// An object, or its absence, that decided a step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,6 +94,11 @@ pub enum Evidence {
         name: String,
         /// Value.
         value: String,
+    },
+    /// An XFRM policy.
+    XfrmPolicy {
+        /// The policy.
+        policy: XfrmPolicy,
     },
     /// A socket.
     Socket {

@@ -165,6 +165,8 @@ pub enum StepKind {
     Decap,
     /// The way between nodes, which no kernel here can tell.
     Underlay,
+    /// XFRM policies were looked at.
+    Xfrm,
     /// A socket takes it.
     Socket,
     /// Something that can't be evaluated.
@@ -191,6 +193,7 @@ impl StepKind {
             Self::Encap => "encap",
             Self::Decap => "decap",
             Self::Underlay => "underlay",
+            Self::Xfrm => "xfrm",
             Self::Socket => "socket",
             Self::Unknown => "unknown",
         }

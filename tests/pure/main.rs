@@ -1,8 +1,11 @@
 //! Tests that need no kernel: they run on any operating system.
 #![allow(missing_docs, reason = "tests")]
 
+mod hostile;
 mod layering;
+mod mutate;
 mod properties;
 mod scenarios;
 mod walks;
+mod wire;
 mod world;

@@ -4,7 +4,7 @@ use netpath::model::ipvs::IpvsService;
 use netpath::model::link::{InetConf, LinkKind, PortState, Vxlan};
 use netpath::model::{NsKey, Section};
 use netpath::simulate::Outcome;
-use netpath::trace::{Disposition, DropReason, RejectWith, Trace};
+use netpath::trace::{Disposition, DropReason, Evidence, RejectWith, Trace};
 
 use crate::world::{World, ip, mac};
 
@@ -350,4 +350,56 @@ fn a_packet_that_ipvs_takes_is_not_called_refused() {
         &world.tcp(&a, "10.96.0.10", 54),
         &Disposition::Rejected(RejectWith::PortClosed),
     );
+}
+
+/// What `/proc/net` does not tell of a socket is unknown where it decides, and only there.
+#[test]
+fn what_was_not_read_of_a_socket_is_named() {
+    let (mut world, _, a, b) = bridged();
+    let change = |world: &mut World, addr: &str, v6only: Option<bool>, unread: bool| {
+        let sockets = world.get(&b).sockets.known_mut().expect("sockets");
+        sockets.retain(|socket| socket.port != 82);
+        world.listen(&b, 6, addr, 82);
+        let sockets = world.get(&b).sockets.known_mut().expect("sockets");
+        let socket = sockets.last_mut().expect("a socket");
+        socket.v6only = v6only;
+        socket.bound_dev_unread = unread;
+    };
+    let ask = |world: &World| {
+        let outcome = world.tcp(&a, "10.244.1.9", 82);
+        let trace = &outcome.traces[0];
+        let (_, step) = trace.last_step().expect("a step");
+        let assumed = step.evidence.iter().find_map(|evidence| match evidence {
+            Evidence::Assumed { why } => Some(why.clone()),
+            _ => None,
+        });
+        format!(
+            "{} {}",
+            trace.disposition.name(),
+            assumed.unwrap_or_default()
+        )
+    };
+    change(&mut world, "::", Some(false), false);
+    assert_eq!(ask(&world), "delivered ");
+    change(&mut world, "::", Some(true), false);
+    assert_eq!(ask(&world), "rejected ");
+    change(&mut world, "::", None, false);
+    let said = ask(&world);
+    assert!(
+        said.starts_with("delivered") && said.contains("IPV6_V6ONLY"),
+        "{said}"
+    );
+    change(&mut world, "0.0.0.0", Some(false), true);
+    let said = ask(&world);
+    assert!(
+        said.starts_with("delivered") && said.contains("modprobe"),
+        "{said}"
+    );
+    // Another address: whatever its device, it is not for this packet.
+    change(&mut world, "10.244.1.77", Some(false), true);
+    assert_eq!(ask(&world), "rejected ");
+    // Another socket takes it anyway.
+    change(&mut world, "::", None, true);
+    world.listen(&b, 6, "0.0.0.0", 82);
+    assert_eq!(ask(&world), "delivered ");
 }

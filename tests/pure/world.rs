@@ -166,6 +166,7 @@ impl World {
             xdp: false,
             tc: Vec::new(),
             qdisc: None,
+            qdiscs: Vec::new(),
             stats: None,
         };
         change(&mut link);
@@ -380,6 +381,7 @@ impl World {
                 listening: true,
                 remote: None,
                 bound_dev: None,
+                bound_dev_unread: false,
                 uid: 0,
                 inode: 1,
             });

@@ -28,6 +28,10 @@ const STDERR_TAIL: usize = 2048;
 /// Bytes taken from stdout at once.
 const READ_CHUNK: usize = 256 << 10;
 
+/// Most bytes that all answers of one helper may take after decompression: many times what a node with
+/// ten thousand Services and a full conntrack table answers.
+const ANSWERS_LIMIT: usize = 256 << 20;
+
 /// How a helper's run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
@@ -100,6 +104,17 @@ pub enum SessionError {
         limit: Duration,
         /// Last lines of its stderr.
         stderr: String,
+    },
+    /// Its answers would take too much memory.
+    #[error(
+        "helper on {place}: its answers take more than {} MiB, which is all that this client takes from one node; ask for less at a time (one pod instead of all, one subject of dump)",
+        .limit >> 20
+    )]
+    TooMuch {
+        /// Node name.
+        place: String,
+        /// Most bytes.
+        limit: usize,
     },
     /// It refused the request.
     #[error("helper on {place}: {message}")]
@@ -243,7 +258,7 @@ impl Session {
         let mut session = Self {
             place: place.into(),
             pipe,
-            decoder: Decoder::default(),
+            decoder: Decoder::limited(ANSWERS_LIMIT),
             chunk: vec![0; READ_CHUNK],
             next_id: 1,
             greeting: nobody,
@@ -401,6 +416,10 @@ impl Session {
             match self.decoder.message::<Reply>() {
                 Ok(Some(reply)) => return Ok(reply),
                 Ok(None) => {}
+                Err(FrameError::Budget { limit, .. }) => {
+                    let place = self.place.clone();
+                    return Err(SessionError::TooMuch { place, limit });
+                }
                 Err(error) => return Err(self.foreign(chain(&error))),
             }
             let mut end = self.pipe.end.clone();

@@ -46,6 +46,7 @@ fn link(index: u32, name: &str, kind: LinkKind, peer: Option<u32>) -> Link {
         xdp: false,
         tc: Vec::new(),
         qdisc: None,
+        qdiscs: Vec::new(),
         stats: None,
     }
 }

@@ -105,6 +105,7 @@ pub async fn read(facts: &Facts, global: &GlobalFlags, wish: &Wish<'_>) -> anyho
                 Guarded::Signalled(signal) => Ok(Done::Ended(super::interrupted(signal))),
                 Guarded::Done(done) => {
                     let (topology, failed) = done?;
+                    tell_ended(&topology);
                     for why in &failed {
                         super::say(&format!("warning: {why}"));
                     }
@@ -145,12 +146,23 @@ async fn on_this_machine(
         bail!("{why}");
     }
     let (topology, _) = fleet.close(start).await;
+    tell_ended(&topology);
     Ok(Read {
         topology,
         names: Names::default(),
         failed: Vec::new(),
         code: 0,
     })
+}
+
+/// Names the namespaces that ended while they were read: nobody asked for them alone, so that they are
+/// no failure.
+fn tell_ended(topology: &Topology) {
+    for (node, target, why) in &topology.absent {
+        if matches!(target, NsTarget::Id(_)) {
+            eprintln!("note: {node}: {why}");
+        }
+    }
 }
 
 /// One want for each of these nodes.

@@ -143,7 +143,12 @@ struct Range {
 }
 
 impl Blob {
-    fn index(v6: bool, name: &str, info: &[u8], bytes: Vec<u8>) -> Option<Self> {
+    pub(in crate::collect) fn index(
+        v6: bool,
+        name: &str,
+        info: &[u8],
+        bytes: Vec<u8>,
+    ) -> Option<Self> {
         let mut blob = Self {
             layout: if v6 { V6 } else { V4 },
             name: name.to_owned(),
@@ -338,9 +343,9 @@ fn standard(data: &[u8]) -> Option<Standard> {
         -1 => Standard::Verdict(Verdict::Drop),
         -2 => Standard::Verdict(Verdict::Accept),
         -5 => Standard::Verdict(Verdict::Return),
-        // The upper half names the queue.
-        queue if (-queue - 1) & 0xff == 3 => {
-            Standard::Verdict(Verdict::Queue(u16::try_from((-queue - 1) >> 16).ok()?))
+        // The upper half names the queue; `!queue` is -queue - 1, for the smallest number too.
+        queue if !queue & 0xff == 3 => {
+            Standard::Verdict(Verdict::Queue(u16::try_from(!queue >> 16).ok()?))
         }
         other => Standard::Verdict(Verdict::Other(other)),
     })

@@ -80,7 +80,7 @@ pub fn tables(socket: &mut Netlink) -> Result<Vec<TableHead>> {
     )
 }
 
-fn table(body: &[u8]) -> Option<TableHead> {
+pub(in crate::collect) fn table(body: &[u8]) -> Option<TableHead> {
     let attrs = Attrs(body.get(HEADER..)?);
     let flags = attrs.find(2).and_then(be32).unwrap_or(0);
     Some(TableHead {
@@ -144,7 +144,7 @@ pub fn chain_head(
     }
 }
 
-fn chain(body: &[u8]) -> std::result::Result<ChainOf, String> {
+pub(in crate::collect) fn chain(body: &[u8]) -> std::result::Result<ChainOf, String> {
     let damaged = || "a chain without table or name".to_owned();
     let attrs = Attrs(body.get(HEADER..).ok_or_else(damaged)?);
     let number = body.first().copied().unwrap_or(0);
@@ -237,7 +237,7 @@ pub fn rules(socket: &mut Netlink, family: Family, table: &str, chain: &str) -> 
         .collect()
 }
 
-fn rule(family: Family, body: &[u8]) -> Option<Rule> {
+pub(in crate::collect) fn rule(family: Family, body: &[u8]) -> Option<Rule> {
     let attrs = Attrs(body.get(HEADER..)?);
     let exprs = attrs
         .find(4)
@@ -292,7 +292,7 @@ pub fn flowtables(socket: &mut Netlink) -> Result<Vec<Flowtable>> {
     }
 }
 
-fn flowtable(body: &[u8]) -> Option<Flowtable> {
+pub(in crate::collect) fn flowtable(body: &[u8]) -> Option<Flowtable> {
     let attrs = Attrs(body.get(HEADER..)?);
     let devices = attrs
         .find(3)

@@ -47,7 +47,7 @@ pub fn find(socket: &mut Netlink, family: Family, table: &str, name: &str) -> Re
         .ok_or_else(|| Error::malformed(operation, "the set can't be decoded"))
 }
 
-fn head(body: &[u8]) -> Option<Set> {
+pub(in crate::collect) fn head(body: &[u8]) -> Option<Set> {
     let attrs = Attrs(body.get(HEADER..)?);
     let number = |kind| attrs.find(kind).and_then(be32).unwrap_or(0);
     let flags = number(3);
@@ -133,7 +133,7 @@ fn take(elements: &mut std::result::Result<Vec<SetElem>, TooFar>, body: &[u8], l
 }
 
 /// Elements of one message.
-fn list(body: &[u8]) -> impl Iterator<Item = Option<SetElem>> + '_ {
+pub(in crate::collect) fn list(body: &[u8]) -> impl Iterator<Item = Option<SetElem>> + '_ {
     let attrs = Attrs(body.get(HEADER..).unwrap_or_default());
     let list = attrs.find(3).unwrap_or_default();
     Attrs(list)

@@ -40,6 +40,7 @@ fn link(own: u32, kind: LinkKind, peer: u32, nsid: Option<i32>) -> Link {
         xdp: false,
         tc: Vec::new(),
         qdisc: None,
+        qdiscs: Vec::new(),
         stats: None,
     }
 }

@@ -830,3 +830,95 @@ fn a_reader_that_goes_away_is_no_error() {
     let said = Said::of(output).exits(0);
     assert!(!said.err.contains("error"), "{}", said.err);
 }
+
+#[test]
+fn xfrm_policies_block_where_the_kernel_blocks() {
+    let (net0, net1) = pair();
+    let machine = Arc::clone(&net0.machine);
+    let net2 = Netns::add(&machine, "net2");
+    net1.ip(&format!(
+        "link add veth2 type veth peer name veth3 netns {}",
+        net2.name
+    ));
+    net1.ip("addr add 10.0.2.2/24 dev veth2");
+    net1.ip("link set veth2 up");
+    net2.ip("addr add 10.0.2.3/24 dev veth3");
+    net2.ip("link set veth3 up");
+    net1.tool("sysctl -q -w net.ipv4.ip_forward=1");
+    net0.ip("route add 10.0.2.0/24 via 10.0.1.3");
+    net2.ip("route add 10.0.1.0/24 via 10.0.2.2");
+    let _near = net1.listen("--tcp 8080 --udp 8080");
+    let _far = net2.listen("--tcp 8080 --udp 8080");
+    let through = ["delivered", "delivered"];
+    assert_eq!(agrees(&net0, "10.0.1.3", 8080), through);
+    assert_eq!(agrees(&net0, "10.0.2.3", 8080), through);
+    // For this host: TCP from one address, whatever the port.
+    let tcp = "src 10.0.1.2/32 dst 10.0.1.3/32 proto tcp";
+    net1.ip(&format!(
+        "xfrm policy add {tcp} dir in action block priority 9"
+    ));
+    assert_eq!(agrees(&net0, "10.0.1.3", 8080), ["dropped", "delivered"]);
+    trace(&net0, "10.0.1.3:8080", "").exits(1).says(&[
+        "NP0135",
+        "src 10.0.1.2/32 dst 10.0.1.3/32 proto 6 dir in action block",
+    ]);
+    // One of a lower number that allows it.
+    net1.ip(&format!(
+        "xfrm policy add {tcp} dport 8080 dir in priority 3"
+    ));
+    assert_eq!(agrees(&net0, "10.0.1.3", 8080), through);
+    net1.ip("xfrm policy flush");
+    // On the way through, both ways of policies: fwd and out.
+    for dir in ["fwd", "out"] {
+        let all = "src 10.0.1.0/24 dst 10.0.2.0/24";
+        net1.ip(&format!("xfrm policy add {all} dir {dir} action block"));
+        assert_eq!(agrees(&net0, "10.0.2.3", 8080), ["dropped", "dropped"]);
+        assert_eq!(agrees(&net0, "10.0.1.3", 8080), through);
+        net1.ip("xfrm policy flush");
+    }
+    // The answer is blocked.
+    net2.ip("xfrm policy add src 10.0.2.3/32 dst 10.0.1.2/32 dir out action block");
+    assert_eq!(agrees(&net0, "10.0.2.3", 8080), ["dropped", "dropped"]);
+    net2.ip("xfrm policy flush");
+    // The default.
+    net1.ip("xfrm policy setdefault fwd block");
+    assert_eq!(agrees(&net0, "10.0.2.3", 8080), ["dropped", "dropped"]);
+    assert_eq!(agrees(&net0, "10.0.1.3", 8080), through);
+    net1.ip("xfrm policy setdefault fwd accept");
+    // A policy that transforms is named, not followed.
+    net1.ip("xfrm policy add src 10.0.1.0/24 dst 10.0.2.0/24 dir out tmpl src 10.0.2.2 dst 10.0.2.3 proto esp mode tunnel");
+    let said = trace(&net0, "10.0.2.3:8080", "");
+    said.exits(3)
+        .says(&["IPsec", "src 10.0.1.0/24 dst 10.0.2.0/24 dir out"]);
+    // Lo is exempt: the kernel sets disable_policy and disable_xfrm there.
+    net1.ip("xfrm policy add src 127.0.0.0/8 dst 127.0.0.0/8 dir in action block");
+    assert_eq!(agrees(&net1, "127.0.0.1", 8080), through);
+}
+
+#[test]
+fn queueing_disciplines_drop_where_the_kernel_drops() {
+    let (net0, net1) = pair();
+    let _listener = net1.listen("--tcp 8080 --udp 8080");
+    let through = ["delivered", "delivered"];
+    // One that shapes lets a packet that comes alone through.
+    net0.tool("tc qdisc add dev veth0 root tbf rate 8mbit burst 20000 latency 50ms");
+    assert_eq!(agrees(&net0, "10.0.1.3", 8080), through);
+    net0.tool("tc qdisc del dev veth0 root");
+    // A burst that is smaller than the packet; ARP fits (42 bytes). Answers of the other end pass.
+    net0.ip("neigh replace 10.0.1.3 dev veth0 lladdr 02:00:00:00:00:09 nud permanent");
+    net1.ip("link set veth1 address 02:00:00:00:00:09");
+    net0.tool("tc qdisc add dev veth0 root tbf rate 8mbit burst 50 latency 50ms");
+    trace(&net0, "10.0.1.3:8080", "")
+        .exits(1)
+        .says(&["NP0133", "qdisc tbf", "burst"]);
+    assert!(!net0.tcp("10.0.1.3:8080").connected());
+    net0.tool("tc qdisc del dev veth0 root");
+    assert_eq!(agrees(&net0, "10.0.1.3", 8080), through);
+    net0.tool("tc qdisc add dev veth0 root blackhole");
+    assert_eq!(agrees(&net0, "10.0.1.3", 8080), ["dropped", "dropped"]);
+    trace(&net0, "10.0.1.3:8080", "").says(&["NP0133", "qdisc blackhole"]);
+    net0.tool("tc qdisc del dev veth0 root");
+    // On lo too.
+    net1.tool("tc qdisc add dev lo root blackhole");
+    agrees(&net1, "127.0.0.1", 8080);
+}

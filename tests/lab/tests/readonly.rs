@@ -92,6 +92,8 @@ fn is_read(protocol: &str, kind: u16, body: &[u8]) -> bool {
         "ROUTE" => kind >= 16 && kind % 4 == 2,
         // SOCK_DIAG_BY_FAMILY; SOCK_DESTROY is 21.
         "SOCK_DIAG" => kind == 20,
+        // XFRM_MSG_GETPOLICY, XFRM_MSG_GETDEFAULT
+        "XFRM" => matches!(kind, 21 | 40),
         "NETFILTER" => match (kind >> 8, kind & 0xff) {
             // IPCTNL_MSG_CT_GET
             (1, message) => message == 1,

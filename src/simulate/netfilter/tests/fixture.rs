@@ -54,6 +54,7 @@ fn link(index: u32, name: &str, kind: LinkKind) -> Link {
         xdp: false,
         tc: Vec::new(),
         qdisc: None,
+        qdiscs: Vec::new(),
         stats: None,
     }
 }

@@ -222,6 +222,7 @@ fn it_only_reads() {
                 let protocol = match (number(0), number(2)) {
                     (0x10, 0) => Some(Protocol::Route),
                     (0x10, 4) => Some(Protocol::SockDiag),
+                    (0x10, 6) => Some(Protocol::Xfrm),
                     (0x10, 12) => Some(Protocol::Netfilter),
                     // Raw, for getsockopt.
                     (2 | 10, 255) => None,

@@ -8,6 +8,7 @@ use netpath::model::neigh::NeighState;
 use netpath::model::netns::NetNs;
 use netpath::model::route::RouteKind;
 use netpath::model::rule::RuleAction;
+use netpath::model::tc::{Qdisc, QdiscKind};
 use netpath::model::want::Depth;
 use netpath_lab::namespace::Namespaces;
 use serde_json::Value;
@@ -493,6 +494,31 @@ fn tc_programs_are_seen_and_quiet_devices_are_not() {
     let tc = |name| read.link_named(name).expect("the device").tc.clone();
     assert_eq!(tc("veth1"), ["ingress u32", "egress bpf"]);
     assert!(tc("br0").is_empty());
+}
+
+/// A plain ingress qdisc gives its filters whatever parent is asked for: they are none of the egress.
+#[test]
+fn an_ingress_qdisc_has_no_egress_and_a_classful_root_has_filters() {
+    let (node, _pod) = node();
+    node.run("tc qdisc add dev veth1 ingress");
+    node.run("tc filter add dev veth1 parent ffff: protocol ip u32 match u32 0 0 classid 1:1");
+    node.run("tc qdisc add dev br0 root handle 1: htb");
+    let read = node.read(Depth::NoRules);
+    let link = |name| read.link_named(name).expect("the device").clone();
+    assert_eq!(link("veth1").tc, ["ingress u32"]);
+    assert!(link("br0").tc.is_empty() && link("br0").qdiscs.is_empty());
+    node.run("tc filter add dev br0 parent 1: protocol ip u32 match u32 0 0 classid 1:1");
+    node.run("tc class add dev br0 parent 1: classid 1:1 htb rate 1mbit");
+    node.run("tc qdisc add dev br0 parent 1:1 handle 2: tbf rate 1mbit burst 2000 latency 10ms");
+    let read = node.read(Depth::NoRules);
+    let br0 = read.link_named("br0").expect("the device");
+    assert_eq!(br0.tc, ["egress root u32"]);
+    let inner = Qdisc {
+        handle: 0x2_0000,
+        root: false,
+        kind: QdiscKind::Tbf(2000),
+    };
+    assert_eq!(br0.qdiscs, [inner]);
 }
 
 #[test]

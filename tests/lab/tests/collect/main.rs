@@ -10,4 +10,5 @@ mod links;
 mod measure;
 mod ns;
 mod rules;
+mod safe;
 mod words;
