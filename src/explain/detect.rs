@@ -8,6 +8,7 @@ mod filter;
 mod reach;
 mod title;
 
+use crate::model::NsKey;
 use crate::model::netfilter::Policy;
 use crate::model::netns::NetNs;
 use crate::model::packet::Packet;
@@ -108,6 +109,16 @@ impl<'a> Case<'a> {
             }
         }
         let mut place = self.place();
+        if code == codes::LINK_DOWN
+            && let Some((dev, _)) = self.down()
+        {
+            let key = self.owner_of(&dev);
+            place = Place {
+                node: key.node.clone(),
+                netns: self.naming.netns(&key),
+                object: Some(dev),
+            };
+        }
         if code == codes::BRIDGE_NF_OFF
             && let Some((hop, name)) = self.bypassing_bridge()
         {
@@ -169,9 +180,13 @@ impl<'a> Case<'a> {
     }
 
     fn here(&self) -> String {
-        match self.naming.netns(&self.hop.ns).as_str() {
-            "host" => format!("on {}", self.hop.ns.node),
-            other => format!("in {other} on {}", self.hop.ns.node),
+        self.within(&self.hop.ns)
+    }
+
+    fn within(&self, key: &NsKey) -> String {
+        match self.naming.netns(key).as_str() {
+            "host" => format!("on {}", key.node),
+            other => format!("in {other} on {}", key.node),
         }
     }
 

@@ -217,11 +217,17 @@ impl<'a> Case<'a> {
             }
             None => format!("see that the gateway {hop} is up and on the link of {dev}"),
         };
-        let mend = format!(
-            "{}: {owner}; where it is, and the entry is stale: {}",
-            self.here(),
-            self.typed(&format!("{} neigh flush to {hop} dev {dev}", self.ip()))
-        );
+        let stale = |evidence: &Evidence| matches!(evidence, Evidence::Neigh { .. });
+        let flush = if self.step.evidence.iter().any(stale) {
+            let flush = format!("{} neigh flush to {hop} dev {dev}", self.ip());
+            format!(
+                "; where it is, and the entry is stale: {}",
+                self.typed(&flush)
+            )
+        } else {
+            String::new()
+        };
+        let mend = format!("{}: {owner}{flush}", self.here());
         (codes::NEIGH_UNRESOLVED, mend)
     }
 
@@ -242,7 +248,8 @@ impl<'a> Case<'a> {
             Some((sender, dst, dev)) => format!(
                 "on {}: {}; then see what set the entry or changed the device's address",
                 sender.node,
-                self.typed_in(&sender, &format!("{} neigh del {dst} dev {dev}", self.ip()))
+                self.naming
+                    .typed(&sender, &format!("{} neigh del {dst} dev {dev}", self.ip()))
             ),
             None => format!(
                 "remove the neighbour entry for {} at the sender, and see what set it or changed the device's address",
@@ -377,10 +384,12 @@ impl<'a> Case<'a> {
                 _ => None,
             });
         let dev = dev.unwrap_or_else(|| self.dev());
-        let up = self.typed(&format!("ip link set {dev} up"));
+        let owner = self.owner_of(&dev);
+        let up = self.naming.typed(&owner, &format!("ip link set {dev} up"));
+        let here = self.within(&owner);
         (
             codes::LINK_DOWN,
-            format!("{}: {up} (a veth needs both ends up)", self.here()),
+            format!("{here}: {up} (a veth needs both ends up)"),
         )
     }
 

@@ -39,9 +39,9 @@ impl Case<'_> {
             codes::ROUTE_REFUSES => self
                 .refusing()
                 .map(|object| format!("{object} {here} refuses packets to {}", packet.dst)),
-            codes::LINK_DOWN => self
-                .down()
-                .map(|(dev, state)| format!("{dev} {here} is {state}")),
+            codes::LINK_DOWN => self.down().map(|(dev, state)| {
+                format!("{dev} {} is {state}", self.within(&self.owner_of(&dev)))
+            }),
             codes::NEIGH_UNRESOLVED => Some(format!(
                 "nobody answers for {} on {} {here}",
                 self.next_hop(),
@@ -66,21 +66,26 @@ impl Case<'_> {
 
     /// A command as it is to be typed on the node, so that it works in the namespace of the hop.
     pub(super) fn typed(&self, command: &str) -> String {
-        self.typed_in(&self.hop.ns, command)
+        self.naming.typed(&self.hop.ns, command)
     }
 
-    /// As [`Self::typed`], for another namespace.
-    pub(super) fn typed_in(&self, key: &NsKey, command: &str) -> String {
-        let ns = self.naming.topology.netns(key);
-        let Some(ns) = ns.filter(|ns| !ns.identity.host) else {
-            return command.to_owned();
+    /// The namespace that has the device which is down: that of the hop, or the one behind the link,
+    /// where a device of this name is down.
+    pub(super) fn owner_of(&self, dev: &str) -> NsKey {
+        let has = |key: &NsKey| {
+            let ns = self.naming.topology.netns(key)?;
+            ns.link_named(dev)
         };
-        let within = match (ns.identity.paths.first(), ns.identity.processes.first()) {
-            (Some(path), _) => format!("--net={path}"),
-            (None, Some(process)) => format!("-t {} -n", process.pid),
-            (None, None) => return command.to_owned(),
-        };
-        format!("nsenter {within} {command}")
+        if has(&self.hop.ns).is_some_and(|link| !link.up || !link.lower_up) {
+            return self.hop.ns.clone();
+        }
+        let mut down = self.naming.topology.all().filter(|(key, _)| {
+            key.node == self.hop.ns.node && has(key).is_some_and(|link| !link.up || !link.lower_up)
+        });
+        match (down.next(), down.next()) {
+            (Some((key, _)), None) => key,
+            _ => self.hop.ns.clone(),
+        }
     }
 
     /// Destination of the packet inside of all tunnels.
