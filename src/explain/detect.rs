@@ -110,9 +110,8 @@ impl<'a> Case<'a> {
         }
         let mut place = self.place();
         if code == codes::LINK_DOWN
-            && let Some((dev, _)) = self.down()
+            && let Some((key, dev, _)) = self.down_end()
         {
-            let key = self.owner_of(&dev);
             place = Place {
                 node: key.node.clone(),
                 netns: self.naming.netns(&key),

@@ -375,18 +375,12 @@ impl<'a> Case<'a> {
     }
 
     pub(super) fn link_down(&self) -> (Code, String) {
-        let dev = self
-            .step
-            .evidence
-            .iter()
-            .find_map(|evidence| match evidence {
-                Evidence::Link { dev, .. } => Some(dev.clone()),
-                _ => None,
-            });
-        let dev = dev.unwrap_or_else(|| self.dev());
-        let owner = self.owner_of(&dev);
-        let up = self.naming.typed(&owner, &format!("ip link set {dev} up"));
-        let here = self.within(&owner);
+        let (key, dev) = match self.down_end() {
+            Some((key, dev, _)) => (key, dev),
+            None => (self.hop.ns.clone(), self.dev()),
+        };
+        let up = self.naming.typed(&key, &format!("ip link set {dev} up"));
+        let here = self.within(&key);
         (
             codes::LINK_DOWN,
             format!("{here}: {up} (a veth needs both ends up)"),

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use crate::explain::codes::{self, Code};
 use crate::explain::words;
 use crate::model::NsKey;
+use crate::model::link::Link;
 use crate::model::route::RouteKind;
 use crate::trace::{DropReason, Evidence, Hop, Step, StepKind};
 
@@ -39,9 +40,9 @@ impl Case<'_> {
             codes::ROUTE_REFUSES => self
                 .refusing()
                 .map(|object| format!("{object} {here} refuses packets to {}", packet.dst)),
-            codes::LINK_DOWN => self.down().map(|(dev, state)| {
-                format!("{dev} {} is {state}", self.within(&self.owner_of(&dev)))
-            }),
+            codes::LINK_DOWN => self
+                .down_end()
+                .map(|(key, dev, state)| format!("{dev} {} is {state}", self.within(&key))),
             codes::NEIGH_UNRESOLVED => Some(format!(
                 "nobody answers for {} on {} {here}",
                 self.next_hop(),
@@ -69,23 +70,44 @@ impl Case<'_> {
         self.naming.typed(&self.hop.ns, command)
     }
 
-    /// The namespace that has the device which is down: that of the hop, or the one behind the link,
-    /// where a device of this name is down.
-    pub(super) fn owner_of(&self, dev: &str) -> NsKey {
-        let has = |key: &NsKey| {
-            let ns = self.naming.topology.netns(key)?;
-            ns.link_named(dev)
-        };
-        if has(&self.hop.ns).is_some_and(|link| !link.up || !link.lower_up) {
-            return self.hop.ns.clone();
-        }
-        let mut down = self.naming.topology.all().filter(|(key, _)| {
-            key.node == self.hop.ns.node && has(key).is_some_and(|link| !link.up || !link.lower_up)
-        });
-        match (down.next(), down.next()) {
-            (Some((key, _)), None) => key,
+    /// The device that is down, its namespace, and how: of a pair without carrier, the end that was
+    /// switched off.
+    pub(super) fn down_end(&self) -> Option<(NsKey, String, String)> {
+        let (dev, state) = self.down()?;
+        let at = |key: &NsKey| self.naming.topology.netns(key)?.link_named(&dev);
+        let off = |key: &NsKey| at(key).is_some_and(|link| !link.up || !link.lower_up);
+        // The step may name a device behind the link of the hop.
+        let mut others = self
+            .naming
+            .topology
+            .all()
+            .filter(|(key, _)| key.node == self.hop.ns.node && off(key));
+        let key = match (off(&self.hop.ns), others.next(), others.next()) {
+            (false, Some((only, _)), None) => only,
             _ => self.hop.ns.clone(),
+        };
+        let other = at(&key)
+            .filter(|link| link.up)
+            .and_then(|link| self.other_end(&key, link));
+        match other {
+            Some((key, name)) => Some((key, name, "down".to_owned())),
+            None => Some((key, dev, state)),
         }
+    }
+
+    /// The other end of a pair, where it was read and is switched off.
+    fn other_end(&self, key: &NsKey, link: &Link) -> Option<(NsKey, String)> {
+        let ns = self.naming.topology.netns(key)?;
+        let netns = match link.link_netnsid {
+            None => key.netns,
+            Some(id) => ns.nsids.known()?.iter().find(|(own, _)| *own == id)?.1,
+        };
+        let key = NsKey {
+            node: key.node.clone(),
+            netns,
+        };
+        let peer = self.naming.topology.netns(&key)?.link(link.link?)?;
+        (!peer.up).then(|| (key, peer.name.clone()))
     }
 
     /// Destination of the packet inside of all tunnels.
