@@ -110,7 +110,7 @@ fn wrong_usage_is_refused() {
         &["--snapshot"],
     );
     refused(&["trace", "a", "b:99999"], &["99999", "65535"]);
-    refused(&["trace", "thing/a", "b"], &["thing", "deploy"]);
+    refused(&["trace", "Thing/a", "b"], &["Thing", "deploy"]);
     refused(
         &[
             "trace",
@@ -178,6 +178,24 @@ fn versions_and_completions() {
     let (code, script, _) = run(&["completion", "bash"]);
     assert_eq!(code, 0);
     assert!(script.contains("kubectl-netpath"));
+    let (code, script, _) = run(&["completion", "kubectl"]);
+    assert_eq!(code, 0);
+    assert!(
+        script.contains("exec kubectl-netpath __complete"),
+        "{script}"
+    );
+    // No cluster is configured here: other words are completed all the same, and nothing is said.
+    let completed = |words: &[&str]| run(&[&["__complete"], words].concat());
+    assert_eq!(
+        completed(&["trace", ""]),
+        (0, ":4\n".to_owned(), String::new())
+    );
+    let (code, text, _) = completed(&["dump", "ne"]);
+    assert_eq!(code, 0);
+    assert!(
+        text.starts_with("neigh\t") && text.contains("netfilter\t"),
+        "{text}"
+    );
 }
 
 fn index(number: u32) -> IfIndex {

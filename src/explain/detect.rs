@@ -8,6 +8,7 @@ mod filter;
 mod reach;
 mod title;
 
+use crate::model::NsKey;
 use crate::model::netfilter::Policy;
 use crate::model::netns::NetNs;
 use crate::model::packet::Packet;
@@ -115,6 +116,15 @@ impl<'a> Case<'a> {
             }
         }
         let mut place = self.place();
+        if code == codes::LINK_DOWN
+            && let Some((key, dev, _)) = self.down_end()
+        {
+            place = Place {
+                node: key.node.clone(),
+                netns: self.naming.netns(&key),
+                object: Some(dev),
+            };
+        }
         if code == codes::BRIDGE_NF_OFF
             && let Some((hop, name)) = self.bypassing_bridge()
         {
@@ -176,9 +186,13 @@ impl<'a> Case<'a> {
     }
 
     fn here(&self) -> String {
-        match self.naming.netns(&self.hop.ns).as_str() {
-            "host" => format!("on {}", self.hop.ns.node),
-            other => format!("in {other} on {}", self.hop.ns.node),
+        self.within(&self.hop.ns)
+    }
+
+    fn within(&self, key: &NsKey) -> String {
+        match self.naming.netns(key).as_str() {
+            "host" => format!("on {}", key.node),
+            other => format!("in {other} on {}", key.node),
         }
     }
 

@@ -27,7 +27,8 @@ pub(super) fn of_places<'a>(
         let ways = std::iter::successors(Some(trace), |way| way.reply.as_deref());
         places.extend(ways.flat_map(|way| &way.hops).map(|hop| &hop.ns));
     }
-    let mut findings: Vec<Finding> = twice.into_iter().map(Duplicate::finding).collect();
+    let twice = twice.into_iter().map(|found| found.finding(naming));
+    let mut findings: Vec<Finding> = twice.collect();
     for key in places {
         let Some(ns) = naming.topology.netns(key) else {
             continue;
@@ -53,16 +54,44 @@ struct Duplicate {
 }
 
 impl Duplicate {
-    fn finding(self) -> Finding {
+    fn finding(self, naming: &Naming<'_>) -> Finding {
         let addr = self.addr;
+        let removals: Vec<String> = naming
+            .topology
+            .all()
+            .flat_map(|(key, ns)| {
+                let own = ns.addrs.known().into_iter().flatten();
+                let own = own.filter(move |own| own.local == addr);
+                own.map(move |own| {
+                    let dev = naming.dev(&key, own.link);
+                    let del = format!("ip addr del {addr}/{} dev {dev}", own.prefix_len);
+                    format!("on {}: {}", key.node, naming.typed(&key, &del))
+                })
+            })
+            .collect();
+        let removals = if removals.is_empty() {
+            "ip addr del on the other".to_owned()
+        } else {
+            removals.join("; or ")
+        };
+        let names: Vec<&str> = self
+            .stations
+            .iter()
+            .map(|station| {
+                station
+                    .split_once(": ")
+                    .map_or(station.as_str(), |(name, _)| name)
+            })
+            .collect();
         Finding {
             code: codes::DUPLICATE_ADDRESS,
-            title: format!("{} answer for {addr}", self.stations.join(" and ")),
-            severity: Severity::Error,
-            evidence: self.stations,
+            title: format!("{} answer for {addr}", names.join(" and ")),
+            // Which of them answers first, nobody can tell: the flow may work.
+            severity: Severity::Warning,
             mend: format!(
-                "keep {addr} on one of them: delete the pod that has it wrongly (kubectl netpath map ip/{addr} names all), or on its node: ip addr del {addr} dev DEVICE"
+                "keep {addr} on one of them: delete the pod that has it wrongly, or {removals}"
             ),
+            evidence: self.stations,
             place: self.place,
             branches: Vec::new(),
         }

@@ -70,6 +70,20 @@ impl Naming<'_> {
         format!("netns {}", identity.label())
     }
 
+    /// A command as it is to be typed on the node, so that it works in this namespace.
+    pub fn typed(&self, key: &NsKey, command: &str) -> String {
+        let ns = self.topology.netns(key);
+        let Some(ns) = ns.filter(|ns| !ns.identity.host) else {
+            return command.to_owned();
+        };
+        let within = match (ns.identity.paths.first(), ns.identity.processes.first()) {
+            (Some(path), _) => format!("--net={path}"),
+            (None, Some(process)) => format!("-t {} -n", process.pid),
+            (None, None) => return command.to_owned(),
+        };
+        format!("nsenter {within} {command}")
+    }
+
     /// Who has an address: `pod shop/web-0`, `svc shop/api`, `node worker-1`, or the namespace that
     /// holds it where exactly one does.
     pub fn address(&self, ip: IpAddr) -> Option<String> {

@@ -511,15 +511,15 @@ fn devices(way: &Way) -> String {
         }
         text.push_str(&names.join(" › "));
     }
+    if text.is_empty() {
+        "within the namespace".clone_into(&mut text);
+    }
     let from = |packet: &Packet| words::socket_addr(packet.src, packet.sport());
     if let Some(first) = way.hops.first() {
         let (first, last) = (from(&first.packet), from(&way.packet));
         if first != last {
             text.push_str(&format!(", source {first} translated back to {last}"));
         }
-    }
-    if text.is_empty() {
-        "within the namespace".clone_into(&mut text);
     }
     text
 }

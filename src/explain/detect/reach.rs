@@ -229,11 +229,17 @@ impl<'a> Case<'a> {
             }
             None => format!("see that the gateway {hop} is up and on the link of {dev}"),
         };
-        let mend = format!(
-            "{}: {owner}; where it is, and the entry is stale: {}",
-            self.here(),
-            self.typed(&format!("{} neigh flush to {hop} dev {dev}", self.ip()))
-        );
+        let stale = |evidence: &Evidence| matches!(evidence, Evidence::Neigh { .. });
+        let flush = if self.step.evidence.iter().any(stale) {
+            let flush = format!("{} neigh flush to {hop} dev {dev}", self.ip());
+            format!(
+                "; where it is, and the entry is stale: {}",
+                self.typed(&flush)
+            )
+        } else {
+            String::new()
+        };
+        let mend = format!("{}: {owner}{flush}", self.here());
         (codes::NEIGH_UNRESOLVED, mend)
     }
 
@@ -254,7 +260,8 @@ impl<'a> Case<'a> {
             Some((sender, dst, dev)) => format!(
                 "on {}: {}; then see what set the entry or changed the device's address",
                 sender.node,
-                self.typed_in(&sender, &format!("{} neigh del {dst} dev {dev}", self.ip()))
+                self.naming
+                    .typed(&sender, &format!("{} neigh del {dst} dev {dev}", self.ip()))
             ),
             None => format!(
                 "remove the neighbour entry for {} at the sender, and see what set it or changed the device's address",
@@ -380,19 +387,15 @@ impl<'a> Case<'a> {
     }
 
     pub(super) fn link_down(&self) -> (Code, String) {
-        let dev = self
-            .step
-            .evidence
-            .iter()
-            .find_map(|evidence| match evidence {
-                Evidence::Link { dev, .. } => Some(dev.clone()),
-                _ => None,
-            });
-        let dev = dev.unwrap_or_else(|| self.dev());
-        let up = self.typed(&format!("ip link set {dev} up"));
+        let (key, dev) = match self.down_end() {
+            Some((key, dev, _)) => (key, dev),
+            None => (self.hop.ns.clone(), self.dev()),
+        };
+        let up = self.naming.typed(&key, &format!("ip link set {dev} up"));
+        let here = self.within(&key);
         (
             codes::LINK_DOWN,
-            format!("{}: {up} (a veth needs both ends up)", self.here()),
+            format!("{here}: {up} (a veth needs both ends up)"),
         )
     }
 

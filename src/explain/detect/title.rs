@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use crate::explain::codes::{self, Code};
 use crate::explain::words;
 use crate::model::NsKey;
+use crate::model::link::Link;
 use crate::model::route::RouteKind;
 use crate::trace::{DropReason, Evidence, Hop, Step, StepKind};
 
@@ -40,8 +41,8 @@ impl Case<'_> {
                 .refusing()
                 .map(|object| format!("{object} {here} refuses packets to {}", packet.dst)),
             codes::LINK_DOWN => self
-                .down()
-                .map(|(dev, state)| format!("{dev} {here} is {state}")),
+                .down_end()
+                .map(|(key, dev, state)| format!("{dev} {} is {state}", self.within(&key))),
             codes::NEIGH_UNRESOLVED => Some(format!(
                 "nobody answers for {} on {} {here}",
                 self.next_hop(),
@@ -66,21 +67,47 @@ impl Case<'_> {
 
     /// A command as it is to be typed on the node, so that it works in the namespace of the hop.
     pub(super) fn typed(&self, command: &str) -> String {
-        self.typed_in(&self.hop.ns, command)
+        self.naming.typed(&self.hop.ns, command)
     }
 
-    /// As [`Self::typed`], for another namespace.
-    pub(super) fn typed_in(&self, key: &NsKey, command: &str) -> String {
-        let ns = self.naming.topology.netns(key);
-        let Some(ns) = ns.filter(|ns| !ns.identity.host) else {
-            return command.to_owned();
+    /// The device that is down, its namespace, and how: of a pair without carrier, the end that was
+    /// switched off.
+    pub(super) fn down_end(&self) -> Option<(NsKey, String, String)> {
+        let (dev, state) = self.down()?;
+        let at = |key: &NsKey| self.naming.topology.netns(key)?.link_named(&dev);
+        let off = |key: &NsKey| at(key).is_some_and(|link| !link.up || !link.lower_up);
+        // The step may name a device behind the link of the hop.
+        let mut others = self
+            .naming
+            .topology
+            .all()
+            .filter(|(key, _)| key.node == self.hop.ns.node && off(key));
+        let key = match (off(&self.hop.ns), others.next(), others.next()) {
+            (false, Some((only, _)), None) => only,
+            _ => self.hop.ns.clone(),
         };
-        let within = match (ns.identity.paths.first(), ns.identity.processes.first()) {
-            (Some(path), _) => format!("--net={path}"),
-            (None, Some(process)) => format!("-t {} -n", process.pid),
-            (None, None) => return command.to_owned(),
+        let other = at(&key)
+            .filter(|link| link.up)
+            .and_then(|link| self.other_end(&key, link));
+        match other {
+            Some((key, name)) => Some((key, name, "down".to_owned())),
+            None => Some((key, dev, state)),
+        }
+    }
+
+    /// The other end of a pair, where it was read and is switched off.
+    fn other_end(&self, key: &NsKey, link: &Link) -> Option<(NsKey, String)> {
+        let ns = self.naming.topology.netns(key)?;
+        let netns = match link.link_netnsid {
+            None => key.netns,
+            Some(id) => ns.nsids.known()?.iter().find(|(own, _)| *own == id)?.1,
         };
-        format!("nsenter {within} {command}")
+        let key = NsKey {
+            node: key.node.clone(),
+            netns,
+        };
+        let peer = self.naming.topology.netns(&key)?.link(link.link?)?;
+        (!peer.up).then(|| (key, peer.name.clone()))
     }
 
     /// Destination of the packet inside of all tunnels.

@@ -263,6 +263,47 @@ fn a_bridge_between_three_namespaces() {
     agrees(&hosts[0], "10.0.1.3", 8080);
 }
 
+/// What was asked for is not what answers: the first line says so. A policy rule that refuses and a
+/// device that is down are named where they are, with the command that mends them, which works.
+#[test]
+fn first_lines_are_true_and_mends_work() {
+    let (net0, net1) = pair();
+    let _own = net0.listen("--tcp 15001");
+    let dir = tempfile::tempdir().unwrap();
+    let rules = dir.path().join("rules");
+    let text = "table ip sidecar {\n chain out {\n type nat hook output priority -100\n meta l4proto tcp redirect to :15001\n }\n}\n";
+    std::fs::write(&rules, text).unwrap();
+    net0.tool(&format!("nft -f {}", rules.display()));
+    let said = trace(&net0, "10.0.1.3:8080", "").exits(0);
+    let first = said.out.lines().next().unwrap();
+    assert!(
+        first.contains("✓ delivered, but to 127.0.0.1:15001")
+            && first.ends_with("by translation on the way"),
+        "{first}"
+    );
+    net0.tool("nft flush ruleset");
+    let _listener = net1.listen("--tcp 8080");
+    let mend = |code: &str, part: &str| {
+        let answer = trace(&net0, "10.0.1.3:8080", "-o json").exits(1).json();
+        let found = answer["findings"][0].clone();
+        assert_eq!(found["code"], code, "{found}");
+        let title = found["title"].as_str().unwrap();
+        assert!(title.contains(part), "{title}");
+        let mend = found["mend"].as_str().unwrap();
+        let (_, command) = mend.split_once(": ").unwrap();
+        let command = command.split(" (").next().unwrap().to_owned();
+        let argv = words(&command);
+        let mut typed = std::process::Command::new(&argv[0]);
+        typed.args(&argv[1..]);
+        net0.machine.output(typed).exits(0);
+        trace(&net0, "10.0.1.3:8080", "").exits(0);
+    };
+    net0.ip("rule add pref 100 to 10.0.1.0/24 prohibit");
+    mend("NP0124", "ip rule 100: from all to 10.0.1.0/24 prohibit");
+    net1.ip("link set veth1 down");
+    mend("NP0125", "veth1");
+}
+
 /// Two namespaces have the address: the neighbour entry that there is decides; without one it is
 /// open who answers, and the answer says so.
 #[test]
@@ -295,6 +336,13 @@ fn a_duplicate_address() {
     let said = trace(&hosts[0], "10.0.1.3:8080", "-o json").exits(1);
     assert_eq!(verdict(&said), "mixed");
     let answer = said.json();
+    let findings = answer["findings"].as_array().unwrap();
+    let twice = findings.iter().find(|found| found["code"] == "NP0131");
+    let twice = twice.expect("both are named");
+    for host in &hosts[1..] {
+        let title = twice["title"].as_str().unwrap();
+        assert!(title.contains(&host.name), "{title}");
+    }
     let branches = answer["branches"].as_array().unwrap();
     let ends: Vec<_> = branches
         .iter()
