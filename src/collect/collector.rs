@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use super::discovery::{Discovery, Found, Roots};
 use super::error::{Error, Result};
 use super::module::Modules;
-use super::namespace::{Inside, Namespace, Shared, Sockets};
+use super::namespace::{Asked, Inside, Namespace, Shared, Sockets};
 use super::netfilter::{closure, set};
 use super::netns::{Hopper, NsFile};
 use crate::model::netfilter::{Backend, Chain, Family, Set};
 use crate::model::netns::NetNs;
-use crate::model::want::{Depth, Fact, NsTarget, Want};
+use crate::model::want::{Depth, Fact, NsTarget, Packets, Want};
 use crate::model::{NetNsId, Section};
 
 /// Namespaces that stay open between requests. An open one is kept alive, so not for long.
@@ -33,6 +33,7 @@ struct Request {
     discovery: Option<Discovery>,
     files: Option<Vec<NsFile>>,
     deadline: Instant,
+    about: Option<Packets>,
 }
 
 impl Collector {
@@ -68,11 +69,15 @@ impl Collector {
             discovery: None,
             files: None,
             deadline: Instant::now() + within,
+            about: wants.iter().find_map(|want| match want {
+                Want::About(packets) => Some(packets.clone()),
+                _ => None,
+            }),
         };
         self.namespaces(wants, &mut request, &mut answer);
         for want in wants {
             match want {
-                Want::NetNs { .. } => {}
+                Want::NetNs { .. } | Want::About(_) => {}
                 Want::Chain {
                     netns,
                     backend,
@@ -367,9 +372,14 @@ impl Collector {
             return Err(error.to_string());
         }
         let others = self.others(request);
-        let deadline = request.deadline;
+        let (deadline, about) = (request.deadline, request.about.clone());
         let read = self.with(request, id, |ns, shared| {
-            Ok(ns.read(shared, identity.clone(), depth, inside, others, deadline))
+            let asked = Asked {
+                depth,
+                about: about.as_ref(),
+                deadline,
+            };
+            Ok(ns.read(shared, identity.clone(), asked, inside, others))
         });
         match read {
             Err(error @ Error::Gone { .. }) => Err(error.to_string()),

@@ -20,11 +20,25 @@ use super::{
 use crate::model::Section;
 use crate::model::conntrack::{ConntrackEntry, Tuple};
 use crate::model::ipvs::IpvsService;
-use crate::model::link::Link;
+use crate::model::link::{Link, LinkKind};
 use crate::model::netfilter::{Chain, Ruleset};
 use crate::model::netns::{NetNs, NsIdentity};
 use crate::model::sysctl::Sysctls;
-use crate::model::want::Depth;
+use crate::model::want::{Depth, Packets, Towards};
+
+/// IPPROTO_UDP
+const UDP: u8 = 17;
+
+/// How a namespace is read.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    /// How much of its rules.
+    pub depth: Depth,
+    /// What [`Depth::Likely`] may keep to.
+    pub about: Option<&'a Packets>,
+    /// When reading ends.
+    pub deadline: Instant,
+}
 
 /// What all namespaces share.
 pub struct Shared {
@@ -144,17 +158,16 @@ impl Namespace {
         &mut self,
         shared: &mut Shared,
         identity: NsIdentity,
-        depth: Depth,
+        asked: Asked<'_>,
         inside: Result<Inside>,
         others: Result<Vec<NsFile>>,
-        deadline: Instant,
     ) -> NetNs {
         let mut ns = NetNs::new(identity);
         let mut session = Session {
             runtime: &shared.runtime,
             route: &self.route,
             raw: &mut self.raw,
-            deadline,
+            deadline: asked.deadline,
         };
         let mut found = links(&mut session);
         ns.addrs = addr::read(&mut session).into();
@@ -166,12 +179,17 @@ impl Namespace {
             .and_then(|others| nsid::read(&mut self.raw, &others))
             .into();
         ns.sockets = self.sockets(shared).into();
-        ns.nft = self.nft(shared, depth).into();
+        let about = asked.about.map(|about| with_tunnels(about, &found));
+        let asked = Asked {
+            about: about.as_ref(),
+            ..asked
+        };
+        ns.nft = self.nft(shared, asked).into();
         match inside {
             Ok(inside) => {
                 ns.sysctls = Section::Known(inside.sysctls);
                 ns.ipvs = inside.ipvs.into();
-                ns.legacy = self.legacy(shared, &inside.legacy, depth).into();
+                ns.legacy = self.legacy(shared, &inside.legacy, asked).into();
                 if let (Ok(links), Ok(programs)) = (&mut found, &inside.programs) {
                     for link in links {
                         let programs = programs.get(&link.index.get());
@@ -226,10 +244,10 @@ impl Namespace {
         }
     }
 
-    fn nft(&mut self, shared: &mut Shared, depth: Depth) -> Result<Ruleset> {
+    fn nft(&mut self, shared: &mut Shared, asked: Asked<'_>) -> Result<Ruleset> {
         let mut ruleset = match self.nf_tables(shared) {
             None => Ruleset::default(),
-            Some(socket) => closure::ruleset(socket, depth)?,
+            Some(socket) => closure::ruleset(socket, asked.depth, asked.about)?,
         };
         let tables = ruleset.tables.iter_mut();
         self.name_sets(shared, tables.flat_map(|table| table.chains.values_mut()));
@@ -240,7 +258,7 @@ impl Namespace {
         &mut self,
         shared: &mut Shared,
         names: &[Section<Vec<String>>; 2],
-        depth: Depth,
+        asked: Asked<'_>,
     ) -> Result<Ruleset> {
         let mut ruleset = Ruleset::default();
         for (v6, names) in [false, true].into_iter().zip(names) {
@@ -257,7 +275,8 @@ impl Namespace {
             let socket = self.raw_socket(shared, v6)?;
             for name in names {
                 let blob = iptables::read(&socket, v6, name)?;
-                ruleset.tables.push(closure::legacy_table(&blob, depth)?);
+                let table = closure::legacy_table(&blob, asked.depth, asked.about)?;
+                ruleset.tables.push(table);
             }
         }
         let tables = ruleset.tables.iter_mut();
@@ -284,7 +303,7 @@ impl Namespace {
                 if blob.head(chain).is_none() {
                     return Ok(None);
                 }
-                let mut chains = closure::legacy_reached(&blob, vec![chain.to_owned()])?;
+                let mut chains = closure::legacy_reached(&blob, vec![chain.to_owned()], None)?;
                 self.name_sets(shared, chains.values_mut());
                 Ok(Some(chains))
             }
@@ -350,6 +369,24 @@ impl Namespace {
 /// Whether the kernel tracks connections at all.
 fn tracked(proc: &Path) -> bool {
     proc.join("sys/net/netfilter/nf_conntrack_max").exists()
+}
+
+/// The packets, and what carries them where tunnels start here.
+fn with_tunnels(about: &Packets, links: &Result<Vec<Link>>) -> Packets {
+    let kinds = links.iter().flatten().map(|link| &link.kind);
+    let ports = kinds.filter_map(|kind| match kind {
+        LinkKind::Vxlan(vxlan) => Some((UDP, vxlan.port)),
+        _ => None,
+    });
+    let mut more = about.clone();
+    for service in ports {
+        let ends = about.to.iter().filter(|to| to.service.is_none());
+        more.to.extend(ends.map(|to| Towards {
+            addr: to.addr,
+            service: Some(service),
+        }));
+    }
+    more
 }
 
 /// Devices with the filters of tc.

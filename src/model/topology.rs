@@ -126,6 +126,7 @@ impl Topology {
                                 handle: 0,
                                 base: None,
                                 rules: Section::NotAsked,
+                                sieved: None,
                             })
                             .rules = Section::Missing(why);
                     }
@@ -139,6 +140,7 @@ impl Topology {
                                     "the chain is not in its table (it went while it was read)"
                                         .to_owned(),
                                 ),
+                                sieved: None,
                             }
                         });
                     }

@@ -1,5 +1,7 @@
 //! `trace`: resolve, start helpers, follow the packet, explain, render.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Instant;
 
@@ -10,7 +12,7 @@ use netpath::explain::{
 use netpath::model::NsKey;
 use netpath::model::names::Names;
 use netpath::model::topology::Topology;
-use netpath::model::want::{Depth, NsTarget, Want};
+use netpath::model::want::{Depth, NsTarget, Packets, Towards, Want};
 use netpath::simulate::{Flow, Outcome, Wants};
 
 use super::cluster::{self, Cluster};
@@ -405,6 +407,47 @@ pub fn exit_code(answer: &Explanation) -> u8 {
     }
 }
 
+/// Destinations that packets of the flows and their answers may have on their way.
+fn about(resolved: &Resolved, view: &ClusterView) -> Packets {
+    let mut to: BTreeSet<Towards> = BTreeSet::new();
+    let mut add = |addr: IpAddr, port: Option<u16>| {
+        let protocol = protocol_number(resolved.protocol, addr.is_ipv6());
+        to.insert(Towards {
+            addr,
+            service: port.map(|port| (protocol, port)),
+        });
+    };
+    for flow in &resolved.flows {
+        add(flow.destination, flow.port);
+        add(flow.source, None);
+    }
+    // The kernel may send from another address of the source.
+    for ip in resolved.source.ips() {
+        add(ip, None);
+    }
+    let service = resolved.destination.service();
+    for endpoint in service.iter().flat_map(|end| end.usable()) {
+        add(endpoint.ip, endpoint.port);
+    }
+    // Tunnels lead to nodes, as answers do where the source is translated.
+    for node in resolved.nodes() {
+        for ip in view.node(&node).iter().flat_map(|node| &node.ips) {
+            add(*ip, None);
+        }
+    }
+    // Rules of the other family are read when a packet of it comes.
+    let v6 = |ip: IpAddr| {
+        resolved
+            .flows
+            .iter()
+            .any(|flow| flow.destination.is_ipv6() == ip.is_ipv6())
+    };
+    to.retain(|to| v6(to.addr));
+    Packets {
+        to: to.into_iter().collect(),
+    }
+}
+
 /// What the first request carries: the nodes' own namespaces and those of the pods at both ends.
 fn likely(resolved: &Resolved, view: &ClusterView) -> Wants {
     let mut wants = Wants::new();
@@ -437,6 +480,10 @@ fn likely(resolved: &Resolved, view: &ClusterView) -> Wants {
         {
             add(node, NsTarget::PodUid(pod.cgroup_uid.clone()));
         }
+    }
+    let about = Want::About(about(resolved, view));
+    for wants in wants.values_mut() {
+        wants.insert(about.clone());
     }
     wants
 }
