@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::discovery::{Discovery, Found, Roots};
 use super::error::{Error, Result};
 use super::module::Modules;
-use super::namespace::{Asked, Inside, Namespace, Shared, Sockets};
+use super::namespace::{Asked, Inside, KeptBlob, Namespace, Shared, Sockets};
 use super::netfilter::{closure, set};
 use super::netns::{Hopper, NsFile};
 use crate::model::netfilter::{Backend, Chain, Family, Set};
@@ -34,6 +34,7 @@ struct Request {
     files: Option<Vec<NsFile>>,
     deadline: Instant,
     about: Option<Packets>,
+    blob: Option<KeptBlob>,
 }
 
 impl Collector {
@@ -69,6 +70,7 @@ impl Collector {
             discovery: None,
             files: None,
             deadline: Instant::now() + within,
+            blob: None,
             about: wants.iter().find_map(|want| match want {
                 Want::About(packets) => Some(packets.clone()),
                 _ => None,
@@ -441,6 +443,7 @@ impl Collector {
         name: &str,
         answer: &mut impl FnMut(Fact),
     ) {
+        let mut blob = request.blob.take();
         let found = self.with(request, netns, |ns, shared| match backend {
             Backend::Nft => {
                 let Some(socket) = ns.nf_tables(shared) else {
@@ -453,10 +456,12 @@ impl Collector {
                 Ok(found)
             }
             Backend::Legacy => {
-                let chains = ns.legacy_chain(shared, family == Family::Ip6, table, name)?;
+                let chains =
+                    ns.legacy_chain(shared, family == Family::Ip6, table, name, &mut blob)?;
                 Ok(chains.map(|chains| (chains, BTreeMap::new())))
             }
         });
+        request.blob = blob;
         let fact = |name: String, chain: Section<Option<Chain>>| Fact::Chain {
             netns,
             backend,

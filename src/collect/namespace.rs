@@ -17,17 +17,20 @@ use super::rtnl::{Route, Session};
 use super::{
     addr, bpf, conntrack, fdb, ipvs, link, neigh, nsid, route, rule, socket as sockets, sysctl, tc,
 };
-use crate::model::Section;
 use crate::model::conntrack::{ConntrackEntry, Tuple};
 use crate::model::ipvs::IpvsService;
 use crate::model::link::{Link, LinkKind};
-use crate::model::netfilter::{Chain, Ruleset};
+use crate::model::netfilter::{Chain, Family, Ruleset};
 use crate::model::netns::{NetNs, NsIdentity};
 use crate::model::sysctl::Sysctls;
 use crate::model::want::{Depth, Packets, Towards};
+use crate::model::{NetNsId, Section};
 
 /// IPPROTO_UDP
 const UDP: u8 = 17;
+
+/// The legacy table that was read last, and which that is.
+pub type KeptBlob = ((NetNsId, bool, String), iptables::Blob);
 
 /// How a namespace is read.
 #[derive(Clone, Copy)]
@@ -273,7 +276,17 @@ impl Namespace {
                 continue;
             }
             let socket = self.raw_socket(shared, v6)?;
+            let family = if v6 { Family::Ip6 } else { Family::Ip };
+            let rules = match asked.depth {
+                Depth::Identity | Depth::NoRules => false,
+                Depth::Likely => closure::meets(family, asked.about),
+                Depth::Full => true,
+            };
             for name in names {
+                if !rules && let Some(table) = iptables::outline(&socket, v6, name)? {
+                    ruleset.tables.push(table);
+                    continue;
+                }
                 let blob = iptables::read(&socket, v6, name)?;
                 let table = closure::legacy_table(&blob, asked.depth, asked.about)?;
                 ruleset.tables.push(table);
@@ -291,7 +304,33 @@ impl Namespace {
         v6: bool,
         table: &str,
         chain: &str,
+        kept: &mut Option<KeptBlob>,
     ) -> Result<Option<BTreeMap<String, Chain>>> {
+        let key = (self.file.id(), v6, table.to_owned());
+        if kept.as_ref().is_none_or(|(own, _)| *own != key) {
+            // One at a time: a table may take a hundred megabytes.
+            *kept = None;
+            let blob = self.legacy_blob(shared, v6, table)?;
+            *kept = blob.map(|blob| (key, blob));
+        }
+        let Some((_, blob)) = kept else {
+            return Ok(None);
+        };
+        if blob.head(chain).is_none() {
+            return Ok(None);
+        }
+        let mut chains = closure::legacy_reached(blob, vec![chain.to_owned()], None)?;
+        self.name_sets(shared, chains.values_mut());
+        Ok(Some(chains))
+    }
+
+    /// A legacy table; `None` where there is none such.
+    fn legacy_blob(
+        &mut self,
+        shared: &mut Shared,
+        v6: bool,
+        table: &str,
+    ) -> Result<Option<iptables::Blob>> {
         let proc = shared.proc.clone();
         let listed = shared
             .hopper
@@ -299,13 +338,7 @@ impl Namespace {
         match listed {
             Section::Known(names) if names.iter().any(|known| known == table) => {
                 let socket = self.raw_socket(shared, v6)?;
-                let blob = iptables::read(&socket, v6, table)?;
-                if blob.head(chain).is_none() {
-                    return Ok(None);
-                }
-                let mut chains = closure::legacy_reached(&blob, vec![chain.to_owned()], None)?;
-                self.name_sets(shared, chains.values_mut());
-                Ok(Some(chains))
+                iptables::read(&socket, v6, table).map(Some)
             }
             Section::Missing(why) => Err(Error::malformed("list x_tables tables", why)),
             _ => Ok(None),

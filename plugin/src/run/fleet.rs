@@ -211,25 +211,32 @@ impl<'a> Fleet<'a> {
         true
     }
 
-    /// Ends all helpers' runs and tells what the answer cost.
-    pub async fn close(self, start: Instant) -> (Topology, Stats) {
+    /// What the answer cost so far. Goodbyes are not part of it: they come when it is out.
+    pub fn stats(&self, start: Instant) -> Stats {
         let mut stats = Stats {
             round_trips: self.round_trips,
+            millis: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
             ..Stats::default()
         };
-        for figures in join_all(self.sessions.into_values().map(Session::bye)).await {
+        for session in self.sessions.values() {
+            let figures = session.figures();
             stats.helpers += 1;
             stats.bytes_in += figures.bytes_in;
             stats.bytes_out += figures.bytes_out;
         }
-        stats.millis = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.progress.verbose(|| {
             format!(
                 "{} round trips, {} helpers, {} bytes read, {} bytes sent, {} ms",
                 stats.round_trips, stats.helpers, stats.bytes_in, stats.bytes_out, stats.millis
             )
         });
-        (self.topology, stats)
+        stats
+    }
+
+    /// Ends all helpers' runs, and leaves what they told.
+    pub async fn close(self) -> Topology {
+        join_all(self.sessions.into_values().map(Session::bye)).await;
+        self.topology
     }
 }
 

@@ -165,15 +165,15 @@ impl Job<'_> {
         for why in &failures {
             eprintln!("warning: {why}");
         }
-        let (topology, stats) = fleet.close(self.start).await;
         let ends = ends_of(self.request, resolved);
-        let mut answer = self.explain(&topology, &cluster.names, &ends, &flows, &shares, &outcomes);
+        let topology = &fleet.topology;
+        let mut answer = self.explain(topology, &cluster.names, &ends, &flows, &shares, &outcomes);
         for why in failures {
             if !answer.unknown.contains(&why) {
                 answer.unknown.push(why);
             }
         }
-        self.print(&answer, stats)
+        self.finish(&answer, fleet).await
     }
 
     /// The namespace of the source. A pod's is found by its UID; where the node's cgroups do not tell,
@@ -288,7 +288,6 @@ impl Job<'_> {
         if let Some(why) = fleet.failure(node) {
             bail!("{why}");
         }
-        let (topology, stats) = fleet.close(self.start).await;
         let ends = Ends {
             source: local.source,
             destination: local.destination,
@@ -297,8 +296,9 @@ impl Job<'_> {
             notes: Vec::new(),
         };
         let names = Names::default();
-        let answer = self.explain(&topology, &names, &ends, &flows, &[1.0], &outcomes);
-        self.print(&answer, stats)
+        let topology = &fleet.topology;
+        let answer = self.explain(topology, &names, &ends, &flows, &[1.0], &outcomes);
+        self.finish(&answer, fleet).await
     }
 
     async fn file(&self, path: &Path) -> anyhow::Result<u8> {
@@ -333,10 +333,10 @@ impl Job<'_> {
         };
         let (flows, shares) = self.flows(&from, &resolved)?;
         let outcomes = drive::drive(&mut fleet, &flows).await;
-        let (topology, stats) = fleet.close(self.start).await;
         let ends = ends_of(self.request, &resolved);
-        let answer = self.explain(&topology, &file.names, &ends, &flows, &shares, &outcomes);
-        self.print(&answer, stats)
+        let topology = &fleet.topology;
+        let answer = self.explain(topology, &file.names, &ends, &flows, &shares, &outcomes);
+        self.finish(&answer, fleet).await
     }
 
     fn explain(
@@ -376,6 +376,14 @@ impl Job<'_> {
         self.progress
             .verbose(|| format!("protocol {}", ends.protocol));
         explain(&question)
+    }
+
+    /// Gives the answer as soon as it is there; the helpers end afterwards, whether it could be written
+    /// or not.
+    async fn finish(&self, answer: &Explanation, fleet: Fleet<'_>) -> anyhow::Result<u8> {
+        let printed = self.print(answer, fleet.stats(self.start));
+        fleet.close().await;
+        printed
     }
 
     fn print(&self, answer: &Explanation, stats: Stats) -> anyhow::Result<u8> {

@@ -114,7 +114,7 @@ fn full(socket: &mut Netlink, table: &mut Table) -> Result<()> {
 }
 
 /// Whether tables of a family see any of the packets.
-fn meets(family: Family, about: Option<&Packets>) -> bool {
+pub fn meets(family: Family, about: Option<&Packets>) -> bool {
     let any =
         |v6: bool| about.is_none_or(|about| about.to.iter().any(|to| to.addr.is_ipv6() == v6));
     match family {

@@ -32,6 +32,8 @@ const ENTRIES: usize = 40;
 const EXTENSION: usize = 32;
 /// Largest table read, in bytes; kube-proxy's with 10,000 Services takes 48 MB.
 const MOST: usize = 256 << 20;
+/// Tables from this size on are not read where nobody asks for their rules, in bytes.
+const LARGE: usize = 64 << 10;
 const ATTEMPTS: usize = 8;
 const HOOKS: [Hook; 5] = [
     Hook::Prerouting,
@@ -61,6 +63,64 @@ const V6: Layout = Layout {
     size: 168,
 };
 
+/// What can be told of a large table without reading it: its base chains. Their policies come with their
+/// rules; until then neither decides anything. `None`: the table is small, and told best by reading it.
+pub fn outline(socket: &File, v6: bool, name: &str) -> Result<Option<Table>> {
+    let operation = format!("look at x_tables table {name}");
+    let info = info(socket, v6, name, &operation)?;
+    let damaged = || Error::malformed(&operation, "the answer is cut short");
+    let size = u32_at(&info, 80).ok_or_else(damaged)? as usize;
+    if size < LARGE {
+        return Ok(None);
+    }
+    let valid = u32_at(&info, NAME).ok_or_else(damaged)?;
+    let mut table = empty_table(v6, name);
+    for (number, hook) in HOOKS.into_iter().enumerate() {
+        if valid & (1 << number) == 0 {
+            continue;
+        }
+        let (priority, kind) = base(name, hook);
+        let chain = Chain {
+            name: hook.name().to_ascii_uppercase(),
+            handle: 0,
+            base: Some(BaseChain {
+                hook,
+                priority,
+                kind,
+                policy: Policy::Accept,
+                devices: Vec::new(),
+                counters: None,
+            }),
+            rules: Section::NotAsked,
+            sieved: None,
+        };
+        table.chains.insert(chain.name.clone(), chain);
+    }
+    Ok(Some(table))
+}
+
+fn info(socket: &File, v6: bool, name: &str, operation: &str) -> Result<[u8; INFO]> {
+    let mut info = [0u8; INFO];
+    put_name(&mut info, name);
+    getsockopt(socket, v6, GET_INFO, &mut info).map_err(|error| Error::io(operation, &error))?;
+    Ok(info)
+}
+
+/// A legacy table without chains.
+fn empty_table(v6: bool, name: &str) -> Table {
+    Table {
+        backend: Backend::Legacy,
+        family: if v6 { Family::Ip6 } else { Family::Ip },
+        name: name.to_owned(),
+        dormant: false,
+        chains: BTreeMap::new(),
+        chains_complete: false,
+        sets: BTreeMap::new(),
+        sets_complete: true,
+        flowtables: BTreeMap::new(),
+    }
+}
+
 /// Reads a table that exists.
 pub fn read(socket: &File, v6: bool, name: &str) -> Result<Blob> {
     let tool = if v6 {
@@ -70,10 +130,7 @@ pub fn read(socket: &File, v6: bool, name: &str) -> Result<Blob> {
     };
     let operation = format!("read {tool} table {name}");
     for _ in 0..ATTEMPTS {
-        let mut info = [0u8; INFO];
-        put_name(&mut info, name);
-        getsockopt(socket, v6, GET_INFO, &mut info)
-            .map_err(|error| Error::io(&operation, &error))?;
+        let info = info(socket, v6, name, &operation)?;
         let damaged = || Error::malformed(&operation, "its entries can't be decoded");
         let size = u32_at(&info, 80).ok_or_else(damaged)? as usize;
         if size > MOST {
@@ -289,17 +346,7 @@ impl Blob {
 
     /// The table without chains.
     pub fn empty_table(&self) -> Table {
-        Table {
-            backend: Backend::Legacy,
-            family: self.family(),
-            name: self.name.clone(),
-            dormant: false,
-            chains: BTreeMap::new(),
-            chains_complete: false,
-            sets: BTreeMap::new(),
-            sets_complete: true,
-            flowtables: BTreeMap::new(),
-        }
+        empty_table(self.layout.v6, &self.name)
     }
 
     /// A chain without its rules; `None`: the table has no such chain.

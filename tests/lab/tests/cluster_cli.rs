@@ -6,6 +6,7 @@ mod programs;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpStream};
+use std::process::Stdio;
 use std::time::Duration;
 
 use netpath_lab::{Fault, Overlay, Proxy, Spec};
@@ -904,6 +905,24 @@ fn lean_reads_give_the_whole_answer() {
                 "{proxy}: {line}"
             );
         }
+        lab.is_clean();
+    }
+}
+
+/// The answer is out before the helpers are gone; who stops reading it leaves nothing behind.
+#[test]
+fn a_reader_that_goes_away_leaves_nothing_behind() {
+    let lab = lab(Overlay::Routed, Proxy::IptablesLegacy);
+    for line in ["trace pod-a svc-b", "trace pod-a pod-b-2:81", "map -o json"] {
+        let whole = lab.run(line);
+        let mut command = lab.plugin();
+        command.args(words(line));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        drop(child.stdout.take());
+        let said = Said::of(child.wait_with_output().unwrap());
+        assert_eq!(said.code, whole.code, "{line}: {}", said.err);
+        assert!(!said.err.contains("error"), "{line}: {}", said.err);
         lab.is_clean();
     }
 }
