@@ -443,21 +443,27 @@ impl Collector {
         name: &str,
         answer: &mut impl FnMut(Fact),
     ) {
-        let mut blob = request.blob.take();
+        let (mut blob, about) = (request.blob.take(), request.about.clone());
+        let about = about.as_ref();
         let found = self.with(request, netns, |ns, shared| match backend {
             Backend::Nft => {
                 let Some(socket) = ns.nf_tables(shared) else {
                     return Ok(None);
                 };
-                let mut found = closure::chain(socket, family, table, name)?;
+                let mut found = closure::chain(socket, family, table, name, about)?;
                 if let Some((chains, _)) = &mut found {
                     ns.name_sets(shared, chains.values_mut());
                 }
                 Ok(found)
             }
             Backend::Legacy => {
-                let chains =
-                    ns.legacy_chain(shared, family == Family::Ip6, table, name, &mut blob)?;
+                let chains = ns.legacy_chain(
+                    shared,
+                    (family == Family::Ip6, table),
+                    name,
+                    about,
+                    &mut blob,
+                )?;
                 Ok(chains.map(|chains| (chains, BTreeMap::new())))
             }
         });

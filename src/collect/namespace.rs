@@ -301,9 +301,9 @@ impl Namespace {
     pub fn legacy_chain(
         &mut self,
         shared: &mut Shared,
-        v6: bool,
-        table: &str,
+        (v6, table): (bool, &str),
         chain: &str,
+        about: Option<&Packets>,
         kept: &mut Option<KeptBlob>,
     ) -> Result<Option<BTreeMap<String, Chain>>> {
         let key = (self.file.id(), v6, table.to_owned());
@@ -319,7 +319,7 @@ impl Namespace {
         if blob.head(chain).is_none() {
             return Ok(None);
         }
-        let mut chains = closure::legacy_reached(blob, vec![chain.to_owned()], None)?;
+        let mut chains = closure::legacy_reached(blob, vec![chain.to_owned()], about)?;
         self.name_sets(shared, chains.values_mut());
         Ok(Some(chains))
     }

@@ -121,7 +121,7 @@ pub enum Want {
         /// Which namespace.
         target: NsTarget,
     },
-    /// No fact: makes [`Depth::Likely`] of this request's namespaces leaner.
+    /// No fact: makes [`Depth::Likely`] and chains of this request leaner.
     About(Packets),
 }
 

@@ -147,6 +147,7 @@ impl Job<'_> {
         };
         let topology = cluster::topology(&cluster.view, &cluster.names);
         let mut fleet = Fleet::new(source, topology, self.progress);
+        fleet.about = Some(about(resolved, &cluster.view));
         fleet.ask(likely(resolved, &cluster.view)).await;
         let node = resolved
             .source
@@ -283,6 +284,7 @@ impl Job<'_> {
             len: self.request.size(local.protocol, v6),
             uid: None,
         };
+        fleet.about = Some(about_one(&fleet.topology, &flow));
         let flows = [flow];
         let outcomes = drive::drive(&mut fleet, &flows).await;
         if let Some(why) = fleet.failure(node) {
@@ -456,6 +458,27 @@ fn about(resolved: &Resolved, view: &ClusterView) -> Packets {
     }
 }
 
+/// The same where no names are known: the destination that was typed, and the source's addresses.
+fn about_one(topology: &Topology, flow: &Flow) -> Packets {
+    let ns = topology.netns(&flow.from);
+    let own = ns.and_then(|ns| ns.addrs.known()).into_iter().flatten();
+    let own = own.map(|addr| addr.local).chain(flow.src);
+    let mut to: BTreeSet<Towards> = own
+        .filter(|addr| addr.is_ipv6() == flow.dst.is_ipv6())
+        .map(|addr| Towards {
+            addr,
+            service: None,
+        })
+        .collect();
+    to.insert(Towards {
+        addr: flow.dst,
+        service: flow.dport.map(|port| (flow.protocol, port)),
+    });
+    Packets {
+        to: to.into_iter().collect(),
+    }
+}
+
 /// What the first request carries: the nodes' own namespaces and those of the pods at both ends.
 fn likely(resolved: &Resolved, view: &ClusterView) -> Wants {
     let mut wants = Wants::new();
@@ -488,10 +511,6 @@ fn likely(resolved: &Resolved, view: &ClusterView) -> Wants {
         {
             add(node, NsTarget::PodUid(pod.cgroup_uid.clone()));
         }
-    }
-    let about = Want::About(about(resolved, view));
-    for wants in wants.values_mut() {
-        wants.insert(about.clone());
     }
     wants
 }

@@ -153,6 +153,7 @@ pub fn chain(
     family: Family,
     table: &str,
     name: &str,
+    about: Option<&Packets>,
 ) -> Result<Option<Reached>> {
     let Some(head) = nft::chain_head(socket, family, table, name)? else {
         return Ok(None);
@@ -161,7 +162,7 @@ pub fn chain(
         socket,
         family,
         table,
-        about: None,
+        about,
         chains: BTreeMap::new(),
         sets: BTreeMap::new(),
     };
