@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 use super::discovery::{Discovery, Found, Roots};
 use super::error::{Error, Result};
 use super::module::Modules;
-use super::namespace::{Inside, Namespace, Registered, Shared, Sockets};
+use super::namespace::{Asked, Inside, KeptBlob, Namespace, Registered, Shared, Sockets};
 use super::netfilter::{closure, set};
 use super::netns::{Hopper, NsFile};
 use crate::model::netfilter::{Backend, Chain, Family, Set};
 use crate::model::netns::NetNs;
-use crate::model::want::{Depth, Fact, NsTarget, Want};
+use crate::model::want::{Depth, Fact, NsTarget, Packets, Want};
 use crate::model::{NetNsId, Section};
 
 /// Namespaces that stay open between requests. An open one is kept alive, so not for long.
@@ -33,6 +33,8 @@ struct Request {
     discovery: Option<Discovery>,
     files: Option<Vec<NsFile>>,
     deadline: Instant,
+    about: Option<Packets>,
+    blob: Option<KeptBlob>,
 }
 
 impl Collector {
@@ -70,11 +72,16 @@ impl Collector {
             discovery: None,
             files: None,
             deadline: Instant::now() + within,
+            blob: None,
+            about: wants.iter().find_map(|want| match want {
+                Want::About(packets) => Some(packets.clone()),
+                _ => None,
+            }),
         };
         self.namespaces(wants, &mut request, &mut answer);
         for want in wants {
             match want {
-                Want::NetNs { .. } => {}
+                Want::NetNs { .. } | Want::About(_) => {}
                 Want::Chain {
                     netns,
                     backend,
@@ -371,9 +378,14 @@ impl Collector {
             return Err(error.to_string());
         }
         let others = self.others(request);
-        let deadline = request.deadline;
+        let (deadline, about) = (request.deadline, request.about.clone());
         let read = self.with(request, id, |ns, shared| {
-            Ok(ns.read(shared, identity.clone(), depth, inside, others, deadline))
+            let asked = Asked {
+                depth,
+                about: about.as_ref(),
+                deadline,
+            };
+            Ok(ns.read(shared, identity.clone(), asked, inside, others))
         });
         match read {
             Err(error @ Error::Gone { .. }) => Err(error.to_string()),
@@ -435,22 +447,31 @@ impl Collector {
         name: &str,
         answer: &mut impl FnMut(Fact),
     ) {
+        let (mut blob, about) = (request.blob.take(), request.about.clone());
+        let about = about.as_ref();
         let found = self.with(request, netns, |ns, shared| match backend {
             Backend::Nft => {
                 let Some(socket) = ns.nf_tables(shared)? else {
                     return Ok(None);
                 };
-                let mut found = closure::chain(socket, family, table, name)?;
+                let mut found = closure::chain(socket, family, table, name, about)?;
                 if let Some((chains, _)) = &mut found {
                     ns.name_sets(shared, chains.values_mut());
                 }
                 Ok(found)
             }
             Backend::Legacy => {
-                let chains = ns.legacy_chain(shared, family == Family::Ip6, table, name)?;
+                let chains = ns.legacy_chain(
+                    shared,
+                    (family == Family::Ip6, table),
+                    name,
+                    about,
+                    &mut blob,
+                )?;
                 Ok(chains.map(|chains| (chains, BTreeMap::new())))
             }
         });
+        request.blob = blob;
         let fact = |name: String, chain: Section<Option<Chain>>| Fact::Chain {
             netns,
             backend,

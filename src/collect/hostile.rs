@@ -204,7 +204,8 @@ fn damaged_tables_give_a_value_or_nothing() {
     let read = |info: &[u8], bytes: Vec<u8>| {
         let blob = iptables::Blob::index(false, "nat", info, bytes)?;
         let chains = blob.all_chains();
-        let rules = chains.iter().map(|name| blob.chain(name));
+        let chains: Vec<String> = chains.collect();
+        let rules = chains.iter().map(|name| blob.chain(name, None));
         Some((chains.len(), rules.flatten().count()))
     };
     assert_eq!(read(&info, bytes.clone()), Some((2, 2)));

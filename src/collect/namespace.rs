@@ -18,16 +18,33 @@ use super::{
     addr, bpf, conntrack, fdb, ipvs, link, neigh, nsid, recent, route, rule, socket as sockets,
     sysctl, tc, xfrm,
 };
-use crate::model::Section;
 use crate::model::conntrack::{ConntrackEntry, Tuple};
 use crate::model::ipvs::IpvsService;
-use crate::model::link::Link;
-use crate::model::netfilter::{Chain, Ruleset};
+use crate::model::link::{Link, LinkKind};
+use crate::model::netfilter::{Chain, Family, Ruleset};
 use crate::model::netns::{NetNs, NsIdentity};
 use crate::model::recent::RecentList;
 use crate::model::sysctl::Sysctls;
-use crate::model::want::Depth;
+use crate::model::want::{Depth, Packets, Towards};
 use crate::model::xfrm::Xfrm;
+use crate::model::{NetNsId, Section};
+
+/// IPPROTO_UDP
+const UDP: u8 = 17;
+
+/// The legacy table that was read last, and which that is.
+pub type KeptBlob = ((NetNsId, bool, String), iptables::Blob);
+
+/// How a namespace is read.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    /// How much of its rules.
+    pub depth: Depth,
+    /// What [`Depth::Likely`] may keep to.
+    pub about: Option<&'a Packets>,
+    /// When reading ends.
+    pub deadline: Instant,
+}
 
 /// What all namespaces share.
 pub struct Shared {
@@ -192,17 +209,16 @@ impl Namespace {
         &mut self,
         shared: &mut Shared,
         identity: NsIdentity,
-        depth: Depth,
+        asked: Asked<'_>,
         inside: Result<Inside>,
         others: Result<Vec<NsFile>>,
-        deadline: Instant,
     ) -> NetNs {
         let mut ns = NetNs::new(identity);
         let mut session = Session {
             runtime: &shared.runtime,
             route: &self.route,
             raw: &mut self.raw,
-            deadline,
+            deadline: asked.deadline,
         };
         let mut found = links(&mut session);
         ns.addrs = addr::read(&mut session).into();
@@ -214,14 +230,19 @@ impl Namespace {
             .and_then(|others| nsid::read(&mut self.raw, &others))
             .into();
         ns.sockets = self.sockets(shared).into();
-        ns.nft = self.nft(shared, depth).into();
+        let about = asked.about.map(|about| with_tunnels(about, &found));
+        let asked = Asked {
+            about: about.as_ref(),
+            ..asked
+        };
+        ns.nft = self.nft(shared, asked).into();
         ns.xfrm = self.xfrm(shared, &inside).into();
         match inside {
             Ok(inside) => {
                 ns.sysctls = Section::Known(inside.sysctls);
                 ns.ipvs = inside.ipvs.into();
                 ns.recent = inside.recent.into();
-                ns.legacy = self.legacy(shared, &inside.legacy, depth).into();
+                ns.legacy = self.legacy(shared, &inside.legacy, asked).into();
                 if let (Ok(links), Ok(programs)) = (&mut found, &inside.programs) {
                     for link in links {
                         let programs = programs.get(&link.index.get());
@@ -330,10 +351,10 @@ impl Namespace {
         }
     }
 
-    fn nft(&mut self, shared: &mut Shared, depth: Depth) -> Result<Ruleset> {
+    fn nft(&mut self, shared: &mut Shared, asked: Asked<'_>) -> Result<Ruleset> {
         let mut ruleset = match self.nf_tables(shared)? {
             None => Ruleset::default(),
-            Some(socket) => closure::ruleset(socket, depth)?,
+            Some(socket) => closure::ruleset(socket, asked.depth, asked.about)?,
         };
         let tables = ruleset.tables.iter_mut();
         self.name_sets(shared, tables.flat_map(|table| table.chains.values_mut()));
@@ -344,7 +365,7 @@ impl Namespace {
         &mut self,
         shared: &mut Shared,
         names: &[Section<Vec<String>>; 2],
-        depth: Depth,
+        asked: Asked<'_>,
     ) -> Result<Ruleset> {
         let mut ruleset = Ruleset::default();
         for (v6, names) in [false, true].into_iter().zip(names) {
@@ -359,9 +380,20 @@ impl Namespace {
                 continue;
             }
             let socket = self.raw_socket(shared, v6)?;
+            let family = if v6 { Family::Ip6 } else { Family::Ip };
+            let rules = match asked.depth {
+                Depth::Identity | Depth::NoRules => false,
+                Depth::Likely => closure::meets(family, asked.about),
+                Depth::Full => true,
+            };
             for name in names {
+                if !rules && let Some(table) = iptables::outline(&socket, v6, name)? {
+                    ruleset.tables.push(table);
+                    continue;
+                }
                 let blob = iptables::read(&socket, v6, name)?;
-                ruleset.tables.push(closure::legacy_table(&blob, depth)?);
+                let table = closure::legacy_table(&blob, asked.depth, asked.about)?;
+                ruleset.tables.push(table);
             }
         }
         let tables = ruleset.tables.iter_mut();
@@ -373,10 +405,36 @@ impl Namespace {
     pub fn legacy_chain(
         &mut self,
         shared: &mut Shared,
+        (v6, table): (bool, &str),
+        chain: &str,
+        about: Option<&Packets>,
+        kept: &mut Option<KeptBlob>,
+    ) -> Result<Option<BTreeMap<String, Chain>>> {
+        let key = (self.file.id(), v6, table.to_owned());
+        if kept.as_ref().is_none_or(|(own, _)| *own != key) {
+            // One at a time: a table may take a hundred megabytes.
+            *kept = None;
+            let blob = self.legacy_blob(shared, v6, table)?;
+            *kept = blob.map(|blob| (key, blob));
+        }
+        let Some((_, blob)) = kept else {
+            return Ok(None);
+        };
+        if blob.head(chain).is_none() {
+            return Ok(None);
+        }
+        let mut chains = closure::legacy_reached(blob, vec![chain.to_owned()], about)?;
+        self.name_sets(shared, chains.values_mut());
+        Ok(Some(chains))
+    }
+
+    /// A legacy table; `None` where there is none such.
+    fn legacy_blob(
+        &mut self,
+        shared: &mut Shared,
         v6: bool,
         table: &str,
-        chain: &str,
-    ) -> Result<Option<BTreeMap<String, Chain>>> {
+    ) -> Result<Option<iptables::Blob>> {
         let proc = shared.proc.clone();
         let listed = shared
             .hopper
@@ -384,13 +442,7 @@ impl Namespace {
         match listed {
             Section::Known(names) if names.iter().any(|known| known == table) => {
                 let socket = self.raw_socket(shared, v6)?;
-                let blob = iptables::read(&socket, v6, table)?;
-                if blob.head(chain).is_none() {
-                    return Ok(None);
-                }
-                let mut chains = closure::legacy_reached(&blob, vec![chain.to_owned()])?;
-                self.name_sets(shared, chains.values_mut());
-                Ok(Some(chains))
+                iptables::read(&socket, v6, table).map(Some)
             }
             Section::Missing(why) => Err(Error::malformed("list x_tables tables", why)),
             _ => Ok(None),
@@ -454,6 +506,24 @@ impl Namespace {
 /// Whether the kernel tracks connections at all.
 fn tracked(proc: &Path) -> bool {
     proc.join("sys/net/netfilter/nf_conntrack_max").exists()
+}
+
+/// The packets, and what carries them where tunnels start here.
+fn with_tunnels(about: &Packets, links: &Result<Vec<Link>>) -> Packets {
+    let kinds = links.iter().flatten().map(|link| &link.kind);
+    let ports = kinds.filter_map(|kind| match kind {
+        LinkKind::Vxlan(vxlan) => Some((UDP, vxlan.port)),
+        _ => None,
+    });
+    let mut more = about.clone();
+    for service in ports {
+        let ends = about.to.iter().filter(|to| to.service.is_none());
+        more.to.extend(ends.map(|to| Towards {
+            addr: to.addr,
+            service: Some(service),
+        }));
+    }
+    more
 }
 
 /// Devices with the filters of tc.

@@ -137,11 +137,14 @@ fn duplicates(found: &mut Vec<Duplicate>, naming: &Naming<'_>, trace: &Trace) {
 }
 
 fn rules(table: &Table) -> usize {
-    let known = table
-        .chains
-        .values()
-        .filter_map(|chain| chain.rules.known());
-    known.map(Vec::len).sum()
+    let chains = table.chains.values();
+    let known = chains.filter_map(|chain| Some((chain.rules.known()?, chain.sieved.as_ref())));
+    known
+        .map(|(rules, sieved)| {
+            let left_out = sieved.map_or(0, |sieved| sieved.left_out);
+            rules.len() + usize::try_from(left_out).unwrap_or(usize::MAX - rules.len())
+        })
+        .sum()
 }
 
 fn with_rules(ruleset: &Ruleset) -> Vec<(String, usize)> {

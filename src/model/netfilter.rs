@@ -5,6 +5,7 @@
 //! native expressions in one rule.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -94,6 +95,19 @@ pub struct Chain {
     pub base: Option<BaseChain>,
     /// Rules in order.
     pub rules: Section<Vec<Rule>>,
+    /// `Some`: of a long chain, only rules that packets to some destinations can match.
+    #[serde(default)]
+    pub sieved: Option<Sieved>,
+}
+
+/// What was left out of a chain's rules. Each of these rules needs another destination, and neither
+/// tracks connections nor does anything before it looks at the destination.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sieved {
+    /// Destinations for which the rules are as good as all.
+    pub to: Vec<IpAddr>,
+    /// Rules that were left out.
+    pub left_out: u32,
 }
 
 /// What makes a chain a base chain.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::conntrack::ConntrackEntry;
-use super::netfilter::{Elements, Ruleset, Set, Table};
+use super::netfilter::{Chain, Elements, Ruleset, Set, Table};
 use super::netns::NetNs;
 use super::snapshot::NodeSnapshot;
 use super::want::{Fact, NsTarget};
@@ -115,9 +115,7 @@ impl Topology {
                     return;
                 };
                 match chain {
-                    Section::Known(Some(chain)) => {
-                        table.chains.insert(name, chain);
-                    }
+                    Section::Known(Some(chain)) => take_chain(table, name, chain),
                     Section::Missing(why) => {
                         let entry = table.chains.entry(name.clone());
                         entry
@@ -126,6 +124,7 @@ impl Topology {
                                 handle: 0,
                                 base: None,
                                 rules: Section::NotAsked,
+                                sieved: None,
                             })
                             .rules = Section::Missing(why);
                     }
@@ -139,6 +138,7 @@ impl Topology {
                                     "the chain is not in its table (it went while it was read)"
                                         .to_owned(),
                                 ),
+                                sieved: None,
                             }
                         });
                     }
@@ -160,9 +160,7 @@ impl Topology {
                     return;
                 };
                 match set {
-                    Section::Known(Some(set)) => {
-                        table.sets.insert(name, set);
-                    }
+                    Section::Known(Some(set)) => take_set(table, name, set),
                     Section::Missing(why) => {
                         let entry = table.sets.entry(name.clone());
                         entry.or_insert_with(|| unread_set(name)).elements = Elements::Missing(why);
@@ -224,6 +222,31 @@ impl Topology {
     }
 }
 
+/// A chain that came whole was asked for whole: one that comes with others does not undo that.
+fn take_chain(table: &mut Table, name: String, chain: Chain) {
+    let whole = |chain: &Chain| chain.sieved.is_none() && chain.rules.known().is_some();
+    if chain.sieved.is_none() || !table.chains.get(&name).is_some_and(whole) {
+        table.chains.insert(name, chain);
+    }
+}
+
+/// Elements that were asked for stay where a set comes again without them.
+fn take_set(table: &mut Table, name: String, mut set: Set) {
+    if let Some(known) = table.sets.get_mut(&name) {
+        set.elements = match (std::mem::take(&mut known.elements), set.elements) {
+            (Elements::ByKey(mut answers), Elements::ByKey(more)) => {
+                answers.retain(|(key, _)| more.iter().all(|(newer, _)| newer != key));
+                answers.extend(more);
+                Elements::ByKey(answers)
+            }
+            (Elements::Known(all), Elements::ByKey(_) | Elements::NotAsked) => Elements::Known(all),
+            (Elements::ByKey(answers), Elements::NotAsked) => Elements::ByKey(answers),
+            (_, newer) => newer,
+        };
+    }
+    table.sets.insert(name, set);
+}
+
 /// A whole table replaces entries that were read one by one: it is newer.
 fn take_table(ns: &mut NetNs, entries: Section<Vec<ConntrackEntry>>) {
     match entries {
@@ -263,4 +286,110 @@ fn table_mut(
         .tables
         .iter_mut()
         .find(|t| wanted(t))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::netfilter::{Backend, Family, Sieved};
+    use crate::model::netns::NsIdentity;
+
+    fn table() -> Table {
+        Table {
+            backend: Backend::Nft,
+            family: Family::Ip,
+            name: "kube-proxy".to_owned(),
+            dormant: false,
+            chains: BTreeMap::new(),
+            chains_complete: false,
+            sets: BTreeMap::new(),
+            sets_complete: false,
+            flowtables: BTreeMap::new(),
+        }
+    }
+
+    fn world() -> (Topology, NetNsId) {
+        let id = NetNsId { dev: 4, ino: 1 };
+        let mut ns = NetNs::new(NsIdentity {
+            id,
+            host: true,
+            pod_uid: None,
+            paths: Vec::new(),
+            processes: Vec::new(),
+        });
+        ns.nft = Section::Known(Ruleset {
+            generation: Some(1),
+            tables: vec![table()],
+        });
+        let mut topology = Topology::default();
+        topology.merge("n", Fact::NetNs(Box::new(ns)));
+        (topology, id)
+    }
+
+    fn only_table(topology: &Topology, id: NetNsId) -> &Table {
+        let ns = &topology.nodes["n"].netns[&id];
+        &ns.nft.known().expect("rules").tables[0]
+    }
+
+    #[test]
+    fn what_was_asked_for_whole_stays_whole() {
+        let (mut topology, netns) = world();
+        let fact = |sieved: Option<Sieved>| Fact::Chain {
+            netns,
+            backend: Backend::Nft,
+            family: Family::Ip,
+            table: "kube-proxy".to_owned(),
+            name: "services".to_owned(),
+            chain: Section::Known(Some(Chain {
+                name: "services".to_owned(),
+                handle: 1,
+                base: None,
+                rules: Section::Known(Vec::new()),
+                sieved,
+            })),
+        };
+        let lean = || {
+            Some(Sieved {
+                to: Vec::new(),
+                left_out: 9,
+            })
+        };
+        for (comes, stays) in [(lean(), lean()), (None, None), (lean(), None)] {
+            topology.merge("n", fact(comes));
+            assert_eq!(
+                only_table(&topology, netns).chains["services"].sieved,
+                stays
+            );
+        }
+    }
+
+    #[test]
+    fn answers_for_keys_outlast_a_set_that_comes_again() {
+        let (mut topology, netns) = world();
+        let fact = |elements: Elements| Fact::Set {
+            netns,
+            family: Family::Ip,
+            table: "kube-proxy".to_owned(),
+            name: "service-ips".to_owned(),
+            set: Section::Known(Some(Set {
+                elements,
+                ..unread_set("service-ips".to_owned())
+            })),
+        };
+        let keys =
+            |keys: &[u8]| Elements::ByKey(keys.iter().map(|key| (vec![*key], None)).collect());
+        for (comes, stays) in [
+            (keys(&[1, 2]), keys(&[1, 2])),
+            (Elements::NotAsked, keys(&[1, 2])),
+            (keys(&[2, 3]), keys(&[1, 2, 3])),
+            (Elements::Known(Vec::new()), Elements::Known(Vec::new())),
+            (keys(&[4]), Elements::Known(Vec::new())),
+        ] {
+            topology.merge("n", fact(comes));
+            assert_eq!(
+                only_table(&topology, netns).sets["service-ips"].elements,
+                stays
+            );
+        }
+    }
 }

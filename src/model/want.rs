@@ -3,6 +3,8 @@
 //! `simulate` returns the [`Want`]s it could not do without; the driver sends them to the node's
 //! helper, and [`Topology::merge`](super::topology::Topology::merge) takes the [`Fact`]s in.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::conntrack::{ConntrackEntry, Tuple};
@@ -38,6 +40,23 @@ pub enum Depth {
     Likely,
     /// Everything, elements of all sets included.
     Full,
+}
+
+/// What the other wants of a request are about, so that the helper can leave out rules which no such
+/// packet can match. Decides nothing: what was left out is said, and asked for where it is needed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Packets {
+    /// Where the packets may be sent on their way.
+    pub to: Vec<Towards>,
+}
+
+/// A destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Towards {
+    /// Address.
+    pub addr: IpAddr,
+    /// IPPROTO_* and port, where they are known.
+    pub service: Option<(u8, u16)>,
 }
 
 /// A fact wanted from one node.
@@ -102,6 +121,8 @@ pub enum Want {
         /// Which namespace.
         target: NsTarget,
     },
+    /// No fact: makes [`Depth::Likely`] and chains of this request leaner.
+    About(Packets),
 }
 
 /// An answer.

@@ -309,7 +309,6 @@ impl Session {
     }
 
     /// Figures so far; [`Session::bye`] gives the final ones.
-    #[cfg(test)]
     pub fn figures(&self) -> Figures {
         self.figures
     }

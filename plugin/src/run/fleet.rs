@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use futures::future::join_all;
+use netpath::model::netfilter::Backend;
 use netpath::model::topology::Topology;
-use netpath::model::want::Want;
+use netpath::model::want::{Packets, Want};
 use netpath::simulate::Wants;
 
 use super::progress::Progress;
@@ -52,6 +53,8 @@ pub struct Fleet<'a> {
     round_trips: u32,
     /// What is known so far.
     pub topology: Topology,
+    /// What the questions are about, so that helpers can leave out what is not.
+    pub about: Option<Packets>,
 }
 
 impl<'a> Fleet<'a> {
@@ -65,6 +68,7 @@ impl<'a> Fleet<'a> {
             progress,
             round_trips: 0,
             topology,
+            about: None,
         }
     }
 
@@ -177,6 +181,16 @@ impl<'a> Fleet<'a> {
         self.open(&nodes).await;
         let begin = Instant::now();
         let count: usize = wants.values().map(Vec::len).sum();
+        if let Some(about) = &self.about {
+            for (node, wants) in &mut wants {
+                if !wants
+                    .iter()
+                    .any(|want| is_for_whole(&self.topology, node, want))
+                {
+                    wants.push(Want::About(about.clone()));
+                }
+            }
+        }
         let asking = join_all(self.sessions.iter_mut().filter_map(|(node, session)| {
             let wants = wants.remove(node)?;
             Some(async move { (node.clone(), session.collect(wants).await) })
@@ -211,26 +225,60 @@ impl<'a> Fleet<'a> {
         true
     }
 
-    /// Ends all helpers' runs and tells what the answer cost.
-    pub async fn close(self, start: Instant) -> (Topology, Stats) {
+    /// What the answer cost so far. Goodbyes are not part of it: they come when it is out.
+    pub fn stats(&self, start: Instant) -> Stats {
         let mut stats = Stats {
             round_trips: self.round_trips,
+            millis: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
             ..Stats::default()
         };
-        for figures in join_all(self.sessions.into_values().map(Session::bye)).await {
+        for session in self.sessions.values() {
+            let figures = session.figures();
             stats.helpers += 1;
             stats.bytes_in += figures.bytes_in;
             stats.bytes_out += figures.bytes_out;
         }
-        stats.millis = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.progress.verbose(|| {
             format!(
                 "{} round trips, {} helpers, {} bytes read, {} bytes sent, {} ms",
                 stats.round_trips, stats.helpers, stats.bytes_in, stats.bytes_out, stats.millis
             )
         });
-        (self.topology, stats)
+        stats
     }
+
+    /// Ends all helpers' runs, and leaves what they told.
+    pub async fn close(self) -> Topology {
+        join_all(self.sessions.into_values().map(Session::bye)).await;
+        self.topology
+    }
+}
+
+/// Whether a chain is wanted of which not all was needed before.
+fn is_for_whole(topology: &Topology, node: &str, want: &Want) -> bool {
+    let Want::Chain {
+        netns,
+        backend,
+        family,
+        table,
+        chain,
+    } = want
+    else {
+        return false;
+    };
+    let ns = topology
+        .nodes
+        .get(node)
+        .and_then(|node| node.netns.get(netns));
+    let rules = ns.and_then(|ns| match backend {
+        Backend::Nft => ns.nft.known(),
+        Backend::Legacy => ns.legacy.known(),
+    });
+    let mut tables = rules.iter().flat_map(|rules| &rules.tables);
+    tables
+        .find(|own| own.family == *family && own.name == *table)
+        .and_then(|table| table.chains.get(chain))
+        .is_some_and(|chain| chain.sieved.is_some())
 }
 
 /// An error with all its causes on one line.

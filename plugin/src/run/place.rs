@@ -96,7 +96,8 @@ pub async fn read(facts: &Facts, global: &GlobalFlags, wish: &Wish<'_>) -> anyho
                 if nodes.iter().all(|node| fleet.failure(node).is_some()) {
                     bail!("{}", failed.join("; "));
                 }
-                let (topology, _) = fleet.close(start).await;
+                fleet.stats(start);
+                let topology = fleet.close().await;
                 Ok((topology, failed))
             };
             let (outcome, left) = guard(&launcher, work, Result::is_ok).await;
@@ -145,7 +146,8 @@ async fn on_this_machine(
     if let Some(why) = fleet.failure(&node) {
         bail!("{why}");
     }
-    let (topology, _) = fleet.close(start).await;
+    fleet.stats(start);
+    let topology = fleet.close().await;
     tell_ended(&topology);
     Ok(Read {
         topology,

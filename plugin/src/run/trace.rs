@@ -1,5 +1,7 @@
 //! `trace`: resolve, start helpers, follow the packet, explain, render.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Instant;
 
@@ -10,7 +12,7 @@ use netpath::explain::{
 use netpath::model::NsKey;
 use netpath::model::names::Names;
 use netpath::model::topology::Topology;
-use netpath::model::want::{Depth, NsTarget, Want};
+use netpath::model::want::{Depth, NsTarget, Packets, Towards, Want};
 use netpath::simulate::{Flow, Outcome, Wants};
 
 use super::cluster::{self, Cluster};
@@ -146,6 +148,7 @@ impl Job<'_> {
         };
         let topology = cluster::topology(&cluster.view, &cluster.names);
         let mut fleet = Fleet::new(source, topology, self.progress);
+        fleet.about = Some(about(resolved, &cluster.view));
         fleet.ask(likely(resolved, &cluster.view)).await;
         let node = resolved
             .source
@@ -164,15 +167,15 @@ impl Job<'_> {
         for why in &failures {
             super::say(&format!("warning: {why}"));
         }
-        let (topology, stats) = fleet.close(self.start).await;
         let ends = ends_of(self.request, resolved);
-        let mut answer = self.explain(&topology, &cluster.names, &ends, &flows, &shares, &outcomes);
+        let topology = &fleet.topology;
+        let mut answer = self.explain(topology, &cluster.names, &ends, &flows, &shares, &outcomes);
         for why in failures {
             if !answer.unknown.contains(&why) {
                 answer.unknown.push(why);
             }
         }
-        self.print(&answer, stats)
+        self.finish(&answer, fleet).await
     }
 
     /// The namespace of the source. A pod's is found by its UID; where the node's cgroups do not tell,
@@ -282,12 +285,12 @@ impl Job<'_> {
             len: self.request.size(local.protocol, v6),
             uid: None,
         };
+        fleet.about = Some(about_one(&fleet.topology, &flow));
         let flows = [flow];
         let outcomes = drive::drive(&mut fleet, &flows).await;
         if let Some(why) = fleet.failure(node) {
             bail!("{why}");
         }
-        let (topology, stats) = fleet.close(self.start).await;
         let ends = Ends {
             source: local.source,
             destination: local.destination,
@@ -296,8 +299,9 @@ impl Job<'_> {
             notes: Vec::new(),
         };
         let names = Names::default();
-        let answer = self.explain(&topology, &names, &ends, &flows, &[1.0], &outcomes);
-        self.print(&answer, stats)
+        let topology = &fleet.topology;
+        let answer = self.explain(topology, &names, &ends, &flows, &[1.0], &outcomes);
+        self.finish(&answer, fleet).await
     }
 
     async fn file(&self, path: &Path) -> anyhow::Result<u8> {
@@ -332,10 +336,10 @@ impl Job<'_> {
         };
         let (flows, shares) = self.flows(&from, &resolved)?;
         let outcomes = drive::drive(&mut fleet, &flows).await;
-        let (topology, stats) = fleet.close(self.start).await;
         let ends = ends_of(self.request, &resolved);
-        let answer = self.explain(&topology, &file.names, &ends, &flows, &shares, &outcomes);
-        self.print(&answer, stats)
+        let topology = &fleet.topology;
+        let answer = self.explain(topology, &file.names, &ends, &flows, &shares, &outcomes);
+        self.finish(&answer, fleet).await
     }
 
     fn explain(
@@ -377,6 +381,14 @@ impl Job<'_> {
         explain(&question)
     }
 
+    /// Gives the answer as soon as it is there; the helpers end afterwards, whether it could be written
+    /// or not.
+    async fn finish(&self, answer: &Explanation, fleet: Fleet<'_>) -> anyhow::Result<u8> {
+        let printed = self.print(answer, fleet.stats(self.start));
+        fleet.close().await;
+        printed
+    }
+
     fn print(&self, answer: &Explanation, stats: Stats) -> anyhow::Result<u8> {
         match self.args.output {
             Format::Text | Format::Wide => {
@@ -403,6 +415,68 @@ pub fn exit_code(answer: &Explanation) -> u8 {
         INCONCLUSIVE
     } else {
         0
+    }
+}
+
+/// Destinations that packets of the flows and their answers may have on their way.
+fn about(resolved: &Resolved, view: &ClusterView) -> Packets {
+    let mut to: BTreeSet<Towards> = BTreeSet::new();
+    let mut add = |addr: IpAddr, port: Option<u16>| {
+        let protocol = protocol_number(resolved.protocol, addr.is_ipv6());
+        to.insert(Towards {
+            addr,
+            service: port.map(|port| (protocol, port)),
+        });
+    };
+    for flow in &resolved.flows {
+        add(flow.destination, flow.port);
+        add(flow.source, None);
+    }
+    // The kernel may send from another address of the source.
+    for ip in resolved.source.ips() {
+        add(ip, None);
+    }
+    let service = resolved.destination.service();
+    for endpoint in service.iter().flat_map(|end| end.usable()) {
+        add(endpoint.ip, endpoint.port);
+    }
+    // Tunnels lead to nodes, as answers do where the source is translated.
+    for node in resolved.nodes() {
+        for ip in view.node(&node).iter().flat_map(|node| &node.ips) {
+            add(*ip, None);
+        }
+    }
+    // Rules of the other family are read when a packet of it comes.
+    let v6 = |ip: IpAddr| {
+        resolved
+            .flows
+            .iter()
+            .any(|flow| flow.destination.is_ipv6() == ip.is_ipv6())
+    };
+    to.retain(|to| v6(to.addr));
+    Packets {
+        to: to.into_iter().collect(),
+    }
+}
+
+/// The same where no names are known: the destination that was typed, and the source's addresses.
+fn about_one(topology: &Topology, flow: &Flow) -> Packets {
+    let ns = topology.netns(&flow.from);
+    let own = ns.and_then(|ns| ns.addrs.known()).into_iter().flatten();
+    let own = own.map(|addr| addr.local).chain(flow.src);
+    let mut to: BTreeSet<Towards> = own
+        .filter(|addr| addr.is_ipv6() == flow.dst.is_ipv6())
+        .map(|addr| Towards {
+            addr,
+            service: None,
+        })
+        .collect();
+    to.insert(Towards {
+        addr: flow.dst,
+        service: flow.dport.map(|port| (flow.protocol, port)),
+    });
+    Packets {
+        to: to.into_iter().collect(),
     }
 }
 

@@ -6,14 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::iptables::Blob;
-use super::{nft, set};
+use super::{nft, set, sieve};
 use crate::collect::error::{Error, Result};
 use crate::collect::netlink::Netlink;
 use crate::model::Section;
 use crate::model::netfilter::{
-    Backend, Chain, Elements, Expr, Family, Rule, Ruleset, Set, SetData, Table, Verdict,
+    Backend, Chain, Elements, Expr, Family, Rule, Ruleset, Set, SetData, SetElem, Table, Verdict,
 };
-use crate::model::want::Depth;
+use crate::model::want::{Depth, Packets};
 use crate::model::xtables::XtTarget;
 
 /// A chain with more different targets than this is not followed.
@@ -27,11 +27,11 @@ const MOST_ELEMENTS: usize = 1 << 20;
 /// How often a read is begun again because rules changed meanwhile.
 const ATTEMPTS: usize = 5;
 
-/// Rules of nf_tables at a depth, all from one generation.
-pub fn ruleset(socket: &mut Netlink, depth: Depth) -> Result<Ruleset> {
+/// Rules of nf_tables at a depth, all from one generation. `about` makes [`Depth::Likely`] leaner.
+pub fn ruleset(socket: &mut Netlink, depth: Depth, about: Option<&Packets>) -> Result<Ruleset> {
     for _ in 0..ATTEMPTS {
         let generation = nft::generation(socket)?;
-        let tables = tables(socket, depth);
+        let tables = tables(socket, depth, about);
         if nft::generation(socket)? == generation {
             return Ok(Ruleset {
                 generation: Some(generation),
@@ -45,7 +45,7 @@ pub fn ruleset(socket: &mut Netlink, depth: Depth) -> Result<Ruleset> {
     })
 }
 
-fn tables(socket: &mut Netlink, depth: Depth) -> Result<Vec<Table>> {
+fn tables(socket: &mut Netlink, depth: Depth, about: Option<&Packets>) -> Result<Vec<Table>> {
     let heads = nft::tables(socket)?;
     if heads.is_empty() {
         return Ok(Vec::new());
@@ -82,7 +82,8 @@ fn tables(socket: &mut Netlink, depth: Depth) -> Result<Vec<Table>> {
     for table in &mut tables {
         match depth {
             Depth::Identity | Depth::NoRules => {}
-            Depth::Likely => likely(socket, table, &mut budget)?,
+            Depth::Likely if !meets(table.family, about) => {}
+            Depth::Likely => likely(socket, table, about, &mut budget)?,
             Depth::Full => full(socket, table)?,
         }
     }
@@ -97,7 +98,7 @@ fn find<'a>(tables: &'a mut [Table], family: Family, name: &str) -> Option<&'a m
 
 fn full(socket: &mut Netlink, table: &mut Table) -> Result<()> {
     for chain in table.chains.values_mut() {
-        let rules = nft::rules(socket, table.family, &table.name, &chain.name)?;
+        let (rules, _) = nft::rules(socket, table.family, &table.name, &chain.name, None)?;
         chain.rules = Section::Known(rules);
     }
     for mut set in set::heads(socket, table.family, &table.name)? {
@@ -112,12 +113,29 @@ fn full(socket: &mut Netlink, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-fn likely(socket: &mut Netlink, table: &mut Table, budget: &mut usize) -> Result<()> {
+/// Whether tables of a family see any of the packets.
+pub fn meets(family: Family, about: Option<&Packets>) -> bool {
+    let any =
+        |v6: bool| about.is_none_or(|about| about.to.iter().any(|to| to.addr.is_ipv6() == v6));
+    match family {
+        Family::Ip => any(false),
+        Family::Ip6 => any(true),
+        Family::Inet | Family::Arp | Family::Netdev | Family::Bridge => true,
+    }
+}
+
+fn likely(
+    socket: &mut Netlink,
+    table: &mut Table,
+    about: Option<&Packets>,
+    budget: &mut usize,
+) -> Result<()> {
     let bases: Vec<Chain> = std::mem::take(&mut table.chains).into_values().collect();
     let mut walk = Walk {
         socket,
         family: table.family,
         table: &table.name,
+        about,
         chains: BTreeMap::new(),
         sets: BTreeMap::new(),
     };
@@ -135,6 +153,7 @@ pub fn chain(
     family: Family,
     table: &str,
     name: &str,
+    about: Option<&Packets>,
 ) -> Result<Option<Reached>> {
     let Some(head) = nft::chain_head(socket, family, table, name)? else {
         return Ok(None);
@@ -143,6 +162,7 @@ pub fn chain(
         socket,
         family,
         table,
+        about,
         chains: BTreeMap::new(),
         sets: BTreeMap::new(),
     };
@@ -171,6 +191,7 @@ struct Walk<'a> {
     socket: &'a mut Netlink,
     family: Family,
     table: &'a str,
+    about: Option<&'a Packets>,
     chains: BTreeMap<String, Chain>,
     sets: BTreeMap<String, Set>,
 }
@@ -180,13 +201,20 @@ impl Walk<'_> {
         let mut seen: BTreeSet<String> = start.iter().map(|chain| chain.name.clone()).collect();
         let mut queue = VecDeque::from(start);
         while let Some(mut chain) = queue.pop_front() {
-            let rules = nft::rules(self.socket, self.family, self.table, &chain.name)?;
+            let (rules, sieved) = nft::rules(
+                self.socket,
+                self.family,
+                self.table,
+                &chain.name,
+                self.about,
+            )?;
             let mut targets = targets(&rules);
             for name in sets_of(&rules) {
                 self.load_set(&name)?;
                 targets.extend(self.sets.get(&name).map(map_targets).unwrap_or_default());
             }
             chain.rules = Section::Known(rules);
+            chain.sieved = sieved;
             self.chains.insert(chain.name.clone(), chain);
             if targets.len() > FEW_TARGETS {
                 continue;
@@ -216,9 +244,27 @@ impl Walk<'_> {
             FEW_ELEMENTS
         };
         let elements = set::elements(self.socket, self.family, self.table, name, limit)?;
-        set.elements = elements.map_or(Elements::NotAsked, Elements::Known);
+        set.elements = match elements {
+            Some(elements) => Elements::Known(elements),
+            None => self.by_key(&set)?,
+        };
         self.sets.insert(name.to_owned(), set);
         Ok(())
+    }
+
+    /// Elements of a large set that the packets are likely to need.
+    fn by_key(&mut self, set: &Set) -> Result<Elements> {
+        let keys = self.about.map(|about| sieve::keys(set, self.family, about));
+        let mut answers = Vec::new();
+        for key in keys.unwrap_or_default() {
+            let elem = set::element_by_key(self.socket, self.family, self.table, &set.name, &key)?;
+            answers.push((key, elem));
+        }
+        Ok(if answers.is_empty() {
+            Elements::NotAsked
+        } else {
+            Elements::ByKey(answers)
+        })
     }
 }
 
@@ -251,11 +297,16 @@ fn sets_of(rules: &[Rule]) -> BTreeSet<String> {
 }
 
 fn map_targets(set: &Set) -> Vec<String> {
-    let Elements::Known(elements) = &set.elements else {
-        return Vec::new();
+    let elements: Vec<&SetElem> = match &set.elements {
+        Elements::Known(elements) => elements.iter().collect(),
+        Elements::ByKey(answers) => answers
+            .iter()
+            .filter_map(|(_, elem)| elem.as_ref())
+            .collect(),
+        Elements::NotAsked | Elements::Missing(_) => Vec::new(),
     };
     elements
-        .iter()
+        .into_iter()
         .filter_map(|element| match &element.data {
             Some(SetData::Verdict(verdict)) => target(verdict),
             _ => None,
@@ -264,9 +315,8 @@ fn map_targets(set: &Set) -> Vec<String> {
 }
 
 /// A legacy table at a depth. Only the chains that are sent are decoded.
-pub fn legacy_table(blob: &Blob, depth: Depth) -> Result<Table> {
+pub fn legacy_table(blob: &Blob, depth: Depth, about: Option<&Packets>) -> Result<Table> {
     let mut table = blob.empty_table();
-    let all = blob.all_chains();
     match depth {
         Depth::Identity | Depth::NoRules => {
             for name in blob.base_chains() {
@@ -275,28 +325,32 @@ pub fn legacy_table(blob: &Blob, depth: Depth) -> Result<Table> {
                     .extend(blob.head(&name).map(|head| (name, head)));
             }
         }
-        Depth::Likely => table.chains = legacy_reached(blob, blob.base_chains())?,
+        Depth::Likely => {
+            table.chains = legacy_reached(blob, blob.base_chains(), about)?;
+        }
         Depth::Full => {
-            for name in &all {
-                let chain = blob.chain(name)?;
-                table
-                    .chains
-                    .extend(chain.map(|chain| (name.clone(), chain)));
+            for name in blob.all_chains() {
+                let chain = blob.chain(&name, None)?;
+                table.chains.extend(chain.map(|chain| (name, chain)));
             }
         }
     }
-    table.chains_complete = table.chains.len() == all.len();
+    table.chains_complete = table.chains.len() == blob.count();
     Ok(table)
 }
 
 /// Some chains of a legacy table with those they lead to, by the same bounds as for nf_tables.
-pub fn legacy_reached(blob: &Blob, start: Vec<String>) -> Result<BTreeMap<String, Chain>> {
+pub fn legacy_reached(
+    blob: &Blob,
+    start: Vec<String>,
+    about: Option<&Packets>,
+) -> Result<BTreeMap<String, Chain>> {
     let mut budget = MOST_CHAINS;
     let mut seen: BTreeSet<String> = start.iter().cloned().collect();
     let mut queue = VecDeque::from(start);
     let mut chains = BTreeMap::new();
     while let Some(name) = queue.pop_front() {
-        let Some(chain) = blob.chain(&name)? else {
+        let Some(chain) = blob.chain(&name, about)? else {
             continue;
         };
         let targets = chain.rules.known().map(|rules| targets(rules));

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::IpAddr;
 
+use super::sieve::Sieve;
 use super::sockopt::{GET_ENTRIES, GET_INFO, getsockopt};
 use super::xt_match::{self, inet_addr, masked_name};
 use super::{nft, xt_target};
@@ -15,9 +16,10 @@ use crate::collect::error::{Error, Result};
 use crate::collect::nla::{text, u16_at, u32_at, u64_at};
 use crate::model::Section;
 use crate::model::netfilter::{
-    Backend, BaseChain, Chain, ChainKind, Counters, Expr, Family, Hook, Policy, Rule, Table,
-    Verdict,
+    Backend, BaseChain, Chain, ChainKind, Counters, Expr, Family, Hook, Policy, Rule, Sieved,
+    Table, Verdict,
 };
+use crate::model::want::Packets;
 use crate::model::xtables::{HeaderMatch, XtTarget};
 
 /// XT_TABLE_MAXNAMELEN
@@ -30,6 +32,8 @@ const ENTRIES: usize = 40;
 const EXTENSION: usize = 32;
 /// Largest table read, in bytes; kube-proxy's with 10,000 Services takes 48 MB.
 const MOST: usize = 256 << 20;
+/// Tables from this size on are not read where nobody asks for their rules, in bytes.
+const LARGE: usize = 64 << 10;
 const ATTEMPTS: usize = 8;
 const HOOKS: [Hook; 5] = [
     Hook::Prerouting,
@@ -59,6 +63,64 @@ const V6: Layout = Layout {
     size: 168,
 };
 
+/// What can be told of a large table without reading it: its base chains. Their policies come with their
+/// rules; until then neither decides anything. `None`: the table is small, and told best by reading it.
+pub fn outline(socket: &File, v6: bool, name: &str) -> Result<Option<Table>> {
+    let operation = format!("look at x_tables table {name}");
+    let info = info(socket, v6, name, &operation)?;
+    let damaged = || Error::malformed(&operation, "the answer is cut short");
+    let size = u32_at(&info, 80).ok_or_else(damaged)? as usize;
+    if size < LARGE {
+        return Ok(None);
+    }
+    let valid = u32_at(&info, NAME).ok_or_else(damaged)?;
+    let mut table = empty_table(v6, name);
+    for (number, hook) in HOOKS.into_iter().enumerate() {
+        if valid & (1 << number) == 0 {
+            continue;
+        }
+        let (priority, kind) = base(name, hook);
+        let chain = Chain {
+            name: hook.name().to_ascii_uppercase(),
+            handle: 0,
+            base: Some(BaseChain {
+                hook,
+                priority,
+                kind,
+                policy: Policy::Accept,
+                devices: Vec::new(),
+                counters: None,
+            }),
+            rules: Section::NotAsked,
+            sieved: None,
+        };
+        table.chains.insert(chain.name.clone(), chain);
+    }
+    Ok(Some(table))
+}
+
+fn info(socket: &File, v6: bool, name: &str, operation: &str) -> Result<[u8; INFO]> {
+    let mut info = [0u8; INFO];
+    put_name(&mut info, name);
+    getsockopt(socket, v6, GET_INFO, &mut info).map_err(|error| Error::io(operation, &error))?;
+    Ok(info)
+}
+
+/// A legacy table without chains.
+fn empty_table(v6: bool, name: &str) -> Table {
+    Table {
+        backend: Backend::Legacy,
+        family: if v6 { Family::Ip6 } else { Family::Ip },
+        name: name.to_owned(),
+        dormant: false,
+        chains: BTreeMap::new(),
+        chains_complete: false,
+        sets: BTreeMap::new(),
+        sets_complete: true,
+        flowtables: BTreeMap::new(),
+    }
+}
+
 /// Reads a table that exists.
 pub fn read(socket: &File, v6: bool, name: &str) -> Result<Blob> {
     let tool = if v6 {
@@ -68,10 +130,7 @@ pub fn read(socket: &File, v6: bool, name: &str) -> Result<Blob> {
     };
     let operation = format!("read {tool} table {name}");
     for _ in 0..ATTEMPTS {
-        let mut info = [0u8; INFO];
-        put_name(&mut info, name);
-        getsockopt(socket, v6, GET_INFO, &mut info)
-            .map_err(|error| Error::io(&operation, &error))?;
+        let info = info(socket, v6, name, &operation)?;
         let damaged = || Error::malformed(&operation, "its entries can't be decoded");
         let size = u32_at(&info, 80).ok_or_else(damaged)? as usize;
         if size > MOST {
@@ -125,21 +184,30 @@ struct Entry<'a> {
 }
 
 /// A table as the kernel gave it, with its chains found but their rules not decoded: a large table has
-/// tens of thousands of chains, of which few are wanted.
+/// tens of thousands of chains, of which few are wanted. So little is kept per chain, and no name.
 pub struct Blob {
     layout: Layout,
     name: String,
     bytes: Vec<u8>,
-    chains: BTreeMap<String, Range>,
-    /// Chains by the offset of their first entry, to resolve jumps.
-    starts: BTreeMap<usize, String>,
+    bases: Vec<(String, Range, BaseChain)>,
+    /// User chains in the order of their entries.
+    users: Vec<User>,
+    /// Positions in `users`, in the order of the names.
+    by_name: Vec<u32>,
 }
 
 /// Where a chain's entries are: from its first to its last, which is its policy or final RETURN.
+#[derive(Clone, Copy)]
 struct Range {
-    first: usize,
-    last: usize,
-    base: Option<BaseChain>,
+    first: u32,
+    last: u32,
+}
+
+/// A chain without a hook; `head` is the entry that bears its name.
+#[derive(Clone, Copy)]
+struct User {
+    head: u32,
+    range: Range,
 }
 
 impl Blob {
@@ -153,8 +221,9 @@ impl Blob {
             layout: if v6 { V6 } else { V4 },
             name: name.to_owned(),
             bytes,
-            chains: BTreeMap::new(),
-            starts: BTreeMap::new(),
+            bases: Vec::new(),
+            users: Vec::new(),
+            by_name: Vec::new(),
         };
         let valid = u32_at(info, NAME)?;
         // A base chain lies between its entry point and its underflow, the policy.
@@ -163,47 +232,76 @@ impl Blob {
                 continue;
             }
             let range = Range {
-                first: u32_at(info, 36 + 4 * number)? as usize,
-                last: u32_at(info, 56 + 4 * number)? as usize,
-                base: None,
+                first: u32_at(info, 36 + 4 * number)?,
+                last: u32_at(info, 56 + 4 * number)?,
             };
             let base = blob.base(hook, range.last)?;
             let chain = hook.name().to_ascii_uppercase();
-            blob.starts.insert(range.first, chain.clone());
-            let base = Some(base);
-            blob.chains.insert(chain, Range { base, ..range });
+            blob.bases.push((chain, range, base));
         }
         // An ERROR entry heads a user chain, whose rules begin behind it; the last one ends the table.
-        let mut user: Option<(String, usize)> = None;
+        let mut user: Option<(u32, u32)> = None;
         let mut previous = 0;
         let mut offset = 0;
-        while offset < blob.entries().len() {
+        while (offset as usize) < blob.entries().len() {
             let entry = blob.entry(offset)?;
-            let next = offset + entry.bytes.len();
-            if entry.target == "ERROR" {
-                let head = (text(entry.target_data), next);
-                if let Some((chain, first)) = user.replace(head) {
-                    blob.starts.insert(first, chain.clone());
-                    let range = Range {
-                        first,
-                        last: previous,
-                        base: None,
-                    };
-                    blob.chains.insert(chain, range);
-                }
+            let next = offset.checked_add(u32::try_from(entry.bytes.len()).ok()?)?;
+            if entry.target == "ERROR"
+                && let Some((head, first)) = user.replace((offset, next))
+            {
+                let range = Range {
+                    first,
+                    last: previous,
+                };
+                blob.users.push(User { head, range });
             }
             previous = offset;
             offset = next;
         }
+        let mut by_name: Vec<u32> = (0..u32::try_from(blob.users.len()).ok()?).collect();
+        // iptables writes chains in this order, so that there is nothing to do.
+        by_name.sort_by_key(|at| blob.user_name(*at));
+        blob.by_name = by_name;
         Some(blob)
+    }
+
+    /// Name of a user chain by its position.
+    fn user_name(&self, at: u32) -> &[u8] {
+        let user = self.users.get(at as usize);
+        let entry = user.and_then(|user| self.entry(user.head));
+        let data = entry.map(|entry| entry.target_data).unwrap_or_default();
+        let end = data.iter().position(|byte| *byte == 0);
+        data.get(..end.unwrap_or(data.len())).unwrap_or_default()
+    }
+
+    fn range(&self, name: &str) -> Option<(Range, Option<&BaseChain>)> {
+        if let Some((_, range, base)) = self.bases.iter().find(|(own, ..)| own == name) {
+            return Some((*range, Some(base)));
+        }
+        let found = self
+            .by_name
+            .binary_search_by_key(&name.as_bytes(), |at| self.user_name(*at));
+        let user = self.users.get(*self.by_name.get(found.ok()?)? as usize)?;
+        Some((user.range, None))
+    }
+
+    /// Name of the chain whose first rule is at an offset.
+    fn starting(&self, first: u32) -> Option<String> {
+        if let Some((name, ..)) = self.bases.iter().find(|(_, range, _)| range.first == first) {
+            return Some(name.clone());
+        }
+        let found = self
+            .users
+            .binary_search_by_key(&first, |user| user.range.first);
+        Some(text(self.user_name(u32::try_from(found.ok()?).ok()?)))
     }
 
     fn entries(&self) -> &[u8] {
         self.bytes.get(ENTRIES..).unwrap_or_default()
     }
 
-    fn entry(&self, offset: usize) -> Option<Entry<'_>> {
-        let rest = self.entries().get(offset..)?;
+    fn entry(&self, offset: u32) -> Option<Entry<'_>> {
+        let rest = self.entries().get(offset as usize..)?;
         let target_offset = usize::from(u16_at(rest, self.layout.nfcache + 4)?);
         let next = usize::from(u16_at(rest, self.layout.nfcache + 6)?);
         if next < self.layout.size || target_offset < self.layout.size {
@@ -219,7 +317,7 @@ impl Blob {
         })
     }
 
-    fn base(&self, hook: Hook, policy: usize) -> Option<BaseChain> {
+    fn base(&self, hook: Hook, policy: u32) -> Option<BaseChain> {
         let entry = self.entry(policy)?;
         let (priority, kind) = base(&self.name, hook);
         Some(BaseChain {
@@ -237,76 +335,72 @@ impl Blob {
 
     /// Names of chains that have a hook.
     pub fn base_chains(&self) -> Vec<String> {
-        let bases = self.chains.iter().filter(|(_, range)| range.base.is_some());
-        bases.map(|(name, _)| name.clone()).collect()
+        self.bases.iter().map(|(name, ..)| name.clone()).collect()
     }
 
     /// Names of all chains.
-    pub fn all_chains(&self) -> Vec<String> {
-        self.chains.keys().cloned().collect()
+    pub fn all_chains(&self) -> impl Iterator<Item = String> {
+        let users = self.by_name.iter().map(|at| text(self.user_name(*at)));
+        self.base_chains().into_iter().chain(users)
+    }
+
+    /// Number of chains.
+    pub fn count(&self) -> usize {
+        self.bases.len() + self.users.len()
     }
 
     /// The table without chains.
     pub fn empty_table(&self) -> Table {
-        Table {
-            backend: Backend::Legacy,
-            family: if self.layout.v6 {
-                Family::Ip6
-            } else {
-                Family::Ip
-            },
-            name: self.name.clone(),
-            dormant: false,
-            chains: BTreeMap::new(),
-            chains_complete: false,
-            sets: BTreeMap::new(),
-            sets_complete: true,
-            flowtables: BTreeMap::new(),
-        }
+        empty_table(self.layout.v6, &self.name)
     }
 
     /// A chain without its rules; `None`: the table has no such chain.
     pub fn head(&self, name: &str) -> Option<Chain> {
-        let range = self.chains.get(name)?;
+        let (_, base) = self.range(name)?;
         Some(Chain {
             name: name.to_owned(),
             handle: 0,
-            base: range.base.clone(),
+            base: base.cloned(),
             rules: Section::NotAsked,
+            sieved: None,
         })
     }
 
-    /// A chain with its rules; `None`: the table has no such chain.
-    pub fn chain(&self, name: &str) -> Result<Option<Chain>> {
-        let (Some(mut chain), Some(range)) = (self.head(name), self.chains.get(name)) else {
+    /// A chain with its rules, of a long one those that packets can match; `None`: the table has no
+    /// such chain.
+    pub fn chain(&self, name: &str, about: Option<&Packets>) -> Result<Option<Chain>> {
+        let (Some(mut chain), Some((range, _))) = (self.head(name), self.range(name)) else {
             return Ok(None);
         };
-        let rules = self.rules(range).ok_or_else(|| {
+        let (rules, sieved) = self.rules(range, about).ok_or_else(|| {
             let operation = format!("read x_tables table {} chain {name}", self.name);
             Error::malformed(operation, "its entries can't be decoded")
         })?;
         chain.rules = Section::Known(rules);
+        chain.sieved = sieved;
         Ok(Some(chain))
     }
 
-    fn rules(&self, range: &Range) -> Option<Vec<Rule>> {
-        let mut rules = Vec::new();
+    fn rules(&self, range: Range, about: Option<&Packets>) -> Option<(Vec<Rule>, Option<Sieved>)> {
+        let mut rules = Sieve::new(about, self.family());
         let mut offset = range.first;
+        let mut position = 0;
         while offset < range.last {
             let entry = self.entry(offset)?;
-            let next = offset + entry.bytes.len();
-            let counters = counters(&self.layout, &entry)?;
-            rules.push(rule(
-                &self.layout,
-                &entry,
-                next,
-                counters,
-                rules.len(),
-                &self.starts,
-            )?);
+            let next = offset.checked_add(u32::try_from(entry.bytes.len()).ok()?)?;
+            position += 1;
+            rules.push(rule(self, &entry, next, position)?);
             offset = next;
         }
-        Some(rules)
+        Some(rules.done())
+    }
+
+    fn family(&self) -> Family {
+        if self.layout.v6 {
+            Family::Ip6
+        } else {
+            Family::Ip
+        }
     }
 }
 
@@ -332,14 +426,14 @@ fn counters(layout: &Layout, entry: &Entry<'_>) -> Option<Counters> {
 enum Standard {
     Verdict(Verdict),
     /// Offset of a chain's first rule.
-    Jump(usize),
+    Jump(u32),
 }
 
 /// `struct xt_standard_target`: negative is a verdict - 1, XT_RETURN is -5.
 fn standard(data: &[u8]) -> Option<Standard> {
     let verdict = u32_at(data, 0)?.cast_signed();
     Some(match verdict {
-        0.. => Standard::Jump(usize::try_from(verdict).ok()?),
+        0.. => Standard::Jump(verdict.cast_unsigned()),
         -1 => Standard::Verdict(Verdict::Drop),
         -2 => Standard::Verdict(Verdict::Accept),
         -5 => Standard::Verdict(Verdict::Return),
@@ -351,14 +445,9 @@ fn standard(data: &[u8]) -> Option<Standard> {
     })
 }
 
-fn rule(
-    layout: &Layout,
-    entry: &Entry<'_>,
-    next: usize,
-    counters: Counters,
-    position: usize,
-    starts: &BTreeMap<usize, String>,
-) -> Option<Rule> {
+fn rule(blob: &Blob, entry: &Entry<'_>, next: u32, position: u64) -> Option<Rule> {
+    let layout = &blob.layout;
+    let counters = counters(layout, entry)?;
     let header = header(layout, entry.bytes)?;
     let goto =
         *entry.bytes.get(if layout.v6 { 131 } else { 82 })? & if layout.v6 { 0x04 } else { 0x02 };
@@ -380,16 +469,15 @@ fn rule(
             Standard::Verdict(verdict) => {
                 exprs.push(Expr::Target(XtTarget::Standard(verdict)));
             }
-            // A rule without a target falls through to the next entry.
-            Standard::Jump(to) if to == next && !starts.contains_key(&to) => {}
-            Standard::Jump(to) => {
-                let chain = starts.get(&to)?.clone();
-                exprs.push(Expr::Target(XtTarget::Standard(if goto != 0 {
-                    Verdict::Goto(chain)
+            Standard::Jump(to) => match blob.starting(to) {
+                // A rule without a target falls through to the next entry.
+                None if to == next => {}
+                chain => exprs.push(Expr::Target(XtTarget::Standard(if goto != 0 {
+                    Verdict::Goto(chain?)
                 } else {
-                    Verdict::Jump(chain)
-                })));
-            }
+                    Verdict::Jump(chain?)
+                }))),
+            },
         },
         name => {
             let revision = *entry.bytes.get(entry.target_offset + 31)?;
@@ -398,7 +486,7 @@ fn rule(
         }
     }
     Some(Rule {
-        handle: u64::try_from(position).ok()? + 1,
+        handle: position,
         comment: nft::comment_of(&exprs),
         exprs,
     })

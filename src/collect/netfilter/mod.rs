@@ -6,6 +6,7 @@ pub mod ipset;
 pub mod iptables;
 pub mod nft;
 pub mod set;
+pub mod sieve;
 mod sockopt;
 pub mod xt_match;
 pub mod xt_target;

@@ -4,11 +4,15 @@
 //! first rule again for every datagram. Source: include/uapi/linux/netfilter/nf_tables.h.
 
 use super::expr;
+use super::sieve::Sieve;
 use crate::collect::error::{Error, Result};
 use crate::collect::netlink::Netlink;
 use crate::collect::nla::{Attrs, Writer, be32, be64, text};
 use crate::model::Section;
-use crate::model::netfilter::{BaseChain, Chain, ChainKind, Expr, Family, Hook, Policy, Rule};
+use crate::model::netfilter::{
+    BaseChain, Chain, ChainKind, Expr, Family, Hook, Policy, Rule, Sieved,
+};
+use crate::model::want::Packets;
 use crate::model::xtables::XtMatch;
 
 const GET_TABLE: u16 = 0x0a01;
@@ -163,6 +167,7 @@ pub(in crate::collect) fn chain(body: &[u8]) -> std::result::Result<ChainOf, Str
         name,
         base,
         rules: Section::NotAsked,
+        sieved: None,
     };
     Ok((family, table, chain))
 }
@@ -219,22 +224,30 @@ fn hook(family: Family, number: u32) -> Option<Hook> {
     })
 }
 
-/// Rules of one chain, in order.
-pub fn rules(socket: &mut Netlink, family: Family, table: &str, chain: &str) -> Result<Vec<Rule>> {
+/// Rules of one chain, in order; of a long one those that packets can match, and what was left out.
+pub fn rules(
+    socket: &mut Netlink,
+    family: Family,
+    table: &str,
+    chain: &str,
+    about: Option<&Packets>,
+) -> Result<(Vec<Rule>, Option<Sieved>)> {
     let operation = format!("list nf_tables rules of {} {table} {chain}", family.name());
     let mut message = request(family_number(family));
     message.put_text(1, table).put_text(2, chain);
-    let rules = socket.dump(
+    let sieve = socket.dump(
         GET_RULE,
         message.bytes(),
         &operation,
-        Vec::new,
-        |rules, _, body| rules.push(rule(family, body)),
+        || Some(Sieve::new(about, family)),
+        |sieve, _, body| match (rule(family, body), sieve.as_mut()) {
+            (Some(rule), Some(sieve)) => sieve.push(rule),
+            _ => *sieve = None,
+        },
     )?;
-    rules
-        .into_iter()
-        .map(|rule| rule.ok_or_else(|| Error::malformed(&operation, "a rule without a handle")))
-        .collect()
+    sieve
+        .map(Sieve::done)
+        .ok_or_else(|| Error::malformed(&operation, "a rule without a handle"))
 }
 
 pub(in crate::collect) fn rule(family: Family, body: &[u8]) -> Option<Rule> {

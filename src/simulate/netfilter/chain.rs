@@ -66,7 +66,7 @@ pub(super) fn enter_base<'a>(
     vm: &mut Vm<'a>,
     base: BaseRef<'a>,
 ) -> Next<'a> {
-    if let Err(why) = readable(eval, base.table, &base.chain.name) {
+    if let Err(why) = readable(eval, vm, base.table, &base.chain.name) {
         return Next::End(HookVerdict::Unknown(why));
     }
     vm.walk = Some(Walk {
@@ -85,18 +85,23 @@ pub(super) fn enter_base<'a>(
     Next::Go
 }
 
-/// The chain with rules that are known. Wishes for what was not read. `Err`: what is missing.
+/// The chain with rules that are known for this packet. Wishes for what was not read. `Err`: what is
+/// missing.
 fn readable<'a>(
     eval: &mut Eval<'_, 'a>,
+    vm: &Vm<'a>,
     table: &'a Table,
     name: &str,
 ) -> Result<&'a Chain, String> {
     let place = format!("{} {}", table.family.name(), table.name);
     let chain = table.chains.get(name);
-    match chain.map(|chain| &chain.rules) {
+    let whole = chain.is_none_or(|chain| is_whole(chain, vm));
+    match chain.map(|chain| &chain.rules).filter(|_| whole) {
         Some(Section::Known(_)) => {}
         Some(Section::Missing(why)) => return Err(format!("chain {name} ({place}): {why}")),
-        None if table.chains_complete => return Err(format!("chain {name} is not in {place}")),
+        None if table.chains_complete && whole => {
+            return Err(format!("chain {name} is not in {place}"));
+        }
         None | Some(Section::NotAsked) => {
             let want = Want::Chain {
                 netns: eval.at.ns.netns,
@@ -112,12 +117,25 @@ fn readable<'a>(
     chain.ok_or_else(|| format!("chain {name} ({place}) not read"))
 }
 
+/// Whether all rules of a chain were read that this packet can match.
+fn is_whole(chain: &Chain, vm: &Vm<'_>) -> bool {
+    let sieved = chain.sieved.as_ref();
+    sieved.is_none_or(|sieved| sieved.to.contains(&vm.skb.packet.dst))
+}
+
 /// Runs the next rule.
 pub(super) fn step<'a>(eval: &mut Eval<'_, 'a>, vm: &mut Vm<'a>) -> Next<'a> {
     let Some(frame) = vm.walk.as_ref().and_then(|walk| walk.frames.last()) else {
         return Next::End(HookVerdict::Unknown("a chain ended twice".to_owned()));
     };
     let chain = frame.chain;
+    // A rule of this chain may have changed the destination.
+    if !is_whole(chain, vm)
+        && let Some(table) = vm.walk.as_ref().map(|walk| walk.base.table)
+        && let Err(why) = readable(eval, vm, table, &chain.name)
+    {
+        return Next::End(HookVerdict::Unknown(why));
+    }
     let rules = chain.rules.known().map_or(&[][..], Vec::as_slice);
     let Some(rule) = rules.get(frame.rule) else {
         return go_back(eval, vm);
@@ -259,7 +277,7 @@ fn call<'a>(
     let Some(table) = vm.walk.as_ref().map(|walk| walk.base.table) else {
         return Next::Go;
     };
-    let target = match readable(eval, table, name) {
+    let target = match readable(eval, vm, table, name) {
         Ok(target) => target,
         Err(why) => return Next::Blind(blame(vm, chain, rule, &why)),
     };

@@ -37,6 +37,9 @@ enum Task {
         /// Number of nodes, 2 to 4.
         #[arg(long, default_value_t = 2)]
         nodes: usize,
+        /// Number of Services, the laboratory's own among them; the others have three endpoints each.
+        #[arg(long, default_value_t = 0)]
+        services: usize,
         /// Stay until Ctrl-C, then take it down.
         #[arg(long)]
         foreground: bool,
@@ -159,9 +162,13 @@ fn run(task: Task) -> Result<ExitCode> {
             overlay,
             proxy,
             nodes,
+            services,
             foreground,
         } => up(
-            Spec::new(overlay, proxy).named(&name).with_nodes(nodes),
+            Spec::new(overlay, proxy)
+                .named(&name)
+                .with_nodes(nodes)
+                .with_services(services)?,
             foreground,
         )?,
         Task::Down { name } => {

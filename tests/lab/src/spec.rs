@@ -328,6 +328,17 @@ impl Spec {
         self
     }
 
+    /// Adds Services with three endpoints each, as most have, up to a number.
+    pub fn with_services(mut self, number: usize) -> Result<Self> {
+        ensure!(
+            number <= MOST_SERVICES,
+            "{number} Services: at most {MOST_SERVICES} have addresses"
+        );
+        let own = self.services.len();
+        self.services.extend((own..number).map(one_of_many));
+        Ok(self)
+    }
+
     /// MTU of pod interfaces, in bytes: what the overlay leaves of 1500.
     pub fn pod_mtu(&self) -> u32 {
         match self.overlay {
@@ -377,4 +388,21 @@ impl Spec {
         }
         Ok(())
     }
+}
+
+/// Bound of the Service network less what the laboratory's own Services take.
+const MOST_SERVICES: usize = 40_000;
+
+fn one_of_many(number: usize) -> ServiceSpec {
+    // Above all addresses of the laboratory's own Services.
+    let address = 0x4000 + number;
+    let v4 = format!("10.96.{}.{}", address >> 8, address & 0xff);
+    let v6 = format!("fd00:10:96::{address:x}");
+    let kind = ServiceKind::ClusterIp(v4, v6);
+    ServiceSpec::new("scale", &format!("s-{number}"), "api", kind).port(
+        "http",
+        80,
+        "http",
+        Protocol::Tcp,
+    )
 }

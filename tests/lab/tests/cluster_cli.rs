@@ -6,6 +6,7 @@ mod programs;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpStream};
+use std::process::Stdio;
 use std::time::Duration;
 
 use netpath_lab::api::{Misbehave, Rule};
@@ -877,6 +878,59 @@ fn a_snapshot_of_a_cluster_gives_the_same_answers() {
         } else if !line.ends_with("wide") {
             assert_eq!(saved.out, live.out, "{line}");
         }
+    }
+}
+
+/// On nodes with many Services a trace reads little of the rules, in few rounds; the answer is that which
+/// all rules give.
+#[test]
+fn lean_reads_give_the_whole_answer() {
+    // More than the elements of a set that are sent unasked, and far more than the rules of a chain.
+    const SERVICES: usize = 600;
+    for proxy in Proxy::ALL {
+        let spec = Spec::new(Overlay::Vxlan, proxy).with_services(SERVICES);
+        let lab = Lab::up(spec.unwrap());
+        let file = lab.file("net.json");
+        let file = file.to_str().unwrap();
+        lab.run(&format!("snapshot save {file}")).exits(0);
+        for line in [
+            "trace pod-a svc-b -o json",
+            "trace pod-a svc-b -6 -o json",
+            "trace web-0.shop svc/s-599.scale:80 -o json",
+            "trace node/node-1 node/node-2:30080 -o json",
+            "trace pod-a pod-b-2:81 -o json",
+        ] {
+            let live = lab.run(line);
+            let whole = lab.run(&format!("{line} --snapshot {file}"));
+            assert_eq!(whole.code, live.code, "{proxy}: {line}\n{}", live.err);
+            let (live, whole) = (live.json(), whole.json());
+            let rounds = live["stats"]["round_trips"].as_u64().unwrap();
+            assert!(rounds <= 3, "{proxy}: {line}: {rounds} rounds");
+            assert_eq!(
+                serde_json::to_string_pretty(&steady(whole)).unwrap(),
+                serde_json::to_string_pretty(&steady(live)).unwrap(),
+                "{proxy}: {line}"
+            );
+        }
+        lab.is_clean();
+    }
+}
+
+/// The answer is out before the helpers are gone; who stops reading it leaves nothing behind.
+#[test]
+fn a_reader_that_goes_away_leaves_nothing_behind() {
+    let lab = lab(Overlay::Routed, Proxy::IptablesLegacy);
+    for line in ["trace pod-a svc-b", "trace pod-a pod-b-2:81", "map -o json"] {
+        let whole = lab.run(line);
+        let mut command = lab.plugin();
+        command.args(words(line));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        drop(child.stdout.take());
+        let said = Said::of(child.wait_with_output().unwrap());
+        assert_eq!(said.code, whole.code, "{line}: {}", said.err);
+        assert!(!said.err.contains("error"), "{line}: {}", said.err);
+        lab.is_clean();
     }
 }
 

@@ -183,6 +183,7 @@ pub(super) fn chain(name: &str, base: Option<BaseChain>, rules: Vec<Vec<Expr>>) 
         name: name.to_owned(),
         handle: 1,
         base,
+        sieved: None,
         rules: Section::Known(
             rules
                 .map(|(exprs, handle)| Rule {

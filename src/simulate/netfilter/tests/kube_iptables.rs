@@ -2,8 +2,9 @@
 
 use super::fixture::*;
 use crate::model::Section;
-use crate::model::netfilter::Hook;
+use crate::model::netfilter::{Backend, Family, Hook, Sieved};
 use crate::model::recent::{RecentEntry, RecentList};
+use crate::model::want::Want;
 use crate::simulate::netfilter::{HookOutcome, HookVerdict};
 use crate::simulate::skb::{CtRef, Flows};
 use crate::trace::{Evidence, RejectWith, StepKind};
@@ -95,6 +96,44 @@ fn a_service_is_spread_evenly_over_three_endpoints() {
         "-p tcp -m tcp -j DNAT --to-destination 10.244.2.2:8080"
     );
     assert!(world.wants.is_empty());
+}
+
+#[test]
+fn a_sieved_chain_is_good_for_its_destinations_only() {
+    let mut world = World::new(with_iptables(RULES));
+    let send = |world: &mut World, to: &str| {
+        let packet = skb(tcp("10.244.1.7", None, to, 80), false);
+        world.run(Hook::Prerouting, (3, 0), packet, Flows::default())
+    };
+    let whole = send(&mut world, "10.96.0.10");
+    let mut ns = with_iptables(RULES);
+    let tables = &mut ns.legacy.known_mut().unwrap().tables;
+    let nat = tables.iter_mut().find(|table| table.name == "nat").unwrap();
+    let chain = nat.chains.get_mut("KUBE-SERVICES").unwrap();
+    chain.rules.known_mut().unwrap().remove(0);
+    chain.sieved = Some(Sieved {
+        to: vec![ip("10.96.0.10")],
+        left_out: 1,
+    });
+    let mut world = World::new(ns);
+    let lean = send(&mut world, "10.96.0.10");
+    assert_eq!(format!("{lean:?}"), format!("{whole:?}"));
+    assert!(world.wants.is_empty());
+    let other = send(&mut world, "10.96.0.1");
+    assert!(
+        matches!(&other[..], [only] if matches!(only.verdict, HookVerdict::Unknown(_))),
+        "{other:?}"
+    );
+    assert_eq!(
+        world.wants[NODE].first(),
+        Some(&Want::Chain {
+            netns: key().netns,
+            backend: Backend::Legacy,
+            family: Family::Ip,
+            table: "nat".to_owned(),
+            chain: "KUBE-SERVICES".to_owned(),
+        })
+    );
 }
 
 #[test]

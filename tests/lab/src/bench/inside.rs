@@ -23,6 +23,8 @@ pub struct InsideArgs {
 pub(super) struct Inside {
     pub(super) discover: Vec<u64>,
     pub(super) open: Vec<u64>,
+    /// Of one among all of the node, entered one after the other.
+    pub(super) together: Vec<u64>,
     pub(super) pods: usize,
     pub(super) processes: usize,
 }
@@ -54,20 +56,37 @@ pub fn measure(args: &InsideArgs) -> Result<()> {
         let file = roots.open(ns).context("open a namespace file")?;
         let handle = runtime.handle().clone();
         let start = Instant::now();
-        let sockets = hopper.run(&file, move || {
-            Ok::<_, netpath::collect::Error>((
-                Route::open(&handle)?,
-                Netlink::open(Protocol::Route)?,
-                Netlink::open(Protocol::Netfilter)?,
-                Netlink::open(Protocol::SockDiag)?,
-            ))
-        });
+        let sockets = hopper.run(&file, move || self::sockets(&handle));
         open.push(nanoseconds(start));
-        drop(sockets.context("enter a namespace")?);
+        drop(
+            sockets
+                .context("enter a namespace")?
+                .context("open sockets")?,
+        );
+    }
+    let files: Vec<_> = pods
+        .iter()
+        .map(|ns| roots.open(ns))
+        .collect::<Result<_, _>>()
+        .context("open namespace files")?;
+    let mut together = Vec::new();
+    for _ in 0..args.runs {
+        let handle = runtime.handle().clone();
+        let start = Instant::now();
+        let sockets = hopper
+            .run_each(files.clone(), move |_| self::sockets(&handle))
+            .context("enter namespaces")?;
+        together.push(nanoseconds(start) / u64::try_from(files.len().max(1))?);
+        for sockets in sockets {
+            sockets
+                .context("enter a namespace")?
+                .context("open sockets")?;
+        }
     }
     let result = Inside {
         discover,
         open,
+        together,
         pods: pods.len(),
         processes: found.namespaces.values().map(|ns| ns.pids.len()).sum(),
     };
@@ -76,6 +95,18 @@ pub fn measure(args: &InsideArgs) -> Result<()> {
         serde_json::to_string(&result).context("encode the figures")?
     );
     Ok(())
+}
+
+/// What the helper opens in a namespace.
+fn sockets(
+    runtime: &tokio::runtime::Handle,
+) -> netpath::collect::Result<(Route, Netlink, Netlink, Netlink)> {
+    Ok((
+        Route::open(runtime)?,
+        Netlink::open(Protocol::Route)?,
+        Netlink::open(Protocol::Netfilter)?,
+        Netlink::open(Protocol::SockDiag)?,
+    ))
 }
 
 fn nanoseconds(start: Instant) -> u64 {

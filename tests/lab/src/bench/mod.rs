@@ -10,6 +10,7 @@ mod scale;
 mod trace;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -19,7 +20,7 @@ use crate::state::ClusterState;
 use crate::{Cluster, Overlay, Proxy, Spec};
 
 pub use inside::{InsideArgs, measure as inside};
-use report::{Report, Row};
+use report::{Report, Row, Value};
 use trace::Client;
 
 /// Fewest runs that a median is made of.
@@ -36,26 +37,44 @@ pub struct BenchArgs {
     /// The helper as it is shipped.
     #[arg(long)]
     pub helper: PathBuf,
-    /// Runs of each figure, at least 7.
-    #[arg(long, default_value_t = 9)]
-    pub runs: usize,
-    /// Numbers of Services of the scale figures; 0 leaves them out.
-    #[arg(long, value_delimiter = ',', default_values_t = [1000, 10_000])]
-    pub services: Vec<usize>,
+    /// Runs of each figure, at least 7; 21 by default, 7 with --quick.
+    #[arg(long)]
+    pub runs: Option<usize>,
+    /// Few runs, and nodes with 1000 Services at most: some three minutes.
+    #[arg(long)]
+    pub quick: bool,
+    /// Numbers of Services of the scale figures; 0 leaves them out. 100,1000,10000 by default; bringing
+    /// up 10000 takes some minutes.
+    #[arg(long, value_delimiter = ',')]
+    pub services: Option<Vec<usize>>,
     /// Service proxies of the scale figures; all by default.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Proxy::ALL)]
     pub proxy: Vec<Proxy>,
 }
 
+impl BenchArgs {
+    fn runs(&self) -> usize {
+        self.runs.unwrap_or(if self.quick { FEWEST } else { 21 })
+    }
+
+    fn services(&self) -> Vec<usize> {
+        self.services.clone().unwrap_or(if self.quick {
+            vec![1000]
+        } else {
+            vec![100, 1000, 10_000]
+        })
+    }
+}
+
 /// Measures everything and prints the tables.
 pub fn run(args: &BenchArgs) -> Result<()> {
     ensure!(
-        args.runs >= FEWEST,
+        args.runs() >= FEWEST,
         "--runs {}: a median of fewer than {FEWEST} runs says little",
-        args.runs
+        args.runs()
     );
-    println!("{}\n", machine::describe(args.runs)?);
-    let mut report = Report::new(["figure", "median", "min", "max", "goal"]);
+    println!("{}\n", machine::describe(args.runs())?);
+    let mut report = Report::new(["figure", "median", "p95", "min", "goal"]);
     sizes(args, &mut report)?;
     traces(args, &mut report)?;
     crowd::figures(args, &mut report)?;
@@ -63,16 +82,18 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     let mut table = Report::new([
         "proxy",
         "Services",
-        "warm trace",
+        "warm trace (p95)",
+        "of it without asking",
         "asking helpers",
-        "round trips",
+        "round trips (goal 3)",
         "bytes read",
-        "helper VmHWM",
+        "helper VmHWM (goal 32 MiB)",
         "client VmHWM",
+        "tool that dumps the rules",
     ]);
     for proxy in &args.proxy {
-        for services in args.services.iter().filter(|services| **services > 0) {
-            table.push(scale::figures(args, *proxy, *services)?);
+        for services in args.services().into_iter().filter(|services| *services > 0) {
+            table.push(scale::figures(args, *proxy, services)?);
         }
     }
     if !table.is_empty() {
@@ -83,13 +104,13 @@ pub fn run(args: &BenchArgs) -> Result<()> {
 
 fn sizes(args: &BenchArgs, report: &mut Report) -> Result<()> {
     for (name, path, goal) in [
-        ("helper binary", &args.helper, "3 MB"),
-        ("client binary", &args.client, "8 MB"),
+        ("helper binary", &args.helper, 3_000_000),
+        ("client binary", &args.client, 8_000_000),
     ] {
         let size = std::fs::metadata(path)
             .with_context(|| format!("look at {}", path.display()))?
             .len();
-        report.push(Row::one(name, report::bytes(size)).goal(goal));
+        report.push(Row::one(name, Value::Bytes(size)).goal(Value::Bytes(goal)));
     }
     Ok(())
 }
@@ -97,20 +118,20 @@ fn sizes(args: &BenchArgs, report: &mut Report) -> Result<()> {
 /// Cold and warm traces on the default laboratory.
 fn traces(args: &BenchArgs, report: &mut Report) -> Result<()> {
     let lab = Lab::up(args, Spec::new(Overlay::Vxlan, Proxy::IptablesNft))?;
-    let cold = lab.client.times(args.runs, &[])?;
-    report.push(Row::of("cold trace: start to answer", cold.answer()).goal("1.5 s"));
+    let cold = lab.client.times(args.runs(), &[])?;
+    let time = |millis| Value::Time(Duration::from_millis(millis));
+    report.push(Row::of("cold trace: start to answer", cold.answer()).goal(time(1500)));
     report.push(Row::of("cold trace: start to exit", cold.exit()));
-    let warm = lab.client.warm(args.runs)?;
-    report.push(Row::of("warm trace: start to answer", warm.answer()).goal("250 ms"));
+    let warm = lab.client.warm(args.runs())?;
+    report.push(Row::of("warm trace: start to answer", warm.answer()).goal(time(250)));
     report.push(Row::of("warm trace: start to exit", warm.exit()));
-    report.push(Row::one("round trips", warm.stats()?.round_trips));
-    report.push(Row::one(
-        "bytes read",
-        report::bytes(warm.stats()?.bytes_in),
-    ));
+    let stats = warm.stats()?;
+    report.push(Row::one("round trips", Value::Count(stats.round_trips)).goal(Value::Count(3)));
+    report.push(Row::one("bytes read", Value::Bytes(stats.bytes_in)));
     let peak = lab.client.peaks(&lab.server)?;
-    report.push(Row::one("helper memory, VmHWM", report::bytes(peak.helper)).goal("32 MiB"));
-    report.push(Row::one("client memory, VmHWM", report::bytes(peak.client)));
+    let most = Value::Bytes(32 << 20);
+    report.push(Row::one("helper memory, VmHWM", Value::Bytes(peak.helper)).goal(most));
+    report.push(Row::one("client memory, VmHWM", Value::Bytes(peak.client)));
     lab.down()
 }
 

@@ -58,48 +58,91 @@ impl fmt::Display for Report {
 }
 
 /// A figure with its goal.
-pub(super) struct Row(Vec<String>);
+pub(super) struct Row {
+    cells: [String; 4],
+    /// What is compared with the goal.
+    judged: f64,
+    goal: String,
+}
 
 impl Row {
     /// A figure that does not vary.
-    #[allow(clippy::needless_pass_by_value, reason = "called with numbers")]
-    pub(super) fn one(name: &str, value: impl ToString) -> Self {
-        Self(
-            [name, &value.to_string(), "", "", ""]
-                .map(str::to_owned)
-                .into(),
-        )
+    pub(super) fn one(name: &str, value: Value) -> Self {
+        Self {
+            cells: [name, &value.to_string(), "", ""].map(str::to_owned),
+            judged: value.number(),
+            goal: String::new(),
+        }
     }
 
     /// A figure of several runs.
     pub(super) fn of(name: &str, times: Times) -> Self {
-        let texts = [times.median, times.min, times.max].map(duration);
-        let mut row = vec![name.to_owned()];
-        row.extend(texts);
-        row.push(String::new());
-        Self(row)
+        let cells = [
+            name.to_owned(),
+            duration(times.median),
+            duration(times.p95),
+            duration(times.min),
+        ];
+        Self {
+            cells,
+            judged: times.median.as_secs_f64(),
+            goal: String::new(),
+        }
     }
 
-    pub(super) fn goal(mut self, goal: &str) -> Self {
-        if let Some(last) = self.0.last_mut() {
-            goal.clone_into(last);
-        }
+    /// Sets the median, or the one value, beside what it shall be at most.
+    pub(super) fn goal(mut self, goal: Value) -> Self {
+        let word = verdict(self.judged <= goal.number());
+        self.goal = format!("{goal}: {word}");
         self
     }
 }
 
 impl From<Row> for Vec<String> {
     fn from(row: Row) -> Self {
-        row.0
+        row.cells.into_iter().chain([row.goal]).collect()
     }
 }
 
-/// Median, least and most of some runs.
+fn verdict(met: bool) -> &'static str {
+    if met { "met" } else { "MISSED" }
+}
+
+/// A value in its unit.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Value {
+    Time(Duration),
+    Bytes(u64),
+    Count(u32),
+}
+
+impl Value {
+    #[expect(clippy::cast_precision_loss, reason = "compared with round numbers")]
+    fn number(self) -> f64 {
+        match self {
+            Self::Time(time) => time.as_secs_f64(),
+            Self::Bytes(count) => count as f64,
+            Self::Count(count) => f64::from(count),
+        }
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Time(time) => f.write_str(&duration(*time)),
+            Self::Bytes(count) => f.write_str(&bytes(*count)),
+            Self::Count(count) => write!(f, "{count}"),
+        }
+    }
+}
+
+/// Median, least, and what all but one in twenty runs stay within.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Times {
     pub(super) median: Duration,
+    pub(super) p95: Duration,
     pub(super) min: Duration,
-    pub(super) max: Duration,
 }
 
 impl FromIterator<Duration> for Times {
@@ -109,8 +152,9 @@ impl FromIterator<Duration> for Times {
         let at = |index: usize| all.get(index).copied().unwrap_or_default();
         Self {
             median: at(all.len() / 2),
+            // Of fewer than twenty runs, the longest.
+            p95: at((all.len() * 95).div_ceil(100).saturating_sub(1)),
             min: at(0),
-            max: at(all.len().saturating_sub(1)),
         }
     }
 }
@@ -156,5 +200,15 @@ mod tests {
         );
         assert_eq!(duration(Duration::from_micros(1500)), "1.50 ms");
         assert_eq!(bytes(3 << 20), "3.00 MiB");
+        let times: Times = (1..=40).map(Duration::from_millis).collect();
+        let row: Vec<String> = Row::of("a", times)
+            .goal(Value::Time(Duration::from_millis(20)))
+            .into();
+        assert_eq!(
+            row,
+            ["a", "21.00 ms", "38.00 ms", "1.00 ms", "20.00 ms: MISSED"]
+        );
+        let row: Vec<String> = Row::one("b", Value::Count(3)).goal(Value::Count(3)).into();
+        assert_eq!(row, ["b", "3", "", "", "3: met"]);
     }
 }

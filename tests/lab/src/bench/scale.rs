@@ -2,57 +2,58 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
-use super::report::{bytes, duration};
+use super::report::{Times, bytes, duration};
 use super::{BenchArgs, Lab};
-use crate::spec::{Protocol, ServiceKind, ServiceSpec};
 use crate::{Overlay, Proxy, Spec};
 
-/// Bound of the Service network less what the laboratory's own Services take.
-const MOST: usize = 40_000;
-
 pub(super) fn figures(args: &BenchArgs, proxy: Proxy, services: usize) -> Result<Vec<String>> {
-    ensure!(
-        services <= MOST,
-        "--services {services}: at most {MOST} are possible"
-    );
-    let mut spec = Spec::new(Overlay::Vxlan, proxy);
-    let own = spec.services.len();
-    spec.services.extend((own..services).map(service));
+    let spec = Spec::new(Overlay::Vxlan, proxy).with_services(services)?;
     let start = Instant::now();
     let lab = Lab::up(args, spec)?;
     eprintln!(
         "{proxy} with {services} Services: up after {}",
         duration(start.elapsed())
     );
-    let warm = lab.client.warm(args.runs)?;
+    let warm = lab.client.warm(args.runs())?;
     let peaks = lab.client.peaks(&lab.server)?;
     let stats = warm.stats()?;
+    let peer = peer(&lab, proxy, args.runs())?;
     lab.down()?;
     Ok(vec![
         proxy.to_string(),
         services.to_string(),
-        duration(warm.answer().median),
+        format!(
+            "{} ({})",
+            duration(warm.answer().median),
+            duration(warm.answer().p95)
+        ),
+        duration(warm.without_asking().median),
         duration(warm.asking().median),
         stats.round_trips.to_string(),
         bytes(stats.bytes_in),
         bytes(peaks.helper),
         bytes(peaks.client),
+        peer,
     ])
 }
 
-/// One of many: three endpoints, as most have.
-fn service(number: usize) -> ServiceSpec {
-    // Above all addresses of the laboratory's own Services.
-    let address = 0x4000 + number;
-    let v4 = format!("10.96.{}.{}", address >> 8, address & 0xff);
-    let v6 = format!("fd00:10:96::{address:x}");
-    let kind = ServiceKind::ClusterIp(v4, v6);
-    ServiceSpec::new("scale", &format!("s-{number}"), "api", kind).port(
-        "http",
-        80,
-        "http",
-        Protocol::Tcp,
-    )
+/// What a program that people use takes to dump this node's rules of one family, where it is there: no
+/// like for a trace, but for the cost of reading all.
+fn peer(lab: &Lab, proxy: Proxy, runs: usize) -> Result<String> {
+    let program: &[&str] = match proxy {
+        Proxy::IptablesNft => &["iptables-nft-save"],
+        Proxy::IptablesLegacy => &["iptables-legacy-save"],
+        Proxy::Nftables => &["nft", "list", "table", "ip", "kube-proxy"],
+    };
+    let node = lab.cluster.node("node-1")?;
+    let mut times = Vec::new();
+    for _ in 0..runs {
+        let start = Instant::now();
+        node.run(program)?;
+        times.push(start.elapsed());
+    }
+    let times: Times = times.into_iter().collect();
+    Ok(format!("{}: {}", program.join(" "), duration(times.median)))
 }

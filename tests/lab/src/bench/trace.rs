@@ -60,6 +60,14 @@ impl Runs {
         self.0.iter().map(|run| run.asking).collect()
     }
 
+    /// The rest of it: mostly reading the cluster from the laboratory's API server.
+    pub(super) fn without_asking(&self) -> Times {
+        self.0
+            .iter()
+            .map(|run| run.answer.saturating_sub(run.asking))
+            .collect()
+    }
+
     /// The client's figures, of the run in the middle by bytes.
     pub(super) fn stats(&self) -> Result<Stats> {
         let mut all: Vec<Stats> = self.0.iter().map(|run| run.stats).collect();
