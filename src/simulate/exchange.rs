@@ -158,9 +158,9 @@ pub(super) fn start(
     walk.flows = before.walk.flows.clone();
     walk.share = before.walk.share;
     walk.skb.free = before.walk.skb.free;
-    walk.taken = before.walk.taken.clone();
-    walk.learned = before.walk.learned.clone();
-    walk.met = before.walk.met.clone();
+    walk.taken.clone_from(&before.walk.taken);
+    walk.learned.clone_from(&before.walk.learned);
+    walk.met.clone_from(&before.walk.met);
     walk.goal = goal;
     if let Some(hop) = walk.hops.first_mut() {
         hop.steps = vec![Step::new(StepKind::Origin, text)];

@@ -396,7 +396,7 @@ impl<'t> Frame<'_, 't> {
             match outcome.verdict {
                 HookVerdict::Accept => packet = Some(outcome.skb.packet),
                 HookVerdict::Drop(_) | HookVerdict::Reject(_) => {
-                    stops.extend(outcome.steps.last().cloned())
+                    stops.extend(outcome.steps.last().cloned());
                 }
                 HookVerdict::Unknown(why) => return Err(Stop::Unknown(why)),
             }

@@ -588,7 +588,9 @@ fn a_bridge_learns_from_the_packets_under_way() {
     ];
     for (stations, works) in cases {
         forget();
-        stations.iter().for_each(|station| wrong(station));
+        for station in stations {
+            wrong(station);
+        }
         let said = trace(&hosts[0], "10.0.1.3:8080", "-o json");
         let outcome = hosts[0].tcp("10.0.1.3:8080");
         assert_eq!(
