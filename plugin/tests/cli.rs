@@ -321,6 +321,7 @@ fn alone(name: &str, ino: u64) -> NetNs {
         remote: None,
         bound_dev: None,
         bound_dev_unread: false,
+        backlog: None,
         uid: 0,
         inode: 1,
     }]);

@@ -71,6 +71,10 @@ pub(super) fn decode(protocol: u8, body: &[u8]) -> Option<Socket> {
         remote: connected.then_some(remote),
         bound_dev: IfIndex::new(nla::u32_at(body, 40)?),
         bound_dev_unread: false,
+        // Of a listener, these are no bytes (`inet_diag_msg_common_fill()`, `tcp_diag_get_info()`).
+        backlog: (protocol == TCP)
+            .then(|| Some((nla::u32_at(body, 56)?, nla::u32_at(body, 60)?)))
+            .flatten(),
         uid: nla::u32_at(body, 64)?,
         inode: u64::from(nla::u32_at(body, 68)?),
     })
@@ -127,6 +131,7 @@ fn entry(
         // The files do not name the device.
         bound_dev: None,
         bound_dev_unread: true,
+        backlog: None,
         uid,
         inode,
     }

@@ -108,6 +108,8 @@ codes! {
     TTL "NP0134" "the packet's TTL runs out on the way";
     /// An XFRM policy with the action block, or such a default.
     XFRM_BLOCKS "NP0135" "an XFRM (IPsec) policy blocks the packet";
+    /// More connections wait than the listener's backlog allows.
+    BACKLOG_FULL "NP0136" "the listener takes no more connections";
 }
 
 /// The code of this name, in any case, with or without leading `NP`.

@@ -267,6 +267,13 @@ impl<'a> Case<'a> {
                 self.no_route(&packet)
             }
             DropReason::NoSocket => self.no_listener(&packet),
+            DropReason::ListenOverflow => {
+                let mend = format!(
+                    "{here}: see whether the program hangs or starves: {}; restart its pod, give it more CPU, or a larger backlog for bursts",
+                    self.typed("ss -ltnp")
+                );
+                (codes::BACKLOG_FULL, mend)
+            }
             DropReason::DevReady => self.link_down(),
             DropReason::BridgeHairpinOff => {
                 let port = self.hop.iif.clone().unwrap_or_else(|| "PORT".to_owned());

@@ -90,6 +90,7 @@ fn every_end_that_is_no_arrival_has_a_finding() {
         (Disposition::Dropped(Drop::IpLocalSource), "NP0130"),
         (Disposition::Dropped(Drop::NotSpecified), "NP0133"),
         (Disposition::Dropped(Drop::XfrmPolicy), "NP0135"),
+        (Disposition::Dropped(Drop::ListenOverflow), "NP0136"),
         (Disposition::Dropped(Drop::QdiscDrop), "NP0133"),
         (Disposition::Rejected(Reject::PortClosed), "NP0121"),
         (Disposition::Rejected(Reject::NetUnreachable), "NP0123"),

@@ -445,6 +445,9 @@ pub fn socket(socket: &Socket, dev: DevName<'_>) -> String {
     if let Some((ip, port)) = socket.remote {
         words.push_str(&format!(" peer {}", socket_addr(ip, Some(port))));
     }
+    if let Some((waiting, most)) = socket.backlog {
+        words.push_str(&format!(" backlog {waiting} of {most}"));
+    }
     if let Some(bound) = socket.bound_dev {
         words.push_str(&format!(" dev {}", dev(bound)));
     }

@@ -28,6 +28,11 @@ pub struct Socket {
     /// `/proc/net` does not tell.
     #[serde(default)]
     pub bound_dev_unread: bool,
+    /// Of a listening TCP socket: connections that wait to be accepted, and the most that may (the
+    /// kernel drops a SYN where there are more; `sk_ack_backlog`, `sk_max_ack_backlog`). `None`: unknown, or
+    /// no such socket.
+    #[serde(default)]
+    pub backlog: Option<(u32, u32)>,
     /// Owner's uid.
     pub uid: u32,
     /// Socket inode.

@@ -131,15 +131,36 @@ fn to_listener(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
         .filter(same_port)
         .filter_map(|socket| Some((score(socket, &packet, dev)?, socket)))
         .collect();
-    let certain = fitting.iter().filter(|(fit, _)| fit.doubt.is_none());
-    if let Some((_, socket)) = certain.max_by_key(|(fit, _)| fit.score) {
+    let certain = || fitting.iter().filter(|(fit, _)| fit.doubt.is_none());
+    if let Some((best, socket)) = certain().max_by_key(|(fit, _)| fit.score) {
+        // Sockets that share the port (SO_REUSEPORT) take turns.
+        let sharing = certain().filter(|(fit, _)| fit.score == best.score);
+        let full = |(_, socket): &&(Fit, &Socket)| {
+            socket.backlog.is_some_and(|(waiting, most)| waiting > most)
+        };
+        let (full, open): (Vec<_>, Vec<_>) = sharing.partition(full);
+        let evidence = |socket: &Socket| Evidence::Socket {
+            socket: socket.clone(),
+        };
+        if let Some((_, socket)) = full.first() {
+            let (waiting, most) = socket.backlog.unwrap_or_default();
+            let text = format!(
+                "the socket on {} port {} takes no more: {waiting} connections wait to be accepted, {most} may",
+                socket.addr, socket.port
+            );
+            if !open.is_empty() {
+                return walk.unknown(format!(
+                    "{text}; which of those that share the port is asked is decided by a hash"
+                ));
+            }
+            walk.step(Step::new(StepKind::Socket, text).with(evidence(socket)));
+            return walk.end(Disposition::Dropped(DropReason::ListenOverflow));
+        }
         let text = format!(
             "taken by the socket on {} port {}",
             socket.addr, socket.port
         );
-        walk.step(Step::new(StepKind::Socket, text).with(Evidence::Socket {
-            socket: (*socket).clone(),
-        }));
+        walk.step(Step::new(StepKind::Socket, text).with(evidence(socket)));
         return walk.end(Disposition::Delivered);
     }
     let doubted = fitting.iter().max_by_key(|(fit, _)| fit.score);

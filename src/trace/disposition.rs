@@ -62,6 +62,9 @@ pub enum DropReason {
     PktTooBig,
     /// No socket takes it, and the protocol sends no refusal.
     NoSocket,
+    /// The listener has more connections that wait to be accepted than it allows (the kernel counts
+    /// ListenOverflows).
+    ListenOverflow,
     /// The receiver's or sender's device is down (the kernel counts it at the device).
     DevReady,
     /// Forwarding is off (the kernel counts InAddrErrors).
@@ -106,6 +109,7 @@ impl fmt::Display for DropReason {
             Self::Otherhost => "OTHERHOST",
             Self::PktTooBig => "PKT_TOO_BIG",
             Self::NoSocket => "NO_SOCKET",
+            Self::ListenOverflow => "LISTEN_OVERFLOW",
             Self::DevReady => "DEV_READY",
             Self::ForwardingOff => "FORWARDING_OFF",
             Self::BridgePortState => "BRIDGE_PORT_STATE",

@@ -382,6 +382,7 @@ impl World {
                 remote: None,
                 bound_dev: None,
                 bound_dev_unread: false,
+                backlog: None,
                 uid: 0,
                 inode: 1,
             });

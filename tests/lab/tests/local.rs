@@ -5,6 +5,7 @@
 mod programs;
 
 use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,6 +13,9 @@ use std::thread;
 use std::time::Duration;
 
 use netpath_lab::{Outcome, exchange};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, socket,
+};
 use programs::{Machine, Netns, Said, program, run, steady, words};
 use serde_json::Value;
 
@@ -535,6 +539,40 @@ fn rules_on_ports_that_the_kernel_chooses_and_on_options() {
         0,
     );
     asks(&["tcp option maxseg size 1-65535 drop", "accept"], 3).says(&["exthdr"]);
+}
+
+/// A listener that accepts nothing: once its backlog is full the kernel drops what comes.
+#[test]
+fn a_listener_whose_backlog_is_full() {
+    let (net0, net1) = pair();
+    let listener = net1.enter().run(|| {
+        let stream = SockFlag::SOCK_CLOEXEC;
+        let socket = socket(AddressFamily::Inet, SockType::Stream, stream, None)?;
+        bind(socket.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, 8080))?;
+        listen(&socket, Backlog::new(1)?)?;
+        Ok(socket)
+    });
+    let listener = listener.expect("a listener");
+    let connect = || {
+        let connected = net0.enter().run(|| {
+            let at = "10.0.1.3:8080".parse()?;
+            Ok(std::net::TcpStream::connect_timeout(
+                &at,
+                Duration::from_secs(4),
+            )?)
+        });
+        connected.ok()
+    };
+    let first = connect().expect("the backlog has room");
+    trace(&net0, "10.0.1.3:8080", "").exits(0);
+    let second = connect().expect("the backlog has room for one more");
+    assert!(connect().is_none(), "the backlog is full");
+    trace(&net0, "10.0.1.3:8080", "").exits(1).says(&[
+        "LISTEN_OVERFLOW",
+        "NP0136",
+        "2 connections wait",
+    ]);
+    drop((first, second, listener));
 }
 
 /// Lists of recent addresses decide by what they hold: knocking at one port opens another.
