@@ -76,6 +76,7 @@ pub struct Inside {
     ipvs: Result<Vec<IpvsService>>,
     recent: Result<Vec<RecentList>>,
     legacy: [Section<Vec<String>>; 2],
+    unread_tables: Section<Vec<String>>,
     programs: Result<BTreeMap<u32, Vec<String>>>,
     /// PF_KEY is there, the other way to make XFRM policies.
     pfkey: bool,
@@ -92,6 +93,7 @@ impl Inside {
                 sysctl::legacy_tables(proc, false),
                 sysctl::legacy_tables(proc, true),
             ],
+            unread_tables: sysctl::unread_tables(proc),
             programs: programs(),
             pfkey: proc.join("thread-self/net/pfkey").exists(),
         }
@@ -242,6 +244,7 @@ impl Namespace {
                 ns.sysctls = Section::Known(inside.sysctls);
                 ns.ipvs = inside.ipvs.into();
                 ns.recent = inside.recent.into();
+                ns.unread_tables = inside.unread_tables;
                 ns.legacy = self.legacy(shared, &inside.legacy, asked).into();
                 if let (Ok(links), Ok(programs)) = (&mut found, &inside.programs) {
                     for link in links {
@@ -258,6 +261,7 @@ impl Namespace {
                 ns.sysctls = Section::Missing(error.to_string());
                 ns.ipvs = Section::Missing(error.to_string());
                 ns.recent = Section::Missing(error.to_string());
+                ns.unread_tables = Section::Missing(error.to_string());
                 ns.legacy = Section::Missing(error.to_string());
                 ns.links = Section::Missing(error.to_string());
             }

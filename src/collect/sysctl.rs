@@ -133,6 +133,34 @@ pub fn legacy_tables(proc: &Path, v6: bool) -> Section<Vec<String>> {
     } else {
         "ip_tables_names"
     };
+    table_names(proc, name)
+}
+
+/// Names of tables whose rules are not read: those of legacy arptables, as `arp NAME`, and the modules of
+/// legacy ebtables (`ebtable_filter`), which tell that there may be tables: asking for one makes it.
+pub fn unread_tables(proc: &Path) -> Section<Vec<String>> {
+    let Section::Known(arp) = table_names(proc, "arp_tables_names") else {
+        return table_names(proc, "arp_tables_names");
+    };
+    let mut names: Vec<String> = arp.iter().map(|name| format!("arp {name}")).collect();
+    let modules = proc.join("modules");
+    match fs::read_to_string(&modules) {
+        Ok(text) => names.extend(
+            text.lines()
+                .filter_map(|line| line.split(' ').next())
+                .filter(|module| module.starts_with("ebtable_"))
+                .map(str::to_owned),
+        ),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+        Err(error) => {
+            let operation = format!("read {}", modules.display());
+            return Section::Missing(Error::io(operation, &error).to_string());
+        }
+    }
+    Section::Known(names)
+}
+
+fn table_names(proc: &Path, name: &str) -> Section<Vec<String>> {
     let path = proc.join("thread-self/net").join(name);
     match fs::read_to_string(&path) {
         Ok(text) => Section::Known(text.lines().map(str::to_owned).collect()),

@@ -49,6 +49,10 @@ pub struct NetNs {
     /// IPVS virtual services.
     #[serde(default)]
     pub ipvs: Section<Vec<IpvsService>>,
+    /// Tables whose rules are not read, by name: of legacy arptables (`arp filter`), and modules of legacy
+    /// ebtables that are loaded (`ebtable_filter`).
+    #[serde(default)]
+    pub unread_tables: Section<Vec<String>>,
     /// Lists of recently seen addresses.
     #[serde(default)]
     pub recent: Section<Vec<RecentList>>,
@@ -80,6 +84,7 @@ impl NetNs {
             nft: Section::NotAsked,
             legacy: Section::NotAsked,
             ipvs: Section::NotAsked,
+            unread_tables: Section::NotAsked,
             recent: Section::NotAsked,
             xfrm: Section::NotAsked,
             conntrack: Vec::new(),
@@ -158,6 +163,7 @@ impl NetNs {
             ("nftables", self.nft.missing()),
             ("iptables-legacy", self.legacy.missing()),
             ("ipvs", self.ipvs.missing()),
+            ("arp_tables_names", self.unread_tables.missing()),
             ("xt_recent", self.recent.missing()),
             ("xfrm", self.xfrm.missing()),
             ("conntrack", self.conntrack_table.missing()),

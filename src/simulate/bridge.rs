@@ -346,7 +346,16 @@ pub(crate) fn forward(
     }
     let from = input.map_or_else(|| master.name.clone(), |link| link.name.clone());
     let text = format!("{}: {from} → port {}{how}", master.name, out.name);
-    walk.step(Step::new(StepKind::Bridge, text).with(evidence));
+    let mut step = Step::new(StepKind::Bridge, text).with(evidence);
+    let mut unread = netns.unread_tables.known().into_iter().flatten();
+    if let Some(module) = unread.find(|name| name.starts_with("ebtable_")) {
+        let why = format!(
+            "legacy ebtables may have rules on {} ({module} is loaded): they can't be read without making tables, and are taken to be none",
+            walk.ns.node
+        );
+        step = step.with(Evidence::Assumed { why });
+    }
+    walk.step(step);
     hooks(cx, walk, bridge, port, out.index, nf)
 }
 

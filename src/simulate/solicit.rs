@@ -366,7 +366,21 @@ impl<'t> Frame<'_, 't> {
         self.hook(ns, Hook::Input, false, into)
     }
 
+    /// The legacy ARP table that decides at the hooks of ARP, whose rules are not read.
+    fn legacy_arp(&self, ns: &NsKey) -> Option<String> {
+        let netns = self.cx.topology.netns(ns)?;
+        let mut names = netns.unread_tables.known()?.iter();
+        names.find(|name| name.starts_with("arp ")).cloned()
+    }
+
     fn hook(&mut self, ns: &NsKey, hook: Hook, bridge: bool, devices: Devices) -> Result<(), Stop> {
+        let at_arp = !self.is_v6() && !bridge && matches!(hook, Hook::Input | Hook::Output);
+        if at_arp && let Some(table) = self.legacy_arp(ns) {
+            let why = format!(
+                "rules of legacy arptables (table {table} of {ns}) are not read, and may take the question"
+            );
+            return Err(Stop::Unknown(why));
+        }
         let at = HookPoint {
             ns,
             hook,

@@ -97,6 +97,30 @@ fn an_address_that_nobody_has_ends_at_the_neighbour() {
     );
 }
 
+/// Rules of legacy arptables and ebtables are not read: where they may decide, that is said.
+#[test]
+fn tables_that_are_not_read_are_named() {
+    let (mut world, host, a, b) = bridged();
+    let ask = |world: &World| world.tcp(&a, "10.244.1.9", 8080).traces.remove(0);
+    assert!(ask(&world).works());
+    world.get(&b).unread_tables = Section::Known(vec!["arp filter".to_owned()]);
+    let trace = ask(&world);
+    let Disposition::Inconclusive(why) = trace.disposition else {
+        panic!("{trace:?}");
+    };
+    assert!(why[0].contains("arptables"), "{why:?}");
+    // An entry needs no question, there or back.
+    world.neigh(&a, 2, "10.244.1.9", mac(3, 2));
+    world.neigh(&b, 2, "10.244.1.7", mac(2, 2));
+    assert!(ask(&world).works());
+    world.get(&host).unread_tables = Section::Known(vec!["ebtable_filter".to_owned()]);
+    let trace = ask(&world);
+    assert!(trace.works());
+    let mut steps = trace.hops.iter().flat_map(|hop| &hop.steps);
+    let told = |evidence: &Evidence| matches!(evidence, Evidence::Assumed { why } if why.contains("ebtable_filter"));
+    assert!(steps.any(|step| step.evidence.iter().any(told)));
+}
+
 #[test]
 fn a_port_that_does_not_forward_and_a_device_that_is_down_drop() {
     let (mut world, host, a, _) = bridged();
