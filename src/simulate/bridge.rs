@@ -7,10 +7,11 @@
 
 use super::fib::{self, FibAnswer, lookup};
 use super::input::validate_source;
+use super::memory::Learned;
 use super::neigh::{Resolved, Station, address};
 use super::output::key;
 use super::skb::Devices;
-use super::walk::{Learned, Next, Walk, Ways};
+use super::walk::{Next, Walk, Ways};
 use super::{Cx, device, l2};
 use crate::model::link::{Bridge, Link, LinkKind, PortState};
 use crate::model::neigh::NeighState;
@@ -57,7 +58,7 @@ pub(crate) fn receive(
     let (port, master) = (port.index, master.index);
     if let Some((from, _)) = walk.skb.packet.eth.filter(|_| learns) {
         // `br_fdb_update()` comes behind PREROUTING; what that drops is gone anyway.
-        walk.learn([Learned {
+        walk.memory.learn([Learned {
             ns: walk.ns.clone(),
             bridge: master,
             mac: from,
@@ -232,8 +233,8 @@ fn readdress(mut walk: Walk, bridge: &Link, station: Station, port: IfIndex) -> 
         learned,
         met,
     } = station;
-    walk.learn(learned);
-    walk.meet(met);
+    walk.memory.learn(learned);
+    walk.memory.meet(met);
     // Only a confirmed neighbour has its header at hand; any other takes the long way, through
     // the bridge's own device (`br_nf_pre_routing_finish_bridge()`, NUD_CONNECTED).
     if !step.evidence.iter().any(is_connected) {
@@ -294,7 +295,7 @@ pub(crate) fn forward(
     let entry = fdb.iter().find(|e| {
         e.mac == dst && e.master == Some(bridge) && !e.own && e.vlan.is_none() && e.link != bridge
     });
-    let moved = walk.learned(bridge, dst).filter(|port| {
+    let moved = walk.memory.learned(&walk.ns, bridge, dst).filter(|port| {
         entry.is_some_and(|entry| entry.link != *port && !entry.permanent && !entry.sticky)
     });
     let (out, evidence, how) = match entry {

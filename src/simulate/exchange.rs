@@ -1,8 +1,9 @@
 //! The packets of one exchange: the question, the answer, and one more of each side, which rules and
 //! conntrack treat as those of a connection that stands.
 
+use super::memory::Memory;
 use super::netfilter::UNPRIVILEGED;
-use super::skb::{CtRef, Flows, Skb};
+use super::skb::{CtRef, Skb};
 use super::walk::{Finished, Goal, Next, Party, Walk, follow};
 use super::{Cx, DEFAULT_TTL, Flow, ttl};
 use crate::model::NsKey;
@@ -155,12 +156,9 @@ pub(super) fn start(
         Goal::Party(_) => "the answer is sent",
     };
     let mut walk = first(ns, packet, uid);
-    walk.flows = before.walk.flows.clone();
+    walk.memory = before.walk.memory.clone();
     walk.share = before.walk.share;
     walk.skb.free = before.walk.skb.free;
-    walk.taken.clone_from(&before.walk.taken);
-    walk.learned.clone_from(&before.walk.learned);
-    walk.met.clone_from(&before.walk.met);
     walk.goal = goal;
     if let Some(hop) = walk.hops.first_mut() {
         hop.steps = vec![Step::new(StepKind::Origin, text)];
@@ -188,16 +186,13 @@ pub(super) fn first(ns: NsKey, packet: Packet, uid: Option<u32>) -> Walk {
             local: true,
             free: UNPRIVILEGED,
         },
-        flows: Flows::default(),
         hops: vec![hop],
         share: 1.0,
         seen: Vec::new(),
         goal: Goal::Listener,
         physin: None,
         next_hop: None,
-        taken: Vec::new(),
-        learned: Vec::new(),
-        met: Vec::new(),
+        memory: Memory::default(),
     }
 }
 

@@ -9,9 +9,9 @@ use std::net::IpAddr;
 
 use super::Cx;
 use super::fib::{FibAnswer, FibKey, addr_type, lookup};
+use super::memory::{Learned, Met};
 use super::peer::{Peer, peer};
 use super::solicit::{self, Asked, Way};
-use super::walk::{Learned, Met};
 use crate::model::link::{Link, LinkKind, MacvlanMode, PortState};
 use crate::model::route::RouteKind;
 use crate::model::want::{Depth, NsTarget, Want};

@@ -15,6 +15,7 @@ pub(crate) mod fib;
 pub(crate) mod forward;
 pub(crate) mod input;
 pub(crate) mod l2;
+pub(crate) mod memory;
 pub(crate) mod neigh;
 pub(crate) mod netfilter;
 pub(crate) mod output;

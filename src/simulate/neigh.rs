@@ -6,8 +6,9 @@ use std::net::IpAddr;
 
 use super::fib::section;
 use super::l2::{self, Answers};
+use super::memory::{Learned, Met};
 use super::peer::{Peer, peer};
-use super::walk::{Learned, Met, Next, Out, Walk, Ways};
+use super::walk::{Next, Out, Walk, Ways};
 use super::{Cx, device, underlay};
 use crate::model::link::{Link, LinkKind};
 use crate::model::neigh::{Neigh, NeighState};
@@ -53,8 +54,8 @@ pub(crate) fn resolve(cx: &mut Cx<'_>, mut walk: Walk, out: &Out) -> Ways {
     }
     let frame = |mut walk: Walk, station: Station| {
         walk.step(station.step);
-        walk.learn(station.learned);
-        walk.meet(station.met);
+        walk.memory.learn(station.learned);
+        walk.memory.meet(station.met);
         walk.skb.packet.eth = link.mac.map(|own| (own, station.mac));
         walk.then(Next::Transmit(link.index))
     };
@@ -135,15 +136,10 @@ pub(crate) fn address(cx: &mut Cx<'_>, walk: &Walk, link: &Link, addr: IpAddr) -
         .iter()
         .find(|e| e.link == link.index && e.dst == addr && !e.proxy);
     let fixed = |entry: &Neigh| matches!(entry.state, NeighState::Permanent | NeighState::Noarp);
-    let here = |met: &&Met| met.ns == *ns && met.dev == link.index && met.addr == addr;
-    if let Some(met) = walk
-        .met
-        .iter()
-        .find(here)
-        .filter(|_| !entry.is_some_and(fixed))
-    {
-        let text = format!("{addr} is at {}, as was told under way", met.mac);
-        return Resolved::Address(Station::new(met.mac, Step::new(StepKind::Neigh, text)));
+    let met = walk.memory.met(ns, link.index, addr);
+    if let Some(mac) = met.filter(|_| !entry.is_some_and(fixed)) {
+        let text = format!("{addr} is at {mac}, as was told under way");
+        return Resolved::Address(Station::new(mac, Step::new(StepKind::Neigh, text)));
     }
     let usable = |entry: &Neigh| {
         !matches!(

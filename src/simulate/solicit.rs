@@ -7,9 +7,9 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::l2::Leg;
+use super::memory::{Learned, Met};
 use super::netfilter::{HookPoint, HookVerdict, UNPRIVILEGED, run};
 use super::skb::{CtRef, Devices, Flows, Skb};
-use super::walk::{Learned, Met};
 use super::{Cx, bridge, device, source};
 use crate::model::link::{Bridge, Link, LinkKind};
 use crate::model::netfilter::Hook;

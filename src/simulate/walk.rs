@@ -6,14 +6,14 @@
 
 use std::net::IpAddr;
 
+use super::memory::Memory;
 use super::netfilter::{HookPoint, HookVerdict, run};
-use super::skb::{CtRef, Devices, Flows, Skb};
+use super::skb::{CtRef, Devices, Skb};
 use super::{Cx, bridge, device, forward, input, neigh, output, socket};
-use crate::model::conntrack::Tuple;
 use crate::model::link::Link;
 use crate::model::netfilter::Hook;
 use crate::model::netns::NetNs;
-use crate::model::{IfIndex, MacAddr, NsKey};
+use crate::model::{IfIndex, NsKey};
 use crate::trace::{Disposition, Evidence, Hop, Step, StepKind, Tap};
 
 /// A packet under way.
@@ -23,8 +23,6 @@ pub(crate) struct Walk {
     pub(crate) ns: NsKey,
     /// The packet.
     pub(crate) skb: Skb,
-    /// Connections made so far, in all namespaces.
-    pub(crate) flows: Flows,
     /// What happened so far.
     pub(crate) hops: Vec<Hop>,
     /// Share of packets that take this way.
@@ -37,12 +35,8 @@ pub(crate) struct Walk {
     pub(crate) physin: Option<IfIndex>,
     /// Next hop that the last route named, as the sender of the frame knew it.
     pub(crate) next_hop: Option<IpAddr>,
-    /// Which of several next hops packets of this exchange take.
-    pub(crate) taken: Vec<Taken>,
-    /// What bridges learned from packets of this exchange, the latest last.
-    pub(crate) learned: Vec<Learned>,
-    /// Neighbours that packets of this exchange made known.
-    pub(crate) met: Vec<Met>,
+    /// What packets of this exchange left behind so far.
+    pub(crate) memory: Memory,
 }
 
 /// A place and what was there: the same twice is a loop.
@@ -83,28 +77,6 @@ pub(crate) struct Party {
     pub(crate) sent: bool,
 }
 
-/// A choice that a flow's packets make alike: which of several next hops (the kernel hashes addresses
-/// or ports).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Taken {
-    ns: NsKey,
-    tuple: Tuple,
-    hop: usize,
-}
-
-/// A bridge learned from a frame under way behind which port a station is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Learned {
-    /// Namespace of the bridge.
-    pub(crate) ns: NsKey,
-    /// Bridge.
-    pub(crate) bridge: IfIndex,
-    /// Station.
-    pub(crate) mac: MacAddr,
-    /// Port.
-    pub(crate) port: IfIndex,
-}
-
 /// A way out that a route named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Out {
@@ -118,19 +90,6 @@ pub(crate) struct Out {
     pub(crate) iif: Option<IfIndex>,
     /// To this host.
     pub(crate) local: bool,
-}
-
-/// A neighbour that a packet of the exchange made known: one that was asked for, or one that asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Met {
-    /// Namespace.
-    pub(crate) ns: NsKey,
-    /// Device.
-    pub(crate) dev: IfIndex,
-    /// Its address.
-    pub(crate) addr: IpAddr,
-    /// Its link-layer address.
-    pub(crate) mac: MacAddr,
 }
 
 /// What comes next.
@@ -219,50 +178,19 @@ impl Walk {
     /// them, unless a packet of the same flow chose before.
     pub(crate) fn forks(&self, hops: usize, share: impl Fn(usize) -> f64) -> Vec<(usize, Self)> {
         let tuple = self.skb.packet.tuple();
-        let same = |taken: &&Taken| taken.ns == self.ns && taken.tuple == tuple;
-        if let Some(taken) = self.taken.iter().find(same).filter(|own| own.hop < hops) {
-            return vec![(taken.hop, self.clone())];
+        if let Some(hop) = self.memory.taken(&self.ns, &tuple, hops) {
+            return vec![(hop, self.clone())];
         }
         let mut ways = Vec::new();
         for hop in 0..hops {
             let mut way = self.clone();
             way.share *= share(hop);
             if hops > 1 {
-                way.taken.push(Taken {
-                    ns: self.ns.clone(),
-                    tuple,
-                    hop,
-                });
+                way.memory.take(&self.ns, tuple, hop);
             }
             ways.push((hop, way));
         }
         ways
-    }
-
-    /// Notes what bridges learn, in order.
-    pub(crate) fn learn(&mut self, lessons: impl IntoIterator<Item = Learned>) {
-        for lesson in lessons {
-            let same = |old: &Learned| {
-                old.ns == lesson.ns && old.bridge == lesson.bridge && old.mac == lesson.mac
-            };
-            self.learned.retain(|old| !same(old));
-            self.learned.push(lesson);
-        }
-    }
-
-    /// Notes neighbours that a question and its answer made known.
-    pub(crate) fn meet(&mut self, neighbours: impl IntoIterator<Item = Met>) {
-        for met in neighbours {
-            let same = |old: &Met| old.ns == met.ns && old.dev == met.dev && old.addr == met.addr;
-            self.met.retain(|old| !same(old));
-            self.met.push(met);
-        }
-    }
-
-    /// The port of a bridge of this namespace behind which it learned a station to be.
-    pub(crate) fn learned(&self, bridge: IfIndex, mac: MacAddr) -> Option<IfIndex> {
-        let here = |own: &&Learned| own.ns == self.ns && own.bridge == bridge && own.mac == mac;
-        self.learned.iter().find(here).map(|own| own.port)
     }
 
     /// The namespace it is in.
@@ -340,15 +268,15 @@ impl Walk {
             bridge,
             devices,
         };
-        let outcomes = run(cx, &at, self.skb.clone(), self.flows.clone());
+        let outcomes = run(cx, &at, self.skb.clone(), self.memory.flows.clone());
         let mut ways = Vec::new();
         for outcome in outcomes {
             let mut walk = Self {
                 skb: outcome.skb,
-                flows: outcome.flows,
                 share: self.share * outcome.share,
                 ..self.clone()
             };
+            walk.memory.flows = outcome.flows;
             for step in outcome.steps {
                 walk.step(step);
             }

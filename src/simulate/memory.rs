@@ -1,0 +1,101 @@
+//! What packets of an exchange leave behind in kernels, so that the next one meets it: connections,
+//! bridges' forwarding entries, neighbours, and which of several next hops a flow takes.
+
+use std::net::IpAddr;
+
+use super::skb::Flows;
+use crate::model::conntrack::Tuple;
+use crate::model::{IfIndex, MacAddr, NsKey};
+
+/// All of it. A fork takes a copy.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Memory {
+    /// Connections, in all namespaces.
+    pub(crate) flows: Flows,
+    taken: Vec<Taken>,
+    /// The latest last.
+    learned: Vec<Learned>,
+    met: Vec<Met>,
+}
+
+/// A choice that a flow's packets make alike: which of several next hops (the kernel hashes addresses
+/// or ports).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Taken {
+    ns: NsKey,
+    tuple: Tuple,
+    hop: usize,
+}
+
+/// A bridge learned from a frame under way behind which port a station is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Learned {
+    /// Namespace of the bridge.
+    pub(crate) ns: NsKey,
+    /// Bridge.
+    pub(crate) bridge: IfIndex,
+    /// Station.
+    pub(crate) mac: MacAddr,
+    /// Port.
+    pub(crate) port: IfIndex,
+}
+
+/// A neighbour that a packet of the exchange made known: one that was asked for, or one that asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Met {
+    /// Namespace.
+    pub(crate) ns: NsKey,
+    /// Device.
+    pub(crate) dev: IfIndex,
+    /// Its address.
+    pub(crate) addr: IpAddr,
+    /// Its link-layer address.
+    pub(crate) mac: MacAddr,
+}
+
+impl Memory {
+    /// The next hop that packets of this flow take here, of `hops`, where one chose before.
+    pub(crate) fn taken(&self, ns: &NsKey, tuple: &Tuple, hops: usize) -> Option<usize> {
+        let same = |taken: &&Taken| taken.ns == *ns && taken.tuple == *tuple;
+        let taken = self.taken.iter().find(same)?;
+        Some(taken.hop).filter(|hop| *hop < hops)
+    }
+
+    /// Notes which next hop packets of this flow take here.
+    pub(crate) fn take(&mut self, ns: &NsKey, tuple: Tuple, hop: usize) {
+        let ns = ns.clone();
+        self.taken.push(Taken { ns, tuple, hop });
+    }
+
+    /// Notes what bridges learn, in order.
+    pub(crate) fn learn(&mut self, lessons: impl IntoIterator<Item = Learned>) {
+        for lesson in lessons {
+            let same = |old: &Learned| {
+                old.ns == lesson.ns && old.bridge == lesson.bridge && old.mac == lesson.mac
+            };
+            self.learned.retain(|old| !same(old));
+            self.learned.push(lesson);
+        }
+    }
+
+    /// The port of a bridge behind which it learned a station to be.
+    pub(crate) fn learned(&self, ns: &NsKey, bridge: IfIndex, mac: MacAddr) -> Option<IfIndex> {
+        let here = |own: &&Learned| own.ns == *ns && own.bridge == bridge && own.mac == mac;
+        self.learned.iter().find(here).map(|own| own.port)
+    }
+
+    /// Notes neighbours that a question and its answer made known.
+    pub(crate) fn meet(&mut self, neighbours: impl IntoIterator<Item = Met>) {
+        for met in neighbours {
+            let same = |old: &Met| old.ns == met.ns && old.dev == met.dev && old.addr == met.addr;
+            self.met.retain(|old| !same(old));
+            self.met.push(met);
+        }
+    }
+
+    /// The link-layer address of a neighbour that was made known.
+    pub(crate) fn met(&self, ns: &NsKey, dev: IfIndex, addr: IpAddr) -> Option<MacAddr> {
+        let here = |met: &&Met| met.ns == *ns && met.dev == dev && met.addr == addr;
+        self.met.iter().find(here).map(|met| met.mac)
+    }
+}
