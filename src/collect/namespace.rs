@@ -533,7 +533,11 @@ fn with_tunnels(about: &Packets, links: &Result<Vec<Link>>) -> Packets {
 /// Devices with the filters of tc.
 fn links(session: &mut Session<'_>) -> Result<Vec<Link>> {
     let mut links = link::read(session)?;
-    let mut filters = tc::read(session.raw)?;
+    let mut filters = match tc::read(session.raw) {
+        // A kernel without traffic control (CONFIG_NET_SCHED) has none of it.
+        Err(error) if error.errno() == Some(libc::EOPNOTSUPP) => BTreeMap::default(),
+        read => read?,
+    };
     for link in &mut links {
         let found = filters.remove(&link.index.get()).unwrap_or_default();
         (link.tc, link.qdiscs) = (found.filters, found.qdiscs);

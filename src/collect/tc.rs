@@ -25,14 +25,12 @@ const TC_H_INGRESS: u32 = 0xffff_fff1;
 /// TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS) and _EGRESS
 const INGRESS: (&str, u32) = ("ingress", 0xffff_fff2);
 const EGRESS: (&str, u32) = ("egress", 0xffff_fff3);
-/// Disciplines that order and pace packets: one that comes alone gets through.
-const HARMLESS: [&str; 27] = [
+/// Disciplines that order and pace packets: one that comes alone gets through. Those that drop what no class
+/// takes (drr, hfsc, qfq) are none of them.
+const HARMLESS: [&str; 21] = [
     "noqueue",
     "mq",
     "mqprio",
-    "pfifo",
-    "bfifo",
-    "pfifo_head_drop",
     "pfifo_fast",
     "fq",
     "fq_codel",
@@ -49,10 +47,7 @@ const HARMLESS: [&str; 27] = [
     "prio",
     "multiq",
     "htb",
-    "hfsc",
-    "drr",
     "dualpi2",
-    "qfq",
     "ets",
 ];
 /// Of these, the ones that take filters, which choose a class or act.
@@ -147,6 +142,7 @@ pub(super) fn qdisc(body: &[u8]) -> Option<Found> {
         _ if parent == TC_H_INGRESS => None,
         known if HARMLESS.contains(&known) => None,
         "blackhole" => Some(QdiscKind::Blackhole),
+        "pfifo" | "bfifo" | "pfifo_head_drop" => fifo(&kind, options),
         "tbf" => tbf(options).map(QdiscKind::Tbf).or_else(other),
         "netem" => match netem_loses(options) {
             Some(true) => Some(QdiscKind::NetemLoss),
@@ -162,6 +158,18 @@ pub(super) fn qdisc(body: &[u8]) -> Option<Found> {
         kind,
         own,
     })
+}
+
+/// What a plain queue has no room for even when it is empty: `struct tc_fifo_qopt`, bytes of `bfifo`, packets
+/// of the others (`bfifo_enqueue()`, `pfifo_enqueue()`).
+fn fifo(kind: &str, options: &[u8]) -> Option<QdiscKind> {
+    let limit = u64::from(nla::u32_at(options, 0)?);
+    let most = match (kind, limit) {
+        ("bfifo", limit) => limit,
+        (_, 0) => 0,
+        _ => return None,
+    };
+    Some(QdiscKind::Fifo(kind.to_owned(), most))
 }
 
 /// Largest packet that a token bucket lets through, as `tbf_change()` computes it from `struct
@@ -289,6 +297,11 @@ mod tests {
             assert_eq!(own(kind, &[]), None, "{kind}");
         }
         assert_eq!(own("blackhole", &[]), Some(QdiscKind::Blackhole));
+        let fifo = |kind: &str, most| Some(QdiscKind::Fifo(kind.to_owned(), most));
+        assert_eq!(own("bfifo", &[10, 0, 0, 0]), fifo("bfifo", 10));
+        assert_eq!(own("pfifo", &[10, 0, 0, 0]), None);
+        assert_eq!(own("pfifo", &[0, 0, 0, 0]), fifo("pfifo", 0));
+        assert_eq!(own("drr", &[]), Some(QdiscKind::Other("drr".to_owned())));
         assert_eq!(own("etf", &[]), Some(QdiscKind::Other("etf".to_owned())));
         let ingress = qdisc(&body(7, TC_H_INGRESS, "clsact", &[])).expect("a qdisc");
         assert_eq!(ingress.own, None);

@@ -20,6 +20,9 @@ pub enum QdiscKind {
     NetemLoss,
     /// `tbf`: packets larger than this, in bytes with the link-layer header, are dropped.
     Tbf(u64),
+    /// `bfifo`, or `pfifo` with room for none: packets larger than this, in bytes with the link-layer header,
+    /// are dropped; the name of the kind.
+    Fifo(String, u64),
     /// `blackhole`: drops everything.
     Blackhole,
     /// A kind of which this program does not know what it does.
@@ -32,6 +35,7 @@ impl Qdisc {
         let kind = match &self.kind {
             QdiscKind::NetemLoss => "netem",
             QdiscKind::Tbf(_) => "tbf",
+            QdiscKind::Fifo(kind, _) => kind,
             QdiscKind::Blackhole => "blackhole",
             QdiscKind::Other(kind) => kind,
         };

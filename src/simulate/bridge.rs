@@ -6,7 +6,7 @@
 //! (such a bridge makes the way unknown), multicast snooping, STP's own frames.
 
 use super::fib::{self, FibAnswer, lookup};
-use super::input::validate_source;
+use super::input::{forwarding, validate_source};
 use super::memory::Learned;
 use super::neigh::{Resolved, Station, address};
 use super::output::key;
@@ -202,6 +202,14 @@ fn translated(cx: &mut Cx<'_>, mut walk: Walk, master: IfIndex, port: IfIndex) -
     let Some(hop) = back else {
         return for_bridge(cx, walk, master);
     };
+    // Where forwarding is off, the IPv4 route lookup gives an error route by no device of the bridge, and the
+    // packet goes up to meet it (`ip_route_input_slow()`: no_route). IPv6 does not ask here.
+    match forwarding(cx, &walk, link) {
+        _ if walk.skb.packet.dst.is_ipv6() => {}
+        Ok((true, _)) => {}
+        Ok((false, _)) => return for_bridge(cx, walk, master),
+        Err(why) => return walk.unknown(why),
+    }
     if let Err(ways) = validate_source(cx, &mut walk, link) {
         return ways;
     }
@@ -295,10 +303,19 @@ pub(crate) fn forward(
     let entry = fdb.iter().find(|e| {
         e.mac == dst && e.master == Some(bridge) && !e.own && e.vlan.is_none() && e.link != bridge
     });
-    let moved = walk.memory.learned(&walk.ns, bridge, dst).filter(|port| {
+    let learned = walk.memory.learned(&walk.ns, bridge, dst);
+    let moved = learned.filter(|port| {
         entry.is_some_and(|entry| entry.link != *port && !entry.permanent && !entry.sticky)
     });
     let (out, evidence, how) = match entry {
+        None if let Some(port) = learned => {
+            let why = format!(
+                "{} has no entry for {dst}, and learns from the packets of this exchange that it is behind {}",
+                master.name,
+                walk.dev(cx, port)
+            );
+            (port, Evidence::Assumed { why }, ", learned under way")
+        }
         Some(entry) if let Some(port) = moved => {
             let why = format!(
                 "{} learns from the packets of this exchange that {dst} is behind {}, not behind {} as its table says",

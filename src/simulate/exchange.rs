@@ -1,14 +1,15 @@
 //! The packets of one exchange: the question, the answer, and one more of each side, which rules and
 //! conntrack treat as those of a connection that stands.
 
+use super::fib::{FibAnswer, FibKey, lookup};
 use super::memory::Memory;
 use super::netfilter::UNPRIVILEGED;
 use super::skb::{CtRef, Skb};
 use super::walk::{Finished, Goal, Next, Party, Walk, follow};
-use super::{Cx, DEFAULT_TTL, Flow, ttl};
+use super::{Cx, DEFAULT_TTL, Flow, source, ttl};
 use crate::model::NsKey;
 use crate::model::packet::{L4, Packet};
-use crate::trace::{Disposition, DropReason, Hop, Step, StepKind, Trace};
+use crate::trace::{Disposition, DropReason, Evidence, Hop, Step, StepKind, Trace};
 
 /// Packets that are followed: question, answer, and one more of each side.
 const PACKETS: usize = 4;
@@ -91,7 +92,11 @@ fn next(cx: &mut Cx<'_>, flow: &Flow, packets: &[Finished]) -> Vec<Finished> {
             if packets.len() == 3 {
                 set_flags(&mut packet);
             }
-            let back = start(ns, packet, None, last, Goal::Party(peer));
+            let mut back = start(ns, packet, None, last, Goal::Party(peer));
+            if let Some(why) = answers_from_elsewhere(cx, &back) {
+                let evidence = Evidence::Assumed { why };
+                back.step(Step::new(StepKind::Origin, "the answer's source").with(evidence));
+            }
             follow(cx, back, Next::LocalOut(None))
         }
         _ => {
@@ -107,6 +112,34 @@ fn next(cx: &mut Cx<'_>, flow: &Flow, packets: &[Finished]) -> Vec<Finished> {
             follow(cx, on, Next::LocalOut(None))
         }
     }
+}
+
+/// Whether a datagram socket on any address would answer from another one than was asked, unless its
+/// program asks for the destination of each datagram (IP_PKTINFO).
+fn answers_from_elsewhere(cx: &mut Cx<'_>, back: &Walk) -> Option<String> {
+    let packet = &back.skb.packet;
+    if !matches!(packet.l4, L4::Udp { .. }) {
+        return None;
+    }
+    let sockets = back.netns(cx)?.sockets.known()?;
+    let any = sockets.iter().any(|socket| {
+        socket.protocol == packet.protocol()
+            && Some(socket.port) == packet.sport()
+            && socket.addr.is_unspecified()
+    });
+    if !any {
+        return None;
+    }
+    let FibAnswer::Found(found) = lookup(cx, &back.ns, &FibKey::to(packet.dst)) else {
+        return None;
+    };
+    let chosen = source::for_route(cx, &back.ns, &found, packet.dst).ok()??;
+    (chosen != packet.src).then(|| {
+        format!(
+            "the server answers from {}, the address that was asked: a program on any address that does not ask for it (IP_PKTINFO) would answer from {chosen}, and the client would not take that",
+            packet.src
+        )
+    })
 }
 
 fn set_flags(packet: &mut Packet) {
@@ -159,6 +192,7 @@ pub(super) fn start(
     walk.memory = before.walk.memory.clone();
     walk.share = before.walk.share;
     walk.skb.free = before.walk.skb.free;
+    walk.skb.sized = matches!(&goal, Goal::Party(party) if !party.sent);
     walk.goal = goal;
     if let Some(hop) = walk.hops.first_mut() {
         hop.steps = vec![Step::new(StepKind::Origin, text)];
@@ -184,6 +218,7 @@ pub(super) fn first(ns: NsKey, packet: Packet, uid: Option<u32>) -> Walk {
             ct: CtRef::None,
             uid,
             local: true,
+            sized: true,
             free: UNPRIVILEGED,
         },
         hops: vec![hop],

@@ -143,6 +143,7 @@ impl Tables<'_> {
             .collect();
         rules.sort_by_key(|rule| rule.priority);
         let mut skip_below = 0;
+        let targets: Vec<u32> = rules.iter().map(|rule| rule.priority).collect();
         for rule in rules {
             if rule.priority < skip_below {
                 continue;
@@ -154,6 +155,8 @@ impl Tables<'_> {
             }
             let table = match rule.action {
                 RuleAction::Table(table) => table,
+                // Without a rule to go to, the next one follows (FIB_RULE_UNRESOLVED).
+                RuleAction::Goto(priority) if !targets.contains(&priority) => continue,
                 RuleAction::Goto(priority) => {
                     // The kernel only takes targets behind the rule, so that this ends.
                     skip_below = priority.max(rule.priority.saturating_add(1));

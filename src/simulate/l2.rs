@@ -15,7 +15,7 @@ use super::solicit::{self, Asked, Way};
 use crate::model::link::{Link, LinkKind, MacvlanMode, PortState};
 use crate::model::route::RouteKind;
 use crate::model::want::{Depth, NsTarget, Want};
-use crate::model::{IfIndex, MacAddr, NsKey};
+use crate::model::{IfIndex, MacAddr, NsKey, Prefix};
 use crate::trace::Step;
 
 /// What a broadcast reaches.
@@ -150,7 +150,13 @@ fn emit(
             }
             None => found.unknown = Some(format!("the parent of {} was not read", link.name)),
         },
-        // A VXLAN device floods only to the remotes of its entry for everyone else; see neigh.
+        // Its remotes for everyone else, if it has any, are not followed.
+        LinkKind::Vxlan(_) if super::neigh::link_floods(cx, ns, link) => {
+            found.unknown = Some(format!(
+                "{} floods to its remotes, which is not followed",
+                link.name
+            ));
+        }
         LinkKind::Vxlan(_) | LinkKind::Dummy => {}
         _ if link.loopback => {}
         _ => found.outside = Some(link.name.clone()),
@@ -270,6 +276,13 @@ pub(crate) fn who_has(
         segment: segment.clone(),
         ..Answers::default()
     };
+    let sender = match solicit::sender(cx, ns, link, addr, src) {
+        Ok(sender) => sender,
+        Err(why) => {
+            answers.segment.unknown = Some(why);
+            return answers;
+        }
+    };
     for ((station, index), legs) in segment.stations {
         let topology = cx.topology;
         let Some(to) = topology.netns(&station).and_then(|netns| netns.link(index)) else {
@@ -278,7 +291,7 @@ pub(crate) fn who_has(
         let Some(mac) = to.mac else {
             continue;
         };
-        match answers_for(cx, &station, to, addr) {
+        match answers_for(cx, &station, to, addr, sender) {
             Ok(true) => {}
             Ok(false) => continue,
             Err(why) => {
@@ -291,7 +304,7 @@ pub(crate) fn who_has(
             legs,
             to: (station.clone(), to),
         };
-        match solicit::ask(cx, &way, addr, src) {
+        match solicit::ask(cx, &way, addr, sender) {
             Asked::Answered(learned, met) => answers.by.push(Answer {
                 ns: station,
                 dev: index,
@@ -306,8 +319,14 @@ pub(crate) fn who_has(
     answers
 }
 
-/// Whether the kernel behind a device answers for an address.
-fn answers_for(cx: &mut Cx<'_>, ns: &NsKey, link: &Link, addr: IpAddr) -> Result<bool, String> {
+/// Whether the kernel behind a device answers `sender` for an address.
+fn answers_for(
+    cx: &mut Cx<'_>,
+    ns: &NsKey,
+    link: &Link,
+    addr: IpAddr,
+    sender: IpAddr,
+) -> Result<bool, String> {
     let topology = cx.topology;
     let Some(netns) = topology.netns(ns) else {
         return Ok(false);
@@ -315,16 +334,10 @@ fn answers_for(cx: &mut Cx<'_>, ns: &NsKey, link: &Link, addr: IpAddr) -> Result
     if link.noarp {
         return Ok(false);
     }
-    let proxied = |neighs: &[crate::model::neigh::Neigh]| {
-        neighs
-            .iter()
-            .any(|entry| entry.proxy && entry.dst == addr && entry.link == link.index)
-    };
-    let has_proxy = netns.neighs.known().is_some_and(|neighs| proxied(neighs));
+    let mut neighs = netns.neighs.known().into_iter().flatten();
+    let has_proxy =
+        neighs.any(|entry| entry.proxy && entry.dst == addr && entry.link == link.index);
     let addrs = super::fib::section(cx, ns, &netns.addrs, "addresses")?;
-    let on_dev = addrs
-        .iter()
-        .any(|own| own.local == addr && own.link == link.index);
     if addr.is_ipv6() {
         let usable = |own: &&crate::model::addr::Addr| {
             own.local == addr
@@ -332,29 +345,57 @@ fn answers_for(cx: &mut Cx<'_>, ns: &NsKey, link: &Link, addr: IpAddr) -> Result
                 && !own.dadfailed
                 && (!own.tentative || own.nodad)
         };
-        let proxy = has_proxy && link.inet6.is_some_and(|conf| conf.proxy_ndp);
-        return Ok(addrs.iter().any(|own| usable(&own)) || proxy);
-    }
-    let sysctls = netns.sysctls.known();
-    let all = sysctls.and_then(|sysctls| sysctls.inet_all.known().copied());
-    let (Some(own), Some(all)) = (link.inet, all) else {
-        return Err(format!(
-            "ARP settings of {} in {ns} were not read",
-            link.name
-        ));
-    };
-    if addr_type(cx, ns, addr, None)? == RouteKind::Local {
-        return match own.arp_ignore.max(all.arp_ignore) {
-            0 => Ok(true),
-            1 | 2 => Ok(on_dev),
-            3 => Err(format!("arp_ignore 3 of {} asks for scopes", link.name)),
-            _ => Ok(false),
+        if addrs.iter().any(|own| usable(&own)) {
+            return Ok(true);
+        }
+        // `ndisc_recv_ns()`: the device forwards, and it or all may be a proxy.
+        let sysctls = netns.sysctls.known();
+        let all = sysctls.and_then(|sysctls| sysctls.inet6_all.known().copied());
+        return match (has_proxy, link.inet6, all) {
+            (false, ..) => Ok(false),
+            (true, Some(own), Some(all)) => Ok(own.forwarding && (own.proxy_ndp || all.proxy_ndp)),
+            (true, ..) => Err(format!("proxy_ndp of {} in {ns} was not read", link.name)),
         };
     }
-    if has_proxy {
-        return Ok(true);
+    let (own, all) = solicit::inet(cx, ns, link)?;
+    if addr_type(cx, ns, addr, None)? == RouteKind::Local {
+        let on_dev = |wanted: &dyn Fn(&crate::model::addr::Addr) -> bool| {
+            let mut list = addrs.iter();
+            list.any(|own| own.local == addr && own.link == link.index && wanted(own))
+        };
+        // `arp_ignore()`
+        let silent = match own.arp_ignore.max(all.arp_ignore) {
+            1 => !on_dev(&|_| true),
+            2 => !on_dev(&|own| {
+                let subnet = Prefix::new(own.peer.unwrap_or(own.local), own.prefix_len);
+                subnet.is_ok_and(|subnet| subnet.contains(sender))
+            }),
+            3 => return Err(format!("arp_ignore 3 of {} asks for scopes", link.name)),
+            8 => true,
+            _ => false,
+        };
+        if silent {
+            return Ok(false);
+        }
+        if !(own.arp_filter || all.arp_filter) || sender.is_unspecified() {
+            return Ok(true);
+        }
+        // `arp_filter()`: only by the device that answers to the asking side leave by.
+        let key = FibKey {
+            src: Some(addr),
+            ..FibKey::to(sender)
+        };
+        return match lookup(cx, ns, &key) {
+            FibAnswer::Found(found) => Ok(found
+                .hops
+                .first()
+                .is_some_and(|(_, hop)| hop.link == Some(link.index))),
+            FibAnswer::Unknown(why) => Err(why),
+            FibAnswer::NoRoute | FibAnswer::Refused(_) => Ok(false),
+        };
     }
-    if !(own.proxy_arp || all.proxy_arp) || !own.forwarding {
+    // For others: forwarding is on, the route leaves by another device, and the setting or an entry says so.
+    if !(has_proxy || own.proxy_arp || all.proxy_arp) || !own.forwarding {
         return Ok(false);
     }
     let key = FibKey {

@@ -73,7 +73,8 @@ pub struct Flow {
 pub struct Limits {
     /// Namespaces that one packet may enter.
     pub hops: usize,
-    /// Ways that one question may fork into; further ones become one inconclusive trace.
+    /// Ways that one question may fork into, those of its answers and later packets counted; where there
+    /// are more, what is left of a packet is one inconclusive way.
     pub branches: usize,
     /// Rules that one packet may meet at one hook.
     pub rules: usize,
@@ -106,6 +107,8 @@ pub(crate) struct Cx<'a> {
     pub(crate) limits: Limits,
     /// Facts that were lacking so far.
     pub(crate) wants: Wants,
+    /// Ways that ended so far, of all packets of the question.
+    pub(crate) ended: usize,
 }
 
 impl Cx<'_> {
@@ -126,6 +129,7 @@ pub fn simulate(topology: &Topology, flow: &Flow, limits: &Limits) -> Outcome {
         topology,
         limits: *limits,
         wants: Wants::new(),
+        ended: 0,
     };
     if topology.netns(&flow.from).is_none() {
         let target = NsTarget::Id(flow.from.netns);
@@ -147,8 +151,6 @@ pub fn simulate(topology: &Topology, flow: &Flow, limits: &Limits) -> Outcome {
     }
     let mut traces = Vec::new();
     for end in follow(&mut cx, walk, Next::LocalOut(None)) {
-        // One budget for all ways of the question.
-        cx.limits.branches = limits.branches.saturating_sub(traces.len()).max(1);
         traces.extend(exchange::of(&mut cx, flow, end));
     }
     Outcome {

@@ -211,21 +211,31 @@ fn ask(
         step.evidence = rule.evidence;
         return Resolved::Nobody(step.with(known));
     }
+    let failed =
+        entry.is_some_and(|e| matches!(e.state, NeighState::Failed | NeighState::Incomplete));
     if let Some((owner, mac)) = underlay::owner_on_link(cx, ns, addr)
         && segment.outside.is_some()
     {
+        if failed {
+            return Resolved::Unknown(format!(
+                "{addr} is an address of {}, but the last question for it on {} had no answer ({}); what is between can't be read",
+                owner.node,
+                link.name,
+                entry.map_or_else(String::new, |entry| format!("{:?}", entry.state)
+                    .to_uppercase())
+            ));
+        }
         let text = format!("{addr} would be answered for by {}: {mac}", owner.node);
         let step = Step::new(StepKind::Neigh, text).with(known);
         return Resolved::Address(Station::new(mac, step));
     }
-    let failed =
-        entry.is_some_and(|e| matches!(e.state, NeighState::Failed | NeighState::Incomplete));
     if segment.outside.is_some()
         && let Some(why) = underlay::blind(cx)
     {
         return Resolved::Unknown(why);
     }
     match segment.outside {
+        // Nobody that is known has it, and the kernel's own question had no answer.
         Some(_) if failed => Resolved::Nobody(
             Step::new(StepKind::Neigh, format!("nobody answers for {addr}")).with(known),
         ),
@@ -235,12 +245,6 @@ fn ask(
                 .with(known)
                 .with(Evidence::Assumed { why });
             Resolved::Assumed(step)
-        }
-        None if matches!(link.kind, LinkKind::Vxlan(_)) && link_floods(cx, ns, link) => {
-            Resolved::Unknown(format!(
-                "{} floods to its remotes, which is not followed",
-                link.name
-            ))
         }
         None => {
             let what = format!("anyone on the link of {} who has {addr}", link.name);
@@ -332,7 +336,7 @@ fn silent_owner(cx: &Cx<'_>, ns: &NsKey, addr: IpAddr) -> Vec<Evidence> {
 }
 
 /// Whether a VXLAN device sends what it has no entry for to anyone.
-fn link_floods(cx: &Cx<'_>, ns: &NsKey, link: &Link) -> bool {
+pub(crate) fn link_floods(cx: &Cx<'_>, ns: &NsKey, link: &Link) -> bool {
     let group = matches!(&link.kind, LinkKind::Vxlan(vxlan) if vxlan.group.is_some());
     let fdb = cx.topology.netns(ns).and_then(|netns| netns.fdb.known());
     let zero = |fdb: &Vec<crate::model::fdb::FdbEntry>| {

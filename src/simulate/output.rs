@@ -3,7 +3,7 @@
 //! Read first: `ip_route_output_key_hash_rcu()`, `__ip_local_out()`, `ip_output()`,
 //! `ip_route_me_harder()` and their IPv6 twins, v6.12.
 
-use super::fib::{FibAnswer, FibKey, Found, lookup};
+use super::fib::{FibAnswer, FibKey, Found, addr_type, lookup};
 use super::skb::Devices;
 use super::walk::{Next, Out, Walk, Ways};
 use super::{Cx, source, xfrm};
@@ -13,7 +13,7 @@ use crate::model::packet::L4;
 use crate::model::route::RouteKind;
 use crate::model::rule::RuleAction;
 use crate::model::xfrm::XfrmDir;
-use crate::trace::{Disposition, Evidence, RejectWith, Step, StepKind};
+use crate::trace::{Disposition, DropReason, Evidence, RejectWith, Step, StepKind};
 
 /// What a packet is looked up by.
 pub(crate) fn key(walk: &Walk, iif: Option<IfIndex>, oif: Option<IfIndex>) -> FibKey {
@@ -121,8 +121,45 @@ pub(crate) fn rule_refusal(action: RuleAction) -> RejectWith {
     }
 }
 
+/// The source must be an address of this host (`ip_route_output_key_hash_rcu()`; IPv6 does not ask).
+fn own_source(cx: &mut Cx<'_>, walk: &mut Walk) -> Result<(), Ways> {
+    let src = walk.skb.packet.src;
+    if src.is_ipv6() || src.is_unspecified() {
+        return Ok(());
+    }
+    match addr_type(cx, &walk.ns, src, None) {
+        Ok(RouteKind::Local) => return Ok(()),
+        Ok(_) => {}
+        Err(why) => return Err(walk.clone().unknown(why)),
+    }
+    let what = format!("{src} as an address of this namespace");
+    let text =
+        format!("{src} is no address of this namespace, so that nothing can be sent from it");
+    walk.step(Step::new(StepKind::SourceAddress, text).with(Evidence::Absent { what }));
+    let tunnel = walk.skb.packet.inner.is_some();
+    Err(walk.clone().end(if tunnel {
+        Disposition::Dropped(DropReason::IpOutnoroutes)
+    } else {
+        Disposition::Rejected(RejectWith::InvalidArgument)
+    }))
+}
+
+/// TCP connects to no group (`tcp_v4_connect()`, `tcp_v6_connect()`); what else is sent to one is not
+/// followed.
+fn to_group(mut walk: Walk) -> Ways {
+    if matches!(walk.skb.packet.l4, L4::Tcp { .. }) {
+        let text = "a broadcast or multicast address, to which TCP does not connect";
+        walk.step(Step::new(StepKind::Route, text));
+        return walk.end(Disposition::Rejected(RejectWith::NetUnreachable));
+    }
+    walk.unknown("broadcast and multicast are not followed")
+}
+
 /// Output route, then OUTPUT.
 pub(crate) fn local_out(cx: &mut Cx<'_>, mut walk: Walk, oif: Option<IfIndex>) -> Ways {
+    if walk.skb.packet.dst.is_multicast() {
+        return to_group(walk);
+    }
     if walk.skb.packet.src.is_unspecified() {
         // `ip_route_connect()` looks up twice: without a source to choose one, then with it.
         match lookup(cx, &walk.ns, &key(&walk, None, oif)) {
@@ -160,6 +197,9 @@ pub(crate) fn local_out(cx: &mut Cx<'_>, mut walk: Walk, oif: Option<IfIndex>) -
             }
             answer => return no_route(walk, answer),
         }
+    }
+    if let Err(ways) = own_source(cx, &mut walk) {
+        return ways;
     }
     let answer = lookup(cx, &walk.ns, &key(&walk, None, oif));
     routed(cx, walk, answer, |cx, walk, out| {
@@ -252,7 +292,7 @@ fn routed(
         RouteKind::Unicast | RouteKind::Local | RouteKind::Anycast => {}
         RouteKind::Broadcast | RouteKind::Multicast => {
             walk.step(step);
-            return walk.unknown("broadcast and multicast are not followed");
+            return to_group(walk);
         }
         kind => {
             walk.step(step);

@@ -23,6 +23,8 @@ pub(crate) struct Skb {
     pub(crate) uid: Option<u32>,
     /// It comes from a socket of this namespace (`skb->sk`).
     pub(crate) local: bool,
+    /// Its length is that of the question; data packets may have any.
+    pub(crate) sized: bool,
     /// What its ports may be where they are any free ones.
     pub(crate) free: FreePorts,
 }
@@ -65,8 +67,11 @@ pub(crate) struct FlowEntry {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Flows {
     entries: BTreeMap<NsKey, Vec<FlowEntry>>,
-    /// Addresses that rules noted in lists (xt_recent), by namespace and list.
-    noted: Vec<(NsKey, String, IpAddr)>,
+    /// Addresses that rules noted in lists (xt_recent) or removed from them, by namespace and list, in order.
+    noted: Vec<(NsKey, String, IpAddr, bool)>,
+    /// Keys that rules added to sets of nf_tables or deleted from them, by namespace, table and set; `None`: a
+    /// key that is not known.
+    changed: Vec<(NsKey, String, String, Option<Vec<u8>>, bool)>,
 }
 
 impl Flows {
@@ -103,13 +108,63 @@ impl Flows {
 
     /// Notes an address in a list.
     pub(crate) fn note(&mut self, ns: &NsKey, list: &str, addr: IpAddr) {
-        self.noted.push((ns.clone(), list.to_owned(), addr));
+        self.noted.push((ns.clone(), list.to_owned(), addr, true));
+    }
+
+    /// Removes an address from a list.
+    pub(crate) fn remove(&mut self, ns: &NsKey, list: &str, addr: IpAddr) {
+        self.noted.push((ns.clone(), list.to_owned(), addr, false));
+    }
+
+    /// Whether an address was removed from a list under way, so that what the kernel had of it is gone.
+    pub(crate) fn removed(&self, ns: &NsKey, list: &str, addr: IpAddr) -> bool {
+        let mut noted = self.noted.iter();
+        noted.any(|own| own.0 == *ns && own.1 == list && own.2 == addr && !own.3)
+    }
+
+    /// Notes that a rule adds a key to a set, or deletes it.
+    pub(crate) fn change(
+        &mut self,
+        ns: &NsKey,
+        (table, set): (&str, &str),
+        key: Option<Vec<u8>>,
+        added: bool,
+    ) {
+        let (table, set) = (table.to_owned(), set.to_owned());
+        self.changed.push((ns.clone(), table, set, key, added));
+    }
+
+    /// What rules under way made of a key in a set: there or not; `Some(None)`: can't be told; `None`:
+    /// nothing.
+    #[allow(clippy::option_option, reason = "nothing and not known differ")]
+    pub(crate) fn changed(
+        &self,
+        ns: &NsKey,
+        (table, set): (&str, &str),
+        key: Option<&[u8]>,
+    ) -> Option<Option<bool>> {
+        let here = self
+            .changed
+            .iter()
+            .filter(|own| own.0 == *ns && own.1 == table && own.2 == set);
+        let mut last = None;
+        for (.., changed, added) in here {
+            match (changed.as_deref(), key) {
+                (Some(changed), Some(key)) if changed == key => last = Some(Some(*added)),
+                (Some(_), Some(_)) => {}
+                _ => last = Some(None),
+            }
+        }
+        last
     }
 
     /// How often an address was noted in a list under way.
     pub(crate) fn noted(&self, ns: &NsKey, list: &str, addr: IpAddr) -> usize {
-        let same = |own: &&(NsKey, String, IpAddr)| own.0 == *ns && own.1 == list && own.2 == addr;
-        self.noted.iter().filter(same).count()
+        let here = self
+            .noted
+            .iter()
+            .filter(|own| own.0 == *ns && own.1 == list && own.2 == addr);
+        here.fold(0, |count, own| if own.3 { count + 1 } else { 0 })
     }
 
     /// Position of the confirmed entry that has this tuple, and whether it is its reply tuple.

@@ -114,6 +114,11 @@ fn to_listener(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
         SCTP => return walk.unknown("SCTP sockets are not read"),
         other => return walk.unknown(format!("who takes IP protocol {other} is not read")),
     }
+    if packet.dport().is_none() {
+        return walk.unknown(
+            "a translation gives it one of several destination ports, which one is not known",
+        );
+    }
     let Some(netns) = walk.netns(cx) else {
         return walk.unknown("the namespace was not read");
     };

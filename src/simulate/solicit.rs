@@ -6,16 +6,18 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use super::input::validate_source;
 use super::l2::Leg;
 use super::memory::{Learned, Met};
 use super::netfilter::{HookPoint, HookVerdict, UNPRIVILEGED, run};
 use super::skb::{CtRef, Devices, Flows, Skb};
-use super::{Cx, bridge, device, source};
-use crate::model::link::{Bridge, Link, LinkKind};
+use super::walk::Next;
+use super::{Cx, bridge, device, exchange, source};
+use crate::model::link::{Bridge, InetConf, Link, LinkKind};
 use crate::model::netfilter::Hook;
 use crate::model::packet::{L4, Packet};
-use crate::model::{IfIndex, MacAddr, NsKey};
-use crate::trace::Step;
+use crate::model::{IfIndex, MacAddr, NsKey, Prefix};
+use crate::trace::{Disposition, Step, StepKind};
 
 /// Scope of addresses that are valid on this link only (RT_SCOPE_LINK).
 const SCOPE_LINK: u8 = 253;
@@ -46,15 +48,10 @@ enum Stop {
     Unknown(String),
 }
 
-/// Sends the question for `addr` and its answer through all hooks between two stations. `src`: source
-/// of the packet that the question is for.
-pub(crate) fn ask(cx: &mut Cx<'_>, way: &Way<'_>, addr: IpAddr, src: Option<IpAddr>) -> Asked {
+/// Sends the question for `addr` from `sender` and its answer through all hooks between two stations.
+pub(crate) fn ask(cx: &mut Cx<'_>, way: &Way<'_>, addr: IpAddr, sender: IpAddr) -> Asked {
     let (Some(own), Some(theirs)) = (way.from.1.mac, way.to.1.mac) else {
         return Asked::Unknown(format!("{} has no link-layer address", way.from.1.name));
-    };
-    let sender = match sender(cx, way, addr, src) {
-        Ok(sender) => sender,
-        Err(why) => return Asked::Unknown(why),
     };
     let question = question(own, sender, addr);
     let mut answer = question.reply(question.ttl);
@@ -69,6 +66,11 @@ pub(crate) fn ask(cx: &mut Cx<'_>, way: &Way<'_>, addr: IpAddr, src: Option<IpAd
         legs: way.legs.iter().rev().map(turned).collect(),
         to: way.from.clone(),
     };
+    match source_is_taken(cx, way, &question) {
+        Ok(()) => {}
+        Err(Stop::Lost(ns, step)) => return Asked::Lost(ns, step),
+        Err(Stop::Unknown(why)) => return Asked::Unknown(why),
+    }
     let mut learned = Vec::new();
     for (way, packet) in [(way, question), (&back, answer)] {
         match send(cx, way, packet) {
@@ -101,36 +103,91 @@ fn turned(leg: &Leg) -> Leg {
     }
 }
 
-/// Address that a question comes from: that of the packet where it is the asking side's own.
+/// Address that a question comes from: that of the packet where it is the asking side's own and the settings
+/// allow it.
 ///
-/// Source: `arp_solicit()` with arp_announce 0, `ndisc_solicit()`.
-fn sender(
+/// Source: `arp_solicit()`, `ndisc_solicit()`.
+pub(crate) fn sender(
     cx: &mut Cx<'_>,
-    way: &Way<'_>,
+    ns: &NsKey,
+    link: &Link,
     addr: IpAddr,
     src: Option<IpAddr>,
 ) -> Result<IpAddr, String> {
-    let (ns, link) = &way.from;
     let netns = cx.topology.netns(ns);
     let addrs = netns.and_then(|netns| netns.addrs.known());
     let own = |wanted: &IpAddr| {
         let mut list = addrs.into_iter().flatten();
         list.any(|own| own.local == *wanted && (wanted.is_ipv4() || own.link == link.index))
     };
-    if let Some(src) = src.filter(|src| src.is_ipv4() == addr.is_ipv4() && own(src)) {
+    let on_link = |wanted: &IpAddr| {
+        let mut list = addrs
+            .into_iter()
+            .flatten()
+            .filter(|own| own.link == link.index);
+        list.any(|own| {
+            let subnet = Prefix::new(own.peer.unwrap_or(own.local), own.prefix_len);
+            subnet.is_ok_and(|subnet| subnet.contains(*wanted) && subnet.contains(addr))
+        })
+    };
+    let mut usable = src.filter(|src| src.is_ipv4() == addr.is_ipv4() && own(src));
+    if addr.is_ipv4() {
+        let (conf, all) = inet(cx, ns, link)?;
+        usable = match conf.arp_announce.max(all.arp_announce) {
+            0 => usable,
+            1 => usable.filter(on_link),
+            _ => None,
+        };
+    }
+    if let Some(src) = usable {
         return Ok(src);
     }
     if addr.is_ipv4() {
         let chosen = source::select_v4(cx, ns, Some(link.index), Some(addr), SCOPE_LINK)?;
         return Ok(chosen.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)));
     }
-    let on_link =
+    let local =
         |addr: &IpAddr| matches!(addr, IpAddr::V6(v6) if v6.segments()[0] & 0xffc0 == 0xfe80);
     let list = addrs.into_iter().flatten();
     let mut own = list.filter(|own| own.link == link.index && own.local.is_ipv6());
     Ok(own
-        .find(|own| on_link(&own.local))
+        .find(|own| local(&own.local))
         .map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |own| own.local))
+}
+
+/// ARP settings of a device and of all.
+pub(crate) fn inet(cx: &Cx<'_>, ns: &NsKey, link: &Link) -> Result<(InetConf, InetConf), String> {
+    let netns = cx.topology.netns(ns);
+    let sysctls = netns.and_then(|netns| netns.sysctls.known());
+    let all = sysctls.and_then(|sysctls| sysctls.inet_all.known().copied());
+    link.inet
+        .zip(all)
+        .ok_or_else(|| format!("ARP settings of {} in {ns} were not read", link.name))
+}
+
+/// The answerer looks a route up for the question first, which checks its source (`arp_process()`).
+fn source_is_taken(cx: &mut Cx<'_>, way: &Way<'_>, question: &Packet) -> Result<(), Stop> {
+    let (ns, link) = &way.to;
+    if question.src.is_ipv6() || question.src.is_unspecified() {
+        return Ok(());
+    }
+    let mut walk = exchange::first(ns.clone(), question.clone(), None);
+    let Err(ways) = validate_source(cx, &mut walk, link) else {
+        return Ok(());
+    };
+    let end = ways.into_iter().next();
+    match end {
+        Some((walk, Next::End(Disposition::Inconclusive(why)))) => {
+            let why = why.into_iter().next().unwrap_or_default();
+            Err(Stop::Unknown(format!("{why} ({})", walk.ns)))
+        }
+        Some((walk, _)) => {
+            let step = walk.hops.last().and_then(|hop| hop.steps.last()).cloned();
+            let step = step.unwrap_or_else(|| Step::new(StepKind::RpFilter, "refused"));
+            Err(Stop::Lost(ns.clone(), Box::new(step)))
+        }
+        None => Ok(()),
+    }
 }
 
 fn question(own: MacAddr, sender: IpAddr, addr: IpAddr) -> Packet {
@@ -393,6 +450,7 @@ impl<'t> Frame<'_, 't> {
             ct: CtRef::None,
             uid: None,
             local: self.local,
+            sized: true,
             free: UNPRIVILEGED,
         };
         let skb = match (&hook, bridge, self.is_v6()) {

@@ -30,6 +30,10 @@ pub(crate) fn enqueue(mut walk: Walk, link: &Link) -> Result<Walk, Ways> {
             QdiscKind::Tbf(most) => {
                 format!("{name} drops what is larger than {most} bytes, its burst: this has {len}")
             }
+            QdiscKind::Fifo(_, most) if len <= *most => continue,
+            QdiscKind::Fifo(_, most) => {
+                format!("{name} has room for {most} bytes, this has {len}")
+            }
             QdiscKind::Blackhole => format!("{name} drops everything"),
         };
         if !qdisc.root {

@@ -153,7 +153,15 @@ pub(crate) fn cross(cx: &mut Cx<'_>, mut walk: Walk, link: &Link) -> Ways {
             return walk.unknown(format!("whose {dst} is: {what}"));
         }
         let text = format!("leaves by {} for {dst}, which no node here has", link.name);
-        walk.step(Step::new(StepKind::Underlay, text));
+        let mut step = Step::new(StepKind::Underlay, text);
+        let src = walk.skb.packet.src;
+        if is_pods(cx, src) {
+            let why = format!(
+                "it leaves with a pod's address as its source, since no rule masquerades it: answers come back only if what is outside has a route to {src}"
+            );
+            step = step.with(Evidence::Assumed { why });
+        }
+        walk.step(step);
         return walk.end(Disposition::LeavesCluster);
     };
     let name = cx.topology.netns(&ns).and_then(|netns| netns.link(dev));
@@ -170,6 +178,15 @@ pub(crate) fn cross(cx: &mut Cx<'_>, mut walk: Walk, link: &Link) -> Ways {
         walk.skb.packet.eth = None;
     }
     walk.then(Next::Receive(dev))
+}
+
+/// Whether an address is one of the cluster's pods, by what Kubernetes says.
+fn is_pods(cx: &Cx<'_>, addr: IpAddr) -> bool {
+    cx.topology.hints.values().any(|hint| {
+        !hint.addresses.contains(&addr)
+            && (hint.pod_ips.contains(&addr)
+                || hint.pod_cidrs.iter().any(|cidr| cidr.contains(addr)))
+    })
 }
 
 /// Whose an address is, where it is one of the cluster's or of a namespace that was read.

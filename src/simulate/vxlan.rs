@@ -13,7 +13,7 @@ use crate::model::fdb::FdbEntry;
 use crate::model::link::{Link, LinkKind, Vxlan};
 use crate::model::packet::{Inner, L4, Packet};
 use crate::model::{IfIndex, NsKey};
-use crate::trace::{Disposition, DropReason, Evidence, RejectWith, Step, StepKind};
+use crate::trace::{Disposition, DropReason, Evidence, Step, StepKind};
 
 use super::skb::CtRef;
 
@@ -200,13 +200,38 @@ pub(crate) fn decapsulate(cx: &mut Cx<'_>, mut walk: Walk) -> Ways {
             })
     };
     let number = port.map_or_else(|| "?".to_owned(), |port| port.to_string());
+    let vni = inner.vni.unwrap_or_default();
+    let found = tunnels().find(|(_, vxlan)| vxlan.vni == vni);
+    if found.is_none()
+        && let Some((link, vxlan)) = links
+            .into_iter()
+            .flatten()
+            .find_map(|link| match &link.kind {
+                LinkKind::Vxlan(vxlan) if vxlan.vni == vni => Some((link, vxlan)),
+                _ => None,
+            })
+    {
+        // The network is here, but its device does not take this packet.
+        let (reason, state) = if link.up {
+            let state = format!(
+                "vni {vni} dstport {}, the packet is for port {number}",
+                vxlan.port
+            );
+            (DropReason::VxlanVniNotFound, state)
+        } else {
+            (DropReason::DevReady, "down".to_owned())
+        };
+        let text = format!("{} does not take it", link.name);
+        let dev = link.name.clone();
+        walk.step(Step::new(StepKind::Decap, text).with(Evidence::Link { dev, state }));
+        return walk.end(Disposition::Dropped(reason));
+    }
     if tunnels().next().is_none() {
         let what = format!("a VXLAN device that is up and takes udp port {number}");
         walk.step(Step::new(StepKind::Decap, "no tunnel here").with(Evidence::Absent { what }));
-        return walk.end(Disposition::Rejected(RejectWith::PortUnreachable));
+        // The other node may be told; who sent the packet inside is not.
+        return walk.end(Disposition::Dropped(DropReason::VxlanVniNotFound));
     }
-    let vni = inner.vni.unwrap_or_default();
-    let found = tunnels().find(|(_, vxlan)| vxlan.vni == vni);
     let Some((name, index)) = found.map(|(link, _)| (link.name.clone(), link.index)) else {
         let what = format!("a VXLAN device with vni {vni} on udp port {number}");
         walk.step(

@@ -14,7 +14,7 @@ use crate::model::link::Link;
 use crate::model::netfilter::Hook;
 use crate::model::netns::NetNs;
 use crate::model::{IfIndex, NsKey};
-use crate::trace::{Disposition, Evidence, Hop, Step, StepKind, Tap};
+use crate::trace::{Disposition, DropReason, Evidence, Hop, Step, StepKind, Tap};
 
 /// A packet under way.
 #[derive(Clone, Debug)]
@@ -283,6 +283,10 @@ impl Walk {
             ways.extend(match outcome.verdict {
                 HookVerdict::Accept => then(cx, walk),
                 HookVerdict::Drop(reason) => walk.end(Disposition::Dropped(reason)),
+                // Who sent the packet inside a tunnel's is not told.
+                HookVerdict::Reject(_) if walk.skb.packet.inner.is_some() => {
+                    walk.end(Disposition::Dropped(DropReason::NetfilterDrop))
+                }
                 HookVerdict::Reject(with) => walk.end(Disposition::Rejected(with)),
                 HookVerdict::Unknown(why) => walk.unknown(why),
             });
@@ -304,12 +308,14 @@ pub(crate) struct Finished {
 pub(crate) fn follow(cx: &mut Cx<'_>, start: Walk, next: Next) -> Vec<Finished> {
     let mut finished = Vec::new();
     let mut open = vec![(start, next)];
+    // A packet that does not fork is followed whatever those before it did.
+    let limit = cx.limits.branches.max(cx.ended + 2);
     while let Some((walk, next)) = open.pop() {
         if let Next::End(disposition) = next {
             finished.push(Finished { walk, disposition });
             continue;
         }
-        if finished.len() + open.len() >= cx.limits.branches {
+        if cx.ended + finished.len() + open.len() >= limit {
             let why = format!("the way forks more than {} times", cx.limits.branches);
             finished.push(Finished {
                 walk,
@@ -329,6 +335,7 @@ pub(crate) fn follow(cx: &mut Cx<'_>, start: Walk, next: Next) -> Vec<Finished> 
         ways.reverse();
         open.extend(ways);
     }
+    cx.ended += finished.len().saturating_sub(1);
     finished
 }
 

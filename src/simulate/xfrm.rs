@@ -64,6 +64,7 @@ fn decide(mut walk: Walk, xfrm: &Xfrm, dir: XfrmDir, dev: Option<IfIndex>) -> Re
             policy: policy.clone(),
         };
         if policy.block {
+            unless_exempt(&walk)?;
             let step = Step::new(StepKind::Xfrm, "blocked by an xfrm policy");
             walk.step(step.with(evidence));
             return Err(walk.end(Disposition::Dropped(DropReason::XfrmPolicy)));
@@ -83,6 +84,7 @@ fn decide(mut walk: Walk, xfrm: &Xfrm, dir: XfrmDir, dev: Option<IfIndex>) -> Re
         return Ok(walk);
     }
     if blocks_by_default(xfrm, dir) {
+        unless_exempt(&walk)?;
         let what = format!(
             "an xfrm policy for it, and the default for {} is block",
             dir.name()
@@ -92,6 +94,18 @@ fn decide(mut walk: Walk, xfrm: &Xfrm, dir: XfrmDir, dev: Option<IfIndex>) -> Re
         return Err(walk.end(Disposition::Dropped(DropReason::XfrmPolicy)));
     }
     Ok(walk)
+}
+
+/// Where a block would decide: devices may be exempt from IPv6 policies by `disable_policy`, which is not read.
+fn unless_exempt(walk: &Walk) -> Result<(), Ways> {
+    if walk.skb.packet.dst.is_ipv4() {
+        return Ok(());
+    }
+    let why = format!(
+        "an xfrm policy blocks it in {}, unless net.ipv6.conf.*.disable_policy exempts a device, which is not read",
+        walk.ns
+    );
+    Err(walk.clone().unknown(why))
 }
 
 fn blocks_by_default(xfrm: &Xfrm, dir: XfrmDir) -> bool {

@@ -50,8 +50,12 @@ pub(super) fn eval<'a>(
             len,
             dreg,
         } => {
-            let kind = (vm.skb.local, vm.skb.free);
-            let load = header::load(&vm.skb.packet, kind, *base, size(*offset), size(*len));
+            let known = header::Known {
+                local: vm.skb.local,
+                free: vm.skb.free,
+                sized: vm.skb.sized,
+            };
+            let load = header::load(&vm.skb.packet, known, *base, size(*offset), size(*len));
             store(vm, *dreg, load)
         }
         Expr::PayloadSet {
@@ -137,7 +141,21 @@ pub(super) fn eval<'a>(
             dreg,
             inverted,
         } => look_up(eval, vm, set, *sreg, *dreg, *inverted),
-        Expr::Dynset { exprs, .. } if exprs.is_empty() => Did::Next,
+        Expr::Dynset {
+            set,
+            sreg,
+            op,
+            exprs,
+        } if exprs.is_empty() => {
+            let table = walk.base.table;
+            let len = table.sets.get(set).map_or(0, |set| size(set.key_len));
+            let key = regs.load(*sreg, len);
+            let key = key.bytes().filter(|_| len > 0).map(<[u8]>::to_vec);
+            let place = (table.name.as_str(), set.as_str());
+            // NFT_DYNSET_OP_DELETE is 2.
+            vm.flows.change(eval.at.ns, place, key, *op != 2);
+            Did::Next
+        }
         Expr::Dynset { exprs, .. } => {
             let state = exprs.join(", ");
             Did::Doubt(format!("the set keeps state for each element ({state})"))
@@ -253,6 +271,9 @@ pub(super) fn eval<'a>(
             bytes,
             consumed,
         } => {
+            if !vm.skb.sized && consumed < bytes {
+                return Did::Doubt("whether the quota is used up by then".to_owned());
+            }
             let over = consumed.saturating_add(u64::from(vm.skb.packet.len)) >= *bytes;
             Did::when(Tri::from(over == *inverted))
         }
@@ -379,6 +400,18 @@ fn look_up<'a>(
         return lacking(format!("set {name} not read"));
     };
     let key = walk.regs.load(sreg, size(set.key_len));
+    let place = (table.name.as_str(), name);
+    match (vm.flows.changed(eval.at.ns, place, key.bytes()), dreg) {
+        (None, _) => {}
+        (Some(Some(there)), None) => {
+            return if there == inverted {
+                Did::Break
+            } else {
+                Did::Next
+            };
+        }
+        _ => return lacking(format!("set {name} is changed by a rule before this one")),
+    }
     match lookup::find(set, &key) {
         Found::Unread => {
             let by_key = asks_by_key(set) && set.key_len > 0;

@@ -37,14 +37,23 @@ pub(super) fn addr_from(bytes: &[u8]) -> Option<IpAddr> {
     <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from)
 }
 
+/// What is known of a packet beside its headers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    /// It was made here, so that it has no link-layer header yet.
+    pub(super) local: bool,
+    /// What its ports may be where they are any free ones.
+    pub(super) free: FreePorts,
+    /// Its length is known.
+    pub(super) sized: bool,
+}
+
 /// Loads bytes of a header.
 ///
-/// `local`: it was made here, so that it has no link-layer header yet. `free`: what ports may be that are
-/// any free ones.
 /// Source: `nft_payload_eval()`, net/netfilter/nft_payload.c.
 pub(super) fn load(
     packet: &Packet,
-    (local, free): (bool, FreePorts),
+    known: Known,
     base: PayloadBase,
     from: usize,
     len: usize,
@@ -57,7 +66,7 @@ pub(super) fn load(
                 bytes.push(&Bits::net16(Some(packet.ethertype())));
                 (bytes, 14)
             }
-            None if local => return Load::Absent,
+            None if known.local => return Load::Absent,
             None => return Load::Unknown("link-layer header not known here".to_owned()),
         },
         PayloadBase::Network if arp(packet).is_some() => {
@@ -68,14 +77,14 @@ pub(super) fn load(
         // ARP has no transport header (NFT_PKTINFO_L4PROTO is not set).
         PayloadBase::Transport if arp(packet).is_some() => return Load::Absent,
         PayloadBase::Network => {
-            let mut bytes = network(packet);
-            bytes.push(&transport(packet, free));
+            let mut bytes = network(packet, known.sized);
+            bytes.push(&transport(packet, known.free));
             let total = total(packet);
             (bytes, total)
         }
         PayloadBase::Transport => {
             let total = total(packet).saturating_sub(network_len(packet));
-            (transport(packet, free), total)
+            (transport(packet, known.free), total)
         }
         PayloadBase::Inner | PayloadBase::Tunnel | PayloadBase::Other(_) => {
             return Load::Unknown("headers inside a tunnel are not evaluated".to_owned());
@@ -100,7 +109,7 @@ pub(super) fn store(
     }
     match base {
         PayloadBase::Network => {
-            let mut bytes = network(packet);
+            let mut bytes = network(packet, true);
             if from.saturating_add(value.len()) > bytes.len() {
                 return Err("writes behind the ip header".to_owned());
             }
@@ -173,9 +182,9 @@ fn total(packet: &Packet) -> usize {
     usize::try_from(packet.len).map_or(headers, |len| len.max(headers))
 }
 
-fn network(packet: &Packet) -> Bits {
+fn network(packet: &Packet, sized: bool) -> Bits {
     let total = total(packet);
-    let len16 = |len: usize| Bits::net16(u16::try_from(len).ok());
+    let len16 = |len: usize| Bits::net16(u16::try_from(len).ok().filter(|_| sized));
     let mut bytes;
     if packet.src.is_ipv6() {
         bytes = Bits::known([0x60 | packet.tos >> 4]);
@@ -244,6 +253,12 @@ fn transport(packet: &Packet, free: FreePorts) -> Bits {
 mod tests {
     use super::*;
 
+    const KNOWN: Known = Known {
+        local: false,
+        free: UNPRIVILEGED,
+        sized: true,
+    };
+
     fn packet(src: &str, dst: &str) -> Packet {
         Packet {
             eth: None,
@@ -263,7 +278,7 @@ mod tests {
     }
 
     fn bytes(packet: &Packet, base: PayloadBase, from: usize, len: usize) -> Option<Vec<u8>> {
-        match load(packet, (false, UNPRIVILEGED), base, from, len) {
+        match load(packet, KNOWN, base, from, len) {
             Load::Value(bits) => bits.bytes().map(<[u8]>::to_vec),
             _ => None,
         }
@@ -282,13 +297,13 @@ mod tests {
         assert_eq!(bytes(&p, th, 2, 2), Some(vec![0, 80]));
         assert_eq!(bytes(&p, th, 0, 2), None);
         assert_eq!(bytes(&p, th, 13, 1), Some(vec![2]));
-        assert_eq!(load(&p, (false, UNPRIVILEGED), th, 39, 2), Load::Absent);
+        assert_eq!(load(&p, KNOWN, th, 39, 2), Load::Absent);
     }
 
     #[test]
     fn ipv6_traffic_class_straddles_two_bytes() {
         let p = packet("fd00::1", "fd00::2");
-        let Load::Value(bits) = load(&p, (false, UNPRIVILEGED), PayloadBase::Network, 0, 2) else {
+        let Load::Value(bits) = load(&p, KNOWN, PayloadBase::Network, 0, 2) else {
             panic!("loads");
         };
         let dscp = bits.mask_xor(&[0x0f, 0xc0], &[]);

@@ -16,7 +16,7 @@ pub(super) fn load(eval: &Eval<'_, '_>, skb: &Skb, key: MetaKey, family: Option<
     let packet = &skb.packet;
     let devices = eval.at.devices;
     let value = match key {
-        MetaKey::Len => Bits::host32(Some(skb.packet.len)),
+        MetaKey::Len => Bits::host32(skb.sized.then_some(skb.packet.len)),
         MetaKey::Protocol => Bits::net16(Some(packet.ethertype())),
         MetaKey::Mark => Bits::host32(skb.mark),
         MetaKey::Iif => Bits::host32(Some(devices.iif.map_or(0, IfIndex::get))),

@@ -43,9 +43,10 @@ pub(super) fn eval(eval: &mut Eval<'_, '_>, vm: &mut Vm<'_>, asked: &Asked<'_>) 
         return Did::when(Tri::from(!asked.invert));
     }
     let now = vm.flows.noted(eval.at.ns, asked.list, addr);
-    let entry = match entry(eval, asked, addr, ttl) {
+    let gone = vm.flows.removed(eval.at.ns, asked.list, addr);
+    let entry = match entry(eval, asked, addr, ttl).map(|entry| entry.filter(|_| !gone)) {
         Ok(entry) => entry,
-        Err(why) if now == 0 => return Did::Doubt(why),
+        Err(why) if now == 0 && !gone => return Did::Doubt(why),
         Err(_) => None,
     };
     let hit = if entry.is_none() && now == 0 {
@@ -66,6 +67,9 @@ pub(super) fn eval(eval: &mut Eval<'_, '_>, vm: &mut Vm<'_>, asked: &Asked<'_>) 
             set: format!("recent {}", asked.list),
             text: format!("{addr}{when}"),
         });
+    }
+    if hit && asked.check_set & REMOVE != 0 {
+        vm.flows.remove(eval.at.ns, asked.list, addr);
     }
     let matches = hit != asked.invert;
     if matches && asked.check_set & UPDATE != 0 {

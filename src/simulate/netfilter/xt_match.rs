@@ -235,6 +235,9 @@ fn holds(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, condition: &XtMatch) -> Tri {
             range: (first, last),
             invert,
         } => {
+            if !skb.sized {
+                return Tri::Unknown("the length of later packets is not known".to_owned());
+            }
             let within = (u32::from(*first)..=u32::from(*last)).contains(&packet.len);
             Tri::from(within != *invert)
         }

@@ -560,6 +560,7 @@ pub(super) fn skb(packet: Packet, local: bool) -> Skb {
         ct: CtRef::None,
         uid: None,
         local,
+        sized: true,
         free: crate::simulate::netfilter::UNPRIVILEGED,
     }
 }
@@ -596,6 +597,7 @@ impl World {
             topology: &self.topology,
             limits: self.limits,
             wants: std::mem::take(&mut self.wants),
+            ended: 0,
         };
         let at = HookPoint {
             ns: &key(),
