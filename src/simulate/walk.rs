@@ -311,16 +311,20 @@ pub(crate) fn follow(cx: &mut Cx<'_>, start: Walk, next: Next) -> Vec<Finished> 
     // A packet that does not fork is followed whatever those before it did.
     let limit = cx.limits.branches.max(cx.ended + 2);
     while let Some((walk, next)) = open.pop() {
-        if let Next::End(disposition) = next {
-            finished.push(Finished { walk, disposition });
-            continue;
-        }
         if cx.ended + finished.len() + open.len() >= limit {
+            // What is left is told as one way.
             let why = format!("the way forks more than {} times", cx.limits.branches);
+            let rest: f64 = open.iter().map(|(walk, _)| walk.share).sum();
+            let mut walk = walk;
+            walk.share += rest;
             finished.push(Finished {
                 walk,
                 disposition: Disposition::Inconclusive(vec![why]),
             });
+            break;
+        }
+        if let Next::End(disposition) = next {
+            finished.push(Finished { walk, disposition });
             continue;
         }
         if walk.hops.len() > cx.limits.hops {

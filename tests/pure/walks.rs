@@ -97,6 +97,70 @@ fn an_address_that_nobody_has_ends_at_the_neighbour() {
     );
 }
 
+/// However rules fork, one question has a bounded number of ways, over all packets of its exchange.
+#[test]
+fn ways_are_bounded_over_the_whole_exchange() {
+    use netpath::model::netfilter::{
+        Backend, BaseChain, Chain, ChainKind, Expr, Family, Hook, Policy, Rule, Ruleset, Table,
+    };
+    use netpath::model::xtables::{Statistic, XtMatch, XtTarget};
+    let (mut world, _, a, b) = bridged();
+    let fork = |handle: u64| Rule {
+        handle,
+        exprs: vec![
+            Expr::Match(XtMatch::Statistic(Statistic::Random {
+                probability: 1 << 30,
+                invert: false,
+            })),
+            Expr::Target(XtTarget::Mark {
+                mark: 1 << handle,
+                mask: 1 << handle,
+            }),
+        ],
+        comment: None,
+    };
+    let chain = Chain {
+        name: "c".to_owned(),
+        handle: 1,
+        base: Some(BaseChain {
+            hook: Hook::Input,
+            priority: 0,
+            kind: ChainKind::Filter,
+            policy: Policy::Accept,
+            devices: Vec::new(),
+            counters: None,
+        }),
+        rules: Section::Known((0..8).map(fork).collect()),
+        sieved: None,
+    };
+    let table = Table {
+        backend: Backend::Nft,
+        family: Family::Ip,
+        name: "t".to_owned(),
+        dormant: false,
+        chains: [("c".to_owned(), chain)].into(),
+        chains_complete: true,
+        sets: [].into(),
+        sets_complete: true,
+        flowtables: [].into(),
+    };
+    for ns in [&a, &b] {
+        world.get(ns).nft = Section::Known(Ruleset {
+            generation: Some(1),
+            tables: vec![table.clone()],
+        });
+    }
+    let outcome = world.tcp(&a, "10.244.1.9", 8080);
+    let limit = netpath::simulate::Limits::default().branches;
+    assert!(
+        outcome.traces.len() <= 2 * limit,
+        "{}",
+        outcome.traces.len()
+    );
+    let total: f64 = outcome.traces.iter().map(|trace| trace.probability).sum();
+    assert!((total - 1.0).abs() < 1e-6, "{total}");
+}
+
 /// Rules of legacy arptables and ebtables are not read: where they may decide, that is said.
 #[test]
 fn tables_that_are_not_read_are_named() {

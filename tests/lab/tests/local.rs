@@ -575,6 +575,122 @@ fn a_listener_whose_backlog_is_full() {
     drop((first, second, listener));
 }
 
+/// Set-ups in which the kernel does what one would not expect: each is asked, and predicted.
+#[test]
+fn what_one_would_not_expect() {
+    let (hosts, bridge) = bridged();
+    let _listener = hosts[1].listen("--tcp 8080 --udp 8080");
+    let sysctl = |ns: &Netns, name: &str, value: &str| {
+        let path = format!("/proc/sys/net/{name}");
+        let set = ns.enter().run(|| Ok(std::fs::write(&path, value)?));
+        set.unwrap_or_else(|error| panic!("{path}: {error:#}"));
+    };
+    let agrees = |to: &str, works: bool, says: &[&str]| {
+        for host in &hosts {
+            host.ip("neigh flush all");
+        }
+        // An entry that failed says nothing of the next question.
+        hosts[0].ip("link set eth0 down");
+        hosts[0].ip("link set eth0 up");
+        hosts[0].ip("route replace default via 10.0.1.1");
+        let outcome = hosts[0].tcp(to);
+        let said = trace(&hosts[0], to, "");
+        assert_eq!(outcome.connected(), works, "{to} {says:?}: {outcome:?}");
+        said.exits(i32::from(!works)).says(says);
+    };
+    bridge.ip("addr add 10.0.1.1/24 dev br0");
+    // A translated destination on the same bridge needs forwarding, though the frame never leaves the bridge.
+    bridge.ip("link set br0 type bridge nf_call_iptables 1");
+    bridge.tool("nft add table ip n");
+    bridge.tool("nft add chain ip n c { type nat hook prerouting priority dstnat ; }");
+    bridge.tool("nft add chain ip n s { type nat hook postrouting priority srcnat ; }");
+    bridge.tool("nft add rule ip n c ip daddr 10.9.9.9 dnat to 10.0.1.3");
+    bridge.tool("nft add rule ip n s ct status dnat masquerade");
+    sysctl(&bridge, "ipv4/ip_forward", "1");
+    agrees(
+        "10.9.9.9:8080",
+        true,
+        &["translated to an address on the same bridge"],
+    );
+    sysctl(&bridge, "ipv4/ip_forward", "0");
+    agrees("10.9.9.9:8080", false, &["FORWARDING_OFF", "NP0104"]);
+    bridge.tool("nft delete table ip n");
+    // Who is asked looks up the way back first.
+    sysctl(&hosts[1], "ipv4/conf/eth0/rp_filter", "1");
+    hosts[1].ip("addr flush dev eth0");
+    hosts[1].ip("addr add 10.0.1.3/32 dev eth0");
+    agrees("10.0.1.3:8080", false, &["nobody answers for 10.0.1.3"]);
+    hosts[1].ip("addr flush dev eth0");
+    hosts[1].ip("addr add 10.0.1.3/24 dev eth0");
+    agrees("10.0.1.3:8080", true, &[]);
+    // Only for askers of the address's own subnet; and an asker that shows another address.
+    sysctl(&hosts[1], "ipv4/conf/eth0/arp_ignore", "2");
+    agrees("10.0.1.3:8080", true, &[]);
+    hosts[1].ip("addr add 10.77.0.3/24 dev eth0");
+    hosts[0].ip("route add 10.77.0.3/32 dev eth0");
+    agrees("10.77.0.3:8080", false, &["nobody answers for 10.77.0.3"]);
+    hosts[0].ip("route del 10.77.0.3/32 dev eth0");
+    sysctl(&hosts[1], "ipv4/conf/eth0/arp_ignore", "0");
+    // A rule adds to a set that the next one looks into.
+    hosts[1].tool("nft add table ip f");
+    hosts[1].tool("nft add set ip f s { type ipv4_addr ; flags dynamic,timeout ; timeout 1h ; }");
+    hosts[1].tool("nft add chain ip f c { type filter hook input priority 0 ; }");
+    hosts[1].tool("nft add rule ip f c tcp dport 8080 add @s { ip saddr }");
+    hosts[1].tool("nft add rule ip f c tcp dport 8080 ip saddr @s drop");
+    agrees("10.0.1.3:8080", false, &["NP0126"]);
+    hosts[1].tool("nft delete table ip f");
+    // A queue with room for less than a packet.
+    hosts[1].tool("tc qdisc add dev eth0 root bfifo limit 10");
+    hosts[0].ip("neigh replace 10.0.1.3 lladdr 02:00:00:00:00:03 dev eth0");
+    let outcome = hosts[0].tcp("10.0.1.3:8080");
+    assert!(!outcome.connected(), "{outcome:?}");
+    trace(&hosts[0], "10.0.1.3:8080", "").exits(1);
+    hosts[1].tool("tc qdisc del dev eth0 root");
+    // A policy rule that goes nowhere is passed over; TCP connects to no group.
+    hosts[0].ip("rule add pref 50 goto 40000");
+    agrees("10.0.1.3:8080", true, &[]);
+    agrees("224.0.0.1:8080", false, &["network unreachable"]);
+    agrees("10.0.1.255:8080", false, &["network unreachable"]);
+}
+
+/// Rules whose answer nobody can know beforehand are said to be so.
+#[test]
+fn what_can_not_be_known_is_not_guessed() {
+    let (net0, net1) = pair();
+    let _listener = net1.listen("--tcp 8080 --udp 8080");
+    for (kind, hook, rule) in [
+        (
+            "filter",
+            "input",
+            "tcp dport 8080 meta hour \"00:00\"-\"23:59\" drop",
+        ),
+        (
+            "filter",
+            "input",
+            "tcp dport 8080 ct state established meta length 60 drop",
+        ),
+        (
+            "filter",
+            "input",
+            "tcp dport 8080 quota over 100 bytes drop",
+        ),
+        (
+            "nat",
+            "prerouting",
+            "tcp dport 8000 dnat to 10.0.1.3:8080-8081 random",
+        ),
+    ] {
+        net1.tool("nft add table ip f");
+        net1.tool(&format!(
+            "nft add chain ip f c {{ type {kind} hook {hook} priority 0 ; }}"
+        ));
+        net1.tool(&format!("nft add rule ip f c {rule}"));
+        let port = if kind == "nat" { 8000 } else { 8080 };
+        trace(&net0, &format!("10.0.1.3:{port}"), "").exits(3);
+        net1.tool("nft delete table ip f");
+    }
+}
+
 /// Lists of recent addresses decide by what they hold: knocking at one port opens another.
 #[test]
 fn recent_addresses_are_looked_up() {
