@@ -7,6 +7,8 @@ use crate::model::rule::{Rule, RuleAction};
 use crate::model::topology::Topology;
 use crate::trace::{DropReason, Evidence, Hop, RejectWith, Step, StepKind};
 
+mod mends;
+
 fn trace(probability: f64, disposition: Disposition, step: Step) -> Trace {
     let packet = Packet {
         eth: None,
