@@ -205,13 +205,13 @@ impl<'a> Case<'a> {
     }
 
     /// The device that received the packet last: behind a tunnel or a bridge not that of the hop.
-    fn came_by(&self) -> String {
+    pub(super) fn came_by(&self) -> String {
         let seen = self.hop.taps.iter().rev().find(|tap| !tap.out);
         seen.map_or_else(|| self.dev(), |tap| tap.dev.clone())
     }
 
     /// The setting that decided, with its value.
-    fn setting(&self) -> Option<(&'a str, &'a str)> {
+    pub(super) fn setting(&self) -> Option<(&'a str, &'a str)> {
         self.step
             .evidence
             .iter()

@@ -49,7 +49,11 @@ fn explained(traces: &[Trace]) -> Explanation {
 }
 
 fn with_names(traces: &[Trace], names: &Names) -> Explanation {
-    let (topology, chains) = (Topology::default(), ChainNames::new());
+    in_topology(traces, names, &Topology::default())
+}
+
+fn in_topology(traces: &[Trace], names: &Names, topology: &Topology) -> Explanation {
+    let chains = ChainNames::new();
     explain(&Question {
         source: End::default(),
         destination: End::default(),
@@ -59,7 +63,7 @@ fn with_names(traces: &[Trace], names: &Names) -> Explanation {
         size: 60,
         flows: vec![FlowTraces { share: 1.0, traces }],
         naming: Naming {
-            topology: &topology,
+            topology,
             names,
             chains: &chains,
         },
