@@ -155,7 +155,7 @@ pub struct TraceArgs {
     #[arg(short, long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
     pub output: Format,
     /// Protocol [default: that of the Service's port, else tcp; with --local and no port, icmp]
-    #[arg(long, value_enum, value_name = "PROTOCOL")]
+    #[arg(long, value_enum, ignore_case = true, value_name = "PROTOCOL")]
     pub protocol: Option<ProtocolName>,
     /// Source port [default: any free one]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]

@@ -204,6 +204,23 @@ impl<'a> Case<'a> {
             .unwrap_or_else(|| "DEVICE".to_owned())
     }
 
+    /// The device that received the packet last: behind a tunnel or a bridge not that of the hop.
+    pub(super) fn came_by(&self) -> String {
+        let seen = self.hop.taps.iter().rev().find(|tap| !tap.out);
+        seen.map_or_else(|| self.dev(), |tap| tap.dev.clone())
+    }
+
+    /// The setting that decided, with its value.
+    pub(super) fn setting(&self) -> Option<(&'a str, &'a str)> {
+        self.step
+            .evidence
+            .iter()
+            .find_map(|evidence| match evidence {
+                Evidence::Sysctl { name, value } => Some((name.as_str(), value.as_str())),
+                _ => None,
+            })
+    }
+
     fn dropped(&self, reason: DropReason) -> (Code, String) {
         let packet = self.packet();
         let here = self.here();
@@ -225,14 +242,7 @@ impl<'a> Case<'a> {
                 let in_general = sysctls
                     .and_then(|all| all.inet_all.known())
                     .is_some_and(|all| all.forwarding && packet.dst.is_ipv4());
-                let own = self
-                    .step
-                    .evidence
-                    .iter()
-                    .find_map(|evidence| match evidence {
-                        Evidence::Sysctl { name, .. } => Some(name.as_str()),
-                        _ => None,
-                    });
+                let own = self.setting().map(|(name, _)| name);
                 let name = own.filter(|_| in_general).unwrap_or(name);
                 let mend = format!(
                     "{here}: sysctl -w {name}=1, and find the file in /etc/sysctl.d that switches it off"
@@ -240,23 +250,30 @@ impl<'a> Case<'a> {
                 (codes::FORWARDING_OFF, mend)
             }
             DropReason::IpRpfilter => {
-                // The setting names the device: behind a tunnel it is not the one of the frame.
-                let of_setting = self
-                    .step
-                    .evidence
-                    .iter()
-                    .find_map(|evidence| match evidence {
-                        Evidence::Sysctl { name, .. } => name
-                            .strip_prefix("net.ipv4.conf.")?
-                            .strip_suffix(".rp_filter")
-                            .filter(|dev| *dev != "all"),
-                        _ => None,
-                    });
-                let dev = of_setting.map_or_else(|| self.dev(), str::to_owned);
-                let mend = format!(
-                    "{here}: route {} by {dev}, or make the check loose: sysctl -w net.ipv4.conf.{dev}.rp_filter=2",
-                    packet.src
-                );
+                // `all` names no device; that of its own names it even where no packet was seen there.
+                let setting = self.setting();
+                let of_setting = setting.and_then(|(name, _)| {
+                    name.strip_prefix("net.ipv4.conf.")?
+                        .strip_suffix(".rp_filter")
+                        .filter(|dev| *dev != "all")
+                });
+                let dev = of_setting.map_or_else(|| self.came_by(), str::to_owned);
+                let loose = setting.is_some_and(|(_, value)| value == "2");
+                let routed = |evidence: &Evidence| matches!(evidence, Evidence::Route { .. });
+                let mend = if loose && !self.step.evidence.iter().any(routed) {
+                    format!("{here}: add a route back to {}", packet.src)
+                } else if loose {
+                    format!(
+                        "{here}: route {} by {dev}, or give {dev} an address: without one the loose check is strict there",
+                        packet.src
+                    )
+                } else {
+                    format!(
+                        "{here}: route {} by {dev}, or make the check loose: {}",
+                        packet.src,
+                        self.typed(&format!("sysctl -w net.ipv4.conf.{dev}.rp_filter=2"))
+                    )
+                };
                 (codes::RP_FILTER, mend)
             }
             DropReason::PktTooBig => self.too_big(None),

@@ -7,6 +7,8 @@ use crate::model::rule::{Rule, RuleAction};
 use crate::model::topology::Topology;
 use crate::trace::{DropReason, Evidence, Hop, RejectWith, Step, StepKind};
 
+mod mends;
+
 fn trace(probability: f64, disposition: Disposition, step: Step) -> Trace {
     let packet = Packet {
         eth: None,
@@ -47,7 +49,11 @@ fn explained(traces: &[Trace]) -> Explanation {
 }
 
 fn with_names(traces: &[Trace], names: &Names) -> Explanation {
-    let (topology, chains) = (Topology::default(), ChainNames::new());
+    in_topology(traces, names, &Topology::default())
+}
+
+fn in_topology(traces: &[Trace], names: &Names, topology: &Topology) -> Explanation {
+    let chains = ChainNames::new();
     explain(&Question {
         source: End::default(),
         destination: End::default(),
@@ -57,7 +63,7 @@ fn with_names(traces: &[Trace], names: &Names) -> Explanation {
         size: 60,
         flows: vec![FlowTraces { share: 1.0, traces }],
         naming: Naming {
-            topology: &topology,
+            topology,
             names,
             chains: &chains,
         },

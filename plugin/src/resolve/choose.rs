@@ -49,7 +49,7 @@ pub(super) struct Chooser<'a> {
 /// Errors: see [`Error`]; a Service without ready endpoints is not one.
 pub fn resolve(view: &ClusterView, ask: &Ask) -> Result<Resolved, Error> {
     let source_spec = super::parse::parse(&ask.source)?;
-    let destination_spec = super::parse::parse(&ask.destination)?;
+    let destination_spec = super::parse::parse(&ask.destination)?.of_sender(ask.family);
     let mut chooser = Chooser {
         view,
         ask,

@@ -152,11 +152,12 @@ impl<'a> Chooser<'a> {
             return self.node(node, port, Some(ip));
         }
         for resource in ["pods", "services", "nodes"] {
-            if self
-                .view
-                .unread
-                .iter()
-                .any(|unread| unread.resource == resource)
+            if !ip.is_loopback()
+                && self
+                    .view
+                    .unread
+                    .iter()
+                    .any(|unread| unread.resource == resource)
             {
                 self.notes.push(format!(
                     "{ip} may belong to the cluster: not all {resource} could be listed"

@@ -26,9 +26,14 @@ impl Chooser<'_> {
             Some(ip) => vec![ip],
             None => destination_ips(&destination),
         };
+        // Every kernel has the loopback addresses, and sends to them from them.
+        let own = match candidates.as_slice() {
+            [ip] if ip.is_loopback() => vec![*ip],
+            _ => source.ips(),
+        };
         let mut flows = Vec::new();
         if !matches!(destination, Destination::Name { .. }) {
-            flows = pair(&source.ips(), &candidates, self.ask.family, port)
+            flows = pair(&own, &candidates, self.ask.family, port)
                 .map_err(|(why, remedy)| Error::Family { ends, why, remedy })?;
             let headless = destination
                 .service()

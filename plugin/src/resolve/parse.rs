@@ -9,6 +9,7 @@ use std::num::NonZeroU16;
 
 use serde::{Deserialize, Serialize};
 
+use super::ends::Family;
 pub use super::words::{ObjectKind, PortSpec, Protocol};
 
 /// One end of a flow as typed.
@@ -61,6 +62,28 @@ pub enum EndSpec {
 }
 
 impl EndSpec {
+    /// The same as a destination: `localhost` is the sender itself, whatever names there are; a Service
+    /// or pod of that name is `svc/localhost` or `pod/localhost`.
+    #[must_use]
+    pub fn of_sender(self, family: Option<Family>) -> Self {
+        let ip = match family {
+            Some(Family::V6) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            _ => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        };
+        match self {
+            Self::Object {
+                kind: None,
+                name,
+                port,
+            } if name == LOCALHOST => Self::Address { ip, port },
+            Self::Url { host, port } if host == LOCALHOST => Self::Address {
+                ip,
+                port: Some(PortSpec::Number(port)),
+            },
+            other => other,
+        }
+    }
+
     /// The port typed, if any.
     pub fn port(&self) -> Option<PortSpec> {
         match self {
@@ -83,6 +106,8 @@ pub struct ParseError {
     /// What is wrong, and what to type instead.
     pub why: String,
 }
+
+const LOCALHOST: &str = "localhost";
 
 const FORMS: &str = "use [TYPE/]NAME[.NAMESPACE][:PORT], ADDRESS[:PORT] or a URL, for instance web-0, \
                      svc/api:http, api.shop:80, node/worker-1 or 10.96.0.10:53";
@@ -175,6 +200,11 @@ fn parse_local_name(
 ) -> Result<EndSpec, String> {
     match (head, name) {
         (None, "host") => Ok(EndSpec::Host { port }),
+        (None, LOCALHOST) => Ok(EndSpec::Object {
+            kind: None,
+            name: name.to_owned(),
+            port,
+        }),
         (Some("netns"), name) => {
             if name.contains('/') || name == "." || name == ".." {
                 return Err("a namespace name is one file name below /run/netns".to_owned());

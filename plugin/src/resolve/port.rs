@@ -140,10 +140,23 @@ impl Chooser<'_> {
                 }),
             },
             [] => {
-                let typed = port.map_or_else(
-                    || wanted.map_or("", Protocol::as_str).to_owned(),
-                    ToString::to_string,
-                );
+                // Another protocol was asked for than that of the port.
+                let of_any = service.ports.iter().any(|p| fits(&p));
+                if let (Some(wanted), true) = (wanted, of_any) {
+                    let what = port.map_or_else(
+                        || format!("no {wanted} port"),
+                        |port| format!("port {port}, but not for {wanted}"),
+                    );
+                    return Err(Error::Unfit {
+                        end: self.typed(Side::Destination).to_owned(),
+                        why: format!(
+                            "{object} has {what}; type one of its ports without --protocol"
+                        ),
+                        choices: self
+                            .port_choices(service, &service.ports.iter().collect::<Vec<_>>()),
+                    });
+                }
+                let typed = port.map_or_else(String::new, ToString::to_string);
                 Err(Error::NoSuchPort {
                     object,
                     detail: Self::port_hint(service, port),

@@ -634,3 +634,39 @@ fn a_namespace_before_the_slash() {
         .to_string();
     assert!(text.contains("trace pod/web-9.node api"), "{text}");
 }
+
+#[test]
+fn localhost_is_the_sender_itself() {
+    for (family, typed, wanted, port) in [
+        (None, "localhost:30080", "127.0.0.1", Some(30080)),
+        (Some(Family::V6), "localhost:30080", "::1", Some(30080)),
+        (None, "http://localhost/", "127.0.0.1", Some(80)),
+        (None, "localhost", "127.0.0.1", None),
+    ] {
+        let mut ask = ask("web-0", typed);
+        ask.family = family;
+        // A pod without an IPv6 address has ::1 all the same.
+        let found = resolve(&view(), &ask).unwrap();
+        let flow = &found.flows[0];
+        assert_eq!(flow.destination.to_string(), wanted, "{typed}");
+        assert_eq!(flow.port, port, "{typed}");
+    }
+}
+
+#[test]
+fn a_protocol_that_the_service_does_not_have_is_named() {
+    for (typed, why) in [
+        ("svc/api:80", "has port 80, but not for sctp"),
+        ("svc/api", "has no sctp port"),
+    ] {
+        let mut ask = ask("web-0", typed);
+        ask.protocol = Some(Protocol::Sctp);
+        let error = resolve(&view(), &ask).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+        assert!(
+            error.contains("kubectl netpath trace web-0 svc/api"),
+            "{error}"
+        );
+        assert!(!error.contains("has no port \"sctp\""), "{error}");
+    }
+}

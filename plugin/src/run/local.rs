@@ -1,6 +1,7 @@
 //! Ends and names without Kubernetes: this machine's namespaces, or those of a file saved there.
 
 use std::net::IpAddr;
+use std::path::Path;
 
 use anyhow::bail;
 use netpath::explain::{End, Naming, naming::ChainNames};
@@ -30,6 +31,33 @@ pub fn wants(node: &str, depth: Depth) -> Wants {
         depth,
     };
     [(node.to_owned(), [want].into())].into()
+}
+
+/// Tells a process that is not there from one whose namespace may not be read, which the helper can't.
+/// Errors: its namespace was not found, and it is not there.
+pub fn found(typed: &str, pid: u32, netns: Option<NetNsId>) -> anyhow::Result<()> {
+    if netns.is_none() && !Path::new(&format!("/proc/{pid}")).exists() {
+        bail!("end {typed:?}: no such process");
+    }
+    Ok(())
+}
+
+/// Checks what stayed unknown of this machine. Errors: some of it for want of a right, in one line that
+/// says which.
+pub fn permitted<'a>(unknown: impl IntoIterator<Item = &'a str>) -> anyhow::Result<()> {
+    if unknown.into_iter().any(refused) {
+        bail!(
+            "--local needs root to read this machine's namespaces: run it with sudo (in a container: with CAP_NET_ADMIN, CAP_SYS_ADMIN and CAP_SYS_PTRACE)"
+        );
+    }
+    Ok(())
+}
+
+/// Whether it was a right that was lacking.
+fn refused(why: &str) -> bool {
+    ["EPERM", "EACCES", "permission denied"]
+        .iter()
+        .any(|word| why.contains(word))
 }
 
 /// Namespace of a process, asked of the helper, because a listing may leave processes out.
@@ -94,13 +122,14 @@ pub fn place(
         bail!("end {typed:?}: nothing was read of {node}");
     };
     match spec {
-        EndSpec::Host { .. } => match topology.host(node) {
-            Some(host) => Ok(host),
-            None => bail!(
-                "end {typed:?}: the machine's own namespace was not read{}",
-                why(topology, &NsTarget::Host)
-            ),
-        },
+        EndSpec::Host { .. } => {
+            if let Some(host) = topology.host(node) {
+                return Ok(host);
+            }
+            let why = why(topology, &NsTarget::Host);
+            permitted([why.as_str()])?;
+            bail!("end {typed:?}: the machine's own namespace was not read{why}")
+        }
         EndSpec::Netns { name, .. } => {
             let fits = |path: &String| path.rsplit('/').next() == Some(name.as_str());
             let found = snapshot
@@ -136,10 +165,11 @@ pub fn place(
             });
             match pid.or_else(|| listed.map(|ns| ns.identity.id)) {
                 Some(id) if snapshot.netns.contains_key(&id) => Ok(key(id)),
-                _ => bail!(
-                    "end {typed:?}: no such process was found{}",
-                    why(topology, &NsTarget::Pid(*number))
-                ),
+                _ => {
+                    let why = why(topology, &NsTarget::Pid(*number));
+                    permitted([why.as_str()])?;
+                    bail!("end {typed:?}: no such process was found{why}")
+                }
             }
         }
         EndSpec::Address { ip, .. } => {
@@ -191,7 +221,8 @@ pub fn ends(
     protocol: Option<Protocol>,
     family: Option<Family>,
 ) -> anyhow::Result<LocalEnds> {
-    let (source, destination) = (parse_local(typed.0)?, parse_local(typed.1)?);
+    let source = parse_local(typed.0)?;
+    let destination = parse_local(typed.1)?.of_sender(family);
     let from = place(topology, node, typed.0, &source, pids.0)?;
     let src = match source {
         EndSpec::Address { ip, .. } => Some(ip),
@@ -325,5 +356,37 @@ fn address_of(
             "end {typed:?}: that namespace has no {}address that others could reach",
             family.map_or(String::new(), |family| format!("{} ", family.as_str()))
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_root_may_read_is_one_error() {
+        let lines = [
+            "addrs of host on vm: return to the helper's own namespace: EPERM (Operation not permitted)",
+            "links of host on vm: EACCES (Permission denied)",
+        ];
+        let error = permitted(lines)
+            .expect_err("a right is lacking")
+            .to_string();
+        assert!(
+            error.contains("needs root") && error.contains("sudo"),
+            "{error}"
+        );
+        assert!(
+            !error.contains("--privileged") && !error.contains('\n'),
+            "{error}"
+        );
+        permitted(["rule 7 can't be decoded"]).expect("no right is lacking");
+    }
+
+    #[test]
+    fn a_process_that_is_not_there_is_said_in_one_line() {
+        let lost = found("pid/4194305", 4_194_305, None);
+        let error = lost.expect_err("pids end at 4194304").to_string();
+        assert_eq!(error, "end \"pid/4194305\": no such process");
     }
 }

@@ -65,7 +65,7 @@ struct Job<'a> {
 impl Job<'_> {
     async fn cluster(&self, flags: &HelperFlags) -> anyhow::Result<u8> {
         let source = cluster::parse(&self.request.source)?;
-        let destination = cluster::parse(&self.request.destination)?;
+        let destination = cluster::parse(&self.request.destination)?.of_sender(self.request.family);
         let cluster = cluster::read(
             &self.global.connection,
             flags,
@@ -244,9 +244,11 @@ impl Job<'_> {
         let mut pids = (None, None);
         if let EndSpec::Pid { pid, .. } = specs.0 {
             pids.0 = local::by_pid(&mut fleet, &node, pid).await;
+            local::found(&self.request.source, pid, pids.0)?;
         }
         if let EndSpec::Pid { pid, .. } = specs.1 {
             pids.1 = local::by_pid(&mut fleet, &node, pid).await;
+            local::found(&self.request.destination, pid, pids.1)?;
         }
         // Other namespaces may hold rules by the ten thousand: those on the way are asked for when the
         // packet comes to them.
@@ -301,6 +303,9 @@ impl Job<'_> {
         let names = Names::default();
         let topology = &fleet.topology;
         let answer = self.explain(topology, &names, &ends, &flows, &[1.0], &outcomes);
+        if matches!(self.request.facts, Facts::Local) && exit_code(&answer) == INCONCLUSIVE {
+            local::permitted(answer.unknown.iter().map(String::as_str))?;
+        }
         self.finish(&answer, fleet).await
     }
 
@@ -313,7 +318,7 @@ impl Job<'_> {
         }
         let specs = (
             cluster::parse(&self.request.source)?,
-            cluster::parse(&self.request.destination)?,
+            cluster::parse(&self.request.destination)?.of_sender(self.request.family),
         );
         let view = saved::view(&file.names);
         let namespace = self.global.connection.namespace.as_deref();

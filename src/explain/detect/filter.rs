@@ -28,7 +28,7 @@ impl<'a> Case<'a> {
             let mend = format!(
                 "{here}: route {} by {}, or change the rule",
                 self.packet().src,
-                self.dev()
+                self.came_by()
             );
             return (codes::RP_FILTER, mend);
         }

@@ -350,7 +350,24 @@ impl<'a> Case<'a> {
 
     pub(super) fn no_listener(&self, packet: &Packet) -> (Code, String) {
         let here = self.here();
+        if let Some((name, value)) = self.setting() {
+            let mend = format!(
+                "{here}: {}, or trace a port (:PORT): {name} = {value} says nothing of connections",
+                self.typed(&format!("sysctl -w {name}=0"))
+            );
+            return (codes::SWALLOWED, mend);
+        }
         let port = packet.dport();
+        let devices = self.bound_to_devices();
+        if !devices.is_empty() {
+            let mend = format!(
+                "{here}: the program takes packets from {} only, this one came in by {}: take the binding off (SO_BINDTODEVICE; its setting may be called interface, device or vrf), or send by that device; check: {}",
+                devices.join(" and "),
+                self.came_by(),
+                self.typed(&format!("ss -ltunp sport = :{}", port.unwrap_or_default()))
+            );
+            return (codes::LISTENER_ELSEWHERE, mend);
+        }
         let sockets = self.ns().and_then(|ns| ns.sockets.known());
         let elsewhere = self.bound_elsewhere();
         let wanted = words::socket_addr(packet.dst, port);

@@ -7,6 +7,7 @@ use crate::explain::words;
 use crate::model::NsKey;
 use crate::model::link::Link;
 use crate::model::route::RouteKind;
+use crate::model::socket::Socket;
 use crate::trace::{DropReason, Evidence, Hop, Step, StepKind};
 
 use super::Case;
@@ -26,6 +27,15 @@ impl Case<'_> {
         };
         let named = match code {
             codes::NO_LISTENER => Some(format!("nothing listens on {} {here}", wanted())),
+            codes::SWALLOWED => self
+                .setting()
+                .map(|(name, value)| format!("{} {here}: {name} = {value}", self.step.result)),
+            codes::LISTENER_ELSEWHERE if !self.bound_to_devices().is_empty() => Some(format!(
+                "the listener {here} is bound to device {}, {} came in by {}",
+                self.bound_to_devices().join(" and "),
+                wanted(),
+                self.came_by()
+            )),
             codes::LISTENER_ELSEWHERE => Some(format!(
                 "the listener {here} is bound to {}, not to {}",
                 self.bound_elsewhere().join(" and "),
@@ -273,6 +283,27 @@ impl Case<'_> {
             crate::trace::Disposition::Inconclusive(missing) => missing.first().cloned(),
             _ => None,
         })
+    }
+
+    /// Devices whose packets alone are taken by what listens on the packet's address and port.
+    pub(super) fn bound_to_devices(&self) -> Vec<String> {
+        let packet = &self.trace.packet;
+        let sockets = self.ns().and_then(|ns| ns.sockets.known());
+        let fits = |socket: &&Socket| {
+            socket.listening
+                && socket.protocol == packet.protocol()
+                && Some(socket.port) == packet.dport()
+                && (socket.addr == packet.dst || socket.addr.is_unspecified())
+        };
+        let bound = sockets.into_iter().flatten().filter(fits);
+        let mut devices: Vec<String> = bound
+            .filter_map(|socket| socket.bound_dev)
+            .map(|index| self.naming.dev(&self.hop.ns, index))
+            .filter(|dev| *dev != self.came_by())
+            .collect();
+        devices.sort_unstable();
+        devices.dedup();
+        devices
     }
 
     /// Addresses on which something listens on the packet's port, though not on the packet's address.

@@ -179,3 +179,27 @@ pub(crate) fn protocol_name(number: u8) -> String {
     }
     .to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quota_that_is_inverted_reads_over() {
+        let text = |inverted| {
+            let exprs = vec![Expr::Quota {
+                inverted,
+                bytes: 100,
+                consumed: 0,
+            }];
+            let quota = Rule {
+                handle: 1,
+                exprs,
+                comment: None,
+            };
+            rule(&quota, None)
+        };
+        assert_eq!(text(true), "quota over 100 bytes");
+        assert_eq!(text(false), "quota 100 bytes");
+    }
+}

@@ -419,7 +419,12 @@ impl<'a> Words<'a> {
                 (Style::Nft, true) => "limit rate over ...".to_owned(),
                 (Style::Nft, false) => "limit rate ...".to_owned(),
             },
-            Expr::Quota { bytes, .. } => format!("quota {bytes} bytes"),
+            Expr::Quota {
+                inverted, bytes, ..
+            } => {
+                let over = if *inverted { "over " } else { "" };
+                format!("quota {over}{bytes} bytes")
+            }
             Expr::Log if self.style == Style::Iptables => "-j LOG".to_owned(),
             Expr::Log => "log".to_owned(),
             Expr::Queue { num, .. } => format!("queue to {num}"),

@@ -1,0 +1,128 @@
+//! Mends name the object that decided, not the next best one.
+
+use super::*;
+use crate::model::netns::{NetNs, NsIdentity};
+use crate::model::snapshot::NodeSnapshot;
+use crate::model::socket::Socket;
+use crate::model::{IfIndex, Section};
+use crate::trace::Tap;
+
+fn dropped(reason: DropReason, step: Step) -> Trace {
+    trace(1.0, Disposition::Dropped(reason), step)
+}
+
+fn sysctl(name: &str, value: &str) -> Evidence {
+    Evidence::Sysctl {
+        name: name.to_owned(),
+        value: value.to_owned(),
+    }
+}
+
+/// The only finding of one trace.
+fn finding(trace: Trace) -> Finding {
+    let mut found = explained(&[trace]).findings;
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.remove(0)
+}
+
+#[test]
+fn the_reverse_path_filter_of_all_names_the_device_that_received() {
+    let all = |value| {
+        let step = step(StepKind::RpFilter, "came in by flannel.1")
+            .with(sysctl("net.ipv4.conf.all.rp_filter", value));
+        let mut trace = dropped(DropReason::IpRpfilter, step);
+        trace.hops[0].oif = Some("eth1".to_owned());
+        let packet = trace.packet.clone();
+        trace.hops[0].taps = [("eth0", false), ("flannel.1", false), ("lo", true)]
+            .map(|(dev, out)| Tap {
+                dev: dev.to_owned(),
+                out,
+                packet: packet.clone(),
+            })
+            .to_vec();
+        trace
+    };
+    let strict = finding(all("1")).mend;
+    assert!(strict.contains("route 10.0.0.1 by flannel.1,"), "{strict}");
+    assert!(
+        strict.ends_with("sysctl -w net.ipv4.conf.flannel.1.rp_filter=2"),
+        "{strict}"
+    );
+    let loose = finding(all("2")).mend;
+    assert!(loose.contains("add a route back to 10.0.0.1"), "{loose}");
+}
+
+/// The only finding of one trace in a topology with one namespace, that of [`trace`].
+fn finding_in(trace: Trace, names: &Names, fill: impl FnOnce(&mut NetNs)) -> Finding {
+    let mut netns = NetNs::new(NsIdentity {
+        id: NetNsId { dev: 4, ino: 7 },
+        host: true,
+        pod_uid: None,
+        paths: Vec::new(),
+        processes: Vec::new(),
+    });
+    fill(&mut netns);
+    let node = NodeSnapshot {
+        node: "n1".to_owned(),
+        kernel: String::new(),
+        taken_at: 0,
+        netns: [(netns.identity.id, netns)].into(),
+    };
+    let topology = Topology {
+        nodes: [("n1".to_owned(), node)].into(),
+        ..Topology::default()
+    };
+    let mut found = in_topology(&[trace], names, &topology).findings;
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.remove(0)
+}
+
+#[test]
+fn an_ignored_echo_request_names_the_setting() {
+    let name = "net.ipv4.icmp_echo_ignore_all";
+    let step = step(StepKind::Socket, "echo requests are ignored").with(sysctl(name, "1"));
+    let found = finding(dropped(DropReason::NoSocket, step));
+    assert_eq!(found.code, codes::SWALLOWED);
+    assert_eq!(
+        found.title,
+        "echo requests are ignored in net:[7] on n1: net.ipv4.icmp_echo_ignore_all = 1"
+    );
+    assert!(
+        found
+            .mend
+            .contains("sysctl -w net.ipv4.icmp_echo_ignore_all=0"),
+        "{}",
+        found.mend
+    );
+}
+
+#[test]
+fn a_listener_on_another_device_is_not_told_to_listen_on_any_address() {
+    let refused = trace(
+        1.0,
+        Disposition::Rejected(RejectWith::PortClosed),
+        step(StepKind::Socket, "nothing listens"),
+    );
+    let found = finding_in(refused, &Names::default(), |netns| {
+        netns.sockets = Section::Known(vec![Socket {
+            protocol: TCP,
+            addr: "0.0.0.0".parse().expect("an address"),
+            port: 80,
+            v6only: None,
+            listening: true,
+            remote: None,
+            bound_dev: IfIndex::new(3),
+            bound_dev_unread: false,
+            backlog: None,
+            uid: 0,
+            inode: 1,
+        }]);
+    });
+    assert_eq!(found.code, codes::LISTENER_ELSEWHERE);
+    assert_eq!(
+        found.title,
+        "the listener on n1 is bound to device if3, tcp 10.0.0.2:80 came in by eth0"
+    );
+    assert!(found.mend.contains("from if3 only"), "{}", found.mend);
+    assert!(!found.mend.contains("0.0.0.0"), "{}", found.mend);
+}
