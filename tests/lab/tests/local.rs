@@ -593,6 +593,7 @@ fn what_one_would_not_expect() {
         hosts[0].ip("link set eth0 down");
         hosts[0].ip("link set eth0 up");
         hosts[0].ip("route replace default via 10.0.1.1");
+        hosts[0].ip("route replace 10.77.0.3/32 dev eth0");
         let outcome = hosts[0].tcp(to);
         let said = trace(&hosts[0], to, "");
         assert_eq!(outcome.connected(), works, "{to} {says:?}: {outcome:?}");
@@ -627,9 +628,7 @@ fn what_one_would_not_expect() {
     sysctl(&hosts[1], "ipv4/conf/eth0/arp_ignore", "2");
     agrees("10.0.1.3:8080", true, &[]);
     hosts[1].ip("addr add 10.77.0.3/24 dev eth0");
-    hosts[0].ip("route add 10.77.0.3/32 dev eth0");
     agrees("10.77.0.3:8080", false, &["nobody answers for 10.77.0.3"]);
-    hosts[0].ip("route del 10.77.0.3/32 dev eth0");
     sysctl(&hosts[1], "ipv4/conf/eth0/arp_ignore", "0");
     // A rule adds to a set that the next one looks into.
     hosts[1].tool("nft add table ip f");
