@@ -35,9 +35,8 @@ impl Qdisc {
         let kind = match &self.kind {
             QdiscKind::NetemLoss => "netem",
             QdiscKind::Tbf(_) => "tbf",
-            QdiscKind::Fifo(kind, _) => kind,
             QdiscKind::Blackhole => "blackhole",
-            QdiscKind::Other(kind) => kind,
+            QdiscKind::Fifo(kind, _) | QdiscKind::Other(kind) => kind,
         };
         format!("qdisc {kind} {:x}:", self.handle >> 16)
     }

@@ -69,9 +69,18 @@ pub(crate) struct Flows {
     entries: BTreeMap<NsKey, Vec<FlowEntry>>,
     /// Addresses that rules noted in lists (xt_recent) or removed from them, by namespace and list, in order.
     noted: Vec<(NsKey, String, IpAddr, bool)>,
-    /// Keys that rules added to sets of nf_tables or deleted from them, by namespace, table and set; `None`: a
-    /// key that is not known.
-    changed: Vec<(NsKey, String, String, Option<Vec<u8>>, bool)>,
+    /// Keys that rules added to sets of nf_tables or deleted from them, in order; `None`: one that is not known.
+    changed: Vec<Changed>,
+}
+
+/// A key that a rule added to a set or deleted from it.
+#[derive(Clone, Debug, PartialEq)]
+struct Changed {
+    ns: NsKey,
+    table: String,
+    set: String,
+    key: Option<Vec<u8>>,
+    added: bool,
 }
 
 impl Flows {
@@ -131,7 +140,13 @@ impl Flows {
         added: bool,
     ) {
         let (table, set) = (table.to_owned(), set.to_owned());
-        self.changed.push((ns.clone(), table, set, key, added));
+        self.changed.push(Changed {
+            ns: ns.clone(),
+            table,
+            set,
+            key,
+            added,
+        });
     }
 
     /// What rules under way made of a key in a set: there or not; `Some(None)`: can't be told; `None`:
@@ -146,11 +161,11 @@ impl Flows {
         let here = self
             .changed
             .iter()
-            .filter(|own| own.0 == *ns && own.1 == table && own.2 == set);
+            .filter(|own| own.ns == *ns && own.table == table && own.set == set);
         let mut last = None;
-        for (.., changed, added) in here {
-            match (changed.as_deref(), key) {
-                (Some(changed), Some(key)) if changed == key => last = Some(Some(*added)),
+        for change in here {
+            match (change.key.as_deref(), key) {
+                (Some(changed), Some(key)) if changed == key => last = Some(Some(change.added)),
                 (Some(_), Some(_)) => {}
                 _ => last = Some(None),
             }
