@@ -20,6 +20,7 @@ pub mod oracle;
 pub mod packet;
 pub mod process;
 pub mod proxy;
+pub mod relay;
 pub mod serve;
 pub mod spec;
 pub mod state;

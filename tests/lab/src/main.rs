@@ -8,9 +8,10 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use netpath_lab::bench::{self, BenchArgs, InsideArgs};
 use netpath_lab::holder::{self, HolderArgs};
+use netpath_lab::relay::{self, RelayArgs};
 use netpath_lab::serve::{self, ServeArgs};
 use netpath_lab::state::ClusterState;
-use netpath_lab::{Cluster, Fault, Outcome, Overlay, Proxy, Spec, api, launch};
+use netpath_lab::{Cluster, Fault, Outcome, Overlay, Proxy, Spec, api, exchange, launch};
 use nix::sys::signal::{SigSet, Signal};
 
 /// Clusters made of network namespaces.
@@ -99,6 +100,19 @@ enum Task {
         #[arg(long, default_value_t = 2000)]
         timeout: u64,
     },
+    /// Send one request from where this program runs, and show the answer.
+    Ask {
+        /// ADDRESS:PORT to send to.
+        target: String,
+        /// UDP instead of TCP.
+        #[arg(long)]
+        udp: bool,
+        /// Milliseconds to wait.
+        #[arg(long, default_value_t = 2000)]
+        timeout: u64,
+    },
+    /// Lead a TCP port of this namespace to an address in the namespace of a process.
+    Relay(RelayArgs),
     /// Serve a laboratory's Kubernetes API on loopback until interrupted.
     Api {
         /// Name of the laboratory.
@@ -230,6 +244,21 @@ fn run(task: Task) -> Result<ExitCode> {
             };
             return Ok(show(&outcome));
         }
+        Task::Ask {
+            target,
+            udp,
+            timeout,
+        } => {
+            let to = serve::parse_target(&target)?;
+            let timeout = Duration::from_millis(timeout);
+            let outcome = if udp {
+                exchange::udp(to, timeout)?
+            } else {
+                exchange::tcp(to, timeout)?
+            };
+            return Ok(show(&outcome));
+        }
+        Task::Relay(args) => relay::relay(&args)?,
         Task::Api {
             name,
             state,
