@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::IfIndex;
+use super::{IfIndex, Prefix};
 
 /// One address on one device. Source: RTM_NEWADDR, include/uapi/linux/if_addr.h.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,4 +29,12 @@ pub struct Addr {
     pub deprecated: bool,
     /// IFA_F_NODAD or IFA_F_OPTIMISTIC.
     pub nodad: bool,
+}
+
+impl Addr {
+    /// The subnet it is in: that of the other end on a point-to-point link. `None`: the prefix length is
+    /// longer than the address.
+    pub fn subnet(&self) -> Option<Prefix> {
+        Prefix::new(self.peer.unwrap_or(self.local), self.prefix_len).ok()
+    }
 }

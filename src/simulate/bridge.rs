@@ -235,14 +235,8 @@ fn translated(cx: &mut Cx<'_>, mut walk: Walk, master: IfIndex, port: IfIndex) -
 
 /// The frame goes on to its new neighbour's address.
 fn readdress(mut walk: Walk, bridge: &Link, station: Station, port: IfIndex) -> Ways {
-    let Station {
-        mac,
-        step,
-        learned,
-        met,
-    } = station;
-    walk.memory.learn(learned);
-    walk.memory.meet(met);
+    let Station { mac, step, lessons } = station;
+    walk.memory.take_in(lessons);
     // Only a confirmed neighbour has its header at hand; any other takes the long way, through
     // the bridge's own device (`br_nf_pre_routing_finish_bridge()`, NUD_CONNECTED).
     if !step.evidence.iter().any(is_connected) {

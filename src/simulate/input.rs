@@ -10,10 +10,10 @@ use super::fib::{FibAnswer, FibKey, Found, addr_type, lookup, section};
 use super::output::{forks, key, route_step, rule_refusal};
 use super::skb::Devices;
 use super::walk::{Next, Out, Walk, Ways};
-use crate::model::IfIndex;
 use crate::model::link::{Inet6Conf, InetConf, Link};
 use crate::model::netfilter::Hook;
 use crate::model::route::RouteKind;
+use crate::model::{IfIndex, NsKey};
 use crate::trace::{Disposition, DropReason, Evidence, RejectWith, Step, StepKind};
 
 /// IPV6_MIN_MTU
@@ -197,19 +197,19 @@ fn forwarding_off(mut walk: Walk, name: String) -> Ways {
 }
 
 /// The `all` row of the IPv4 settings.
-pub(crate) fn inet_all(cx: &Cx<'_>, walk: &Walk) -> Result<InetConf, String> {
-    let sysctls = walk.netns(cx).and_then(|ns| ns.sysctls.known());
+pub(crate) fn inet_all(cx: &Cx<'_>, ns: &NsKey) -> Result<InetConf, String> {
+    let sysctls = cx.topology.netns(ns).and_then(|ns| ns.sysctls.known());
     sysctls
         .and_then(|sysctls| sysctls.inet_all.known().copied())
-        .ok_or_else(|| format!("net.ipv4.conf.all of {} was not read", walk.ns))
+        .ok_or_else(|| format!("net.ipv4.conf.all of {ns} was not read"))
 }
 
 /// The `all` row of the IPv6 settings.
-pub(crate) fn inet6_all(cx: &Cx<'_>, walk: &Walk) -> Result<Inet6Conf, String> {
-    let sysctls = walk.netns(cx).and_then(|ns| ns.sysctls.known());
+pub(crate) fn inet6_all(cx: &Cx<'_>, ns: &NsKey) -> Result<Inet6Conf, String> {
+    let sysctls = cx.topology.netns(ns).and_then(|ns| ns.sysctls.known());
     sysctls
         .and_then(|sysctls| sysctls.inet6_all.known().copied())
-        .ok_or_else(|| format!("net.ipv6.conf.all of {} was not read", walk.ns))
+        .ok_or_else(|| format!("net.ipv6.conf.all of {ns} was not read"))
 }
 
 /// Whether packets that come in by `link` are forwarded, and the setting that says so.
@@ -217,7 +217,7 @@ pub(crate) fn inet6_all(cx: &Cx<'_>, walk: &Walk) -> Result<Inet6Conf, String> {
 /// Source: `IN_DEV_FORWARD()`; IPv6: `ip6_forward()` asks `all`, or `force_forwarding` of the device.
 pub(crate) fn forwarding(cx: &Cx<'_>, walk: &Walk, link: &Link) -> Result<(bool, String), String> {
     if walk.skb.packet.dst.is_ipv6() {
-        let all = inet6_all(cx, walk)?;
+        let all = inet6_all(cx, &walk.ns)?;
         let own = link.inet6.is_some_and(|conf| conf.force_forwarding);
         return Ok((
             all.forwarding || own,
@@ -241,7 +241,7 @@ fn martian(cx: &Cx<'_>, walk: &mut Walk, link: &Link) -> Result<(), Ways> {
             "the source is no unicast address",
         )
     } else if src.is_loopback() || dst.is_loopback() {
-        let allowed = match (src, link.inet, inet_all(cx, walk)) {
+        let allowed = match (src, link.inet, inet_all(cx, &walk.ns)) {
             (IpAddr::V6(_), _, _) => false,
             (IpAddr::V4(_), Some(own), Ok(all)) => own.route_localnet || all.route_localnet,
             (IpAddr::V4(_), _, _) => {
@@ -285,7 +285,7 @@ pub(crate) fn validate_source(cx: &mut Cx<'_>, walk: &mut Walk, link: &Link) -> 
     if src.is_ipv6() {
         return Ok(());
     }
-    let all = inet_all(cx, walk).map_err(|why| walk.clone().unknown(why))?;
+    let all = inet_all(cx, &walk.ns).map_err(|why| walk.clone().unknown(why))?;
     let Some(own) = link.inet else {
         let why = format!("settings of {} in {} were not read", link.name, walk.ns);
         return Err(walk.clone().unknown(why));

@@ -9,13 +9,14 @@ use std::net::IpAddr;
 
 use super::Cx;
 use super::fib::{FibAnswer, FibKey, addr_type, lookup};
-use super::memory::{Learned, Met};
+use super::input::inet6_all;
+use super::memory::Lessons;
 use super::peer::{Peer, peer};
-use super::solicit::{self, Asked, Way};
+use super::solicit::{self, Stop, Way};
 use crate::model::link::{Link, LinkKind, MacvlanMode, PortState};
 use crate::model::route::RouteKind;
 use crate::model::want::{Depth, NsTarget, Want};
-use crate::model::{IfIndex, MacAddr, NsKey, Prefix};
+use crate::model::{IfIndex, MacAddr, NsKey};
 use crate::trace::Step;
 
 /// What a broadcast reaches.
@@ -243,7 +244,7 @@ pub(crate) struct Answers {
     /// Devices that would answer, but rules on the way take the question or the answer: the step of
     /// the rule, with the namespace it is in.
     pub(crate) lost: Vec<(NsKey, Step)>,
-    /// The segment that was searched.
+    /// The segment that was searched, without its stations.
     pub(crate) segment: Segment,
 }
 
@@ -256,10 +257,8 @@ pub(crate) struct Answer {
     pub(crate) dev: IfIndex,
     /// The address that it tells.
     pub(crate) mac: MacAddr,
-    /// What bridges learn from question and answer.
-    pub(crate) learned: Vec<Learned>,
-    /// What both sides learn.
-    pub(crate) met: Vec<Met>,
+    /// What question and answer teach.
+    pub(crate) lessons: Lessons,
 }
 
 /// Asks everyone on the link of `link` for `addr` (ARP, neighbour solicitation). `src`: source of the
@@ -271,9 +270,10 @@ pub(crate) fn who_has(
     addr: IpAddr,
     src: Option<IpAddr>,
 ) -> Answers {
-    let segment = segment(cx, ns, link.index);
+    let mut segment = segment(cx, ns, link.index);
+    let stations = std::mem::take(&mut segment.stations);
     let mut answers = Answers {
-        segment: segment.clone(),
+        segment,
         ..Answers::default()
     };
     let sender = match solicit::sender(cx, ns, link, addr, src) {
@@ -283,7 +283,7 @@ pub(crate) fn who_has(
             return answers;
         }
     };
-    for ((station, index), legs) in segment.stations {
+    for ((station, index), legs) in stations {
         let topology = cx.topology;
         let Some(to) = topology.netns(&station).and_then(|netns| netns.link(index)) else {
             continue;
@@ -305,15 +305,14 @@ pub(crate) fn who_has(
             to: (station.clone(), to),
         };
         match solicit::ask(cx, &way, addr, sender) {
-            Asked::Answered(learned, met) => answers.by.push(Answer {
+            Ok(lessons) => answers.by.push(Answer {
                 ns: station,
                 dev: index,
                 mac,
-                learned,
-                met,
+                lessons,
             }),
-            Asked::Lost(ns, step) => answers.lost.push((ns, *step)),
-            Asked::Unknown(why) => answers.segment.unknown = Some(why),
+            Err(Stop::Lost(ns, step)) => answers.lost.push((ns, *step)),
+            Err(Stop::Unknown(why)) => answers.segment.unknown = Some(why),
         }
     }
     answers
@@ -349,11 +348,9 @@ fn answers_for(
             return Ok(true);
         }
         // `ndisc_recv_ns()`: the device forwards, and it or all may be a proxy.
-        let sysctls = netns.sysctls.known();
-        let all = sysctls.and_then(|sysctls| sysctls.inet6_all.known().copied());
-        return match (has_proxy, link.inet6, all) {
+        return match (has_proxy, link.inet6, inet6_all(cx, ns)) {
             (false, ..) => Ok(false),
-            (true, Some(own), Some(all)) => Ok(own.forwarding && (own.proxy_ndp || all.proxy_ndp)),
+            (true, Some(own), Ok(all)) => Ok(own.forwarding && (own.proxy_ndp || all.proxy_ndp)),
             (true, ..) => Err(format!("proxy_ndp of {} in {ns} was not read", link.name)),
         };
     }
@@ -366,10 +363,7 @@ fn answers_for(
         // `arp_ignore()`
         let silent = match own.arp_ignore.max(all.arp_ignore) {
             1 => !on_dev(&|_| true),
-            2 => !on_dev(&|own| {
-                let subnet = Prefix::new(own.peer.unwrap_or(own.local), own.prefix_len);
-                subnet.is_ok_and(|subnet| subnet.contains(sender))
-            }),
+            2 => !on_dev(&|own| own.subnet().is_some_and(|subnet| subnet.contains(sender))),
             3 => return Err(format!("arp_ignore 3 of {} asks for scopes", link.name)),
             8 => true,
             _ => false,

@@ -53,6 +53,15 @@ pub(crate) struct Met {
     pub(crate) mac: MacAddr,
 }
 
+/// What a question for a neighbour and its answer teach those who pass them on and both sides.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Lessons {
+    /// Bridges, in order.
+    pub(crate) learned: Vec<Learned>,
+    /// Who asked and who answered.
+    pub(crate) met: Vec<Met>,
+}
+
 impl Memory {
     /// The next hop that packets of this flow take here, of `hops`, where one chose before.
     pub(crate) fn taken(&self, ns: &NsKey, tuple: &Tuple, hops: usize) -> Option<usize> {
@@ -84,9 +93,10 @@ impl Memory {
         self.learned.iter().find(here).map(|own| own.port)
     }
 
-    /// Notes neighbours that a question and its answer made known.
-    pub(crate) fn meet(&mut self, neighbours: impl IntoIterator<Item = Met>) {
-        for met in neighbours {
+    /// Notes what a question for a neighbour and its answer teach.
+    pub(crate) fn take_in(&mut self, lessons: Lessons) {
+        self.learn(lessons.learned);
+        for met in lessons.met {
             let same = |old: &Met| old.ns == met.ns && old.dev == met.dev && old.addr == met.addr;
             self.met.retain(|old| !same(old));
             self.met.push(met);

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use super::fib::section;
 use super::l2::{self, Answers};
-use super::memory::{Learned, Met};
+use super::memory::Lessons;
 use super::peer::{Peer, peer};
 use super::walk::{Next, Out, Walk, Ways};
 use super::{Cx, device, underlay};
@@ -54,8 +54,7 @@ pub(crate) fn resolve(cx: &mut Cx<'_>, mut walk: Walk, out: &Out) -> Ways {
     }
     let frame = |mut walk: Walk, station: Station| {
         walk.step(station.step);
-        walk.memory.learn(station.learned);
-        walk.memory.meet(station.met);
+        walk.memory.take_in(station.lessons);
         walk.skb.packet.eth = link.mac.map(|own| (own, station.mac));
         walk.then(Next::Transmit(link.index))
     };
@@ -90,10 +89,8 @@ pub(crate) struct Station {
     pub(crate) mac: MacAddr,
     /// The entry, or who would answer.
     pub(crate) step: Step,
-    /// What bridges learn from question and answer.
-    pub(crate) learned: Vec<Learned>,
-    /// What both sides learn.
-    pub(crate) met: Vec<Met>,
+    /// What question and answer teach.
+    pub(crate) lessons: Lessons,
 }
 
 impl Station {
@@ -101,8 +98,7 @@ impl Station {
         Self {
             mac,
             step,
-            learned: Vec::new(),
-            met: Vec::new(),
+            lessons: Lessons::default(),
         }
     }
 }
@@ -187,8 +183,7 @@ fn ask(
         .map(|answer| Station {
             mac: answer.mac,
             step: answered(cx, addr, &answer, known.clone(), count),
-            learned: answer.learned,
-            met: answer.met,
+            lessons: answer.lessons,
         })
         .collect();
     match (stations.pop(), stations.is_empty()) {

@@ -363,7 +363,7 @@ fn leaves_as_loopback(cx: &Cx<'_>, walk: &Walk, oif: IfIndex) -> Result<bool, St
     let Some(link) = walk.link(cx, oif).filter(|link| !link.loopback) else {
         return Ok(false);
     };
-    let all = super::input::inet_all(cx, walk)?;
+    let all = super::input::inet_all(cx, &walk.ns)?;
     let own = link.inet.ok_or_else(|| {
         let name = format!("net.ipv4.conf.{}.route_localnet", link.name);
         format!("{name} of {} was not read", walk.ns)

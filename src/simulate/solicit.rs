@@ -6,9 +6,9 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::input::validate_source;
+use super::input::{inet_all, validate_source};
 use super::l2::Leg;
-use super::memory::{Learned, Met};
+use super::memory::{Learned, Lessons, Met};
 use super::netfilter::{HookPoint, HookVerdict, UNPRIVILEGED, run};
 use super::skb::{CtRef, Devices, Flows, Skb};
 use super::walk::Next;
@@ -16,11 +16,8 @@ use super::{Cx, bridge, device, exchange, source};
 use crate::model::link::{Bridge, InetConf, Link, LinkKind};
 use crate::model::netfilter::Hook;
 use crate::model::packet::{L4, Packet};
-use crate::model::{IfIndex, MacAddr, NsKey, Prefix};
+use crate::model::{IfIndex, MacAddr, NsKey};
 use crate::trace::{Disposition, Step, StepKind};
-
-/// Scope of addresses that are valid on this link only (RT_SCOPE_LINK).
-const SCOPE_LINK: u8 = 253;
 
 /// From one station of a link to another.
 pub(crate) struct Way<'t> {
@@ -32,26 +29,25 @@ pub(crate) struct Way<'t> {
     pub(crate) to: (NsKey, &'t Link),
 }
 
-/// What becomes of a question.
-pub(crate) enum Asked {
-    /// The answer comes back; what bridges and both sides learn from it.
-    Answered(Vec<Learned>, Vec<Met>),
-    /// A rule takes the question or the answer: its step, and where.
+/// Why no answer comes back.
+pub(crate) enum Stop {
+    /// A rule takes the question or the answer, or the answerer refuses it: the step, and where.
     Lost(NsKey, Box<Step>),
     /// Can't be known.
     Unknown(String),
 }
 
-/// How a frame's way ends early.
-enum Stop {
-    Lost(NsKey, Box<Step>),
-    Unknown(String),
-}
-
 /// Sends the question for `addr` from `sender` and its answer through all hooks between two stations.
-pub(crate) fn ask(cx: &mut Cx<'_>, way: &Way<'_>, addr: IpAddr, sender: IpAddr) -> Asked {
+/// Gives what bridges and both sides learn from it.
+pub(crate) fn ask(
+    cx: &mut Cx<'_>,
+    way: &Way<'_>,
+    addr: IpAddr,
+    sender: IpAddr,
+) -> Result<Lessons, Stop> {
     let (Some(own), Some(theirs)) = (way.from.1.mac, way.to.1.mac) else {
-        return Asked::Unknown(format!("{} has no link-layer address", way.from.1.name));
+        let why = format!("{} has no link-layer address", way.from.1.name);
+        return Err(Stop::Unknown(why));
     };
     let question = question(own, sender, addr);
     let mut answer = question.reply(question.ttl);
@@ -66,31 +62,21 @@ pub(crate) fn ask(cx: &mut Cx<'_>, way: &Way<'_>, addr: IpAddr, sender: IpAddr) 
         legs: way.legs.iter().rev().map(turned).collect(),
         to: way.from.clone(),
     };
-    match source_is_taken(cx, way, &question) {
-        Ok(()) => {}
-        Err(Stop::Lost(ns, step)) => return Asked::Lost(ns, step),
-        Err(Stop::Unknown(why)) => return Asked::Unknown(why),
-    }
-    let mut learned = Vec::new();
-    for (way, packet) in [(way, question), (&back, answer)] {
-        match send(cx, way, packet) {
-            Ok(lessons) => learned.extend(lessons),
-            Err(Stop::Lost(ns, step)) => return Asked::Lost(ns, step),
-            Err(Stop::Unknown(why)) => return Asked::Unknown(why),
-        }
-    }
-    let met = |(ns, link): &(NsKey, &Link), addr, mac| Met {
+    source_is_taken(cx, way, &question)?;
+    let mut learned = send(cx, way, question)?;
+    learned.extend(send(cx, &back, answer)?);
+    let neighbour = |(ns, link): &(NsKey, &Link), addr, mac| Met {
         ns: ns.clone(),
         dev: link.index,
         addr,
         mac,
     };
-    let mut both = vec![met(&way.from, addr, theirs)];
+    let mut met = vec![neighbour(&way.from, addr, theirs)];
     if !sender.is_unspecified() {
         // The question tells who asks (`arp_process()`, `ndisc_recv_ns()`).
-        both.push(met(&way.to, sender, own));
+        met.push(neighbour(&way.to, sender, own));
     }
-    Asked::Answered(learned, both)
+    Ok(Lessons { learned, met })
 }
 
 const ND_NEIGHBOR_SOLICIT: u8 = 135;
@@ -126,8 +112,8 @@ pub(crate) fn sender(
             .flatten()
             .filter(|own| own.link == link.index);
         list.any(|own| {
-            let subnet = Prefix::new(own.peer.unwrap_or(own.local), own.prefix_len);
-            subnet.is_ok_and(|subnet| subnet.contains(*wanted) && subnet.contains(addr))
+            let subnet = own.subnet();
+            subnet.is_some_and(|subnet| subnet.contains(*wanted) && subnet.contains(addr))
         })
     };
     let mut usable = src.filter(|src| src.is_ipv4() == addr.is_ipv4() && own(src));
@@ -143,11 +129,10 @@ pub(crate) fn sender(
         return Ok(src);
     }
     if addr.is_ipv4() {
-        let chosen = source::select_v4(cx, ns, Some(link.index), Some(addr), SCOPE_LINK)?;
+        let chosen = source::select_v4(cx, ns, Some(link.index), Some(addr), source::SCOPE_LINK)?;
         return Ok(chosen.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)));
     }
-    let local =
-        |addr: &IpAddr| matches!(addr, IpAddr::V6(v6) if v6.segments()[0] & 0xffc0 == 0xfe80);
+    let local = |addr: &IpAddr| matches!(addr, IpAddr::V6(v6) if v6.is_unicast_link_local());
     let list = addrs.into_iter().flatten();
     let mut own = list.filter(|own| own.link == link.index && own.local.is_ipv6());
     Ok(own
@@ -157,11 +142,8 @@ pub(crate) fn sender(
 
 /// ARP settings of a device and of all.
 pub(crate) fn inet(cx: &Cx<'_>, ns: &NsKey, link: &Link) -> Result<(InetConf, InetConf), String> {
-    let netns = cx.topology.netns(ns);
-    let sysctls = netns.and_then(|netns| netns.sysctls.known());
-    let all = sysctls.and_then(|sysctls| sysctls.inet_all.known().copied());
     link.inet
-        .zip(all)
+        .zip(inet_all(cx, ns).ok())
         .ok_or_else(|| format!("ARP settings of {} in {ns} were not read", link.name))
 }
 

@@ -10,11 +10,12 @@ use super::Cx;
 use super::fib::{Found, section};
 use crate::model::addr::Addr;
 use crate::model::route::RouteKind;
-use crate::model::{IfIndex, NsKey, Prefix};
+use crate::model::{IfIndex, NsKey};
 
 /// Scope of addresses that are valid on this host only (RT_SCOPE_HOST).
 const SCOPE_HOST: u8 = 254;
-const SCOPE_LINK: u8 = 253;
+/// Scope of addresses that are valid on one link only (RT_SCOPE_LINK).
+pub(crate) const SCOPE_LINK: u8 = 253;
 
 /// Source for a route that was looked up without one.
 ///
@@ -67,10 +68,8 @@ pub(crate) fn select_v4(
         .filter(in_scope)
         .collect();
     let shares = |addr: &&&Addr| {
-        near.is_some_and(|near| {
-            let subnet = Prefix::new(addr.peer.unwrap_or(addr.local), addr.prefix_len);
-            subnet.is_ok_and(|subnet| subnet.contains(near))
-        })
+        near.zip(addr.subnet())
+            .is_some_and(|(near, subnet)| subnet.contains(near))
     };
     if let Some(addr) = own.iter().find(shares).or(own.first()) {
         return Ok(Some(addr.local));
@@ -120,7 +119,7 @@ fn dst_scope(addr: Ipv6Addr) -> u8 {
         1
     } else if addr.is_multicast() {
         addr.octets()[1] & 0xf
-    } else if addr.segments()[0] & 0xffc0 == 0xfe80 {
+    } else if addr.is_unicast_link_local() {
         LINK
     } else if addr.segments()[0] & 0xffc0 == 0xfec0 {
         5

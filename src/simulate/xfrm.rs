@@ -126,7 +126,7 @@ fn exempt(cx: &Cx<'_>, walk: &Walk, dir: XfrmDir, dev: Option<IfIndex>) -> bool 
     let own = dev
         .and_then(|dev| walk.link(cx, dev)?.inet)
         .unwrap_or_default();
-    let all = super::input::inet_all(cx, walk).unwrap_or_default();
+    let all = super::input::inet_all(cx, &walk.ns).unwrap_or_default();
     let set = |conf: InetConf| match dir {
         XfrmDir::Out => conf.noxfrm,
         _ => conf.nopolicy,
