@@ -110,6 +110,8 @@ codes! {
     XFRM_BLOCKS "NP0135" "an XFRM (IPsec) policy blocks the packet";
     /// More connections wait than the listener's backlog allows.
     BACKLOG_FULL "NP0136" "the listener takes no more connections";
+    /// No rule on the way knows the Service's address and port.
+    UNTRANSLATED "NP0137" "no rule translates the Service's address";
 }
 
 /// The code of this name, in any case, with or without leading `NP`.

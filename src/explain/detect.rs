@@ -6,6 +6,7 @@
 
 mod filter;
 mod reach;
+mod service;
 mod title;
 
 use crate::model::NsKey;
@@ -59,12 +60,14 @@ impl<'a> Case<'a> {
     }
 
     fn finding(&self) -> Option<Finding> {
-        let (code, mend) = match &self.trace.disposition {
-            Disposition::Delivered | Disposition::LeavesCluster => return None,
-            Disposition::Dropped(reason) => self.dropped(*reason),
-            Disposition::Rejected(how) => self.rejected(*how),
-            Disposition::Loop => self.goes_round(),
-            Disposition::Inconclusive(_) => (codes::UNKNOWN, self.read_it()),
+        let untranslated = self.untranslated();
+        let (code, mend) = match (&self.trace.disposition, untranslated) {
+            (Disposition::Delivered | Disposition::LeavesCluster, _) => return None,
+            (_, Some(found)) => found,
+            (Disposition::Dropped(reason), _) => self.dropped(*reason),
+            (Disposition::Rejected(how), _) => self.rejected(*how),
+            (Disposition::Loop, _) => self.goes_round(),
+            (Disposition::Inconclusive(_), _) => (codes::UNKNOWN, self.read_it()),
         };
         let severity = match self.trace.disposition {
             Disposition::Inconclusive(_) => Severity::Warning,
@@ -101,6 +104,12 @@ impl<'a> Case<'a> {
         // What could not be read is the step's own text.
         let objects = objects.filter(|found| !matches!(found, Evidence::Unreadable { .. }));
         evidence.extend(objects.map(|found| self.object(found)));
+        if code == codes::UNTRANSLATED
+            && let Some(service) = self.service()
+        {
+            let led = self.led_by(service);
+            evidence.extend(led.into_iter().map(|found| self.object(found)));
+        }
         if code == codes::STALE_TUNNEL {
             // The entry that chose the remote stands in an earlier step.
             let encaps = self

@@ -301,7 +301,7 @@ fn silent_owner(cx: &Cx<'_>, ns: &NsKey, addr: IpAddr) -> Vec<Evidence> {
         };
         found.push(Evidence::Address {
             addr,
-            dev: format!("{} of {}", link.name, netns.identity.label()),
+            dev: format!("{} of {key}", link.name),
         });
         let mut check = |link: &Link| {
             if !link.up || !link.lower_up {

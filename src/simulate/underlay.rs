@@ -199,12 +199,8 @@ fn owned(cx: &Cx<'_>, addr: IpAddr) -> Option<String> {
         let addrs = netns.addrs.known().map(Vec::as_slice).unwrap_or_default();
         addrs.iter().any(|own| own.local == addr)
     });
-    if let Some((key, netns)) = in_view {
-        return Some(format!(
-            "an address of {} on {}",
-            netns.identity.label(),
-            key.node
-        ));
+    if let Some((key, _)) = in_view {
+        return Some(format!("an address of {key}"));
     }
     let hinted = topology.hints.iter().find(|(_, hint)| {
         hint.addresses.contains(&addr)

@@ -66,6 +66,7 @@ impl Case<'_> {
                 self.circle().join(", ")
             )),
             codes::TTL => Some(format!("the packet's TTL runs out {here}")),
+            codes::UNTRANSLATED => self.untranslated_title(),
             codes::UNKNOWN => self
                 .unreadable()
                 .map(|what| format!("it can't be told {here}: {what}")),

@@ -1,0 +1,162 @@
+//! A Service's address that reached an end untranslated.
+
+use super::*;
+use crate::model::names::{NodeName, ServicePort};
+use crate::model::netfilter::{Backend, ChainKind, Family, Hook};
+use crate::trace::evidence::ChainRef;
+
+/// Service shop/api with port 80 and NodePort 30080, on node n1.
+fn names() -> Names {
+    Names {
+        services: vec![ServiceName {
+            namespace: "shop".to_owned(),
+            name: "api".to_owned(),
+            cluster_ips: vec!["10.0.0.2".parse().expect("an address")],
+            ports: vec![ServicePort {
+                name: "http".to_owned(),
+                port: 80,
+                protocol: TCP,
+                node_port: Some(30080),
+            }],
+            ..ServiceName::default()
+        }],
+        nodes: vec![NodeName {
+            name: "n1".to_owned(),
+            addresses: vec!["10.88.0.11".parse().expect("an address")],
+            ..NodeName::default()
+        }],
+        ..Names::default()
+    }
+}
+
+fn rule(chain: &str, text: &str) -> Evidence {
+    Evidence::NetfilterRule {
+        base: ChainRef {
+            backend: Backend::Nft,
+            family: Family::Ip,
+            table: "nat".to_owned(),
+            chain: "PREROUTING".to_owned(),
+            hook: Hook::Prerouting,
+            priority: -100,
+            kind: ChainKind::Nat,
+        },
+        chain: chain.to_owned(),
+        handle: 1,
+        text: text.to_owned(),
+        comment: None,
+        counters: None,
+    }
+}
+
+fn left() -> Trace {
+    let said = Disposition::Inconclusive(vec!["10.0.0.2 is a Service's".to_owned()]);
+    trace(1.0, said, step(StepKind::Underlay, "left"))
+}
+
+fn only(trace: &Trace) -> Finding {
+    let mut found = with_names(std::slice::from_ref(trace), &names()).findings;
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.remove(0)
+}
+
+#[test]
+fn a_service_without_rules_is_named_with_the_node_that_lacks_them() {
+    let found = only(&left());
+    assert_eq!(found.code.code, "NP0137");
+    assert_eq!(found.severity, Severity::Warning);
+    assert_eq!(found.place.node, "n1");
+    assert!(
+        found.title.contains("10.0.0.2:80 of Service shop/api"),
+        "{}",
+        found.title
+    );
+    assert!(
+        found.mend.contains("kube-proxy on n1 has not written"),
+        "{}",
+        found.mend
+    );
+}
+
+#[test]
+fn rules_that_lead_nowhere_are_shown() {
+    let mut trace = left();
+    let jump = rule(
+        "KUBE-SERVICES",
+        "-m comment --comment \"shop/api:http cluster IP\" -j KUBE-SVC-X",
+    );
+    let other = rule(
+        "KUBE-SERVICES",
+        "-m comment --comment \"shop/api-2:http cluster IP\" -j KUBE-SVC-Y",
+    );
+    let nat = step(StepKind::Nat, "met").with(other).with(jump);
+    trace.hops[0].steps.insert(0, nat);
+    let found = only(&trace);
+    assert!(found.mend.contains("only a part of"), "{}", found.mend);
+    let shown = |word: &str| found.evidence.iter().any(|line| line.contains(word));
+    assert!(
+        shown("KUBE-SVC-X") && !shown("KUBE-SVC-Y"),
+        "{:?}",
+        found.evidence
+    );
+}
+
+#[test]
+fn a_port_that_the_service_has_not_is_not_kube_proxys_fault() {
+    let mut trace = left();
+    trace.packet.l4 = L4::Tcp {
+        sport: None,
+        dport: Some(81),
+        flags: 2,
+    };
+    let found = only(&trace);
+    assert_eq!(found.code.code, "NP0137");
+    assert!(
+        found
+            .mend
+            .starts_with("shop/api has no port 81/tcp; it has http 80/tcp"),
+        "{}",
+        found.mend
+    );
+}
+
+#[test]
+fn the_check_for_untaken_addresses_is_no_firewall() {
+    let drop = step(StepKind::Netfilter, "dropped").with(rule("cluster-ips-check", "drop"));
+    let found = only(&trace(
+        1.0,
+        Disposition::Dropped(DropReason::NetfilterDrop),
+        drop,
+    ));
+    assert_eq!(
+        (found.code.code, found.severity),
+        ("NP0137", Severity::Error)
+    );
+}
+
+#[test]
+fn a_node_without_rules_for_a_node_port_is_told_from_a_closed_port() {
+    let at_node = |port| {
+        let refused = Disposition::Rejected(RejectWith::PortClosed);
+        let mut trace = trace(1.0, refused, step(StepKind::Socket, "no listener"));
+        trace.packet.dst = "10.88.0.11".parse().expect("an address");
+        trace.packet.l4 = L4::Tcp {
+            sport: None,
+            dport: Some(port),
+            flags: 2,
+        };
+        only(&trace).code.code
+    };
+    assert_eq!(at_node(30080), "NP0137");
+    assert_eq!(at_node(80), "NP0121");
+}
+
+#[test]
+fn an_end_for_another_reason_keeps_its_finding() {
+    let dropped = Disposition::Dropped(DropReason::ForwardingOff);
+    assert_eq!(
+        only(&trace(1.0, dropped, step(StepKind::Forward, "off")))
+            .code
+            .code,
+        "NP0104"
+    );
+}
