@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::error::Result;
+use super::error::{Error, Result};
 use super::netlink::Netlink;
 use super::nla::{self, Attrs, Writer};
 use crate::model::tc::{Qdisc, QdiscKind};
@@ -25,6 +25,8 @@ const TC_H_INGRESS: u32 = 0xffff_fff1;
 /// TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS) and _EGRESS
 const INGRESS: (&str, u32) = ("ingress", 0xffff_fff2);
 const EGRESS: (&str, u32) = ("egress", 0xffff_fff3);
+/// Kind of what is there and can't be decoded.
+const UNDECODED: &str = "undecoded";
 /// Disciplines that order and pace packets: one that comes alone gets through. Those that drop what no class
 /// takes (drr, hfsc, qfq) are none of them.
 const HARMLESS: [&str; 21] = [
@@ -73,17 +75,20 @@ pub(super) struct Found {
 
 /// By device index.
 pub fn read(socket: &mut Netlink) -> Result<BTreeMap<u32, AtDevice>> {
+    const LIST: &str = "list queueing disciplines";
     let all = socket.dump(
         RTM_GETQDISC,
         &[0; HEADER],
-        "list queueing disciplines",
+        LIST,
         Vec::new,
         |all, kind, body| {
             if kind == RTM_NEWQDISC {
-                all.extend(qdisc(body));
+                all.push(qdisc(body));
             }
         },
     )?;
+    let all: Option<Vec<Found>> = all.into_iter().collect();
+    let all = all.ok_or_else(|| Error::malformed(LIST, "one of them is cut short"))?;
     let mut devices: BTreeMap<u32, AtDevice> = BTreeMap::new();
     for found in all {
         let clsact = [INGRESS, EGRESS];
@@ -132,14 +137,15 @@ fn filters_at(socket: &mut Netlink, index: u32, hook: &str, parent: u32) -> Resu
     )
 }
 
+/// One queueing discipline; `None` without a whole header. One without a kind is there and not known.
 pub(super) fn qdisc(body: &[u8]) -> Option<Found> {
     let attrs = Attrs(body.get(HEADER..)?);
-    let kind = nla::text(attrs.find(TCA_KIND)?);
+    let kind = attrs.find(TCA_KIND).map_or(UNDECODED.to_owned(), nla::text);
     let options = attrs.find(TCA_OPTIONS).unwrap_or_default();
     let parent = nla::u32_at(body, 12)?;
     let other = || Some(QdiscKind::Other(kind.clone()));
     let own = match kind.as_str() {
-        _ if parent == TC_H_INGRESS => None,
+        _ if parent == TC_H_INGRESS && kind != UNDECODED => None,
         known if HARMLESS.contains(&known) => None,
         "blackhole" => Some(QdiscKind::Blackhole),
         "pfifo" | "bfifo" | "pfifo_head_drop" => fifo(&kind, options),
@@ -210,11 +216,12 @@ fn netem_loses(options: &[u8]) -> Option<bool> {
     Some(limit == 0 || loss != 0 || corrupt != 0 || by_state)
 }
 
+/// One filter. A filter's chain is also announced by itself, without a handle and options: `None`.
 pub(super) fn filter(hook: &str, body: &[u8]) -> Option<String> {
-    // A filter's chain is also announced by itself, without a handle and options.
-    let handle = nla::u32_at(body, 8)?;
-    let attrs = Attrs(body.get(HEADER..)?);
-    let kind = nla::text(attrs.find(TCA_KIND)?);
+    let (Some(handle), Some(attrs)) = (nla::u32_at(body, 8), body.get(HEADER..).map(Attrs)) else {
+        return Some(format!("{hook} {UNDECODED}"));
+    };
+    let kind = attrs.find(TCA_KIND).map_or(UNDECODED.to_owned(), nla::text);
     let options = attrs.find(TCA_OPTIONS);
     if handle == 0 && options.is_none_or(<[u8]>::is_empty) {
         return None;
@@ -305,5 +312,20 @@ mod tests {
         assert_eq!(own("etf", &[]), Some(QdiscKind::Other("etf".to_owned())));
         let ingress = qdisc(&body(7, TC_H_INGRESS, "clsact", &[])).expect("a qdisc");
         assert_eq!(ingress.own, None);
+    }
+
+    #[test]
+    fn what_cant_be_decoded_stays() {
+        let whole = body(7, TC_H_ROOT, "htb", &[]);
+        let nameless = qdisc(&whole[..HEADER]).expect("a qdisc");
+        assert_eq!(nameless.own, Some(QdiscKind::Other(UNDECODED.to_owned())));
+        assert!(qdisc(&whole[..HEADER - 1]).is_none());
+        let filters = [&whole[..HEADER], &whole[..4]].map(|cut| filter("ingress", cut));
+        assert!(
+            filters
+                .iter()
+                .all(|found| found.as_deref() == Some("ingress undecoded")),
+            "{filters:?}"
+        );
     }
 }
