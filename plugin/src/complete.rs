@@ -1,13 +1,14 @@
 //! Completion of words for shells, as kubectl asks its plugins for it.
 //!
 //! kubectl (1.26 and later) runs `kubectl_complete-netpath WORDS... PART`; that script calls this program
-//! as `kubectl-netpath __complete WORDS... PART`. The answer is cobra's: a candidate on each line, with
-//! its meaning behind a tab, then `:` and a number. Whoever completes a word wants no messages: what
-//! goes wrong gives fewer candidates.
+//! as `kubectl-netpath __complete WORDS... PART`. This program does the same under the script's name, so that a
+//! link is enough. The answer is cobra's: a candidate on each line, with its meaning behind a tab, then `:`
+//! and a number. Whoever completes a word wants no messages: what goes wrong gives fewer candidates.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Debug;
+use std::path::Path;
 use std::time::Duration;
 
 use clap::{Arg, Args, Command, CommandFactory, FromArgMatches};
@@ -27,8 +28,15 @@ pub const WORD: &str = "__complete";
 const LIMIT: Duration = Duration::from_secs(2);
 /// Objects of a kind that are asked for: nobody chooses among more.
 const MOST: u32 = 500;
-/// What kubectl runs; it has to be in PATH under the name `kubectl_complete-netpath`.
-pub const SCRIPT: &str = "#!/bin/sh\nexec kubectl-netpath __complete \"$@\"\n";
+/// The name in PATH that kubectl runs.
+const COMPLETER: &str = "kubectl_complete-netpath";
+/// What may stand under that name; release archives hold it too.
+pub const SCRIPT: &str = include_str!("kubectl_complete-netpath");
+
+/// Whether a program that was started as `name` has to complete words.
+pub fn is_completer(name: &OsStr) -> bool {
+    Path::new(name).file_stem() == Some(OsStr::new(COMPLETER))
+}
 
 /// What a shell does with the candidates (cobra's `ShellCompDirective`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -334,6 +342,14 @@ mod tests {
             .build()
             .unwrap();
         runtime.block_on(run(words.iter().map(Into::into).collect()))
+    }
+
+    #[test]
+    fn a_link_of_the_script_s_name_completes() {
+        let is = |name: &str| is_completer(OsStr::new(name));
+        assert!(is("/home/ann/.krew/bin/kubectl_complete-netpath"));
+        assert!(is("kubectl_complete-netpath.exe"));
+        assert!(!is("kubectl-netpath") && !is(""));
     }
 
     #[test]

@@ -35,8 +35,11 @@ fn complete(words: Vec<std::ffi::OsString>) -> ExitCode {
 }
 
 fn main() -> ExitCode {
-    let mut words = std::env::args_os().skip(1);
-    if words.next().is_some_and(|word| word == complete::WORD) {
+    let mut words = std::env::args_os().peekable();
+    let name = words.next();
+    if name.is_some_and(|name| complete::is_completer(&name))
+        || words.next_if(|word| word == complete::WORD).is_some()
+    {
         return complete(words.collect());
     }
     let cli = match cli::parse(std::env::args_os()) {

@@ -27,7 +27,11 @@ pub const PROGRAM: &str = "/netpath-helper";
 
 /// Deadline of a helper that is not kept, in seconds: the kubelet ends it if this client cannot.
 const DEADLINE: u64 = 900;
-const DEFAULT_IMAGE: &str = concat!("netpath-helper:v", env!("CARGO_PKG_VERSION"));
+// A release knows where its image was pushed to.
+const DEFAULT_IMAGE: &str = match option_env!("NETPATH_RELEASE_IMAGE") {
+    Some(image) => image,
+    None => concat!("netpath-helper:v", env!("CARGO_PKG_VERSION")),
+};
 
 /// Flags about helper pods.
 #[derive(Args, Clone, Debug)]

@@ -17,6 +17,7 @@ pub enum Signal {
     /// SIGTERM, or the closing of a Windows console.
     Terminate,
     /// The terminal went away.
+    #[cfg(unix)]
     Hangup,
 }
 
@@ -24,6 +25,7 @@ impl Signal {
     /// The exit code that shells expect: 128 plus the signal's number.
     pub fn exit_code(self) -> u8 {
         match self {
+            #[cfg(unix)]
             Self::Hangup => 129,
             Self::Interrupt => 130,
             Self::Terminate => 143,
@@ -121,23 +123,44 @@ impl Signals {
     }
 }
 
-/// Listens for the signals that end the program, which do not end it by themselves any more.
-#[cfg(not(unix))]
-pub struct Signals;
+/// Listens for the events that end the program, which do not end it by themselves any more.
+#[cfg(windows)]
+pub struct Signals {
+    interrupted: Option<tokio::signal::windows::CtrlC>,
+    closed: Option<tokio::signal::windows::CtrlClose>,
+    shut_down: Option<tokio::signal::windows::CtrlShutdown>,
+}
 
-#[cfg(not(unix))]
+#[cfg(windows)]
 impl Signals {
     /// Starts to listen.
     pub fn listen() -> Self {
-        Self
+        use tokio::signal::windows::{ctrl_c, ctrl_close, ctrl_shutdown};
+        // As for Unix: what cannot be listened for ends the program by itself.
+        Self {
+            interrupted: ctrl_c().ok(),
+            closed: ctrl_close().ok(),
+            shut_down: ctrl_shutdown().ok(),
+        }
     }
 
-    /// The next signal.
+    /// The next event.
     pub async fn next(&mut self) -> Signal {
-        match tokio::signal::ctrl_c().await {
-            Ok(()) => Signal::Interrupt,
-            // Without a handler no signal can be awaited; the default action ends the program.
-            Err(_) => std::future::pending().await,
-        }
+        std::future::poll_fn(|cx| {
+            let mut interrupted = self.interrupted.iter_mut();
+            if interrupted.any(|stream| stream.poll_recv(cx).is_ready()) {
+                return std::task::Poll::Ready(Signal::Interrupt);
+            }
+            let mut closed = self.closed.iter_mut();
+            let mut shut_down = self.shut_down.iter_mut();
+            // Windows ends the program some seconds after these, whatever it does.
+            if closed.any(|stream| stream.poll_recv(cx).is_ready())
+                || shut_down.any(|stream| stream.poll_recv(cx).is_ready())
+            {
+                return std::task::Poll::Ready(Signal::Terminate);
+            }
+            std::task::Poll::Pending
+        })
+        .await
     }
 }

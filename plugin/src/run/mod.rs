@@ -115,6 +115,7 @@ pub fn interrupted(signal: Signal) -> u8 {
     let word = match signal {
         Signal::Interrupt => "interrupted",
         Signal::Terminate => "terminated",
+        #[cfg(unix)]
         Signal::Hangup => "hung up",
     };
     eprintln!("{word}");
