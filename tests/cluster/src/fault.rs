@@ -1,0 +1,271 @@
+//! Faults inside nodes: each is made, judged and mended.
+
+use anyhow::{Context, Result};
+use netpath_lab::Place;
+
+use crate::flows::{Case, Expect, Maker};
+use crate::inside::Inside;
+use crate::judge::{Judge, tell};
+use crate::kubectl::{self, NAMESPACE};
+use crate::settle;
+use crate::undo::Undo;
+
+/// Makes every fault that the cluster's variant can have.
+pub fn all(judge: &mut Judge<'_>, inside: &Inside) -> Result<()> {
+    late_service(judge, inside)?;
+    if inside.variant.more.contains_key("policy") {
+        policies(judge)?;
+    }
+    // flannel accepts what a policy would drop, and puts routes and rules right again: it stands still.
+    let mut still = Vec::new();
+    if inside.variant.overlay != "routes" {
+        for node in &judge.objects.nodes {
+            still.push(inside.stop(&node.name, "flanneld")?);
+        }
+    }
+    for &v6 in judge.objects.families() {
+        forwarding(judge, inside, v6)?;
+        routes(judge, inside, v6)?;
+    }
+    if inside.variant.overlay == "vxlan" {
+        tunnel(judge, inside)?;
+    }
+    still.into_iter().try_for_each(Undo::now)
+}
+
+/// A command in a node's network.
+fn on(inside: &Inside, node: &str, command: &str) -> Result<()> {
+    let words: Vec<&str> = command.split_whitespace().collect();
+    inside.node(node)?.run(words).map(|_| ())
+}
+
+/// Runs one command in a node's network, the other to mend it, and judges a case in between.
+fn broken(
+    judge: &mut Judge<'_>,
+    inside: &Inside,
+    node: &str,
+    [make, mend]: [&str; 2],
+    case: &Case,
+) -> Result<()> {
+    let undo = Undo::new(format!("{mend} on {node}"), || on(inside, node, mend));
+    on(inside, node, make)?;
+    judge.case(case, tell(case))?;
+    undo.now()
+}
+
+fn names(judge: &Judge<'_>) -> Result<[String; 2]> {
+    let [first, second] = &judge.objects.nodes[..] else {
+        anyhow::bail!("two nodes are wanted");
+    };
+    Ok([first.name.clone(), second.name.clone()])
+}
+
+/// A case that is expected to fail.
+fn case(
+    judge: &Judge<'_>,
+    v6: bool,
+    (name, source, destination): (&str, &str, &str),
+    expect: Expect,
+) -> Result<Case> {
+    let mut case = Maker::new(&judge.objects, v6).case(name, source, destination, false)?;
+    case.expect = expect;
+    Ok(case)
+}
+
+fn forwarding(judge: &mut Judge<'_>, inside: &Inside, v6: bool) -> Result<()> {
+    let [_, second] = names(judge)?;
+    let program = if v6 { "ip6tables" } else { "iptables" };
+    let expect = Expect::fault("dropped", &second, "FORWARD").code("NP0101");
+    if inside.variant.overlay == "routes" {
+        let flow = ("FORWARD policy DROP", "client-1", "web-2:8080");
+        let case = case(judge, v6, flow, expect)?;
+        let make = format!("{program} -w -P FORWARD DROP");
+        let mend = format!("{program} -w -P FORWARD ACCEPT");
+        broken(judge, inside, &second, [&make, &mend], &case)?;
+    } else {
+        let flow = ("a rule that drops in FORWARD", "client-1", "web-2:8080");
+        let case = case(judge, v6, flow, expect)?;
+        let rule = format!("FORWARD -d {} -j DROP", case.to.ip());
+        let make = format!("{program} -w -I {rule}");
+        let mend = format!("{program} -w -D {rule}");
+        broken(judge, inside, &second, [&make, &mend], &case)?;
+    }
+    let (switch, word) = if v6 {
+        ("net.ipv6.conf.all.forwarding", "forwarding")
+    } else {
+        ("net.ipv4.ip_forward", "ip_forward")
+    };
+    let expect = Expect::fault("dropped", &second, word).code("NP0104");
+    let flow = ("forwarding switched off", "client-1", "web-2:8080");
+    let case = case(judge, v6, flow, expect)?;
+    let make = format!("sysctl -qw {switch}=0");
+    let mend = format!("sysctl -qw {switch}=1");
+    broken(judge, inside, &second, [&make, &mend], &case)
+}
+
+/// The route of a node to a prefix, as `ip route` takes it again.
+fn route(node: &Place, v6: bool, to: &str) -> Result<String> {
+    let family = if v6 { "-6" } else { "-4" };
+    let list = node.run(["ip", family, "route", "show", to])?;
+    let line = list
+        .lines()
+        .next()
+        .with_context(|| format!("find the route to {to}"))?;
+    Ok(line.replace(" linkdown", "").trim().to_owned())
+}
+
+fn routes(judge: &mut Judge<'_>, inside: &Inside, v6: bool) -> Result<()> {
+    let family = if v6 { "-6" } else { "-4" };
+    let [first, second] = names(judge)?;
+    for (on, other, flow, verdict) in [
+        (
+            &second,
+            &first,
+            ("no route back", "client-1", "web-2:8080"),
+            "dropped",
+        ),
+        (
+            &first,
+            &second,
+            ("no route there, one backend", "client-1", "svc/web:http"),
+            "mixed",
+        ),
+    ] {
+        let cidr = judge.objects.pod_cidr(other, v6)?;
+        let back = route(&inside.node(on)?, v6, &cidr)?;
+        let case = case(judge, v6, flow, Expect::fault(verdict, on, &cidr))?;
+        let make = format!("ip {family} route del {back}");
+        let mend = format!("ip {family} route replace {back}");
+        broken(judge, inside, on, [&make, &mend], &case)?;
+    }
+    Ok(())
+}
+
+fn tunnel(judge: &mut Judge<'_>, inside: &Inside) -> Result<()> {
+    let [first, second] = names(judge)?;
+    let links = inside
+        .node(&second)?
+        .run(["ip", "-o", "link", "show", "flannel.1"])?;
+    let mac = links
+        .split_whitespace()
+        .skip_while(|word| *word != "link/ether")
+        .nth(1);
+    let mac = mac.context("find the link-layer address of flannel.1")?;
+    let peer = judge.objects.nodes.get(1).context("find the second node")?;
+    let peer = crate::workload::of_family(&peer.ips, false)?;
+    let right = format!("bridge fdb replace {mac} dev flannel.1 dst {peer} self permanent");
+
+    let flow = ("FDB entry of flannel.1 deleted", "client-1", "svc/web:http");
+    let expect = Expect::fault("mixed", &first, mac).code("NP0114");
+    let case_ = case(judge, false, flow, expect)?;
+    let make = format!("bridge fdb del {mac} dev flannel.1");
+    broken(judge, inside, &first, [&make, &right], &case_)?;
+
+    let flow = (
+        "FDB entry of flannel.1 leads nowhere",
+        "client-1",
+        "web-2:8080",
+    );
+    let expect = Expect::fault("dropped", &first, "10.88.0.77");
+    let case_ = case(judge, false, flow, expect)?;
+    let make = format!("bridge fdb replace {mac} dev flannel.1 dst 10.88.0.77 self permanent");
+    broken(judge, inside, &first, [&make, &right], &case_)
+}
+
+/// A Service that is made while kube-proxy of one node stands still.
+fn late_service(judge: &mut Judge<'_>, inside: &Inside) -> Result<()> {
+    let [first, _] = names(judge)?;
+    let undo = inside.stop(&first, "kube-proxy")?;
+    let expose = ["expose", "pod", "web-2", "--name", "late", "--port", "80"];
+    let expose = [
+        &expose[..],
+        &["--target-port", "8080", "--namespace", NAMESPACE],
+    ]
+    .concat();
+    kubectl::run(&expose, "")?;
+    judge.objects.read_services()?;
+    let flow = (
+        "Service made while kube-proxy stood still, other node",
+        "client-2",
+        "svc/late",
+    );
+    let there = case(judge, false, flow, Expect::verdict("delivered"))?;
+    settle::until(judge, &there, |outcome| outcome.pod() == Some("web-2"))?;
+    judge.case(&there, tell(&there))?;
+    // No kernel here says what becomes of a Service's address that leaves its node as it is; kube-proxy's
+    // nftables mode drops it before that.
+    let verdict = if inside.variant.proxy == "iptables" {
+        "inconclusive"
+    } else {
+        "dropped"
+    };
+    let flow = (
+        "Service made while kube-proxy stood still",
+        "client-1",
+        "svc/late",
+    );
+    let mut expect = Expect::verdict(verdict);
+    expect.node = Some(first);
+    let here = case(judge, false, flow, expect)?;
+    judge.case(&here, tell(&here))?;
+    undo.now()
+}
+
+const POLICY: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: nobody, namespace: netpath-test}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  policyTypes: [Ingress]
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: lonely}}}]
+";
+
+/// A NetworkPolicy that lets nobody but one pod in.
+fn policies(judge: &mut Judge<'_>) -> Result<()> {
+    let undo = Undo::new("remove the NetworkPolicy", || {
+        let delete = ["delete", "networkpolicy", "nobody", "--ignore-not-found"];
+        kubectl::run(&[&delete[..], &["--namespace", NAMESPACE]].concat(), "").map(|_| ())
+    });
+    kubectl::run(&["apply", "-f", "-"], POLICY)?;
+    let [first, second] = names(judge)?;
+    for &v6 in judge.objects.families() {
+        for (name, source, destination, node) in [
+            (
+                "denied by a NetworkPolicy, same node",
+                "client-1",
+                "web-1:8080",
+                Some(&first),
+            ),
+            (
+                "denied by a NetworkPolicy, across nodes",
+                "client-1",
+                "web-2:8080",
+                Some(&second),
+            ),
+            (
+                "denied by a NetworkPolicy, ClusterIP",
+                "client-2",
+                "svc/web:http",
+                None,
+            ),
+        ] {
+            let expect = Expect {
+                verdicts: vec!["dropped", "rejected"],
+                node: node.cloned(),
+                object: Some("KUBE-".to_owned()),
+                ..Expect::default()
+            };
+            let denied = case(judge, v6, (name, source, destination), expect)?;
+            settle::until(judge, &denied, |outcome| !outcome.connected())?;
+            judge.case(&denied, tell(&denied))?;
+        }
+        for destination in ["web-1:8080", "web-2:8080"] {
+            let flow = ("allowed by a NetworkPolicy", "lonely", destination);
+            let allowed = case(judge, v6, flow, Expect::verdict("delivered"))?;
+            judge.case(&allowed, tell(&allowed))?;
+        }
+    }
+    undo.now()
+}

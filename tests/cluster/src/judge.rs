@@ -1,0 +1,381 @@
+//! A trace beside real exchanges.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use netpath_lab::oracle::{Point, Turn, difference, observed, of_exchange};
+use netpath_lab::{Capture, Outcome, Seen};
+
+use crate::answer::{Answer, Branch, End, parse};
+use crate::flows::{Case, place};
+use crate::inside::{Inside, exchange};
+use crate::kubectl::{self, NAMESPACE};
+use crate::workload::Objects;
+
+/// Ports of servers; no client has one of them.
+const SERVER_PORTS: &[u16] = &[53, 80, 8080, 9999, 19080];
+/// Exchanges in which every way has to be seen: of two equal ones, the second fails to come once in 2^59.
+const EXCHANGES: usize = 60;
+/// Exchanges through kubectl, which cost much more.
+const ASKED: usize = 40;
+/// Where an answer is predicted, a slow machine is no fault.
+const LONG: Duration = Duration::from_secs(5);
+/// Where none is: shorter than the time after which the kernel repeats a SYN.
+const SHORT: Duration = Duration::from_millis(600);
+
+/// What a case is judged by.
+pub struct Judge<'a> {
+    /// The workload.
+    pub objects: Objects,
+    /// The cluster's namespaces, where it stands on this machine.
+    pub inside: Option<&'a Inside>,
+    /// Packet sockets in them.
+    pub capture: Option<Capture>,
+    /// Cases that disagreed.
+    pub failures: usize,
+    /// Cases so far.
+    pub cases: usize,
+    /// Begin of the paths to which disagreements are written.
+    pub save: String,
+}
+
+/// What the product said of a case, and what a client in the pod did.
+pub struct Told {
+    answer: Answer,
+    json: Vec<u8>,
+    asked: Outcome,
+}
+
+/// Traces a case through kubectl, and lets its client ask through kubectl meanwhile.
+pub fn tell(case: &Case) -> Result<Told> {
+    kubectl::go_on()?;
+    let protocol = if case.udp { "udp" } else { "tcp" };
+    let mut arguments = vec!["netpath", "-n", NAMESPACE, "trace"];
+    arguments.extend([case.source.as_str(), &case.destination]);
+    arguments.extend(["--protocol", protocol, "--keep", "10m", "-o", "json"]);
+    arguments.extend(case.family);
+    let (output, asked) = thread::scope(|scope| {
+        let trace = scope.spawn(|| kubectl::output(&arguments, ""));
+        let asked = kubectl::ask(&case.pod, case.to, case.udp, SHORT);
+        (trace.join(), asked)
+    });
+    let output = output.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    let said = || {
+        format!(
+            "kubectl {}: {}: {}",
+            arguments.join(" "),
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        )
+    };
+    Ok(Told {
+        answer: parse(&output.stdout).with_context(said)?,
+        asked: asked?,
+        json: output.stdout,
+    })
+}
+
+impl Judge<'_> {
+    /// Judges a case and says the result.
+    pub fn case(&mut self, case: &Case, told: Result<Told>) -> Result<()> {
+        kubectl::go_on()?;
+        self.cases += 1;
+        let told = match told {
+            Ok(told) => told,
+            Err(error) => {
+                self.failures += 1;
+                println!("FAIL  {}: {error:#}", case.name);
+                return Ok(());
+            }
+        };
+        match self.agrees(case, &told)? {
+            Ok(seen) => println!("ok    {:<50} {:<12} {seen}", case.name, told.answer.verdict),
+            Err(why) => {
+                self.failures += 1;
+                println!("FAIL  {}: {why}", case.name);
+                print!("{}", details(&told.answer));
+                self.keep(&told)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What was seen, or how it differs.
+    fn agrees(&mut self, case: &Case, told: &Told) -> Result<Result<String, String>> {
+        if let Some(lacks) = case.expect.lacks(&told.answer) {
+            return Ok(Err(lacks));
+        }
+        let total: f64 = told.answer.branches.iter().map(|one| one.probability).sum();
+        if (total - 1.0).abs() > 1e-3 {
+            return Ok(Err(format!("probabilities add up to {total}")));
+        }
+        let asked = self.end(&told.asked);
+        let branches = &told.answer.branches;
+        if !branches.iter().any(|branch| fits(branch, &asked)) {
+            return Ok(Err(format!(
+                "the trace says {}, a client in the pod {asked}",
+                ends(branches)
+            )));
+        }
+        match self.inside {
+            Some(inside) => self.captured(inside, case, branches),
+            None => self.asked(case, branches, asked),
+        }
+    }
+
+    /// Exchanges in the client's namespace, until every way was seen at every device; no other may be seen.
+    fn captured(
+        &mut self,
+        inside: &Inside,
+        case: &Case,
+        branches: &[Branch],
+    ) -> Result<Result<String, String>> {
+        let from = inside.pod(&self.objects, &case.pod)?;
+        let silent = branches.iter().any(|branch| branch.end == End::Silence);
+        let open = branches.iter().any(|branch| branch.end == End::Unknown);
+        let wait = if silent || open { SHORT } else { LONG };
+        // Neighbours and forwarding entries settle, so that ARP is not in the way.
+        if !silent && !open {
+            for _ in 0..3 {
+                exchange(&from, case.to, case.udp, wait)?;
+            }
+        }
+        let name = place(&self.objects, &case.pod)?;
+        let ports = [SERVER_PORTS, &[case.to.port()]].concat();
+        let mut met = BTreeSet::new();
+        let mut seen = BTreeSet::new();
+        for number in 0..EXCHANGES {
+            kubectl::go_on()?;
+            let capture = self.capture.as_mut().context("packets are not captured")?;
+            capture.take()?;
+            let outcome = exchange(&from, case.to, case.udp, wait)?;
+            let frames = of_exchange(capture.take()?, &name, case.to);
+            let end = self.end(&outcome);
+            match which(branches, &end, &turns(&frames, &ports, case.udp)) {
+                Ok(index) => met.insert(index),
+                Err(differs) => {
+                    return Ok(Err(format!(
+                        "exchange {number} ended as {outcome:?}\n{differs}"
+                    )));
+                }
+            };
+            seen.insert(end.to_string());
+            if met.len() == branches.len() || open {
+                return Ok(Ok(seen.into_iter().collect::<Vec<_>>().join(" ")));
+            }
+        }
+        let unseen: Vec<&Branch> = (0..)
+            .zip(branches)
+            .filter(|(index, _)| !met.contains(index))
+            .map(|(_, branch)| branch)
+            .collect();
+        Ok(Err(format!(
+            "not seen in {EXCHANGES} exchanges: {}",
+            unseen
+                .iter()
+                .map(|branch| branch.text.as_str())
+                .collect::<Vec<_>>()
+                .join("; ")
+        )))
+    }
+
+    /// Exchanges through kubectl, until every end that the trace names was seen; no other may be seen.
+    fn asked(
+        &self,
+        case: &Case,
+        branches: &[Branch],
+        first: End,
+    ) -> Result<Result<String, String>> {
+        let mut seen = BTreeSet::from([first]);
+        for number in 1..ASKED {
+            kubectl::go_on()?;
+            let met = branches
+                .iter()
+                .all(|branch| branch.end == End::Unknown || seen.contains(&branch.end));
+            if met && number >= 4 {
+                let seen: Vec<String> = seen.iter().map(ToString::to_string).collect();
+                return Ok(Ok(seen.join(" ")));
+            }
+            let end = self.end(&kubectl::ask(&case.pod, case.to, case.udp, SHORT)?);
+            if !branches.iter().any(|branch| fits(branch, &end)) {
+                return Ok(Err(format!(
+                    "the trace says {}, a client in the pod {end}",
+                    ends(branches)
+                )));
+            }
+            seen.insert(end);
+        }
+        Ok(Err(format!(
+            "the trace says {}, {ASKED} exchanges did not show all of it",
+            ends(branches)
+        )))
+    }
+
+    /// How an exchange ended, in the words of traces.
+    fn end(&self, outcome: &Outcome) -> End {
+        match outcome {
+            Outcome::Connected { .. } => {
+                let name = outcome.pod().unwrap_or_default();
+                match self.objects.pods.get(name) {
+                    Some(pod) if pod.host_network => End::Node(pod.node.clone()),
+                    Some(pod) => End::Pod(pod.name.clone()),
+                    None => End::Outside,
+                }
+            }
+            Outcome::Refused | Outcome::Unreachable(_) => End::Refused,
+            Outcome::TimedOut => End::Silence,
+        }
+    }
+
+    /// Writes an answer that disagrees, and what it was made from, to files.
+    fn keep(&self, told: &Told) -> Result<()> {
+        let path = format!("{}-{}.json", self.save, self.failures);
+        std::fs::write(&path, &told.json).with_context(|| format!("write {path}"))?;
+        let snapshot = format!("{}-{}.snapshot", self.save, self.failures);
+        let arguments = ["netpath", "-n", NAMESPACE, "snapshot", "save", &snapshot];
+        let saved = kubectl::output(&[&arguments[..], &["--keep", "10m"]].concat(), "")?;
+        println!("      {path} {snapshot}");
+        // A snapshot of a broken cluster is often partial, which its exit code tells.
+        let text = String::from_utf8_lossy(&saved.stderr);
+        text.lines().for_each(|line| println!("      {line}"));
+        Ok(())
+    }
+}
+
+/// Points of the four packets that are compared: question, answer, and the next of either side.
+fn turns(frames: &[Seen], ports: &[u16], udp: bool) -> Vec<Vec<Point>> {
+    // Datagrams are seen of the first turns only: the others would look the same.
+    let turns = [Turn::Question, Turn::Answer, Turn::Client, Turn::Server];
+    let turns = turns.iter().take(if udp { 2 } else { 4 });
+    turns.map(|turn| observed(frames, ports, *turn)).collect()
+}
+
+/// Whether a branch ends like this.
+fn fits(branch: &Branch, end: &End) -> bool {
+    branch.end == *end || branch.end == End::Unknown
+}
+
+/// The branch that an exchange took: the first that ends so and whose points are those that were seen. Otherwise
+/// how each differs.
+fn which(branches: &[Branch], end: &End, seen: &[Vec<Point>]) -> Result<usize, String> {
+    let mut text = String::new();
+    for (index, branch) in branches.iter().enumerate() {
+        if !fits(branch, end) {
+            let _ = writeln!(text, "      branch {index} ends otherwise: {}", branch.text);
+            continue;
+        }
+        let mut packets = branch.turns.iter().zip(seen);
+        let wrong: Vec<String> = if branch.end == End::Unknown {
+            // Nothing is said of what follows the place at which it can't be told.
+            let all = packets.next().into_iter();
+            all.filter_map(|(told, seen)| difference(told, seen.get(..told.len()).unwrap_or(seen)))
+                .collect()
+        } else {
+            packets
+                .filter_map(|(told, seen)| difference(told, seen))
+                .collect()
+        };
+        if wrong.is_empty() {
+            return Ok(index);
+        }
+        let _ = writeln!(
+            text,
+            "      branch {index}: {}\n{}",
+            branch.text,
+            wrong.concat()
+        );
+    }
+    Err(text)
+}
+
+/// Ends of all branches, for people.
+fn ends(branches: &[Branch]) -> String {
+    let all: BTreeSet<String> = branches
+        .iter()
+        .map(|branch| branch.end.to_string())
+        .collect();
+    all.into_iter().collect::<Vec<_>>().join(" ")
+}
+
+/// An answer, for people.
+fn details(answer: &Answer) -> String {
+    let mut text = String::new();
+    for branch in &answer.branches {
+        let node = branch.node.as_deref().unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "      {:.2} {node} {}",
+            branch.probability, branch.text
+        );
+    }
+    for finding in &answer.findings {
+        let place = &finding.place;
+        let object = place.object.as_deref().unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "      {} {} [{} {} {object}] {}",
+            finding.code,
+            finding.title,
+            place.node,
+            place.netns,
+            finding.evidence.join(" | ")
+        );
+    }
+    for unknown in &answer.unknown {
+        let _ = writeln!(text, "      unknown: {unknown}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn point(dev: &str) -> Point {
+        Point {
+            place: "n1".to_owned(),
+            dev: dev.to_owned(),
+            out: true,
+            src: "10.0.0.1".parse().unwrap(),
+            dst: "10.0.0.2".parse().unwrap(),
+            dport: Some(80),
+            ttl: 64,
+            inner: None,
+        }
+    }
+
+    fn branch(end: End, devices: &[&str]) -> Branch {
+        Branch {
+            end,
+            probability: 0.5,
+            turns: vec![devices.iter().map(|dev| point(dev)).collect()],
+            node: None,
+            text: String::new(),
+        }
+    }
+
+    #[test]
+    fn an_exchange_takes_the_branch_that_ends_so_at_the_same_devices() {
+        let web = |number| End::Pod(format!("web-{number}"));
+        let branches = [branch(web(1), &["eth0"]), branch(web(2), &["eth0", "eth1"])];
+        let seen = |devices: &[&str]| vec![devices.iter().map(|dev| point(dev)).collect()];
+        assert_eq!(which(&branches, &web(2), &seen(&["eth0", "eth1"])), Ok(1));
+        assert!(which(&branches, &web(2), &seen(&["eth0"])).is_err());
+        assert!(which(&branches, &End::Silence, &seen(&["eth0"])).is_err());
+    }
+
+    #[test]
+    fn of_an_open_way_its_begin_is_compared() {
+        let branches = [branch(End::Unknown, &["eth0"])];
+        let seen = |devices: &[&str]| vec![devices.iter().map(|dev| point(dev)).collect()];
+        assert_eq!(
+            which(&branches, &End::Silence, &seen(&["eth0", "eth1"])),
+            Ok(0)
+        );
+        assert!(which(&branches, &End::Silence, &seen(&["eth1"])).is_err());
+        assert!(which(&branches, &End::Silence, &seen(&[])).is_err());
+    }
+}
