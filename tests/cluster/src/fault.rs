@@ -9,6 +9,7 @@ use crate::judge::{Judge, tell};
 use crate::kubectl::{self, NAMESPACE};
 use crate::settle;
 use crate::undo::Undo;
+use crate::workload::of_family;
 
 /// Makes every fault that the cluster's variant can have.
 pub fn all(judge: &mut Judge<'_>, inside: &Inside) -> Result<()> {
@@ -90,12 +91,12 @@ fn forwarding(judge: &mut Judge<'_>, inside: &Inside, v6: bool) -> Result<()> {
         let mend = format!("{program} -w -D {rule}");
         broken(judge, inside, &second, [&make, &mend], &case)?;
     }
-    let (switch, word) = if v6 {
-        ("net.ipv6.conf.all.forwarding", "forwarding")
+    let switch = if v6 {
+        "net.ipv6.conf.all.forwarding"
     } else {
-        ("net.ipv4.ip_forward", "ip_forward")
+        "net.ipv4.ip_forward"
     };
-    let expect = Expect::fault("dropped", &second, word).code("NP0104");
+    let expect = Expect::fault("dropped", &second, "forwarding = 0").code("NP0104");
     let flow = ("forwarding switched off", "client-1", "web-2:8080");
     let case = case(judge, v6, flow, expect)?;
     let make = format!("sysctl -qw {switch}=0");
@@ -117,23 +118,27 @@ fn route(node: &Place, v6: bool, to: &str) -> Result<String> {
 fn routes(judge: &mut Judge<'_>, inside: &Inside, v6: bool) -> Result<()> {
     let family = if v6 { "-6" } else { "-4" };
     let [first, second] = names(judge)?;
-    for (on, other, flow, verdict) in [
+    for (on, other, pod, flow, verdict) in [
         (
             &second,
             &first,
+            "client-1",
             ("no route back", "client-1", "web-2:8080"),
             "dropped",
         ),
         (
             &first,
             &second,
+            "web-2",
             ("no route there, one backend", "client-1", "svc/web:http"),
             "mixed",
         ),
     ] {
         let cidr = judge.objects.pod_cidr(other, v6)?;
         let back = route(&inside.node(on)?, v6, &cidr)?;
-        let case = case(judge, v6, flow, Expect::fault(verdict, on, &cidr))?;
+        let lacking = of_family(&judge.objects.pod(pod)?.ips, v6)?;
+        let lacking = format!("not there: a route to {lacking}");
+        let case = case(judge, v6, flow, Expect::fault(verdict, on, &lacking))?;
         let make = format!("ip {family} route del {back}");
         let mend = format!("ip {family} route replace {back}");
         broken(judge, inside, on, [&make, &mend], &case)?;
@@ -152,7 +157,7 @@ fn tunnel(judge: &mut Judge<'_>, inside: &Inside) -> Result<()> {
         .nth(1);
     let mac = mac.context("find the link-layer address of flannel.1")?;
     let peer = judge.objects.nodes.get(1).context("find the second node")?;
-    let peer = crate::workload::of_family(&peer.ips, false)?;
+    let peer = of_family(&peer.ips, false)?;
     let right = format!("bridge fdb replace {mac} dev flannel.1 dst {peer} self permanent");
 
     let flow = ("FDB entry of flannel.1 deleted", "client-1", "svc/web:http");

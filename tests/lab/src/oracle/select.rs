@@ -1,34 +1,29 @@
 //! The packets of one exchange among all that a busy network carries.
 
-use std::net::SocketAddr;
-
 use crate::capture::{Direction, Seen};
 use crate::packet::Transport;
 
 /// Bytes that one side of an exchange sends at most.
 const WINDOW: u32 = 1 << 16;
 
-/// Frames of the exchange that a client in `place` began with `to`.
+/// Frames of the exchange that a client in `place` began with a server on one of `ports`.
 ///
 /// A connection is told by its first sequence number, which no translation on the way changes: its client's
 /// packets have it, the server's acknowledge it. Of the other protocols nothing is left out: datagrams carry no
 /// mark of their exchange.
-pub fn of_exchange(seen: Vec<Seen>, place: &str, to: SocketAddr) -> Vec<Seen> {
-    let begins = |one: &Seen| match one.frame.innermost() {
-        Some(ip)
-            if one.place == place
-                && one.direction == Direction::Out
-                && ip.destination == to.ip() =>
+pub fn of_exchange(seen: Vec<Seen>, place: &str, ports: &[u16]) -> Vec<Seen> {
+    let begins = |one: &Seen| match one.frame.innermost()?.transport {
+        Transport::Tcp {
+            destination,
+            flags,
+            sequence,
+            ..
+        } if one.place == place
+            && one.direction == Direction::Out
+            && ports.contains(&destination)
+            && flags & 0x17 == 0x02 =>
         {
-            match ip.transport {
-                Transport::Tcp {
-                    destination,
-                    flags,
-                    sequence,
-                    ..
-                } if destination == to.port() && flags & 0x17 == 0x02 => Some(sequence),
-                _ => None,
-            }
+            Some(sequence)
         }
         _ => None,
     };
@@ -37,11 +32,11 @@ pub fn of_exchange(seen: Vec<Seen>, place: &str, to: SocketAddr) -> Vec<Seen> {
         Some(Transport::Tcp {
             sequence,
             acknowledgment,
+            flags,
             ..
         }) => first.iter().any(|first| {
-            [sequence, acknowledgment]
-                .iter()
-                .any(|number| number.wrapping_sub(*first) < WINDOW)
+            let near = |number: &u32| number.wrapping_sub(*first) < WINDOW;
+            near(sequence) || flags & 0x10 != 0 && near(acknowledgment)
         }),
         _ => true,
     };
@@ -89,12 +84,12 @@ mod tests {
         let seen = vec![
             tcp("client", 80, 0x02, u32::MAX, 0),
             tcp("node", 8080, 0x02, u32::MAX, 0),
-            tcp("node", 40000, 0x12, 77, 0),
-            tcp("node", 8080, 0x10, 5, 78),
+            tcp("node", 40000, 0x12, 1 << 30, 0),
+            tcp("node", 8080, 0x10, 5, (1 << 30) + 1),
             tcp("node", 8080, 0x02, 500_000, 0),
-            tcp("node", 40000, 0x12, 9, 500_001),
+            tcp("node", 40000, 0x12, 3 << 30, 500_001),
         ];
-        let kept = of_exchange(seen.clone(), "client", "10.0.0.2:80".parse().unwrap());
+        let kept = of_exchange(seen.clone(), "client", &[80]);
         assert_eq!(kept.len(), 4);
         assert!(
             seen.iter()
@@ -102,7 +97,7 @@ mod tests {
                 .zip(&kept)
                 .all(|(a, b)| a.frame == b.frame)
         );
-        let other = of_exchange(seen, "client", "10.0.0.2:81".parse().unwrap());
+        let other = of_exchange(seen, "client", &[81]);
         assert!(other.is_empty(), "no connection to that port was begun");
     }
 }
