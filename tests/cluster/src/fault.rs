@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use netpath_lab::Place;
 
 use crate::flows::{Case, Expect, Maker};
-use crate::inside::Inside;
+use crate::inside::{Inside, exchange};
 use crate::judge::{Judge, tell};
 use crate::kubectl::{self, NAMESPACE};
 use crate::settle;
@@ -50,6 +50,9 @@ fn broken(
 ) -> Result<()> {
     let undo = Undo::new(format!("{mend} on {node}"), || on(inside, node, mend));
     on(inside, node, make)?;
+    // What the fault makes of neighbours stands before the trace reads it.
+    let from = inside.pod(&judge.objects, &case.pod)?;
+    exchange(&from, case.to, case.udp, settle::ANSWER)?;
     judge.case(case, tell(case))?;
     undo.now()
 }
@@ -195,7 +198,9 @@ fn late_service(judge: &mut Judge<'_>, inside: &Inside) -> Result<()> {
         "svc/late",
     );
     let there = case(judge, false, flow, Expect::verdict("delivered"))?;
-    settle::until(judge, &there, |outcome| outcome.pod() == Some("web-2"))?;
+    settle::until(judge, &there, settle::ANSWER, |outcome| {
+        outcome.pod() == Some("web-2")
+    })?;
     judge.case(&there, tell(&there))?;
     // No kernel here says what becomes of a Service's address that leaves its node as it is; kube-proxy's
     // nftables mode drops it before that.
@@ -263,7 +268,9 @@ fn policies(judge: &mut Judge<'_>) -> Result<()> {
                 ..Expect::default()
             };
             let denied = case(judge, v6, (name, source, destination), expect)?;
-            settle::until(judge, &denied, |outcome| !outcome.connected())?;
+            settle::until(judge, &denied, settle::REFUSAL, |outcome| {
+                !outcome.connected()
+            })?;
             judge.case(&denied, tell(&denied))?;
         }
         for destination in ["web-1:8080", "web-2:8080"] {

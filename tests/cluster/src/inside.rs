@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -12,7 +12,7 @@ use netpath_lab::{Capture, Outcome, Place};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::flows::{self, OUTSIDE};
+use crate::flows;
 use crate::undo::Undo;
 use crate::workload::{Objects, Pod};
 
@@ -22,7 +22,6 @@ pub struct Inside {
     pub variant: Variant,
     pids: BTreeMap<String, i32>,
     pods: BTreeMap<String, i32>,
-    underlay: PathBuf,
 }
 
 /// The words of $state/up.
@@ -61,7 +60,7 @@ impl Variant {
 
 impl Inside {
     /// Finds the namespaces of nodes and of the workload's pods.
-    pub fn find(state: &Path, underlay: &str, objects: &Objects) -> Result<Self> {
+    pub fn find(state: &Path, objects: &Objects) -> Result<Self> {
         let read = |name: &str| {
             let path = state.join(name);
             fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
@@ -108,7 +107,6 @@ impl Inside {
             variant: Variant::parse(&read("up")?)?,
             pids,
             pods,
-            underlay: Path::new("/run/netns").join(underlay),
         })
     }
 
@@ -128,17 +126,6 @@ impl Inside {
             Some(pid) => Place::of_process(&place, *pid),
             None => self.node(&place),
         }
-    }
-
-    /// Whether the network beyond the nodes has the addresses that stand for the rest of the world.
-    pub fn has_outside(&self) -> Result<bool> {
-        let path = self
-            .underlay
-            .to_str()
-            .context("the underlay's path is no text")?;
-        let name = path.rsplit('/').next().unwrap_or_default();
-        let list = netpath_lab::command::run(&["ip", "-n", name, "-o", "addr"])?;
-        Ok(OUTSIDE.iter().any(|address| list.contains(address)))
     }
 
     /// Packet sockets in all nodes and pods.

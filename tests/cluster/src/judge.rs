@@ -21,7 +21,8 @@ const SERVER_PORTS: &[u16] = &[53, 80, 8080, 9999, 19080];
 const EXCHANGES: usize = 60;
 /// Exchanges through kubectl, which cost much more.
 const ASKED: usize = 40;
-/// Where an answer is predicted, a slow machine is no fault.
+/// Where an answer or a refusal is predicted, a slow machine is no fault; and some refusals count only when the
+/// SYN is repeated, see [`crate::settle::REFUSAL`].
 const LONG: Duration = Duration::from_secs(5);
 /// Where none is: shorter than the time after which the kernel repeats a SYN.
 const SHORT: Duration = Duration::from_millis(600);
@@ -52,6 +53,11 @@ pub struct Told {
 /// Traces a case through kubectl, and lets its client ask through kubectl meanwhile.
 pub fn tell(case: &Case) -> Result<Told> {
     kubectl::go_on()?;
+    let answers = ["delivered", "rejected"];
+    let wait = match &case.expect.verdicts[..] {
+        verdicts if verdicts.iter().any(|verdict| answers.contains(verdict)) => LONG,
+        _ => SHORT,
+    };
     let protocol = if case.udp { "udp" } else { "tcp" };
     let mut arguments = vec!["netpath", "-n", NAMESPACE, "trace"];
     arguments.extend([case.source.as_str(), &case.destination]);
@@ -59,7 +65,7 @@ pub fn tell(case: &Case) -> Result<Told> {
     arguments.extend(case.family);
     let (output, asked) = thread::scope(|scope| {
         let trace = scope.spawn(|| kubectl::output(&arguments, ""));
-        let asked = kubectl::ask(&case.pod, case.to, case.udp, SHORT);
+        let asked = kubectl::ask(&case.pod, case.to, case.udp, wait);
         (trace.join(), asked)
     });
     let output = output.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
@@ -134,11 +140,13 @@ impl Judge<'_> {
         branches: &[Branch],
     ) -> Result<Result<String, String>> {
         let from = inside.pod(&self.objects, &case.pod)?;
-        let silent = branches.iter().any(|branch| branch.end == End::Silence);
         let open = branches.iter().any(|branch| branch.end == End::Unknown);
-        let wait = if silent || open { SHORT } else { LONG };
+        let wait = patience(branches);
         // Neighbours and forwarding entries settle, so that ARP is not in the way.
-        if !silent && !open {
+        if branches
+            .iter()
+            .all(|branch| matches!(branch.end, End::Pod(_) | End::Node(_) | End::Outside))
+        {
             for _ in 0..3 {
                 exchange(&from, case.to, case.udp, wait)?;
             }
@@ -196,6 +204,7 @@ impl Judge<'_> {
         branches: &[Branch],
         first: End,
     ) -> Result<Result<String, String>> {
+        let wait = patience(branches);
         let mut seen = BTreeSet::from([first]);
         for number in 1..ASKED {
             kubectl::go_on()?;
@@ -206,7 +215,7 @@ impl Judge<'_> {
                 let seen: Vec<String> = seen.iter().map(ToString::to_string).collect();
                 return Ok(Ok(seen.join(" ")));
             }
-            let end = self.end(&kubectl::ask(&case.pod, case.to, case.udp, SHORT)?);
+            let end = self.end(&kubectl::ask(&case.pod, case.to, case.udp, wait)?);
             if !branches.iter().any(|branch| fits(branch, &end)) {
                 return Ok(Err(format!(
                     "the trace says {}, a client in the pod {end}",
@@ -260,6 +269,16 @@ fn turns(frames: &[Seen], ports: &[u16], udp: bool) -> Vec<Vec<Point>> {
     turns.map(|turn| observed(frames, ports, *turn)).collect()
 }
 
+/// How long to wait for the end of one exchange.
+fn patience(branches: &[Branch]) -> Duration {
+    let silent = |branch: &Branch| matches!(branch.end, End::Silence | End::Unknown);
+    if branches.iter().any(silent) {
+        SHORT
+    } else {
+        LONG
+    }
+}
+
 /// Whether a branch ends like this.
 fn fits(branch: &Branch, end: &End) -> bool {
     branch.end == *end || branch.end == End::Unknown
@@ -278,15 +297,25 @@ fn which(branches: &[Branch], end: &End, seen: &[Vec<Point>]) -> Result<usize, S
             let _ = writeln!(text, "      branch {index} arrives, and tells no device");
             continue;
         }
-        let mut packets = branch.turns.iter().zip(seen);
+        let mut packets = (0..).zip(branch.turns.iter().zip(seen));
         let wrong: Vec<String> = if branch.end == End::Unknown {
             // Nothing is said of what follows the place at which it can't be told.
             let all = packets.next().into_iter();
-            all.filter_map(|(told, seen)| difference(told, seen.get(..told.len()).unwrap_or(seen)))
-                .collect()
+            all.filter_map(|(_, (told, seen))| {
+                difference(told, seen.get(..told.len()).unwrap_or(seen))
+            })
+            .collect()
         } else {
             packets
-                .filter_map(|(told, seen)| difference(told, seen))
+                .filter_map(|(turn, (told, seen))| {
+                    let from_outside = branch.end == End::Outside && turn % 2 == 1;
+                    let seen = if from_outside {
+                        next_door(told, seen)
+                    } else {
+                        seen.clone()
+                    };
+                    difference(told, &seen)
+                })
                 .collect()
         };
         if wrong.is_empty() {
@@ -300,6 +329,17 @@ fn which(branches: &[Branch], end: &End, seen: &[Vec<Point>]) -> Result<usize, S
         );
     }
     Err(text)
+}
+
+/// A packet from outside as if it came from next door, as traces tell it: how far it came, no kernel here knows.
+fn next_door(told: &[Point], seen: &[Point]) -> Vec<Point> {
+    let ttl = |points: &[Point]| points.first().map_or(0, |point| point.ttl);
+    let far = ttl(told).saturating_sub(ttl(seen));
+    let nearer = |point: &Point| Point {
+        ttl: point.ttl.saturating_add(far),
+        ..point.clone()
+    };
+    seen.iter().map(nearer).collect()
 }
 
 /// Ends of all branches, for people.
@@ -376,6 +416,22 @@ mod tests {
         assert_eq!(which(&branches, &web(2), &seen(&["eth0", "eth1"])), Ok(1));
         assert!(which(&branches, &web(2), &seen(&["eth0"])).is_err());
         assert!(which(&branches, &End::Silence, &seen(&["eth0"])).is_err());
+    }
+
+    #[test]
+    fn how_far_an_answer_from_outside_came_is_open_but_not_what_happens_here() {
+        let far = |ttl| Point {
+            ttl,
+            ..point("eth0")
+        };
+        let outside = Branch {
+            turns: vec![vec![], vec![far(64), far(63)]],
+            ..branch(End::Outside, &[])
+        };
+        let branches = [outside];
+        let seen = |first, second| [vec![], vec![far(first), far(second)]];
+        assert_eq!(which(&branches, &End::Outside, &seen(61, 60)), Ok(0));
+        assert!(which(&branches, &End::Outside, &seen(61, 61)).is_err());
     }
 
     #[test]

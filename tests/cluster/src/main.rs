@@ -42,11 +42,14 @@ const AT_ONCE: usize = 4;
 #[command(version, about)]
 struct Arguments {
     /// State directory of a cluster that tests/cluster/up raised on this machine; none: any cluster, by KUBECONFIG
-    #[arg(long, requires = "underlay")]
-    state: Option<PathBuf>,
-    /// Network namespace of that cluster's underlay
     #[arg(long)]
-    underlay: Option<String>,
+    state: Option<PathBuf>,
+    /// A server outside of the cluster answers on 198.51.100.1 and 2001:db8:51::1, TCP port 80 and UDP port 53
+    #[arg(long)]
+    outside: bool,
+    /// Where answers that disagree, and snapshots of their clusters, are written: begin of the files' paths
+    #[arg(long, default_value = "/tmp/netpath-check")]
+    save: String,
     /// Image of the test pods
     #[arg(
         long,
@@ -100,20 +103,18 @@ fn check(arguments: &Arguments) -> Result<bool> {
         Objects::remove()
     });
     let objects = Objects::make(&arguments.image)?;
-    let inside = match (&arguments.state, &arguments.underlay) {
-        (Some(state), Some(underlay)) => Some(Inside::find(state, underlay, &objects)?),
-        _ => None,
-    };
+    let inside = arguments
+        .state
+        .as_ref()
+        .map(|state| Inside::find(state, &objects));
+    let inside = inside.transpose()?;
     let mut judge = Judge {
         objects,
         inside: inside.as_ref(),
         capture: None,
         failures: 0,
         cases: 0,
-        save: match &arguments.underlay {
-            Some(name) => format!("/tmp/netpath-check-{name}"),
-            None => "/tmp/netpath-check".to_owned(),
-        },
+        save: arguments.save.clone(),
     };
     settle::services(&judge)?;
     let ready = begin.elapsed().as_secs_f64();
@@ -126,11 +127,10 @@ fn check(arguments: &Arguments) -> Result<bool> {
         Some(inside) => inside.pin_neighbours(&judge.objects)?,
         None => Vec::new(),
     };
-    let outside = inside.as_ref().map_or(Ok(false), Inside::has_outside)?;
-    if !outside {
-        println!("== flows to the outside are left out: no address there is known to answer");
+    if !arguments.outside {
+        println!("== flows to the outside are left out: no server there is named");
     }
-    let mut cases = flows::well(&judge.objects, outside)?;
+    let mut cases = flows::well(&judge.objects, arguments.outside)?;
     cases.extend(flows::broken(&judge.objects)?);
     println!("== {} flows", cases.len());
     let told = tell_all(&cases);

@@ -13,8 +13,11 @@ use crate::kubectl;
 
 /// Until rules have to stand.
 const RULES: Duration = Duration::from_secs(30);
-/// For one exchange.
-const WAIT: Duration = Duration::from_millis(200);
+/// For an answer.
+pub const ANSWER: Duration = Duration::from_millis(200);
+/// For a refusal: one by ICMP comes while the kernel still sends the SYN, which then forgets it (tcp_v6_err(),
+/// LockDroppedIcmps), so that the one of the repeated SYN counts, a second later.
+pub const REFUSAL: Duration = Duration::from_millis(1500);
 
 /// Waits until every Service of the workload leads where it has to, from both nodes.
 pub fn services(judge: &Judge<'_>) -> Result<()> {
@@ -32,14 +35,16 @@ pub fn services(judge: &Judge<'_>) -> Result<()> {
             ] {
                 let case = maker.case(service, client, service, service.ends_with("dns"))?;
                 let mut left: BTreeSet<&str> = answers.iter().copied().collect();
-                until(judge, &case, |outcome| {
+                until(judge, &case, ANSWER, |outcome| {
                     left.remove(outcome.pod().unwrap_or_default());
                     left.is_empty()
                 })?;
             }
             for service in ["svc/nobody", "svc/wrong-port", "svc/lonely"] {
                 let case = maker.case(service, client, service, false)?;
-                until(judge, &case, |outcome| *outcome == Outcome::Refused)?;
+                until(judge, &case, REFUSAL, |outcome| {
+                    *outcome == Outcome::Refused
+                })?;
             }
         }
     }
@@ -50,6 +55,7 @@ pub fn services(judge: &Judge<'_>) -> Result<()> {
 pub fn until(
     judge: &Judge<'_>,
     case: &Case,
+    wait: Duration,
     mut enough: impl FnMut(&Outcome) -> bool,
 ) -> Result<()> {
     let from = judge
@@ -60,8 +66,8 @@ pub fn until(
     loop {
         kubectl::go_on()?;
         let outcome = match &from {
-            Some(place) => exchange(place, case.to, case.udp, WAIT)?,
-            None => kubectl::ask(&case.pod, case.to, case.udp, WAIT)?,
+            Some(place) => exchange(place, case.to, case.udp, wait)?,
+            None => kubectl::ask(&case.pod, case.to, case.udp, wait)?,
         };
         if enough(&outcome) {
             return Ok(());
