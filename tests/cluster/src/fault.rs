@@ -14,7 +14,7 @@ use crate::workload::of_family;
 /// Makes every fault that the cluster's variant can have.
 pub fn all(judge: &mut Judge<'_>, inside: &Inside) -> Result<()> {
     late_service(judge, inside)?;
-    if inside.variant.more.contains_key("policy") {
+    if inside.variant.has_policies() {
         policies(judge)?;
     }
     // flannel accepts what a policy would drop, and puts routes and rules right again: it stands still.
@@ -40,6 +40,12 @@ fn on(inside: &Inside, node: &str, command: &str) -> Result<()> {
     inside.node(node)?.run(words).map(|_| ())
 }
 
+/// Judges a case as it stands now.
+fn told(judge: &mut Judge<'_>, case: &Case) -> Result<()> {
+    let told = tell(&judge.objects, case, true);
+    judge.case(case, told)
+}
+
 /// Runs one command in a node's network, the other to mend it, and judges a case in between.
 fn broken(
     judge: &mut Judge<'_>,
@@ -53,7 +59,7 @@ fn broken(
     // What the fault makes of neighbours stands before the trace reads it.
     let from = inside.pod(&judge.objects, &case.pod)?;
     exchange(&from, case.to, case.udp, settle::ANSWER)?;
-    judge.case(case, tell(case))?;
+    told(judge, case)?;
     undo.now()
 }
 
@@ -201,7 +207,7 @@ fn late_service(judge: &mut Judge<'_>, inside: &Inside) -> Result<()> {
     settle::until(judge, &there, settle::ANSWER, |outcome| {
         outcome.pod() == Some("web-2")
     })?;
-    judge.case(&there, tell(&there))?;
+    told(judge, &there)?;
     // No kernel here says what becomes of a Service's address that leaves its node as it is; kube-proxy's
     // nftables mode drops it before that.
     let verdict = if inside.variant.proxy == "iptables" {
@@ -217,7 +223,7 @@ fn late_service(judge: &mut Judge<'_>, inside: &Inside) -> Result<()> {
     let mut expect = Expect::verdict(verdict);
     expect.node = Some(first);
     let here = case(judge, false, flow, expect)?;
-    judge.case(&here, tell(&here))?;
+    told(judge, &here)?;
     undo.now()
 }
 
@@ -271,12 +277,12 @@ fn policies(judge: &mut Judge<'_>) -> Result<()> {
             settle::until(judge, &denied, settle::REFUSAL, |outcome| {
                 !outcome.connected()
             })?;
-            judge.case(&denied, tell(&denied))?;
+            told(judge, &denied)?;
         }
         for destination in ["web-1:8080", "web-2:8080"] {
             let flow = ("allowed by a NetworkPolicy", "lonely", destination);
             let allowed = case(judge, v6, flow, Expect::verdict("delivered"))?;
-            judge.case(&allowed, tell(&allowed))?;
+            told(judge, &allowed)?;
         }
     }
     undo.now()

@@ -33,11 +33,17 @@ pub struct Variant {
     pub cni: String,
     /// `routes`, `vxlan` or `host-gw`.
     pub overlay: String,
-    /// What else stands there as KEY=VALUE.
-    pub more: BTreeMap<String, String>,
+    /// What else stands there: `policy=kube-router`, `dual`.
+    pub more: Vec<String>,
 }
 
 impl Variant {
+    /// Whether something enforces NetworkPolicies.
+    pub fn has_policies(&self) -> bool {
+        let mut more = self.more.iter();
+        more.any(|word| word == "kube-router" || word.starts_with("policy="))
+    }
+
     /// Reads the line that `up` writes.
     pub fn parse(line: &str) -> Result<Self> {
         let mut words = line.split_whitespace();
@@ -46,14 +52,11 @@ impl Variant {
             word.with_context(|| format!("read the variant {line:?}: PROXY CNI OVERLAY are wanted"))
         };
         let (proxy, cni, overlay) = (next()?, next()?, next()?);
-        let more = words.filter_map(|word| word.split_once('='));
         Ok(Self {
             proxy,
             cni,
             overlay,
-            more: more
-                .map(|(key, value)| (key.to_owned(), value.to_owned()))
-                .collect(),
+            more: words.map(str::to_owned).collect(),
         })
     }
 }
@@ -220,14 +223,12 @@ mod tests {
 
     #[test]
     fn a_variant_has_three_words_and_more_by_name() {
-        let variant =
-            Variant::parse("nftables ptp routes policy=kube-router family=dual\n").unwrap();
-        assert_eq!(
-            [&variant.proxy, &variant.cni, &variant.overlay],
-            ["nftables", "ptp", "routes"]
-        );
-        assert_eq!(variant.more["policy"], "kube-router");
-        assert_eq!(variant.more.len(), 2);
+        let variant = Variant::parse("nftables ptp routes\ndual policy=kube-router\n").unwrap();
+        let words = [&variant.proxy, &variant.cni, &variant.overlay];
+        assert_eq!(words, ["nftables", "ptp", "routes"]);
+        assert!(variant.has_policies());
+        let plain = Variant::parse("nftables ptp routes\nipv4\n").unwrap();
+        assert!(!plain.has_policies());
         assert!(Variant::parse("iptables bridge").is_err());
     }
 }

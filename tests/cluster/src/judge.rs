@@ -47,16 +47,25 @@ pub struct Judge<'a> {
 pub struct Told {
     answer: Answer,
     json: Vec<u8>,
-    asked: Outcome,
+    asked: BTreeSet<End>,
 }
 
-/// Traces a case through kubectl, and lets its client ask through kubectl meanwhile.
-pub fn tell(case: &Case) -> Result<Told> {
+/// Traces a case through kubectl, and lets its client ask through kubectl meanwhile: once, or until every end that
+/// the trace names was seen.
+pub fn tell(objects: &Objects, case: &Case, once: bool) -> Result<Told> {
     kubectl::go_on()?;
     let answers = ["delivered", "rejected"];
-    let wait = match &case.expect.verdicts[..] {
-        verdicts if verdicts.iter().any(|verdict| answers.contains(verdict)) => LONG,
-        _ => SHORT,
+    let expected = &case.expect.verdicts;
+    let wait = if expected.iter().any(|verdict| answers.contains(verdict)) {
+        LONG
+    } else {
+        SHORT
+    };
+    let ask = || {
+        Ok::<_, anyhow::Error>(end(
+            objects,
+            &kubectl::ask(&case.pod, case.to, case.udp, wait)?,
+        ))
     };
     let protocol = if case.udp { "udp" } else { "tcp" };
     let mut arguments = vec!["netpath", "-n", NAMESPACE, "trace"];
@@ -65,7 +74,7 @@ pub fn tell(case: &Case) -> Result<Told> {
     arguments.extend(case.family);
     let (output, asked) = thread::scope(|scope| {
         let trace = scope.spawn(|| kubectl::output(&arguments, ""));
-        let asked = kubectl::ask(&case.pod, case.to, case.udp, wait);
+        let asked = ask();
         (trace.join(), asked)
     });
     let output = output.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
@@ -77,11 +86,42 @@ pub fn tell(case: &Case) -> Result<Told> {
             String::from_utf8_lossy(&output.stderr).trim()
         )
     };
+    let answer = parse(&output.stdout).with_context(said)?;
+    let mut asked = BTreeSet::from([asked?]);
+    for number in 1..ASKED {
+        if once || number >= 4 && unseen(&answer.branches, &asked).is_empty() {
+            break;
+        }
+        kubectl::go_on()?;
+        asked.insert(ask()?);
+    }
     Ok(Told {
-        answer: parse(&output.stdout).with_context(said)?,
-        asked: asked?,
+        answer,
+        asked,
         json: output.stdout,
     })
+}
+
+/// Branches that no exchange ended like.
+fn unseen<'a>(branches: &'a [Branch], seen: &BTreeSet<End>) -> Vec<&'a Branch> {
+    let open = |branch: &&Branch| branch.end != End::Unknown && !seen.contains(&branch.end);
+    branches.iter().filter(open).collect()
+}
+
+/// How an exchange ended, in the words of traces.
+fn end(objects: &Objects, outcome: &Outcome) -> End {
+    match outcome {
+        Outcome::Connected { .. } => {
+            let name = outcome.pod().unwrap_or_default();
+            match objects.pods.get(name) {
+                Some(pod) if pod.host_network => End::Node(pod.node.clone()),
+                Some(pod) => End::Pod(pod.name.clone()),
+                None => End::Outside,
+            }
+        }
+        Outcome::Refused | Outcome::Unreachable(_) => End::Refused,
+        Outcome::TimedOut => End::Silence,
+    }
 }
 
 impl Judge<'_> {
@@ -118,17 +158,20 @@ impl Judge<'_> {
         if (total - 1.0).abs() > 1e-3 {
             return Ok(Err(format!("probabilities add up to {total}")));
         }
-        let asked = self.end(&told.asked);
         let branches = &told.answer.branches;
-        if !branches.iter().any(|branch| fits(branch, &asked)) {
+        let strange = |end: &&End| !branches.iter().any(|branch| fits(branch, end));
+        if let Some(end) = told.asked.iter().find(strange) {
+            let ends = ends(branches);
             return Ok(Err(format!(
-                "the trace says {}, a client in the pod {asked}",
-                ends(branches)
+                "the trace says {ends}, a client in the pod {end}"
             )));
         }
         match self.inside {
             Some(inside) => self.captured(inside, case, branches),
-            None => self.asked(case, branches, asked),
+            None => Ok(match unseen(branches, &told.asked)[..] {
+                [] => Ok(list(told.asked.iter().map(ToString::to_string))),
+                [first, ..] => Err(format!("not seen in {ASKED} exchanges: {}", first.text)),
+            }),
         }
     }
 
@@ -162,7 +205,7 @@ impl Judge<'_> {
             capture.take()?;
             let outcome = exchange(&from, case.to, case.udp, wait)?;
             let frames = of_exchange(capture.take()?, &name, &ports);
-            let end = self.end(&outcome);
+            let end = end(&self.objects, &outcome);
             let turns = turns(&frames, &ports, case.udp);
             points += turns.iter().map(Vec::len).sum::<usize>();
             match which(branches, &end, &turns) {
@@ -175,75 +218,17 @@ impl Judge<'_> {
             };
             seen.insert(end.to_string());
             if met.len() == branches.len() || open {
-                let seen = seen.into_iter().collect::<Vec<_>>().join(" ");
+                let seen = list(seen.into_iter());
                 let exchanges = number + 1;
                 return Ok(Ok(format!(
                     "{seen:<24} {exchanges} exchanges, {points} points"
                 )));
             }
         }
-        let unseen: Vec<&Branch> = (0..)
-            .zip(branches)
-            .filter(|(index, _)| !met.contains(index))
-            .map(|(_, branch)| branch)
-            .collect();
-        Ok(Err(format!(
-            "not seen in {EXCHANGES} exchanges: {}",
-            unseen
-                .iter()
-                .map(|branch| branch.text.as_str())
-                .collect::<Vec<_>>()
-                .join("; ")
-        )))
-    }
-
-    /// Exchanges through kubectl, until every end that the trace names was seen; no other may be seen.
-    fn asked(
-        &self,
-        case: &Case,
-        branches: &[Branch],
-        first: End,
-    ) -> Result<Result<String, String>> {
-        let wait = patience(branches);
-        let mut seen = BTreeSet::from([first]);
-        for number in 1..ASKED {
-            kubectl::go_on()?;
-            let met = branches
-                .iter()
-                .all(|branch| branch.end == End::Unknown || seen.contains(&branch.end));
-            if met && number >= 4 {
-                let seen: Vec<String> = seen.iter().map(ToString::to_string).collect();
-                return Ok(Ok(seen.join(" ")));
-            }
-            let end = self.end(&kubectl::ask(&case.pod, case.to, case.udp, wait)?);
-            if !branches.iter().any(|branch| fits(branch, &end)) {
-                return Ok(Err(format!(
-                    "the trace says {}, a client in the pod {end}",
-                    ends(branches)
-                )));
-            }
-            seen.insert(end);
-        }
-        Ok(Err(format!(
-            "the trace says {}, {ASKED} exchanges did not show all of it",
-            ends(branches)
-        )))
-    }
-
-    /// How an exchange ended, in the words of traces.
-    fn end(&self, outcome: &Outcome) -> End {
-        match outcome {
-            Outcome::Connected { .. } => {
-                let name = outcome.pod().unwrap_or_default();
-                match self.objects.pods.get(name) {
-                    Some(pod) if pod.host_network => End::Node(pod.node.clone()),
-                    Some(pod) => End::Pod(pod.name.clone()),
-                    None => End::Outside,
-                }
-            }
-            Outcome::Refused | Outcome::Unreachable(_) => End::Refused,
-            Outcome::TimedOut => End::Silence,
-        }
+        let branches = (0..).zip(branches);
+        let unseen = branches.filter(|(index, _)| !met.contains(index));
+        let unseen = list(unseen.map(|(_, branch)| branch.text.clone()));
+        Ok(Err(format!("not seen in {EXCHANGES} exchanges: {unseen}")))
     }
 
     /// Writes an answer that disagrees, and what it was made from, to files.
@@ -348,7 +333,11 @@ fn ends(branches: &[Branch]) -> String {
         .iter()
         .map(|branch| branch.end.to_string())
         .collect();
-    all.into_iter().collect::<Vec<_>>().join(" ")
+    list(all.into_iter())
+}
+
+fn list(words: impl Iterator<Item = String>) -> String {
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// An answer, for people.

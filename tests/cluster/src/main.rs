@@ -133,7 +133,7 @@ fn check(arguments: &Arguments) -> Result<bool> {
     let mut cases = flows::well(&judge.objects, arguments.outside)?;
     cases.extend(flows::broken(&judge.objects)?);
     println!("== {} flows", cases.len());
-    let told = tell_all(&cases);
+    let told = tell_all(&judge, &cases);
     // Begun behind the traces, whose own packets would fill the sockets.
     let capture = inside.as_ref().map(|inside| inside.capture(&judge.objects));
     judge.capture = capture.transpose()?;
@@ -162,16 +162,17 @@ fn check(arguments: &Arguments) -> Result<bool> {
 }
 
 /// What is told of each case, several at once.
-fn tell_all(cases: &[Case]) -> Vec<Result<Told>> {
+fn tell_all(judge: &Judge<'_>, cases: &[Case]) -> Vec<Result<Told>> {
     let next = AtomicUsize::new(0);
     let told: Mutex<BTreeMap<usize, Result<Told>>> = Mutex::default();
+    let (objects, once) = (&judge.objects, judge.inside.is_some());
     thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some(case) = cases.get(index) else { return };
-                    let one = tell(case);
+                    let one = tell(objects, case, once);
                     if let Ok(mut told) = told.lock() {
                         told.insert(index, one);
                     }
