@@ -1,13 +1,15 @@
 //! Faults inside nodes: each is made, judged and mended.
 
 use anyhow::{Context, Result};
-use netpath_lab::Place;
+use netpath_lab::{Outcome, Place};
 
-use crate::flows::{Case, Expect, Maker};
+use crate::expect::Expect;
+use crate::flows::{Case, Maker};
 use crate::inside::{Inside, exchange};
-use crate::judge::{Judge, tell};
+use crate::judge::Judge;
 use crate::kubectl::{self, NAMESPACE};
 use crate::settle;
+use crate::tell::tell;
 use crate::undo::Undo;
 use crate::workload::of_family;
 
@@ -279,11 +281,20 @@ fn policies(judge: &mut Judge<'_>) -> Result<()> {
             })?;
             told(judge, &denied)?;
         }
-        for destination in ["web-1:8080", "web-2:8080"] {
-            let flow = ("allowed by a NetworkPolicy", "lonely", destination);
+        for (name, destination) in [
+            ("allowed by a NetworkPolicy, across nodes", "web-1:8080"),
+            ("allowed by a NetworkPolicy, same node", "web-2:8080"),
+        ] {
+            let flow = (name, "lonely", destination);
             let allowed = case(judge, v6, flow, Expect::verdict("delivered"))?;
             told(judge, &allowed)?;
         }
     }
-    undo.now()
+    undo.now()?;
+    for destination in ["web-1:8080", "web-2:8080"] {
+        let flow = ("without the NetworkPolicy", "client-1", destination);
+        let again = case(judge, false, flow, Expect::verdict("delivered"))?;
+        settle::until(judge, &again, settle::ANSWER, Outcome::connected)?;
+    }
+    Ok(())
 }

@@ -2,31 +2,23 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use netpath_lab::oracle::{Point, Turn, difference, observed, of_exchange};
-use netpath_lab::{Capture, Outcome, Seen};
+use netpath_lab::{Capture, Seen};
 
-use crate::answer::{Answer, Branch, End, parse};
+use crate::answer::{Answer, Branch, End};
 use crate::flows::{Case, place};
 use crate::inside::{Inside, exchange};
 use crate::kubectl::{self, NAMESPACE};
+use crate::tell::{ASKED, LONG, SHORT, Told, end, unseen};
 use crate::workload::Objects;
 
 /// Ports of servers; no client has one of them.
 const SERVER_PORTS: &[u16] = &[53, 80, 8080, 9999, 19080];
 /// Exchanges in which every way has to be seen: of two equal ones, the second fails to come once in 2^59.
 const EXCHANGES: usize = 60;
-/// Exchanges through kubectl, which cost much more.
-const ASKED: usize = 40;
-/// Where an answer or a refusal is predicted, a slow machine is no fault; and some refusals count only when the
-/// SYN is repeated, see [`crate::settle::REFUSAL`].
-const LONG: Duration = Duration::from_secs(5);
-/// Where none is: shorter than the time after which the kernel repeats a SYN.
-const SHORT: Duration = Duration::from_millis(600);
-
 /// What a case is judged by.
 pub struct Judge<'a> {
     /// The workload.
@@ -41,87 +33,6 @@ pub struct Judge<'a> {
     pub cases: usize,
     /// Begin of the paths to which disagreements are written.
     pub save: String,
-}
-
-/// What the product said of a case, and what a client in the pod did.
-pub struct Told {
-    answer: Answer,
-    json: Vec<u8>,
-    asked: BTreeSet<End>,
-}
-
-/// Traces a case through kubectl, and lets its client ask through kubectl meanwhile: once, or until every end that
-/// the trace names was seen.
-pub fn tell(objects: &Objects, case: &Case, once: bool) -> Result<Told> {
-    kubectl::go_on()?;
-    let answers = ["delivered", "rejected"];
-    let expected = &case.expect.verdicts;
-    let wait = if expected.iter().any(|verdict| answers.contains(verdict)) {
-        LONG
-    } else {
-        SHORT
-    };
-    let ask = || {
-        Ok::<_, anyhow::Error>(end(
-            objects,
-            &kubectl::ask(&case.pod, case.to, case.udp, wait)?,
-        ))
-    };
-    let protocol = if case.udp { "udp" } else { "tcp" };
-    let mut arguments = vec!["netpath", "-n", NAMESPACE, "trace"];
-    arguments.extend([case.source.as_str(), &case.destination]);
-    arguments.extend(["--protocol", protocol, "--keep", "10m", "-o", "json"]);
-    arguments.extend(case.family);
-    let (output, asked) = thread::scope(|scope| {
-        let trace = scope.spawn(|| kubectl::output(&arguments, ""));
-        let asked = ask();
-        (trace.join(), asked)
-    });
-    let output = output.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-    let said = || {
-        format!(
-            "kubectl {}: {}: {}",
-            arguments.join(" "),
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        )
-    };
-    let answer = parse(&output.stdout).with_context(said)?;
-    let mut asked = BTreeSet::from([asked?]);
-    for number in 1..ASKED {
-        if once || number >= 4 && unseen(&answer.branches, &asked).is_empty() {
-            break;
-        }
-        kubectl::go_on()?;
-        asked.insert(ask()?);
-    }
-    Ok(Told {
-        answer,
-        asked,
-        json: output.stdout,
-    })
-}
-
-/// Branches that no exchange ended like.
-fn unseen<'a>(branches: &'a [Branch], seen: &BTreeSet<End>) -> Vec<&'a Branch> {
-    let open = |branch: &&Branch| branch.end != End::Unknown && !seen.contains(&branch.end);
-    branches.iter().filter(open).collect()
-}
-
-/// How an exchange ended, in the words of traces.
-fn end(objects: &Objects, outcome: &Outcome) -> End {
-    match outcome {
-        Outcome::Connected { .. } => {
-            let name = outcome.pod().unwrap_or_default();
-            match objects.pods.get(name) {
-                Some(pod) if pod.host_network => End::Node(pod.node.clone()),
-                Some(pod) => End::Pod(pod.name.clone()),
-                None => End::Outside,
-            }
-        }
-        Outcome::Refused | Outcome::Unreachable(_) => End::Refused,
-        Outcome::TimedOut => End::Silence,
-    }
 }
 
 impl Judge<'_> {
@@ -209,7 +120,7 @@ impl Judge<'_> {
             let turns = turns(&frames, &ports, case.udp);
             points += turns.iter().map(Vec::len).sum::<usize>();
             match which(branches, &end, &turns) {
-                Ok(index) => met.insert(index),
+                Ok(indexes) => met.extend(indexes),
                 Err(differs) => {
                     return Ok(Err(format!(
                         "exchange {number} ended as {outcome:?}\n{differs}"
@@ -269,9 +180,10 @@ fn fits(branch: &Branch, end: &End) -> bool {
     branch.end == *end || branch.end == End::Unknown
 }
 
-/// The branch that an exchange took: the first that ends so and whose points are those that were seen. Otherwise
-/// how each differs.
-fn which(branches: &[Branch], end: &End, seen: &[Vec<Point>]) -> Result<usize, String> {
+/// The branches that an exchange may have taken: those that end so and whose points are those that were seen. Where
+/// there is none, how each differs.
+fn which(branches: &[Branch], end: &End, seen: &[Vec<Point>]) -> Result<Vec<usize>, String> {
+    let mut like = Vec::new();
     let mut text = String::new();
     for (index, branch) in branches.iter().enumerate() {
         if !fits(branch, end) {
@@ -304,7 +216,8 @@ fn which(branches: &[Branch], end: &End, seen: &[Vec<Point>]) -> Result<usize, S
                 .collect()
         };
         if wrong.is_empty() {
-            return Ok(index);
+            like.push(index);
+            continue;
         }
         let _ = writeln!(
             text,
@@ -313,7 +226,7 @@ fn which(branches: &[Branch], end: &End, seen: &[Vec<Point>]) -> Result<usize, S
             wrong.concat()
         );
     }
-    Err(text)
+    if like.is_empty() { Err(text) } else { Ok(like) }
 }
 
 /// A packet from outside as if it came from next door, as traces tell it: how far it came, no kernel here knows.
@@ -402,8 +315,15 @@ mod tests {
         let web = |number| End::Pod(format!("web-{number}"));
         let branches = [branch(web(1), &["eth0"]), branch(web(2), &["eth0", "eth1"])];
         let seen = |devices: &[&str]| vec![devices.iter().map(|dev| point(dev)).collect()];
-        assert_eq!(which(&branches, &web(2), &seen(&["eth0", "eth1"])), Ok(1));
+        assert_eq!(
+            which(&branches, &web(2), &seen(&["eth0", "eth1"])),
+            Ok(vec![1])
+        );
         assert!(which(&branches, &web(2), &seen(&["eth0"])).is_err());
+        // Two that are refused before they part can't be told apart.
+        let refused = [0, 1].map(|_| branch(End::Refused, &["eth0"]));
+        let both = which(&refused, &End::Refused, &seen(&["eth0"]));
+        assert_eq!(both, Ok(vec![0, 1]));
         assert!(which(&branches, &End::Silence, &seen(&["eth0"])).is_err());
     }
 
@@ -419,7 +339,7 @@ mod tests {
         };
         let branches = [outside];
         let seen = |first, second| [vec![], vec![far(first), far(second)]];
-        assert_eq!(which(&branches, &End::Outside, &seen(61, 60)), Ok(0));
+        assert_eq!(which(&branches, &End::Outside, &seen(61, 60)), Ok(vec![0]));
         assert!(which(&branches, &End::Outside, &seen(61, 61)).is_err());
     }
 
@@ -429,7 +349,7 @@ mod tests {
         let seen = |devices: &[&str]| vec![devices.iter().map(|dev| point(dev)).collect()];
         assert_eq!(
             which(&branches, &End::Silence, &seen(&["eth0", "eth1"])),
-            Ok(0)
+            Ok(vec![0])
         );
         assert!(which(&branches, &End::Silence, &seen(&["eth1"])).is_err());
         assert!(which(&branches, &End::Silence, &seen(&[])).is_err());

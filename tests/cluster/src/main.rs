@@ -5,12 +5,14 @@
 //! it and calls it.
 
 mod answer;
+mod expect;
 mod fault;
 mod flows;
 mod inside;
 mod judge;
 mod kubectl;
 mod settle;
+mod tell;
 mod times;
 mod undo;
 mod workload;
@@ -29,8 +31,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use flows::Case;
 use inside::Inside;
-use judge::{Judge, Told, tell};
+use judge::Judge;
 use kubectl::NAMESPACE;
+use tell::{Told, tell};
 use undo::Undo;
 use workload::Objects;
 
