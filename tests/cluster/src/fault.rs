@@ -272,7 +272,7 @@ fn policies(judge: &mut Judge<'_>) -> Result<()> {
             let expect = Expect {
                 verdicts: vec!["dropped", "rejected"],
                 node: node.cloned(),
-                object: Some("KUBE-".to_owned()),
+                object: Some("KUBE-POD-FW-".to_owned()),
                 ..Expect::default()
             };
             let denied = case(judge, v6, (name, source, destination), expect)?;
