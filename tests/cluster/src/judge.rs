@@ -126,7 +126,7 @@ impl Judge<'_> {
                         "exchange {number} ended as {outcome:?}\n{differs}"
                     )));
                 }
-            };
+            }
             seen.insert(end.to_string());
             if met.len() == branches.len() || open {
                 let seen = list(seen.into_iter());
