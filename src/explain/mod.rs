@@ -23,7 +23,7 @@ pub use steps::StepView;
 
 use crate::model::NsKey;
 use crate::model::packet::Packet;
-use crate::trace::{Disposition, Trace};
+use crate::trace::{Disposition, Tap, Trace};
 
 /// One end of the flow, as it was asked for and what it turned out to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -227,6 +227,8 @@ pub struct HopView {
     pub packet: Packet,
     /// Decisions.
     pub steps: Vec<StepView>,
+    /// Where a capture in this namespace sees it, in order.
+    pub taps: Vec<Tap>,
 }
 
 /// Something wrong, and what to do.
@@ -364,6 +366,7 @@ fn way(naming: &Naming<'_>, trace: &Trace) -> Way {
                 .iter()
                 .map(|step| steps::view(naming, hop, step))
                 .collect(),
+            taps: hop.taps.clone(),
         })
         .collect();
     let end = hops.last().map(|hop| Place {

@@ -2,11 +2,11 @@
 
 use netpath::explain::{Explanation, HopView, Way, words};
 use netpath::model::packet::Packet;
-use netpath::trace::Disposition;
+use netpath::trace::{Disposition, Tap};
 
 use super::json_types::{
-    BranchJson, DispositionJson, EvidenceJson, FindingJson, FlowJson, HopJson, PacketJson,
-    ReplyJson, SCHEMA, StepJson, TraceJson,
+    BranchJson, DispositionJson, EvidenceJson, FindingJson, FlowJson, HopJson, LaterJson,
+    PacketJson, PlacedTapJson, ReplyJson, SCHEMA, StepJson, TapJson, TraceJson,
 };
 use crate::run::fleet::Stats;
 
@@ -39,14 +39,7 @@ pub fn trace(answer: &Explanation, stats: Stats, replies: bool) -> TraceJson<'_>
                     way.reply.as_deref()
                 })
                 .skip(1)
-                .map(|way| ReplyJson {
-                    disposition: disposition(way),
-                    hops: if replies && !way.arrives() {
-                        hops(way)
-                    } else {
-                        Vec::new()
-                    },
-                })
+                .map(|way| later(way, replies))
                 .collect(),
             })
             .collect(),
@@ -67,6 +60,25 @@ pub fn trace(answer: &Explanation, stats: Stats, replies: bool) -> TraceJson<'_>
         assumed: &answer.assumed,
         notes: &answer.notes,
         stats,
+    }
+}
+
+fn later(way: &Way, replies: bool) -> LaterJson<'_> {
+    let seen = way.hops.iter().filter(|_| replies).flat_map(|hop| {
+        hop.taps.iter().map(|one| PlacedTapJson {
+            node: &hop.node,
+            netns: &hop.netns,
+            tap: tap(one),
+        })
+    });
+    LaterJson {
+        disposition: disposition(way),
+        hops: if replies && !way.arrives() {
+            hops(way)
+        } else {
+            Vec::new()
+        },
+        taps: seen.collect(),
     }
 }
 
@@ -112,6 +124,15 @@ fn hop(hop: &HopView) -> HopJson<'_> {
                 changes: &step.changes,
             })
             .collect(),
+        taps: hop.taps.iter().map(tap).collect(),
+    }
+}
+
+fn tap(from: &Tap) -> TapJson<'_> {
+    TapJson {
+        device: &from.dev,
+        direction: if from.out { "out" } else { "in" },
+        packet: packet(&from.packet),
     }
 }
 

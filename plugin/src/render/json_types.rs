@@ -65,7 +65,7 @@ pub struct BranchJson<'a> {
     /// The answer, where there is one.
     pub reply: Option<ReplyJson<'a>>,
     /// The client's next packet and the server's, once the answer is there; hops of those that fail.
-    pub later: Vec<ReplyJson<'a>>,
+    pub later: Vec<LaterJson<'a>>,
 }
 
 /// The way of the answer.
@@ -75,6 +75,17 @@ pub struct ReplyJson<'a> {
     pub disposition: DispositionJson<'a>,
     /// Namespaces in order.
     pub hops: Vec<HopJson<'a>>,
+}
+
+/// The way of a packet after the answer.
+#[derive(Serialize)]
+pub struct LaterJson<'a> {
+    /// How it ends.
+    pub disposition: DispositionJson<'a>,
+    /// Namespaces in order, where it fails.
+    pub hops: Vec<HopJson<'a>>,
+    /// Where captures see it, in order, all namespaces together.
+    pub taps: Vec<PlacedTapJson<'a>>,
 }
 
 /// How a way ends.
@@ -111,6 +122,31 @@ pub struct HopJson<'a> {
     pub packet: PacketJson,
     /// Decisions.
     pub steps: Vec<StepJson<'a>>,
+    /// What captures in this namespace see, in order.
+    pub taps: Vec<TapJson<'a>>,
+}
+
+/// What `tcpdump -i DEVICE` shows of the packet.
+#[derive(Serialize)]
+pub struct TapJson<'a> {
+    /// Device.
+    pub device: &'a str,
+    /// `in`: the namespace receives it there; `out`: it sends it.
+    pub direction: &'static str,
+    /// The packet as it is there.
+    pub packet: PacketJson,
+}
+
+/// The same, with its namespace.
+#[derive(Serialize)]
+pub struct PlacedTapJson<'a> {
+    /// Node.
+    pub node: &'a str,
+    /// As that of a hop.
+    pub netns: &'a str,
+    /// What is seen there.
+    #[serde(flatten)]
+    pub tap: TapJson<'a>,
 }
 
 /// Headers of a packet.

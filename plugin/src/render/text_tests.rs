@@ -9,7 +9,7 @@ use netpath::model::topology::Topology;
 use netpath::model::{IfIndex, NetNsId, NsKey, Section};
 use netpath::trace::evidence::ChainRef;
 use netpath::trace::{
-    Disposition, DropReason, Evidence, FieldChange, Hop, RejectWith, Step, StepKind, Trace,
+    Disposition, DropReason, Evidence, FieldChange, Hop, RejectWith, Step, StepKind, Tap, Trace,
 };
 
 use super::paint::Options;
@@ -248,7 +248,16 @@ fn hop(ns: NsKey, iif: Option<&str>, oif: Option<&str>, packet: &Packet, steps: 
         iif: iif.map(str::to_owned),
         oif: oif.map(str::to_owned),
         packet: packet.clone(),
-        taps: Vec::new(),
+        taps: iif
+            .map(|dev| (dev, false))
+            .into_iter()
+            .chain(oif.map(|dev| (dev, true)))
+            .map(|(dev, out)| Tap {
+                dev: dev.to_owned(),
+                out,
+                packet: packet.clone(),
+            })
+            .collect(),
         steps,
     }
 }

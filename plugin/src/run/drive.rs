@@ -1,5 +1,7 @@
 //! Simulate, fetch what was lacking, simulate again, until nothing new can be had.
 
+use std::time::Instant;
+
 use netpath::simulate::{Flow, Limits, Outcome, Wants, simulate};
 
 use super::fleet::Fleet;
@@ -14,6 +16,7 @@ pub async fn drive(fleet: &mut Fleet<'_>, flows: &[Flow]) -> Vec<Outcome> {
     let mut outcomes: Vec<Outcome> = Vec::new();
     for _ in 0..ROUNDS {
         // On a thread of its own: a long simulation must not keep a signal from being heard.
+        let begin = Instant::now();
         let topology = std::mem::take(&mut fleet.topology);
         let asked = flows.to_vec();
         let work = tokio::task::spawn_blocking(move || {
@@ -25,6 +28,7 @@ pub async fn drive(fleet: &mut Fleet<'_>, flows: &[Flow]) -> Vec<Outcome> {
             Ok(done) => done,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
+        fleet.stages.simulate += begin.elapsed();
         let mut wants = Wants::new();
         for (node, more) in outcomes.iter().flat_map(|outcome| &outcome.wants) {
             wants

@@ -10,6 +10,7 @@ use netpath::model::want::{Packets, Want};
 use netpath::simulate::Wants;
 
 use super::progress::Progress;
+use super::stages::Stages;
 use crate::launch::{Launcher, NodeTarget, Session, spawn_local};
 use crate::resolve::ClusterView;
 
@@ -51,6 +52,8 @@ pub struct Fleet<'a> {
     asked: BTreeSet<(String, Want)>,
     progress: Progress,
     round_trips: u32,
+    /// Where the time went so far.
+    pub stages: Stages,
     /// What is known so far.
     pub topology: Topology,
     /// What the questions are about, so that helpers can leave out what is not.
@@ -67,6 +70,7 @@ impl<'a> Fleet<'a> {
             asked: BTreeSet::new(),
             progress,
             round_trips: 0,
+            stages: Stages::default(),
             topology,
             about: None,
         }
@@ -82,6 +86,7 @@ impl<'a> Fleet<'a> {
         if missing.is_empty() {
             return;
         }
+        let begin = Instant::now();
         let started = match &self.source {
             Source::Nobody => return,
             Source::Local => {
@@ -107,7 +112,6 @@ impl<'a> Fleet<'a> {
                     .collect();
                 let names: Vec<&str> = missing.iter().map(|name| name.as_str()).collect();
                 let what = format!("starting helpers on {}", names.join(", "));
-                let begin = Instant::now();
                 let launched = self
                     .progress
                     .during(&what, launcher.launch(&targets, Some(view)))
@@ -120,6 +124,7 @@ impl<'a> Fleet<'a> {
                     .collect()
             }
         };
+        self.stages.launch += begin.elapsed();
         for (node, session) in started {
             match session {
                 Ok(session) => {
@@ -222,6 +227,7 @@ impl<'a> Fleet<'a> {
                 Err(error) => self.lost(node, chain(&error)),
             }
         }
+        self.stages.collect += begin.elapsed();
         true
     }
 

@@ -16,6 +16,7 @@ mod plan;
 mod progress;
 mod save;
 mod saved;
+mod stages;
 mod trace;
 
 use std::future::Future;

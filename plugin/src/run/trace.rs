@@ -148,6 +148,7 @@ impl Job<'_> {
         };
         let topology = cluster::topology(&cluster.view, &cluster.names);
         let mut fleet = Fleet::new(source, topology, self.progress);
+        fleet.stages.resolve = self.start.elapsed();
         fleet.about = Some(about(resolved, &cluster.view));
         fleet.ask(likely(resolved, &cluster.view)).await;
         let node = resolved
@@ -389,8 +390,15 @@ impl Job<'_> {
     /// Gives the answer as soon as it is there; the helpers end afterwards, whether it could be written
     /// or not.
     async fn finish(&self, answer: &Explanation, fleet: Fleet<'_>) -> anyhow::Result<u8> {
+        let begin = Instant::now();
+        let mut stages = fleet.stages;
         let printed = self.print(answer, fleet.stats(self.start));
+        stages.render = begin.elapsed();
+        let begin = Instant::now();
         fleet.close().await;
+        stages.close = begin.elapsed();
+        self.progress
+            .verbose(|| stages.since(self.start).to_string());
         printed
     }
 

@@ -95,12 +95,17 @@ impl Capture {
     }
 
     /// Ends the capture and returns all frames in order of time.
-    pub fn stop(self) -> Result<Vec<Seen>> {
+    pub fn stop(mut self) -> Result<Vec<Seen>> {
+        self.take()
+    }
+
+    /// Returns the frames since the start or the last call in order of time, and goes on.
+    pub fn take(&mut self) -> Result<Vec<Seen>> {
         let mut all = Vec::new();
-        for mut point in self.points {
+        for point in &mut self.points {
             // Interfaces may have come since the start.
             point.names.extend(point.place.enter(names)?);
-            drain(&point, &mut all)
+            drain(point, &mut all)
                 .with_context(|| format!("read captured frames of {}", point.place.name))?;
         }
         all.sort_by_key(|seen| seen.time);

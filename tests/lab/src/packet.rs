@@ -64,6 +64,8 @@ pub enum Transport {
         flags: u8,
         /// Sequence number.
         sequence: u32,
+        /// Acknowledgment number.
+        acknowledgment: u32,
     },
     /// UDP.
     Udp {
@@ -224,6 +226,7 @@ fn tcp(bytes: &[u8]) -> Option<Transport> {
         source: u16_at(bytes, 0)?,
         destination: u16_at(bytes, 2)?,
         sequence: u32::from_be_bytes(array(bytes, 4)?),
+        acknowledgment: u32::from_be_bytes(array(bytes, 8)?),
         flags: *bytes.get(13)?,
     })
 }

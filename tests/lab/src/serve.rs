@@ -3,15 +3,21 @@
 //! The first line of every answer is `<name> <peer address>`, then comes what was sent. A request
 //! that begins with `GET ` is answered in HTTP, so that an ordinary client can ask too.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{
     IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket,
 };
+use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use nix::cmsg_space;
+use nix::sys::socket::sockopt::Ipv6RecvPacketInfo;
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
+};
 
 /// Arguments of the internal subcommand `serve`.
 #[derive(Args, Clone, Debug)]
@@ -51,6 +57,10 @@ pub fn serve(args: &ServeArgs) -> Result<()> {
         for port in &args.udp {
             let at = SocketAddr::new(*place, *port);
             let socket = UdpSocket::bind(at).with_context(|| format!("listen on udp {at}"))?;
+            if place.is_ipv6() {
+                setsockopt(&socket, Ipv6RecvPacketInfo, &true)
+                    .context("ask for addresses asked")?;
+            }
             let name = args.name.clone();
             thread::spawn(move || serve_udp(&socket, &name));
         }
@@ -105,17 +115,53 @@ fn answer(mut stream: TcpStream, peer: SocketAddr, name: &str) -> io::Result<()>
 }
 
 fn serve_udp(socket: &UdpSocket, name: &str) {
-    let mut buffer = vec![0; 65536];
     loop {
-        let sent = socket.recv_from(&mut buffer).and_then(|(length, peer)| {
-            let mut reply = format!("{name} {}\n", plain(peer)).into_bytes();
-            reply.extend_from_slice(buffer.get(..length).unwrap_or_default());
-            socket.send_to(&reply, peer)
-        });
-        if let Err(error) = sent {
+        if let Err(error) = answer_datagram(socket, name) {
             eprintln!("serve udp: {error}");
         }
     }
+}
+
+/// Answers one datagram from the address that it was sent to, as DNS servers do: a socket on any address
+/// would answer from the one that the kernel chooses, which a client need not have asked.
+fn answer_datagram(socket: &UdpSocket, name: &str) -> io::Result<()> {
+    let mut buffer = vec![0; 65536];
+    let mut control = cmsg_space!(libc::in6_pktinfo);
+    let (length, peer, asked) = {
+        let mut slices = [IoSliceMut::new(&mut buffer)];
+        let message = recvmsg::<SockaddrStorage>(
+            socket.as_raw_fd(),
+            &mut slices,
+            Some(&mut control),
+            MsgFlags::empty(),
+        )?;
+        let asked = message.cmsgs()?.find_map(|part| match part {
+            ControlMessageOwned::Ipv6PacketInfo(info) => Some(libc::in6_pktinfo {
+                // Any device: only the address is to be kept.
+                ipi6_ifindex: 0,
+                ..info
+            }),
+            _ => None,
+        });
+        (message.bytes, message.address, asked)
+    };
+    let peer = peer.ok_or_else(|| io::Error::other("a datagram came without address"))?;
+    let shown = match (peer.as_sockaddr_in(), peer.as_sockaddr_in6()) {
+        (Some(v4), _) => SocketAddr::V4((*v4).into()),
+        (_, Some(v6)) => SocketAddr::V6((*v6).into()),
+        _ => return Err(io::Error::other("a datagram came from no IP address")),
+    };
+    let mut reply = format!("{name} {}\n", plain(shown)).into_bytes();
+    reply.extend_from_slice(buffer.get(..length).unwrap_or_default());
+    let asked = asked.as_ref().map(ControlMessage::Ipv6PacketInfo);
+    sendmsg(
+        socket.as_raw_fd(),
+        &[IoSlice::new(&reply)],
+        asked.as_slice(),
+        MsgFlags::empty(),
+        Some(&peer),
+    )?;
+    Ok(())
 }
 
 /// An IPv4 peer of a dual-stack socket as IPv4.

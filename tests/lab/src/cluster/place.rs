@@ -22,6 +22,14 @@ pub struct Place {
 }
 
 impl Place {
+    /// The network namespace of a process that no laboratory knows; everything else is as it is here.
+    pub fn of_process(name: &str, pid: i32) -> Result<Self> {
+        Ok(Self {
+            name: name.to_owned(),
+            namespaces: Namespaces::net_of(pid)?,
+        })
+    }
+
     /// Runs a program there and returns its standard output; a failing program is an error.
     pub fn run<S: AsRef<str> + Sync>(&self, argv: impl AsRef<[S]>) -> Result<String> {
         let argv = argv.as_ref();

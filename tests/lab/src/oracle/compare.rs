@@ -96,8 +96,8 @@ pub enum Turn {
 
 /// Whether a packet belongs to a turn.
 ///
-/// Of TCP, the SYN, its answer, and what is neither SYN, FIN nor RST. Of UDP, datagrams to one of `ports`, the
-/// ports that servers have, and datagrams from one: the client's own port is none of them. Of ICMP, echoes.
+/// Of TCP, the SYN, its answer, and what is neither SYN, FIN nor RST; of UDP, datagrams: to one of `ports`, the
+/// ports that servers have, or from one. The client's own port is none of them. Of ICMP, echoes.
 fn belongs(transport: &Transport, ports: &[u16], turn: Turn) -> bool {
     let forth = matches!(turn, Turn::Question | Turn::Client);
     let to_server = |source, destination| ports.contains(if forth { destination } else { source });
@@ -108,8 +108,8 @@ fn belongs(transport: &Transport, ports: &[u16], turn: Turn) -> bool {
             destination,
             ..
         } => match turn {
-            Turn::Question => flags & 0x17 == 0x02,
-            Turn::Answer => flags & 0x17 == 0x12,
+            Turn::Question => flags & 0x17 == 0x02 && to_server(source, destination),
+            Turn::Answer => flags & 0x17 == 0x12 && to_server(source, destination),
             Turn::Client | Turn::Server => flags & 0x17 == 0x10 && to_server(source, destination),
         },
         Transport::Udp {

@@ -5,6 +5,7 @@
 //! namespaces, `simulate` computes, wants are fetched until there are none.
 
 mod compare;
+mod select;
 mod session;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use netpath::simulate::{Flow, Limits, Outcome, Wants, simulate};
 use crate::cluster::Cluster;
 
 pub use compare::{Point, Turn, difference, observed, predicted};
+pub use select::of_exchange;
 pub use session::Session;
 
 /// Rounds of asking after which a prediction is given up; the product needs two or three.

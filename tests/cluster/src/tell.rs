@@ -1,0 +1,105 @@
+//! Both sides of a case as users come by them: the trace, and a client in the pod, through kubectl.
+
+use std::collections::BTreeSet;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use netpath_lab::Outcome;
+
+use crate::answer::{Answer, Branch, End, parse};
+use crate::flows::Case;
+use crate::kubectl::{self, NAMESPACE};
+use crate::workload::Objects;
+
+/// Exchanges through kubectl, which cost much more.
+pub const ASKED: usize = 40;
+/// Where an answer or a refusal is predicted, a slow machine is no fault; and some refusals count only when the
+/// SYN is repeated, see [`crate::settle::REFUSAL`].
+pub const LONG: Duration = Duration::from_secs(5);
+/// Where none is: shorter than the time after which the kernel repeats a SYN.
+pub const SHORT: Duration = Duration::from_millis(600);
+
+/// What the product said of a case, and what a client in the pod did.
+pub struct Told {
+    /// What the product said.
+    pub answer: Answer,
+    /// The same, word for word.
+    pub json: Vec<u8>,
+    /// How the client's exchanges ended.
+    pub asked: BTreeSet<End>,
+}
+
+/// Traces a case through kubectl, and lets its client ask through kubectl meanwhile: once, or until every end that
+/// the trace names was seen.
+pub fn tell(objects: &Objects, case: &Case, once: bool) -> Result<Told> {
+    kubectl::go_on()?;
+    let answers = ["delivered", "rejected"];
+    let expected = &case.expect.verdicts;
+    let wait = if expected.iter().any(|verdict| answers.contains(verdict)) {
+        LONG
+    } else {
+        SHORT
+    };
+    let ask = || {
+        Ok::<_, anyhow::Error>(end(
+            objects,
+            &kubectl::ask(&case.pod, case.to, case.udp, wait)?,
+        ))
+    };
+    let protocol = if case.udp { "udp" } else { "tcp" };
+    let mut arguments = vec!["netpath", "-n", NAMESPACE, "trace"];
+    arguments.extend([case.source.as_str(), &case.destination]);
+    arguments.extend(["--protocol", protocol, "--keep", "10m", "-o", "json"]);
+    arguments.extend(case.family);
+    let (output, asked) = thread::scope(|scope| {
+        let trace = scope.spawn(|| kubectl::output(&arguments, ""));
+        let asked = ask();
+        (trace.join(), asked)
+    });
+    let output = output.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    let said = || {
+        format!(
+            "kubectl {}: {}: {}",
+            arguments.join(" "),
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        )
+    };
+    let answer = parse(&output.stdout).with_context(said)?;
+    let mut asked = BTreeSet::from([asked?]);
+    for number in 1..ASKED {
+        if once || number >= 4 && unseen(&answer.branches, &asked).is_empty() {
+            break;
+        }
+        kubectl::go_on()?;
+        asked.insert(ask()?);
+    }
+    Ok(Told {
+        answer,
+        asked,
+        json: output.stdout,
+    })
+}
+
+/// Branches that no exchange ended like.
+pub fn unseen<'a>(branches: &'a [Branch], seen: &BTreeSet<End>) -> Vec<&'a Branch> {
+    let open = |branch: &&Branch| branch.end != End::Unknown && !seen.contains(&branch.end);
+    branches.iter().filter(open).collect()
+}
+
+/// How an exchange ended, in the words of traces.
+pub fn end(objects: &Objects, outcome: &Outcome) -> End {
+    match outcome {
+        Outcome::Connected { .. } => {
+            let name = outcome.pod().unwrap_or_default();
+            match objects.pods.get(name) {
+                Some(pod) if pod.host_network => End::Node(pod.node.clone()),
+                Some(pod) => End::Pod(pod.name.clone()),
+                None => End::Outside,
+            }
+        }
+        Outcome::Refused | Outcome::Unreachable(_) => End::Refused,
+        Outcome::TimedOut => End::Silence,
+    }
+}
