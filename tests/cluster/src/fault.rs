@@ -222,7 +222,7 @@ fn late_service(judge: &mut Judge<'_>, inside: &Inside) -> Result<()> {
         "client-1",
         "svc/late",
     );
-    let mut expect = Expect::verdict(verdict);
+    let mut expect = Expect::verdict(verdict).code("NP0137");
     expect.node = Some(first);
     let here = case(judge, false, flow, expect)?;
     told(judge, &here)?;

@@ -18,7 +18,7 @@ use crate::workload::{Objects, Pod};
 
 /// A cluster that tests/cluster/up raised.
 pub struct Inside {
-    /// What `up` wrote about it: `iptables bridge vxlan policy=kube-router`.
+    /// What `up` wrote about it: `iptables bridge vxlan`, and on a line of its own `dual policy=own`.
     pub variant: Variant,
     pids: BTreeMap<String, i32>,
     pods: BTreeMap<String, i32>,
@@ -33,7 +33,7 @@ pub struct Variant {
     pub cni: String,
     /// `routes`, `vxlan` or `host-gw`.
     pub overlay: String,
-    /// What else stands there: `policy=kube-router`, `dual`.
+    /// What else stands there: `policy=own`, `dual`.
     pub more: Vec<String>,
 }
 
@@ -41,7 +41,7 @@ impl Variant {
     /// Whether something enforces NetworkPolicies.
     pub fn has_policies(&self) -> bool {
         let mut more = self.more.iter();
-        more.any(|word| word == "kube-router" || word.starts_with("policy="))
+        more.any(|word| word.starts_with("policy="))
     }
 
     /// Reads the line that `up` writes.
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_variant_has_three_words_and_more_by_name() {
-        let variant = Variant::parse("nftables ptp routes\ndual policy=kube-router\n").unwrap();
+        let variant = Variant::parse("nftables ptp routes\ndual policy=own\n").unwrap();
         let words = [&variant.proxy, &variant.cni, &variant.overlay];
         assert_eq!(words, ["nftables", "ptp", "routes"]);
         assert!(variant.has_policies());
