@@ -163,7 +163,7 @@ impl Job<'_> {
         if let Some(why) = fleet.failure(node) {
             bail!("{why}");
         }
-        let failures: Vec<String> = fleet.failures().values().cloned().collect();
+        let failures = fleet.reasons();
         for why in &failures {
             super::say(&format!("warning: {why}"));
         }
