@@ -772,14 +772,21 @@ async fn lists_that_are_refused_fall_back_to_namespaces() {
     assert_eq!(view.nodes.len(), 1);
     assert!(view.knows("pods", "shop") && !view.knows("pods", "other"));
     assert_eq!(view.unread.len(), 4);
-    lab.server.misbehave(Misbehave {
-        forbid: vec![Rule::new("list", "*"), Rule::new("get", "nodes")],
-        ..Misbehave::default()
-    });
-    let view = crate::resolve::fetch::fetch(&lab.kube, &scope)
-        .await
-        .unwrap();
-    assert!(view.pods.is_empty() && !view.knows("pods", "shop"));
+    // What may be got by name is.
+    for (forbid, pods) in [
+        (vec![Rule::new("list", "*"), Rule::new("get", "nodes")], 1),
+        (vec![Rule::new("*", "*")], 0),
+    ] {
+        lab.server.misbehave(Misbehave {
+            forbid,
+            ..Misbehave::default()
+        });
+        let view = crate::resolve::fetch::fetch(&lab.kube, &scope)
+            .await
+            .unwrap();
+        assert_eq!(view.pods.len(), pods);
+        assert!(!view.knows("pods", "shop"));
+    }
 }
 
 #[tokio::test]

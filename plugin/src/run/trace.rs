@@ -195,7 +195,9 @@ impl Job<'_> {
                 return Ok(found);
             }
         }
-        let whys = fleet.topology.absent.iter().filter(|(on, _, _)| on == node);
+        let absent = fleet.topology.absent.iter();
+        // What may hide any namespace is said of the one that was wanted.
+        let whys = absent.filter(|(on, target, _)| on == node && *target != NsTarget::All);
         let whys: Vec<&str> = whys.map(|(_, _, why)| why.as_str()).collect();
         let why = if whys.is_empty() {
             "no namespace holds its address".to_owned()

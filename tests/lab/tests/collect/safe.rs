@@ -47,6 +47,11 @@ fn a_namespace_that_ends_while_it_is_read_is_named_and_the_others_answer() {
                 assert!(why.contains("it ended while it was looked at"), "{why}");
                 gone.insert(id.ino);
             }
+            // A process of this machine that not even root may look at.
+            Fact::NoNetNs {
+                target: NsTarget::All,
+                why,
+            } => assert!(why.contains("permission denied"), "{why}"),
             other => panic!("{other:?}"),
         }
     });
