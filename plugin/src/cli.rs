@@ -303,6 +303,9 @@ pub struct CleanupArgs {
     /// Only in this namespace [default: every namespace that can be listed]
     #[arg(long, value_name = "NAME")]
     pub helper_namespace: Option<String>,
+    /// Where helpers usually are, for those who may not look everywhere.
+    #[arg(skip = std::env::var("NETPATH_HELPER_NAMESPACE").ok().filter(|name| !name.is_empty()))]
+    pub usual_namespace: Option<String>,
     /// Also those of other users
     #[arg(long)]
     pub all: bool,

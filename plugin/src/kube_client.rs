@@ -48,6 +48,9 @@ pub struct ConnectionFlags {
     /// UID to impersonate
     #[arg(long, global = true, value_name = "UID")]
     pub as_uid: Option<String>,
+    /// More about the user to impersonate; may be repeated
+    #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = parse_extra)]
+    pub as_user_extra: Vec<(String, String)>,
     /// Bearer token
     #[arg(long, global = true, value_name = "TOKEN", hide_env_values = true)]
     pub token: Option<String>,
@@ -72,6 +75,13 @@ pub struct ConnectionFlags {
     /// How long one request may take, for instance 5s or 1m; 0 means no limit
     #[arg(long, global = true, value_name = "DURATION", value_parser = parse_duration)]
     pub request_timeout: Option<Duration>,
+}
+
+fn parse_extra(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("{text:?} is not KEY=VALUE")),
+    }
 }
 
 /// Reads Go's duration spelling (`500ms`, `90s`, `1m30s`, `2h`); a bare number is seconds.
@@ -382,6 +392,10 @@ impl ConnectionFlags {
         };
         self.reach(&mut cluster);
         self.identify(&mut auth);
+        let server = cluster.server.clone().unwrap_or_default();
+        crate::credential::log_in(&mut auth, &cluster, self.limit())
+            .await
+            .map_err(|why| kube_error::login(&why, &server, wanted.map(String::as_str)))?;
         let shown = wanted.cloned();
         let one = one_context(cluster, auth, context.namespace);
         let unusable = |cause: String| ConnectError::Unusable {
@@ -402,11 +416,7 @@ impl ConnectionFlags {
         user: String,
         place: &str,
     ) -> Result<Kube, ConnectError> {
-        let timeout = match self.request_timeout {
-            None => Some(DEFAULT_REQUEST_TIMEOUT),
-            Some(Duration::ZERO) => None,
-            Some(given) => Some(given),
-        };
+        let timeout = self.limit();
         config.connect_timeout = Some(timeout.map_or(CONNECT_TIMEOUT, |t| t.min(CONNECT_TIMEOUT)));
         let namespace = self
             .namespace
@@ -420,7 +430,8 @@ impl ConnectionFlags {
         let user = self.as_user.clone().unwrap_or(user);
         let client = Client::try_from(config.clone()).map_err(|error| match error {
             kube::Error::Auth(_) => {
-                ConnectError::Login(kube_error::login(&error, &server, context.as_deref()))
+                let why = kube_error::last_cause(&error);
+                ConnectError::Login(kube_error::login(&why, &server, context.as_deref()))
             }
             other => ConnectError::Unusable {
                 context: context.clone().unwrap_or_else(|| "--server".to_owned()),
@@ -439,6 +450,15 @@ impl ConnectionFlags {
             timeout,
             typed_flags,
         })
+    }
+
+    /// Bound on one request; `None` is no bound.
+    fn limit(&self) -> Option<Duration> {
+        match self.request_timeout {
+            None => Some(DEFAULT_REQUEST_TIMEOUT),
+            Some(Duration::ZERO) => None,
+            Some(given) => Some(given),
+        }
     }
 
     fn reach(&self, cluster: &mut Cluster) {
@@ -491,6 +511,10 @@ impl ConnectionFlags {
         if let Some(uid) = &self.as_uid {
             auth.impersonate_uid = Some(uid.clone());
         }
+        for (key, value) in &self.as_user_extra {
+            let extra = auth.impersonate_user_extra.get_or_insert_default();
+            extra.entry(key.clone()).or_default().push(value.clone());
+        }
     }
 
     /// The flags that choose cluster, user and namespace, as typed; secrets are left out.
@@ -516,6 +540,9 @@ impl ConnectionFlags {
             push("--as-group", Some(group));
         }
         push("--as-uid", self.as_uid.as_deref());
+        for (key, value) in &self.as_user_extra {
+            push("--as-user-extra", Some(&format!("{key}={value}")));
+        }
         push("--tls-server-name", self.tls_server_name.as_deref());
         push(
             "--certificate-authority",

@@ -182,3 +182,71 @@ async fn an_unreachable_server_is_named() {
     let text = error.to_string();
     assert!(text.contains("list pods in namespace shop: cannot reach the API server http://127.0.0.1:1 of context \"blue\": Connection refused"), "{text}");
 }
+
+/// A kubeconfig whose user comes from a shell script, with where that writes.
+#[cfg(unix)]
+fn by_plugin(script: &str) -> (tempfile::TempDir, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let config = serde_json::json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "blue",
+        "clusters": [{"name": "blue", "cluster": {"server": "http://127.0.0.1:1"}}],
+        "contexts": [{"name": "blue", "context": {"cluster": "blue", "user": "anna"}}],
+        "users": [{"name": "anna", "user": {"exec": {
+            "apiVersion": "client.authentication.k8s.io/v1", "command": "sh",
+            "args": ["-c", script], "interactiveMode": "Never",
+            "env": [{"name": "PLACE", "value": dir.path().join("seen")}],
+        }}}],
+    });
+    std::fs::write(dir.path().join("config"), config.to_string()).unwrap();
+    let path = dir.path().join("config").to_str().unwrap().to_owned();
+    (dir, path)
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_credential_plugin_is_asked_once() {
+    let script = r#"echo "$KUBERNETES_EXEC_INFO" >>"$PLACE"; echo '{"status": {"token": "t"}}'"#;
+    let (dir, path) = by_plugin(script);
+    let kube = flags(&["--kubeconfig", &path]).connect().await.unwrap();
+    assert!(kube.config.auth_info.token.is_some() && kube.config.auth_info.exec.is_none());
+    let seen = std::fs::read_to_string(dir.path().join("seen")).unwrap();
+    assert_eq!(seen.lines().count(), 1, "{seen}");
+    assert!(seen.contains(r#""kind":"ExecCredential""#), "{seen}");
+    // Who says who he is needs no plugin.
+    let with_token = flags(&["--kubeconfig", &path, "--token", "mine"]);
+    with_token.connect().await.unwrap();
+    let seen = std::fs::read_to_string(dir.path().join("seen")).unwrap();
+    assert_eq!(seen.lines().count(), 1, "{seen}");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_credential_plugin_that_fails_is_told_without_its_secrets() {
+    for (script, part) in [
+        (
+            "echo hidden; echo no ticket >&2; exit 3",
+            "failed (exit status: 3): no ticket",
+        ),
+        ("echo hidden: [", "gave no ExecCredential"),
+        (
+            "echo '{\"status\": {\"clientCertificateData\": \"hidden\"}}'",
+            "gave neither a token nor",
+        ),
+        (
+            "exec sleep 100",
+            "gave no answer within 300ms and was ended",
+        ),
+    ] {
+        let (_dir, path) = by_plugin(script);
+        let flags = flags(&["--kubeconfig", &path, "--request-timeout", "300ms"]);
+        let text = flags.connect().await.unwrap_err().to_string();
+        assert!(
+            text.contains(
+                "log in to http://127.0.0.1:1 by context \"blue\": credential plugin \"sh\""
+            ) && text.contains(part)
+                && text.contains("log in again"),
+            "{text}"
+        );
+        assert!(!text.contains("hidden"), "{text}");
+    }
+}

@@ -134,8 +134,8 @@ impl Kube {
                     return Err(ApiError::new(
                         Refusal::TimedOut,
                         format!(
-                            "{doing}: the API server {} gave no answer within {limit:?}; \
-                             try again, or raise --request-timeout",
+                            "{doing}: the API server {} gave no answer within {limit:?}, or only asked to \
+                             come back later; try again, or raise --request-timeout",
                             self.server
                         ),
                     ));
@@ -149,9 +149,11 @@ impl Kube {
     pub fn explain(&self, doing: &Doing, error: &kube::Error) -> ApiError {
         match error {
             kube::Error::Api(status) => self.explain_status(doing, status),
-            kube::Error::Auth(_) => login(error, &self.server, self.context.as_deref()),
+            kube::Error::Auth(_) => {
+                login(&last_cause(error), &self.server, self.context.as_deref())
+            }
             kube::Error::Service(inner) if is_auth(inner.as_ref()) => {
-                login(error, &self.server, self.context.as_deref())
+                login(&last_cause(error), &self.server, self.context.as_deref())
             }
             kube::Error::Service(_)
             | kube::Error::HyperError(_)
@@ -159,17 +161,39 @@ impl Kube {
             | kube::Error::HttpError(_) => ApiError::new(
                 Refusal::Unreachable,
                 format!(
-                    "{doing}: cannot reach the API server {}{}: {}; check the network, a VPN or \
+                    "{doing}: cannot reach the API server {}{}{}: {}; check the network, a VPN or \
                      proxy, and the address in the kubeconfig",
                     self.server,
                     self.of_context(),
-                    last_cause(error)
+                    self.by_proxy(),
+                    self.unreachable(error)
                 ),
             ),
             other => ApiError::new(
                 Refusal::Other,
                 format!("{doing}: {} at {}", last_cause(other), self.server),
             ),
+        }
+    }
+
+    /// The proxy on the way, without the password that its URL may hold.
+    fn by_proxy(&self) -> String {
+        let url = self.config.proxy_url.as_ref();
+        let authority = url.and_then(|url| url.authority());
+        authority.map_or_else(String::new, |at| {
+            let host = at.as_str().rsplit('@').next().unwrap_or_default();
+            format!(" by the proxy {host}")
+        })
+    }
+
+    fn unreachable(&self, error: &kube::Error) -> String {
+        let cause = last_cause(error);
+        match self.config.connect_timeout {
+            // tokio's word for our own bound.
+            Some(limit) if cause == "deadline has elapsed" => {
+                format!("no connection within {limit:?}")
+            }
+            _ => cause,
         }
     }
 
@@ -270,6 +294,20 @@ fn forbidden(doing: &Doing, said: &str) -> (Refusal, String) {
         .and_then(|(_, rest)| rest.split_once(" resource \""))
         .and_then(|(verb, rest)| Some((verb, rest.split_once('"')?.0)));
     let (verb, resource) = lacking.unwrap_or((doing.verb, doing.resource));
+    if verb.starts_with("impersonate") {
+        // Kubernetes 1.36 words it by the request that was meant.
+        let meant = match verb {
+            "impersonate" => String::new(),
+            _ => format!(" or \"{verb} {resource}\""),
+        };
+        return (
+            Refusal::Forbidden,
+            format!(
+                "{doing}: not allowed; {user} may not be another one (--as) without the right \
+                 \"impersonate users\" in the whole cluster{meant} (check: kubectl auth can-i impersonate users)"
+            ),
+        );
+    }
     let place = match &doing.namespace {
         Some(namespace) => format!("in namespace {namespace}"),
         None => "in the whole cluster".to_owned(),
@@ -328,7 +366,7 @@ fn after_colon(said: &str) -> &str {
 }
 
 /// Credentials that do not work, by whatever the plugin or server said.
-pub(crate) fn login(error: &kube::Error, server: &str, context: Option<&str>) -> ApiError {
+pub(crate) fn login(why: &str, server: &str, context: Option<&str>) -> ApiError {
     let place = context
         .map(|c| format!(" by context {c:?}"))
         .unwrap_or_default();
@@ -336,7 +374,7 @@ pub(crate) fn login(error: &kube::Error, server: &str, context: Option<&str>) ->
         Refusal::NotLoggedIn,
         format!(
             "log in to {server}{place}: {}; log in again, then check with kubectl auth whoami",
-            one_line(&last_cause(error))
+            one_line(why)
         ),
     )
 }
@@ -351,7 +389,7 @@ fn is_auth(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 /// The last cause, with the one before it when the last is a bare OS error text.
-fn last_cause(error: &kube::Error) -> String {
+pub(crate) fn last_cause(error: &kube::Error) -> String {
     let mut chain = vec![error.to_string()];
     let mut next = error.source();
     while let Some(cause) = next {

@@ -47,6 +47,10 @@ pub fn programs(devices: &[u32]) -> BTreeMap<u32, Vec<String>> {
                     Some(libc::ENXIO | libc::ENODEV | libc::ENOENT) => continue,
                     // This kernel has no such hook, or no BPF: nothing can be there.
                     Some(libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP) => break,
+                    Some(libc::EPERM | libc::EACCES) => {
+                        let why = super::error::not_permitted();
+                        format!("{name} can't be read: {error}{why}")
+                    }
                     _ => format!("{name} can't be read: {error}"),
                 },
             };

@@ -209,6 +209,17 @@ impl Collector {
         for (target, depth) in targets {
             match self.find(request, target) {
                 Ok(ids) => {
+                    let problems = match discovery(&self.roots, request) {
+                        Ok(found) if *target == NsTarget::All => found.problems.join("; "),
+                        _ => String::new(),
+                    };
+                    if !problems.is_empty() {
+                        // There may be more than were found.
+                        answer(Fact::NoNetNs {
+                            target: NsTarget::All,
+                            why: problems,
+                        });
+                    }
                     for id in ids {
                         if *target != NsTarget::All {
                             named.insert(id, target);

@@ -118,7 +118,8 @@ impl Roots {
         }
         if refused > 0 {
             found.problems.push(format!(
-                "read the network namespace of {refused} processes: permission denied; the helper needs CAP_SYS_PTRACE in the node's user namespace, and no security module in its way"
+                "read the network namespace of {refused} processes: permission denied{}",
+                super::error::not_permitted()
             ));
         }
         for ns in found.namespaces.values_mut() {

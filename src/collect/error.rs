@@ -130,14 +130,24 @@ fn name(errno: i32) -> String {
     }
 }
 
-fn remedy(errno: i32) -> &'static str {
+fn remedy(errno: i32) -> String {
     match errno {
-        libc::EPERM | libc::EACCES => {
-            "; the helper needs CAP_NET_ADMIN, CAP_SYS_ADMIN and CAP_SYS_PTRACE on the node, and no security module in its way"
+        libc::EPERM | libc::EACCES => not_permitted(),
+        libc::EMFILE | libc::ENFILE => {
+            "; raise the limit of open files, or ask for fewer pods".to_owned()
         }
-        libc::EMFILE | libc::ENFILE => "; raise the limit of open files, or ask for fewer pods",
-        libc::ENOBUFS | libc::ENOMEM => "; the node is short of memory, try again",
-        _ => "",
+        libc::ENOBUFS | libc::ENOMEM => "; the node is short of memory, try again".to_owned(),
+        _ => String::new(),
+    }
+}
+
+/// Why something was not permitted, as a remedy behind an error.
+pub(super) fn not_permitted() -> String {
+    let lacking = super::privileges::lacking();
+    if lacking.is_empty() {
+        "; the helper has the capabilities that this takes, so that a security module or the node's user namespace is in its way".to_owned()
+    } else {
+        format!("; the helper lacks {}", lacking.join(", "))
     }
 }
 
@@ -157,7 +167,7 @@ mod tests {
         let text = error.to_string();
         assert!(
             text.starts_with(
-                "list nf_tables tables in net:[4026532621]: EPERM (Operation not permitted); the helper needs"
+                "list nf_tables tables in net:[4026532621]: EPERM (Operation not permitted); the helper "
             ),
             "{text}"
         );

@@ -71,7 +71,7 @@ impl NsFile {
     }
 }
 
-type Job = Box<dyn FnOnce(&File) + Send>;
+type Job = Box<dyn FnOnce(&NsFile) + Send>;
 
 /// The thread that enters namespaces.
 pub struct Hopper {
@@ -83,8 +83,7 @@ impl Hopper {
     /// Starts the thread. It waits in the namespace of the caller.
     pub fn start() -> Result<Self> {
         let operation = "start the thread that enters namespaces";
-        let home = File::open("/proc/thread-self/ns/net")
-            .map_err(|error| Error::io("open the helper's own network namespace", &error))?;
+        let home = NsFile::open(Path::new("/proc/thread-self/ns/net"))?;
         let (jobs, queue) = channel::<Job>();
         let thread = std::thread::Builder::new()
             .name("netns".to_owned())
@@ -132,8 +131,15 @@ impl Hopper {
         let (answer, wait) = channel();
         let job: Job = Box::new(move |home| {
             let mut results = Vec::with_capacity(namespaces.len());
+            let mut away = false;
             for (at, ns) in namespaces.iter().enumerate() {
-                let entered = setns(&*ns.file, CloneFlags::CLONE_NEWNET);
+                // Staying at home takes no right.
+                let entered = if ns.id == home.id && !away {
+                    Ok(())
+                } else {
+                    setns(&*ns.file, CloneFlags::CLONE_NEWNET)
+                };
+                away |= entered.is_ok() && ns.id != home.id;
                 results.push(match entered {
                     Err(errno) => Err(Error::nix(operation(ns), errno)),
                     Ok(()) => catch_unwind(AssertUnwindSafe(|| work(at)))
@@ -141,7 +147,11 @@ impl Hopper {
                 });
             }
             // Staying would keep a deleted pod's namespace alive.
-            let back = setns(home, CloneFlags::CLONE_NEWNET);
+            let back = if away {
+                setns(&*home.file, CloneFlags::CLONE_NEWNET)
+            } else {
+                Ok(())
+            };
             // The caller waits for exactly this answer; it can't have gone.
             let _ = answer.send((results, back));
         });

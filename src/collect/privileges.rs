@@ -13,8 +13,24 @@ use super::error::{Error, Result};
 const NEEDED: CapabilitySet = CapabilitySet::SYS_ADMIN
     .union(CapabilitySet::SYS_PTRACE)
     .union(CapabilitySet::NET_ADMIN)
-    .union(CapabilitySet::NET_RAW)
-    .union(CapabilitySet::DAC_READ_SEARCH);
+    .union(CapabilitySet::NET_RAW);
+
+/// Names of those capabilities that reading needs and this thread has not; none where that can't be told.
+pub fn lacking() -> Vec<&'static str> {
+    let Ok(sets) = capabilities(None) else {
+        return Vec::new();
+    };
+    let needed = [
+        ("CAP_SYS_ADMIN", CapabilitySet::SYS_ADMIN),
+        ("CAP_SYS_PTRACE", CapabilitySet::SYS_PTRACE),
+        ("CAP_NET_ADMIN", CapabilitySet::NET_ADMIN),
+        ("CAP_NET_RAW", CapabilitySet::NET_RAW),
+    ];
+    let lacking = needed
+        .into_iter()
+        .filter(|(_, one)| !sets.effective.contains(*one));
+    lacking.map(|(name, _)| name).collect()
+}
 
 /// Keeps of the capabilities that this process has those that reading needs, and none of them across an
 /// exec.

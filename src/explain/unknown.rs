@@ -61,6 +61,11 @@ pub(super) fn unknown<'a>(
         }
     }
     for (node, target, why) in &naming.topology.absent {
+        let read = naming.topology.nodes.get(node);
+        if *target == NsTarget::All && read.is_some_and(|node| !node.netns.is_empty()) {
+            // There may be more namespaces than were found; one that the way needs is named by itself.
+            continue;
+        }
         let what = match target {
             NsTarget::Host => "its own namespace".to_owned(),
             NsTarget::PodUid(uid) => match naming.names.pod_by_uid(uid) {

@@ -12,6 +12,7 @@ use super::peer::{Peer, peer};
 use super::walk::{Next, Walk, Ways};
 use crate::model::link::{Link, LinkKind};
 use crate::model::netns::NetNs;
+use crate::model::want::{Depth, NsTarget, Want};
 use crate::model::{IfIndex, MacAddr, NsKey};
 use crate::trace::{Disposition, DropReason, Evidence, Step, StepKind};
 
@@ -349,6 +350,11 @@ fn by_destination(cx: &mut Cx<'_>, walk: &Walk, dst: IpAddr) -> Target {
     }
     let why = format!("{dst} belongs to {node} by what Kubernetes says");
     let Some(host) = cx.topology.host(node) else {
+        let want = Want::NetNs {
+            target: NsTarget::Host,
+            depth: Depth::Likely,
+        };
+        cx.want(node, want);
         return Target::NoHelper(format!(
             "{dst} belongs to node {node}, whose own namespace was not read"
         ));

@@ -16,6 +16,8 @@ use crate::kube_error::{ApiError, Doing, Refusal};
 pub struct CleanupScope {
     /// Only here; `None` looks in all namespaces, or in the current one where that is refused.
     pub namespace: Option<String>,
+    /// Where to look if not everywhere is allowed; `None` is the current namespace.
+    pub usual: Option<String>,
     /// Those of other users too.
     pub all_users: bool,
     /// Only list them.
@@ -56,7 +58,8 @@ pub async fn cleanup(
     let mut searched = scope.namespace.clone();
     let found = match list(kube, searched.as_deref(), &selector).await {
         Err(error) if error.refusal == Refusal::Forbidden && searched.is_none() => {
-            searched = Some(kube.namespace.clone());
+            let usual = scope.usual.as_ref().unwrap_or(&kube.namespace);
+            searched = Some(usual.clone());
             list(kube, searched.as_deref(), &selector).await?
         }
         other => other?,

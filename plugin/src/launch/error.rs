@@ -90,13 +90,11 @@ pub enum LaunchError {
     #[error(transparent)]
     Session(#[from] SessionError),
     /// A helper pod that could not be taken away.
-    #[error("remove helper pod {pod} from node {node}: {cause}; run {command}")]
+    #[error("remove {pods}: {cause}; run {command}")]
     LeftBehind {
-        /// Node name.
-        node: String,
-        /// `namespace/name`.
-        pod: String,
-        /// What removes it.
+        /// Each as `helper pod NAMESPACE/NAME from node NODE`.
+        pods: String,
+        /// What removes them.
         command: String,
         /// Why.
         cause: String,
@@ -182,16 +180,18 @@ pub(super) async fn upgrade_refused(
                 .iter()
                 .map(|doing| format!("\"{} {}\"", doing.verb, doing.resource))
                 .collect();
-            exec(
-                format!(
+            // Of all helper pods alike, so that it is said once.
+            LaunchError::Exec {
+                pod: format!("{namespace}/netpath-..."),
+                cause: format!(
                     "not allowed; your user lacks the right {} in namespace {namespace}",
                     rights.join(" and ")
                 ),
-                &format!(
+                remedy: format!(
                     "ask for get and create on pods/exec (Kubernetes 1.35 wants both; check: {})",
                     first.can_i()
                 ),
-            )
+            }
         }
         404 => exec(
             "the pod or its container is gone".to_owned(),

@@ -64,7 +64,7 @@ pub struct HelperFlags {
     /// Only print the pods that would be created, and the rights that it takes
     #[arg(long, global = true)]
     pub dry_run: bool,
-    /// How long a helper pod may take to start
+    /// How long a helper pod may take to start; a kubelet that stays silent is told earlier
     #[arg(long, global = true, value_name = "DURATION", default_value = "60s",
           value_parser = crate::kube_client::parse_duration)]
     pub launch_timeout: Duration,
@@ -216,7 +216,7 @@ fn security(privileged: bool) -> Value {
         "readOnlyRootFilesystem": true,
         "capabilities": {
             "drop": ["ALL"],
-            "add": ["SYS_ADMIN", "SYS_PTRACE", "NET_ADMIN", "NET_RAW", "DAC_READ_SEARCH"],
+            "add": ["SYS_ADMIN", "SYS_PTRACE", "NET_ADMIN", "NET_RAW"],
         },
         "seccompProfile": {"type": "RuntimeDefault"},
         "appArmorProfile": {"type": "Unconfined"},

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -25,13 +26,17 @@ use super::manifest::{
     setup_hash, short_hash,
 };
 use super::session::{Pipe, Session};
-use super::state::{State, judge};
+use super::state::{State, is_taken_up, judge};
 use crate::kube_client::Kube;
 use crate::kube_error::{ApiError, Doing, Refusal};
 use crate::resolve::objects::{ClusterView, NodeInfo};
 
 /// Pause between two attempts where the API offers nothing to wait on.
 pub(super) const PAUSE: Duration = Duration::from_millis(200);
+/// A kubelet that lives takes a pod up within a second, however long its image takes; a silent one is told
+/// after this time, or after a sixth of a longer `--launch-timeout`.
+const TAKEN_UP_LIMIT: Duration = Duration::from_secs(10);
+
 /// A node that shall have a helper.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeTarget {
@@ -128,6 +133,8 @@ pub struct Launcher {
     pub(super) flags: HelperFlags,
     pub(super) namespace: String,
     run: String,
+    /// Pods that were named so far: a name is never used twice.
+    next: AtomicUsize,
     user_hash: String,
     pub(super) noted: Mutex<Vec<Noted>>,
 }
@@ -142,6 +149,7 @@ impl Launcher {
         Self {
             namespace,
             run: random_name(),
+            next: AtomicUsize::new(0),
             user_hash: user_hash(&kube),
             noted: Mutex::default(),
             kube,
@@ -162,28 +170,25 @@ impl Launcher {
         view: Option<&ClusterView>,
     ) -> BTreeMap<String, Result<Session, LaunchError>> {
         let now = unix_now();
-        let started = join_all(targets.iter().enumerate().map(async |(index, target)| {
+        let started = join_all(targets.iter().map(async |target| {
             let warm = view.and_then(|view| self.warm(view, &target.name, now));
-            (target.name.clone(), self.one(index, target, warm).await)
+            (target.name.clone(), self.one(target, warm).await)
         }))
         .await;
         started.into_iter().collect()
     }
 
-    async fn one(
-        &self,
-        index: usize,
-        target: &NodeTarget,
-        warm: Option<String>,
-    ) -> Result<Session, LaunchError> {
+    async fn one(&self, target: &NodeTarget, warm: Option<String>) -> Result<Session, LaunchError> {
         target.possible()?;
         if let Some(pod) = warm {
-            // A warm helper may have gone since it was listed: then a new one is started.
-            if let Ok(session) = self.serve(&pod, &target.name).await {
+            // A warm helper may have gone since it was listed, or its kubelet be silent: then a new one is
+            // started, which finds out.
+            let warm = tokio::time::timeout(TAKEN_UP_LIMIT, self.serve(&pod, &target.name));
+            if let Ok(Ok(session)) = warm.await {
                 return Ok(session);
             }
         }
-        let name = self.name(index);
+        let name = self.name();
         let created = self.create(&name, &target.name).await?;
         self.running(&name, target, created).await?;
         let session = self.serve(&name, &target.name).await?;
@@ -230,15 +235,16 @@ impl Launcher {
     /// The pods that [`Self::launch`] would create for `targets`, or why none can be; creates nothing.
     pub fn planned(&self, targets: &[NodeTarget]) -> Vec<Result<Value, LaunchError>> {
         let expires = self.expires();
-        let pods = targets.iter().enumerate().map(|(index, target)| {
+        let pods = targets.iter().map(|target| {
             target.possible()?;
-            Ok(self.pod(&self.name(index), &target.name, expires))
+            Ok(self.pod(&self.name(), &target.name, expires))
         });
         pods.collect()
     }
 
-    fn name(&self, index: usize) -> String {
-        format!("netpath-{}-{index}", self.run)
+    fn name(&self) -> String {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        format!("netpath-{}-{number}", self.run)
     }
 
     fn expires(&self) -> Option<u64> {
@@ -274,7 +280,7 @@ impl Launcher {
             ready: false,
         });
         let kube = self.kube.clone();
-        let name = name.to_owned();
+        let (name, node) = (name.to_owned(), node.to_owned());
         // A task of its own: dropping this future must not leave it unknown whether the pod exists.
         let task = tokio::spawn(async move {
             let answer = kube.ask(&doing, kube.client.request::<Pod>(request)).await;
@@ -290,7 +296,10 @@ impl Launcher {
                         ..doing.clone()
                     }
                     .named(&name);
-                    kube.ask(&getting, api.get(&name)).await
+                    match kube.ask(&getting, api.get(&name)).await {
+                        Ok(pod) if !is_on(&pod, &node) => Err(error),
+                        other => other,
+                    }
                 }
                 other => other,
             };
@@ -319,7 +328,7 @@ impl Launcher {
         }
     }
 
-    /// Waits until the pod runs, by a watch; fails as soon as its status is hopeless.
+    /// Waits until the pod runs, by a watch; fails as soon as its status is hopeless, or no kubelet takes it up.
     async fn running(
         &self,
         name: &str,
@@ -327,18 +336,34 @@ impl Launcher {
         created: Pod,
     ) -> Result<(), LaunchError> {
         let limit = self.flags.launch_timeout;
+        let until_taken_up = (limit / 6).max(TAKEN_UP_LIMIT).min(limit);
         let mut last = "created".to_owned();
-        let waiting = self.await_running(name, &target.name, created, &mut last);
-        if let Ok(done) = tokio::time::timeout(limit, waiting).await {
-            return done;
-        }
+        let (taken_up, mut is_taken_up) = watch::channel(false);
+        let waiting = self.await_running(name, &target.name, created, &mut last, &taken_up);
+        let waited = {
+            let mut waiting = std::pin::pin!(tokio::time::timeout(limit, waiting));
+            let silent = async {
+                let seen = is_taken_up.wait_for(|taken_up| *taken_up);
+                if tokio::time::timeout(until_taken_up, seen).await.is_ok() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                biased;
+                waited = &mut waiting => match waited {
+                    Ok(done) => return done,
+                    Err(_) => limit,
+                },
+                () = silent => until_taken_up,
+            }
+        };
         if let Some(complaint) = &target.complaint {
             last = format!("{last}; {complaint}");
         }
         Err(LaunchError::Slow {
             node: target.name.clone(),
             pod: format!("{}/{name}", self.namespace),
-            seconds: limit.as_secs(),
+            seconds: waited.as_secs(),
             last,
         })
     }
@@ -349,21 +374,25 @@ impl Launcher {
         node: &str,
         created: Pod,
         last: &mut String,
+        taken_up: &watch::Sender<bool>,
     ) -> Result<(), LaunchError> {
         let api: Api<Pod> = Api::namespaced(self.kube.client.clone(), &self.namespace);
         let getting = Doing::new("get", "pods", Some(&self.namespace)).named(name);
         let mut pod = created;
         // A helper pod lives within a launch timeout; the server need not hold the watch for longer.
         let params = WatchParams::default().fields(&format!("metadata.name={name}"));
-        let mut may_watch = true;
+        let mut no_watch = None;
         loop {
+            if is_taken_up(&pod) {
+                taken_up.send_replace(true);
+            }
             match judge(&pod, node, &self.flags.image) {
                 State::Running => return Ok(()),
                 State::Hopeless(error) => return Err(error),
                 State::Waiting(why) => *last = why,
             }
             let version = pod.metadata.resource_version.clone().unwrap_or_default();
-            if may_watch {
+            if no_watch.is_none() {
                 let watching = Doing {
                     verb: "watch",
                     ..getting.clone()
@@ -381,6 +410,9 @@ impl Launcher {
                                 }
                                 continue;
                             };
+                            if is_taken_up(&seen) {
+                                taken_up.send_replace(true);
+                            }
                             match judge(&seen, node, &self.flags.image) {
                                 State::Running => return Ok(()),
                                 State::Hopeless(error) => return Err(error),
@@ -388,7 +420,7 @@ impl Launcher {
                             }
                         }
                     }
-                    Err(error) if error.refusal == Refusal::Forbidden => may_watch = false,
+                    Err(error) if error.refusal == Refusal::Forbidden => no_watch = Some(error),
                     // A server that fails a watch may still answer the plain request below.
                     Err(error) => *last = error.to_string(),
                 }
@@ -401,6 +433,12 @@ impl Launcher {
                 Err(error) if error.refusal == Refusal::NotFound => {
                     return Err(self.vanished(name, node));
                 }
+                // One of the two rights suffices: without either, the one that is better to have is named;
+                // with a watch alone, that is asked for again.
+                Err(error) if error.refusal == Refusal::Forbidden => match no_watch {
+                    Some(first) => return Err(first.into()),
+                    None => pod,
+                },
                 Err(error) => return Err(error.into()),
             };
         }
@@ -431,6 +469,11 @@ impl Launcher {
 /// Hash of the user and the cluster, as helper pods carry it.
 pub(super) fn user_hash(kube: &Kube) -> String {
     short_hash(&[&kube.user, &kube.server])
+}
+
+fn is_on(pod: &Pod, node: &str) -> bool {
+    let spec = pod.spec.as_ref();
+    spec.and_then(|spec| spec.node_name.as_deref()) == Some(node)
 }
 
 fn unix_now() -> u64 {

@@ -1,5 +1,6 @@
 //! Taking helper pods away: after success, failure or a signal, and when nobody asked.
 
+use std::collections::BTreeMap;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -45,43 +46,57 @@ impl Launcher {
 
     /// Gives up: every pod that may still exist, as an error with the command that removes it.
     pub(super) fn abandoned(&self) -> Vec<LaunchError> {
-        let left = |noted: Noted| LaunchError::LeftBehind {
-            node: noted.node,
-            pod: format!("{}/{}", self.namespace, noted.name),
-            command: self.removal(&noted.name),
-            cause: "interrupted".to_owned(),
-        };
-        self.take_noted().into_iter().map(left).collect()
+        let left = |noted| (noted, "interrupted".to_owned());
+        self.left_behind(self.take_noted().into_iter().map(left).collect())
     }
 
-    /// The command that removes a pod by hand.
-    fn removal(&self, name: &str) -> String {
-        format!(
-            "kubectl delete pod -n {} {name} --grace-period=0{}",
-            self.namespace,
-            self.kube.flags_of_kubectl()
-        )
+    /// Pods that stay, with the reasons: those of one reason in one error, with the command that removes
+    /// them by hand.
+    fn left_behind(&self, left: Vec<(Noted, String)>) -> Vec<LaunchError> {
+        let mut reasons: BTreeMap<String, Vec<Noted>> = BTreeMap::new();
+        for (noted, cause) in left {
+            reasons.entry(cause).or_default().push(noted);
+        }
+        let error = |(cause, pods): (String, Vec<Noted>)| {
+            let each = |noted: &Noted| {
+                let path = format!("{}/{}", self.namespace, noted.name);
+                format!("helper pod {path} from node {}", noted.node)
+            };
+            let names: Vec<&str> = pods.iter().map(|noted| noted.name.as_str()).collect();
+            LaunchError::LeftBehind {
+                pods: pods.iter().map(each).collect::<Vec<_>>().join(", "),
+                command: format!(
+                    "kubectl delete pod -n {} {} --grace-period=0{}",
+                    self.namespace,
+                    names.join(" "),
+                    self.kube.flags_of_kubectl()
+                ),
+                cause,
+            }
+        };
+        reasons.into_iter().map(error).collect()
     }
 
     async fn remove_all(&self, noted: Vec<Noted>) -> Result<(), Vec<LaunchError>> {
         let removed = join_all(noted.into_iter().map(async |noted| {
-            let (name, node) = (noted.name.clone(), noted.node.clone());
-            let removal = self.remove(noted);
+            let removal = self.remove(noted.clone());
             let cause = match tokio::time::timeout(REMOVAL_LIMIT, removal).await {
                 Ok(Ok(())) => return Ok(()),
-                Ok(Err(error)) => error.to_string(),
+                // The pods are named beside it.
+                Ok(Err(error)) => error
+                    .text
+                    .replace(&format!("pods {} in", noted.name), "pods in"),
                 Err(_) => format!("no success within {}s", REMOVAL_LIMIT.as_secs()),
             };
-            Err(LaunchError::LeftBehind {
-                node,
-                pod: format!("{}/{name}", self.namespace),
-                command: self.removal(&name),
-                cause,
-            })
+            Err((noted, cause))
         }))
         .await;
-        let left: Vec<LaunchError> = removed.into_iter().filter_map(Result::err).collect();
-        if left.is_empty() { Ok(()) } else { Err(left) }
+        let left: Vec<(Noted, String)> = removed.into_iter().filter_map(Result::err).collect();
+        if left.is_empty() {
+            Ok(())
+        } else {
+            Err(self.left_behind(left))
+        }
     }
 
     async fn remove(&self, mut noted: Noted) -> Result<(), ApiError> {

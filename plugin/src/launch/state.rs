@@ -35,6 +35,19 @@ const START_REASONS: [&str; 6] = [
     "PostStartHookError",
 ];
 
+/// Whether the node's kubelet has said anything of the pod.
+pub(super) fn is_taken_up(pod: &Pod) -> bool {
+    pod.status.as_ref().is_some_and(|status| {
+        status.start_time.is_some()
+            || status.reason.is_some()
+            || status
+                .container_statuses
+                .as_ref()
+                .is_some_and(|all| !all.is_empty())
+            || !matches!(status.phase.as_deref(), None | Some("Pending"))
+    })
+}
+
 /// Judges a helper pod.
 ///
 /// Source: kubelet's container reasons, pkg/kubelet/images/types.go and

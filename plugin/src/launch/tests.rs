@@ -178,6 +178,24 @@ async fn launches_on_all_nodes_and_takes_everything_away() {
     lab.server.stop().await.unwrap();
 }
 
+/// Which nodes a question is about may turn out later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn helpers_that_start_later_are_others() {
+    let lab = lab(Misbehave::default()).await;
+    let launcher = lab.launcher(HelperFlags::default());
+    let mut open = Vec::new();
+    for target in targets() {
+        let sessions = launcher.launch(std::slice::from_ref(&target), None).await;
+        open.extend(sessions.into_values().map(Result::unwrap));
+    }
+    assert_eq!(lab.server.helper_pods().len(), 2);
+    for session in open {
+        session.bye().await;
+    }
+    launcher.close(false).await.unwrap();
+    lab.clean().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refusals_name_right_and_remedy() {
     let lab = lab(Misbehave::default()).await;
@@ -185,6 +203,13 @@ async fn refusals_name_right_and_remedy() {
         (
             forbid("create", "pods"),
             "create pods in namespace default: not allowed; user \"lab\" needs the right \"create pods\" in namespace default (check: kubectl auth can-i create pods -n default)",
+        ),
+        (
+            Misbehave {
+                forbid: vec![Rule::new("get", "pods"), Rule::new("watch", "pods")],
+                ..Misbehave::default()
+            },
+            "needs the right \"watch pods\" in namespace default",
         ),
         (forbid("create", "pods/exec"), "exec in pod default/"),
         (
@@ -271,6 +296,7 @@ async fn refusals_name_right_and_remedy() {
                     rule: Rule::new("create", "pods"),
                     code: 500,
                     times: 1,
+                    retry_after: None,
                 }],
                 ..Misbehave::default()
             },
@@ -311,9 +337,11 @@ async fn passing_troubles_are_overcome() {
         rule: Rule::new("create", "pods"),
         code,
         times: 1,
+        retry_after: None,
     };
     for how in [
         forbid("watch", "pods"),
+        forbid("get", "pods"),
         Misbehave {
             watch_ends_after: Some(0),
             ..Misbehave::default()
@@ -343,6 +371,7 @@ async fn passing_troubles_are_overcome() {
                 rule: Rule::new("delete", "pods"),
                 code: 500,
                 times: 2,
+                retry_after: None,
             }],
             ..Misbehave::default()
         },
@@ -743,14 +772,21 @@ async fn lists_that_are_refused_fall_back_to_namespaces() {
     assert_eq!(view.nodes.len(), 1);
     assert!(view.knows("pods", "shop") && !view.knows("pods", "other"));
     assert_eq!(view.unread.len(), 4);
-    lab.server.misbehave(Misbehave {
-        forbid: vec![Rule::new("list", "*"), Rule::new("get", "nodes")],
-        ..Misbehave::default()
-    });
-    let view = crate::resolve::fetch::fetch(&lab.kube, &scope)
-        .await
-        .unwrap();
-    assert!(view.pods.is_empty() && !view.knows("pods", "shop"));
+    // What may be got by name is.
+    for (forbid, pods) in [
+        (vec![Rule::new("list", "*"), Rule::new("get", "nodes")], 1),
+        (vec![Rule::new("*", "*")], 0),
+    ] {
+        lab.server.misbehave(Misbehave {
+            forbid,
+            ..Misbehave::default()
+        });
+        let view = crate::resolve::fetch::fetch(&lab.kube, &scope)
+            .await
+            .unwrap();
+        assert_eq!(view.pods.len(), pods);
+        assert!(!view.knows("pods", "shop"));
+    }
 }
 
 #[tokio::test]

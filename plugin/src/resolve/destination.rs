@@ -307,8 +307,12 @@ impl<'a> Chooser<'a> {
             return;
         }
         if !self.view.knows("endpointslices", &end.service.namespace) {
-            self.notes
-                .push(format!("the endpoints of Service {path} could not be read"));
+            let mut unread = self.view.unread.iter();
+            let why = unread.find(|unread| unread.resource == "endpointslices");
+            let why = why.map_or("not listed", |unread| unread.why.as_str());
+            self.notes.push(format!(
+                "the endpoints of Service {path} could not be read ({why})"
+            ));
             return;
         }
         let note = if end.endpoints.is_empty() {

@@ -134,7 +134,7 @@ pub enum Error {
     },
     /// The API refused to tell, so that nothing can be said about the name.
     #[error(
-        "end {end:?}: cannot look it up, {resource} were not readable ({why}); ask for the right to list {resource}, or give an address"
+        "end {end:?}: cannot look it up, {resource} were not readable ({why}); ask for the right to list {resource} (or to get it by name), or give an address"
     )]
     Unreadable {
         /// The end as typed.

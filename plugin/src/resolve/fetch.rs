@@ -23,6 +23,8 @@ pub struct Scope {
     pub namespaces: BTreeSet<String>,
     /// Nodes that the ends name, likewise.
     pub nodes: BTreeSet<String>,
+    /// Pods or Services that the ends may mean, as (kind, namespace, name), likewise; no kind is either.
+    pub names: BTreeSet<(Option<ObjectKind>, String, String)>,
 }
 
 impl Scope {
@@ -31,8 +33,10 @@ impl Scope {
         let mut scope = Self::default();
         scope.namespaces.insert(namespace.to_owned());
         for end in ends {
+            let mut meant = None;
             let name = match end {
                 EndSpec::Object { kind, name, .. } => {
+                    meant = *kind;
                     match kind {
                         Some(ObjectKind::Node) => {
                             scope.nodes.insert(name.clone());
@@ -48,9 +52,14 @@ impl Scope {
                 EndSpec::Url { host, .. } => host,
                 _ => continue,
             };
-            scope
-                .namespaces
-                .extend(readings(name).into_iter().filter_map(|r| r.namespace));
+            for reading in readings(name) {
+                let within = reading.namespace.as_deref().unwrap_or(namespace).to_owned();
+                let kind = reading.implies.or(meant);
+                if matches!(kind, None | Some(ObjectKind::Pod | ObjectKind::Service)) {
+                    scope.names.insert((kind, within, reading.name));
+                }
+                scope.namespaces.extend(reading.namespace);
+            }
         }
         scope
     }
@@ -105,6 +114,12 @@ pub async fn fetch(kube: &Kube, scope: &Scope) -> Result<ClusterView, ApiError> 
             .extend(listed.items.into_iter().map(|w| w.into_info(kind)));
         view.unread.extend(listed.unread);
     }
+    let named = futures::try_join!(
+        by_name::<wire::Pod>(kube, scope, ObjectKind::Pod, &view),
+        by_name::<wire::Service>(kube, scope, ObjectKind::Service, &view),
+    )?;
+    view.pods.extend(named.0.into_iter().map(Into::into));
+    view.services.extend(named.1.into_iter().map(Into::into));
     if let Some(unread) = nodes.unread {
         let known = nodes_one_by_one(kube, scope, &view).await?;
         let read_instead = known.iter().map(|node| node.name.clone()).collect();
@@ -181,6 +196,36 @@ async fn list<T: DeserializeOwned>(
         items,
         unread: Some(unread),
     })
+}
+
+/// Objects that the ends name, for users who may get but not list them; those refused are left out.
+async fn by_name<T: DeserializeOwned>(
+    kube: &Kube,
+    scope: &Scope,
+    wanted: ObjectKind,
+    view: &ClusterView,
+) -> Result<Vec<T>, ApiError> {
+    let plural = wanted.plural();
+    let meant = scope.names.iter().filter(|(kind, namespace, _)| {
+        kind.is_none_or(|kind| kind == wanted) && !view.knows(plural, namespace)
+    });
+    let answers = join_all(meant.map(async |(_, namespace, name)| {
+        let doing = Doing::new("get", plural, Some(namespace)).named(name);
+        let request = Request::new(format!("/api/v1/namespaces/{namespace}/{plural}"))
+            .get(name, &kube::api::GetParams::default())
+            .map_err(|error| kube.explain(&doing, &kube::Error::BuildRequest(error)))?;
+        kube.ask(&doing, kube.client.request::<T>(request)).await
+    }))
+    .await;
+    let mut found = Vec::new();
+    for answer in answers {
+        match answer {
+            Ok(object) => found.push(object),
+            Err(error) if matches!(error.refusal, Refusal::Forbidden | Refusal::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
 }
 
 /// Nodes by name, for users who may get but not list them; those refused are left out.

@@ -6,7 +6,7 @@ use netpath::model::names::Names;
 use netpath::model::topology::{NodeHint, Topology};
 
 use crate::kube_client::{ConnectionFlags, Kube};
-use crate::launch::{HelperFlags, NodeTarget};
+use crate::launch::HelperFlags;
 use crate::resolve::fetch::{Scope, fetch};
 use crate::resolve::{Ask, ClusterView, EndSpec, Family, Protocol};
 use crate::resolve::{names::names, parse_end};
@@ -72,14 +72,12 @@ pub fn parse(text: &str) -> anyhow::Result<EndSpec> {
 pub fn topology(view: &ClusterView, names: &Names) -> Topology {
     let mut hints: BTreeMap<String, NodeHint> = BTreeMap::new();
     for node in &names.nodes {
-        let reachable = view
-            .node(&node.name)
-            .is_none_or(|info| NodeTarget::of(info).hopeless.is_none());
         let hint = NodeHint {
             addresses: node.addresses.clone(),
             pod_cidrs: node.pod_cidrs.clone(),
             pod_ips: Vec::new(),
-            reachable,
+            // Until a helper was wanted there and could not be had: then it is known why.
+            reachable: true,
         };
         hints.insert(node.name.clone(), hint);
     }
@@ -112,7 +110,32 @@ pub fn topology(view: &ClusterView, names: &Names) -> Topology {
     }
 }
 
-/// All nodes that can have a helper.
-pub fn nodes(names: &Names) -> BTreeSet<String> {
-    names.nodes.iter().map(|node| node.name.clone()).collect()
+/// All nodes that are known: where they could not be listed, those with pods.
+pub fn nodes(cluster: &Cluster) -> BTreeSet<String> {
+    let listed = cluster.names.nodes.iter().map(|node| &node.name);
+    let mut nodes: BTreeSet<String> = listed.cloned().collect();
+    if !cluster.view.knows("nodes", "") {
+        let pods = cluster.view.pods.iter();
+        nodes.extend(pods.filter_map(|pod| pod.node.clone()));
+    }
+    nodes
+}
+
+/// What of these resources could not be listed, a line each, for answers that are about the whole cluster.
+pub fn unlisted(view: &ClusterView, resources: &[&str]) -> Vec<String> {
+    let unread = view.unread.iter();
+    let unread = unread.filter(|unread| resources.contains(&unread.resource.as_str()));
+    unread
+        .map(|unread| {
+            let instead = match (unread.resource.as_str(), unread.read_instead.as_slice()) {
+                ("nodes", _) => "those with pods were taken".to_owned(),
+                (_, []) => "their names are missing".to_owned(),
+                (_, some) => format!("only those in {} were", some.join(", ")),
+            };
+            format!(
+                "not all {} could be listed, {instead} ({}; check: kubectl auth can-i list {} --all-namespaces)",
+                unread.resource, unread.why, unread.resource
+            )
+        })
+        .collect()
 }

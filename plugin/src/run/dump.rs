@@ -50,6 +50,8 @@ pub async fn run(args: &DumpArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
             }
             Ok(wants)
         },
+        names: &[],
+        sections: &[],
         depth,
         pid,
         more: &|topology| {

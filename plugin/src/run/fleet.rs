@@ -155,9 +155,10 @@ impl<'a> Fleet<'a> {
         self.failed.get(node).map(String::as_str)
     }
 
-    /// Nodes without a helper that was wanted there, and why.
-    pub fn failures(&self) -> &BTreeMap<String, String> {
-        &self.failed
+    /// Why nodes have no helper that was wanted there: what holds for several of them once.
+    pub fn reasons(&self) -> Vec<String> {
+        let distinct: BTreeSet<&String> = self.failed.values().collect();
+        distinct.into_iter().cloned().collect()
     }
 
     /// Asks for what was not asked for yet, of all nodes at once, and takes the answers in. `false`

@@ -111,7 +111,7 @@ pub async fn run(args: &MapArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
     let wish = Wish {
         ends: &ends,
         cluster: &|read| {
-            let all = cluster::nodes(&read.names);
+            let all = cluster::nodes(read);
             if let What::Place(typed) = &what {
                 let ask = cluster::ask(
                     typed,
@@ -136,7 +136,7 @@ pub async fn run(args: &MapArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
                 return Ok(wants);
             }
             if let Some(node) = what.node() {
-                if !all.contains(node) {
+                if !all.contains(node) && read.view.knows("nodes", "") {
                     bail!("node {node:?}: not found in the cluster");
                 }
                 return Ok(everywhere(
@@ -153,6 +153,12 @@ pub async fn run(args: &MapArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
             }
             Ok(everywhere(all, &NsTarget::All, Depth::NoRules))
         },
+        // A pod's or a node's place is known, or there is an error.
+        names: match what {
+            What::Place(_) => &[],
+            _ => &["nodes", "pods"],
+        },
+        sections: &["links", "addrs", "nsids"],
         depth: Depth::NoRules,
         pid,
         more: &|_| Ok(Wants::new()),

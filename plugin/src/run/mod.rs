@@ -147,6 +147,7 @@ async fn clean(args: &CleanupArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
     let kube = global.connection.connect().await?;
     let scope = CleanupScope {
         namespace: args.helper_namespace.clone(),
+        usual: args.usual_namespace.clone(),
         all_users: args.all,
         dry_run: args.dry_run,
     };
@@ -228,8 +229,7 @@ mod tests {
     #[test]
     fn a_helper_left_behind_changes_only_the_code_of_success() {
         let left = || LaunchError::LeftBehind {
-            node: "worker-1".to_owned(),
-            pod: "shop/netpath-1".to_owned(),
+            pods: "helper pod shop/netpath-1 from node worker-1".to_owned(),
             command: "kubectl delete pod".to_owned(),
             cause: "forbidden".to_owned(),
         };

@@ -1,6 +1,6 @@
 //! Reads what `map`, `dump` and `snapshot save` need, wherever facts come from.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use anyhow::bail;
@@ -24,7 +24,7 @@ pub struct Read {
     pub topology: Topology,
     /// Names; empty without Kubernetes.
     pub names: Names,
-    /// Nodes that could not be read, with the reason.
+    /// What could not be read, nodes or names, with the reason.
     pub failed: Vec<String>,
     /// Exit code where nothing else is to be said: not 0 where a helper was left behind.
     pub code: u8,
@@ -36,6 +36,10 @@ pub struct Wish<'a> {
     pub ends: &'a [&'a EndSpec],
     /// With Kubernetes: what to ask for, once the cluster is known.
     pub cluster: &'a dyn Fn(&Cluster) -> anyhow::Result<Wants>,
+    /// With Kubernetes: resources of which all should be known, so that the answer is whole.
+    pub names: &'a [&'a str],
+    /// Kinds of facts that the answer is made of, for those who do not say themselves which are missing.
+    pub sections: &'a [&'a str],
     /// On one machine: how much of its namespaces.
     pub depth: Depth,
     /// On one machine: a process whose namespace must be among them.
@@ -78,6 +82,14 @@ pub async fn read(facts: &Facts, global: &GlobalFlags, wish: &Wish<'_>) -> anyho
         Facts::Cluster(flags) => {
             let cluster = cluster::read(&global.connection, flags, wish.ends, progress).await?;
             let wants = (wish.cluster)(&cluster)?;
+            let unlisted = cluster::unlisted(&cluster.view, wish.names);
+            if wants.is_empty() {
+                let why = match unlisted.as_slice() {
+                    [] => "the cluster has none".to_owned(),
+                    some => some.join("; "),
+                };
+                bail!("no node is known to look at: {why}");
+            }
             let launcher = Launcher::new(cluster.kube.clone(), flags.clone());
             if flags.dry_run {
                 let code = plan::print(&launcher, &cluster, wants.into_keys())?;
@@ -92,12 +104,14 @@ pub async fn read(facts: &Facts, global: &GlobalFlags, wish: &Wish<'_>) -> anyho
                 let mut fleet = Fleet::new(source, topology, progress);
                 let nodes: BTreeSet<String> = wants.keys().cloned().collect();
                 fleet.ask(wants).await;
-                let failed: Vec<String> = fleet.failures().values().cloned().collect();
+                let mut failed = fleet.reasons();
                 if nodes.iter().all(|node| fleet.failure(node).is_some()) {
                     bail!("{}", failed.join("; "));
                 }
                 fleet.stats(start);
                 let topology = fleet.close().await;
+                failed.extend(unlisted);
+                failed.extend(unread(&topology, wish.sections));
                 Ok((topology, failed))
             };
             let (outcome, left) = guard(&launcher, work, Result::is_ok).await;
@@ -155,6 +169,32 @@ async fn on_this_machine(
         failed: Vec::new(),
         code: 0,
     })
+}
+
+/// What of these sections could not be read, and which namespaces were not found: a line for each reason.
+fn unread(topology: &Topology, sections: &[&str]) -> Vec<String> {
+    let mut reasons: BTreeMap<(String, String), (BTreeSet<String>, usize)> = BTreeMap::new();
+    for (key, netns) in topology.all() {
+        let missing = netns.missing().into_iter();
+        let mut of_this: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (section, why) in missing.filter(|(name, _)| sections.contains(&name.as_str())) {
+            of_this.entry(why).or_default().insert(section);
+        }
+        for (why, names) in of_this {
+            let (all, count) = reasons.entry((key.node.clone(), why)).or_default();
+            all.extend(names);
+            *count += 1;
+        }
+    }
+    let sections_lost = reasons.into_iter().map(|((node, why), (names, count))| {
+        let names: Vec<String> = names.into_iter().collect();
+        format!("{node}: {} of {count} namespaces: {why}", names.join(", "))
+    });
+    let absent = topology.absent.iter();
+    let absent = absent.filter(|(_, target, _)| *target == NsTarget::All && !sections.is_empty());
+    sections_lost
+        .chain(absent.map(|(node, _, why)| format!("{node}: not all namespaces were found: {why}")))
+        .collect()
 }
 
 /// Names the namespaces that ended while they were read: nobody asked for them alone, so that they are

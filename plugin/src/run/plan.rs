@@ -11,7 +11,7 @@ use crate::launch::{Launcher, NodeTarget};
 use crate::render;
 
 /// Rights on helper pods, in their namespace.
-const ON_PODS: &str = "create, get, watch, delete pods; get, create pods/exec";
+const ON_PODS: &str = "create, watch (or get), delete pods; get, create pods/exec";
 /// Rights without which names are missing, but nothing fails.
 const ON_NAMES: &str = "list pods, services, nodes, namespaces, endpointslices.discovery.k8s.io, \
     and the workloads named (deployments.apps and so on)";
@@ -33,7 +33,7 @@ pub fn print(
     let mut text = format!(
         "# Nothing was created. These pods would be, and removed with the answer.\n\
          # Should the packet come to other nodes, they get one each, too.\n\
-         # Rights in namespace {}: {ON_PODS}\n\
+         # Rights (as roles: docs/rbac.yaml) in namespace {}: {ON_PODS}\n\
          # Rights in the cluster: {ON_NAMES}\n\
          # Admission: hostPID, hostNetwork and the capabilities below (pod security level privileged)\n",
         launcher.namespace()

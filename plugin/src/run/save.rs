@@ -33,11 +33,11 @@ pub async fn run(args: &SaveArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
     let wish = Wish {
         ends: &[],
         cluster: &|cluster| {
-            let known = cluster::nodes(&cluster.names);
+            let known = cluster::nodes(cluster);
             let mut nodes = BTreeSet::new();
             for typed in &args.nodes {
                 let name = typed.strip_prefix("node/").unwrap_or(typed);
-                if !known.contains(name) {
+                if !known.contains(name) && cluster.view.knows("nodes", "") {
                     let list: Vec<&str> = known.iter().map(String::as_str).take(12).collect();
                     bail!(
                         "node {name:?}: not found in the cluster; there are {}",
@@ -49,11 +49,27 @@ pub async fn run(args: &SaveArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
             if nodes.is_empty() {
                 nodes = known;
             }
-            if nodes.is_empty() {
-                bail!("no node can be listed; name those to save: snapshot save FILE NODE...");
-            }
             Ok(everywhere(nodes, &NsTarget::All, Depth::Full))
         },
+        names: &["nodes", "pods", "services", "endpointslices"],
+        sections: &[
+            "links",
+            "addrs",
+            "rules",
+            "routes",
+            "neigh",
+            "fdb",
+            "nsids",
+            "sysctls",
+            "sockets",
+            "nftables",
+            "iptables-legacy",
+            "ipvs",
+            "arp_tables_names",
+            "xt_recent",
+            "xfrm",
+            "conntrack",
+        ],
         depth: Depth::Full,
         pid: None,
         more: &|_| Ok(Wants::new()),

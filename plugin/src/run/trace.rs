@@ -164,7 +164,7 @@ impl Job<'_> {
         if let Some(why) = fleet.failure(node) {
             bail!("{why}");
         }
-        let failures: Vec<String> = fleet.failures().values().cloned().collect();
+        let failures = fleet.reasons();
         for why in &failures {
             super::say(&format!("warning: {why}"));
         }
@@ -196,7 +196,9 @@ impl Job<'_> {
                 return Ok(found);
             }
         }
-        let whys = fleet.topology.absent.iter().filter(|(on, _, _)| on == node);
+        let absent = fleet.topology.absent.iter();
+        // What may hide any namespace is said of the one that was wanted.
+        let whys = absent.filter(|(on, target, _)| on == node && *target != NsTarget::All);
         let whys: Vec<&str> = whys.map(|(_, _, why)| why.as_str()).collect();
         let why = if whys.is_empty() {
             "no namespace holds its address".to_owned()

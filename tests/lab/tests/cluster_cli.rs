@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::Stdio;
 use std::time::Duration;
 
-use netpath_lab::api::{Misbehave, Rule};
+use netpath_lab::api::{Fail, Misbehave, Rule};
 use netpath_lab::{Fault, Overlay, Proxy, Spec};
 use programs::{Lab, Said, steady, words};
 use serde_json::Value;
@@ -1020,7 +1020,7 @@ fn a_dry_run_creates_nothing() {
             "kind: Pod",
             "nodeName: node-1",
             "hostPID: true",
-            "# Rights in namespace default: create, get, watch, delete pods",
+            "in namespace default: create, watch (or get), delete pods",
         ]);
         assert_eq!(
             said.out.contains("nodeName: node-2"),
@@ -1091,4 +1091,115 @@ fn words_are_completed_from_the_cluster() {
     });
     assert_eq!(words("trace pod-"), Vec::<String>::new());
     assert_eq!(lab.server().helper_pods(), Vec::<String>::new());
+}
+
+/// Who may not list EndpointSlices learns the nodes of a Service's pods on the way: helpers that start later
+/// stand on their own nodes.
+#[test]
+fn nodes_that_are_learned_on_the_way_get_helpers_too() {
+    let lab = lab(Overlay::Vxlan, Proxy::IptablesNft);
+    let all = lab.run("trace pod-a svc-b -o json").exits(0).json();
+    lab.server().misbehave(Misbehave {
+        forbid: vec![Rule::new("list", "endpointslices")],
+        ..Misbehave::default()
+    });
+    let said = lab.run("trace pod-a svc-b -o json").exits(0);
+    let less = said.json();
+    let way = |answer: &Value| steady(answer["branches"].clone());
+    assert_eq!(way(&less), way(&all));
+    lab.run("trace pod-a svc-b").exits(0).says(&[
+        "the endpoints of Service default/svc-b could not be read",
+        "cannot list resource \"endpointslices\"",
+    ]);
+    lab.is_clean();
+}
+
+/// Nodes and names that may not be listed are missing in answers about the whole cluster, which say so.
+#[test]
+fn answers_about_everything_say_what_they_lack() {
+    let lab = lab(Overlay::Routed, Proxy::Nftables);
+    let file = lab.file("net.json");
+    let save = format!("snapshot save {}", file.to_str().unwrap());
+    for (resource, part) in [
+        (
+            "nodes",
+            "not all nodes could be listed, those with pods were taken",
+        ),
+        (
+            "pods",
+            "not all pods could be listed, their names are missing",
+        ),
+    ] {
+        lab.server().misbehave(Misbehave {
+            forbid: vec![Rule::new("list", resource), Rule::new("get", "nodes")],
+            ..Misbehave::default()
+        });
+        for line in ["map", &save] {
+            let said = lab.run(line).exits(3).complains(&[part]);
+            assert_eq!(said.err.matches(part).count(), 1, "{}", said.err);
+        }
+        lab.run("dump routes node/node-2").exits(0);
+    }
+    // One reason for several nodes is said once.
+    lab.server().misbehave(Misbehave {
+        forbid: vec![Rule::new("create", "pods")],
+        ..Misbehave::default()
+    });
+    let said = lab.run("map").exits(2);
+    let right = "the right \"create pods\" in namespace default";
+    assert_eq!(said.err.matches(right).count(), 1, "{}", said.err);
+    lab.server().misbehave(Misbehave {
+        forbid: vec![Rule::new("list", "*"), Rule::new("get", "nodes")],
+        ..Misbehave::default()
+    });
+    lab.run("map").exits(2).complains(&[
+        "no node is known to look at",
+        "not all nodes could be listed",
+        "kubectl auth can-i list nodes",
+    ]);
+    lab.is_clean();
+}
+
+/// A server that is slow or asks to come back later is waited for, within the bound on one request.
+#[test]
+fn a_busy_server_is_asked_again() {
+    let lab = lab(Overlay::Routed, Proxy::Nftables);
+    let busy = |code, retry_after, times| Misbehave {
+        fail: vec![Fail {
+            rule: Rule::new("list", "pods"),
+            code,
+            times,
+            retry_after,
+        }],
+        ..Misbehave::default()
+    };
+    for how in [
+        busy(429, Some(1), 1),
+        busy(503, None, 3),
+        Misbehave {
+            delay_ms: 300,
+            ..Misbehave::default()
+        },
+    ] {
+        lab.server().misbehave(how);
+        lab.run("trace pod-a svc-b").exits(0);
+        lab.is_clean();
+    }
+    for (how, part) in [
+        (busy(429, Some(600), 1), "or only asked to come back later"),
+        (busy(500, None, 1), "failed with 500"),
+        (
+            Misbehave {
+                delay_ms: 3000,
+                ..Misbehave::default()
+            },
+            "gave no answer within 1s",
+        ),
+    ] {
+        lab.server().misbehave(how);
+        let said = lab.run("trace pod-a svc-b --request-timeout 1s").exits(2);
+        let said = said.complains(&[part]);
+        assert_eq!(said.err.matches("list ").count(), 1, "{}", said.err);
+        lab.is_clean();
+    }
 }

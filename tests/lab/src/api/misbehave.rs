@@ -50,6 +50,9 @@ pub struct Fail {
     pub code: u16,
     /// How often.
     pub times: u32,
+    /// Seconds after which to come back, as header `Retry-After`.
+    #[serde(default)]
+    pub retry_after: Option<u32>,
 }
 
 /// Which admission rule refuses helper pods.
@@ -163,13 +166,13 @@ impl Switch {
         verb: &str,
         resource: &str,
         namespace: Option<&str>,
-    ) -> Option<u16> {
+    ) -> Option<(u16, Option<u32>)> {
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         let due = now
             .fail
             .iter_mut()
             .find(|fail| fail.times > 0 && fail.rule.fits(verb, resource, namespace))?;
         due.times -= 1;
-        Some(due.code)
+        Some((due.code, due.retry_after))
     }
 }

@@ -99,13 +99,17 @@ async fn resource(
         }
     };
     let namespace = target.namespace.as_deref();
-    if let Some(code) = app.misbehave.failure(verb, &target.full(), namespace) {
+    if let Some((code, retry_after)) = app.misbehave.failure(verb, &target.full(), namespace) {
         let reason = match code {
             429 => "TooManyRequests",
             503 => "ServiceUnavailable",
             _ => "InternalError",
         };
-        return failure(code, reason, "the laboratory was told to fail this request");
+        let mut answer = failure(code, reason, "the laboratory was told to fail this request");
+        if let Some(seconds) = retry_after {
+            answer.headers_mut().insert("retry-after", seconds.into());
+        }
+        return answer;
     }
     // Since Kubernetes 1.35 an exec by GET needs the right to create as well.
     let verbs: &[&str] = if is_exec { &[verb, "create"] } else { &[verb] };

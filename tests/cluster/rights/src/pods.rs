@@ -1,0 +1,164 @@
+//! What may become of pods while they are looked at.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+
+use crate::cluster::{Cluster, NAMESPACE, Running, Said, Undo, finish, until};
+use crate::{rbac, workload};
+
+/// A helper on node-2 that is kept, and so slow that things can happen while it works.
+pub struct Slow<'a> {
+    cluster: &'a Cluster,
+    quota: std::path::PathBuf,
+}
+
+impl<'a> Slow<'a> {
+    /// Starts it and slows it down.
+    pub fn on_node_2(cluster: &'a Cluster) -> Result<Self> {
+        cluster
+            .run("dump links node/node-2 --keep 5m")?
+            .exits(0)
+            .and_then(Said::silent)?;
+        let idle = cluster.processes("node-2", &["/netpath-helper", "idle"])?;
+        let [pid] = idle.as_slice() else {
+            anyhow::bail!("one helper waits on node-2: {idle:?}");
+        };
+        let groups =
+            std::fs::read_to_string(format!("/proc/{pid}/cgroup")).context("read its groups")?;
+        let cpu = groups.lines().find_map(|line| {
+            let mut parts = line.splitn(3, ':').skip(1);
+            let (controllers, path) = (parts.next()?, parts.next()?);
+            let has = controllers.split(',').any(|name| name == "cpu");
+            has.then(|| path.to_owned())
+        });
+        let cpu = cpu.context("find its group for cpu (version 1 of control groups)")?;
+        let quota = std::path::PathBuf::from(format!("/sys/fs/cgroup/cpu{cpu}/cpu.cfs_quota_us"));
+        // One hundredth of a processor.
+        std::fs::write(&quota, "1000").with_context(|| format!("write {}", quota.display()))?;
+        Ok(Self { cluster, quota })
+    }
+
+    /// Waits until the helper works.
+    pub fn working(&self) -> Result<()> {
+        until("the helper to work", Duration::from_secs(30), || {
+            Ok(!self
+                .cluster
+                .processes("node-2", &["/netpath-helper", "serve"])?
+                .is_empty())
+        })
+    }
+
+    /// Lets it run freely.
+    pub fn freely(&self) -> Result<()> {
+        std::fs::write(&self.quota, "50000")
+            .with_context(|| format!("write {}", self.quota.display()))
+    }
+}
+
+/// Two people trace at the same time; what one cleans up is his own.
+pub fn two_people(cluster: &Cluster) -> Result<()> {
+    let person = rbac::kubeconfig(cluster, "person")?;
+    let line = "trace client svc/web --keep 5m -o json";
+    let both = [cluster.admin(), person.clone()];
+    let started = both
+        .iter()
+        .map(|who| Running::start(cluster.plugin(who, line)));
+    let started: Vec<Running> = started.collect::<Result<_>>()?;
+    let mut answers = Vec::new();
+    for running in started {
+        let said = finish(running)?.exits(0)?.silent()?;
+        let mut answer: serde_json::Value =
+            serde_json::from_str(&said.out).context("read the answer")?;
+        answer["stats"] = json!(null);
+        answers.push(answer);
+    }
+    ensure!(
+        answers.first() == answers.last(),
+        "two answers: {answers:?}"
+    );
+    ensure!(cluster.helpers()?.len() == 4, "{:?}", cluster.helpers()?);
+    let removed = cluster.run_as(&person, "cleanup")?.exits(0)?;
+    ensure!(removed.out.lines().count() == 2, "{}", removed.out);
+    let kept = cluster.helpers()?;
+    ensure!(kept.len() == 2, "the other's stay: {kept:?}");
+    cluster.run(line)?.exits(0)?.silent()?;
+    ensure!(cluster.helpers()? == kept, "they are used again");
+    cluster.run("cleanup")?.exits(0).map(drop)
+}
+
+/// An image that no node has is told within seconds, whether it may be pulled or not.
+pub fn absent_image(cluster: &Cluster) -> Result<()> {
+    for policy in ["Never", "IfNotPresent"] {
+        for line in ["trace client svc/web", "map"] {
+            let line = format!("{line} --image localhost:1/absent:1 --image-pull-policy {policy}");
+            let said = cluster
+                .run(&line)?
+                .exits(2)?
+                .within(Duration::from_secs(15))?;
+            said.complains(&["localhost:1/absent:1", "use --image", "node node-1"])?;
+        }
+    }
+    // An image without the helper.
+    let said = cluster.run("map client --image localhost/netpath-test:test")?;
+    said.exits(2)?
+        .within(Duration::from_secs(15))?
+        .complains(&[
+            "/netpath-helper",
+            "check that --image is a netpath helper image",
+        ])
+        .map(drop)
+}
+
+/// Someone deletes the helper while it reads.
+pub fn helper_deleted(cluster: &Cluster) -> Result<()> {
+    let slow = Slow::on_node_2(cluster)?;
+    let running = Running::start(cluster.plugin(&cluster.admin(), "trace client svc/web"))?;
+    slow.working()?;
+    cluster.kubectl("delete pods -n netpath --field-selector spec.nodeName=node-2 --grace-period=0 --force --wait=true")?;
+    let said = finish(running)?.exits(3)?;
+    said.complains(&["warning: helper on node node-2"])?
+        .within(Duration::from_secs(30))
+        .map(drop)
+}
+
+/// The pod that is asked about goes away while the question is on its way.
+pub fn traced_deleted(cluster: &Cluster) -> Result<()> {
+    let _undo = Undo::with(
+        cluster,
+        &[&format!(
+            "kubectl delete pod victim -n {NAMESPACE} --ignore-not-found >/dev/null"
+        )],
+    );
+    cluster.apply(&[workload("victim", Some("node-2"), "victim")])?;
+    cluster.kubectl(&format!(
+        "wait -n {NAMESPACE} --for=condition=Ready pod/victim --timeout=60s"
+    ))?;
+    let slow = Slow::on_node_2(cluster)?;
+    let running = Running::start(cluster.plugin(&cluster.admin(), "trace victim svc/web"))?;
+    slow.working()?;
+    cluster.kubectl(&format!(
+        "delete pod victim -n {NAMESPACE} --grace-period=0 --force --wait=true"
+    ))?;
+    let gone = || {
+        Ok(cluster
+            .processes("node-2", &["/netpath-lab", "serve", "--name", "victim"])?
+            .is_empty())
+    };
+    until("its process to end", Duration::from_secs(20), gone)?;
+    slow.freely()?;
+    let said = finish(running)?;
+    cluster.sweep()?;
+    // It was still there when it was read, or the error says what is gone.
+    if said.code == Some(0) {
+        return Ok(());
+    }
+    said.exits(2)?
+        .complains(&[
+            "netpath-rights/victim",
+            "on node node-2",
+            "is it still running there",
+        ])
+        .map(drop)
+}
