@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::kube_client::ConnectionFlags;
+use crate::kube_flags::ConnectionFlags;
 use crate::launch::HelperFlags;
 
 /// Where a packet goes between pods, Services and nodes, and what stops it.

@@ -20,7 +20,8 @@ use netpath::explain::codes;
 use serde::de::DeserializeOwned;
 
 use crate::cli::Cli;
-use crate::kube_client::{ConnectionFlags, Kube};
+use crate::kube_client::Kube;
+use crate::kube_flags::ConnectionFlags;
 
 /// The word that asks for completion.
 pub const WORD: &str = "__complete";

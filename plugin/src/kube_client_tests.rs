@@ -1,4 +1,5 @@
 use super::*;
+use crate::kube_flags::{parse_duration, quoted};
 
 #[derive(clap::Parser)]
 struct Cli {

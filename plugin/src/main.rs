@@ -9,6 +9,7 @@ mod complete;
 mod credential;
 mod kube_client;
 mod kube_error;
+mod kube_flags;
 mod launch;
 mod proxy_names;
 mod render;

@@ -6,7 +6,7 @@ use anyhow::bail;
 use netpath::model::packet;
 
 use crate::cli::{AccessFlags, ProtocolName, TraceArgs};
-use crate::kube_client::quoted;
+use crate::kube_flags::quoted;
 use crate::launch::HelperFlags;
 use crate::resolve::{Family, Protocol};
 

@@ -59,14 +59,14 @@ pub struct HelperFlags {
     #[arg(long, global = true)]
     pub privileged: bool,
     /// Keep helpers running for the next calls, for this long
-    #[arg(long, global = true, value_name = "DURATION", value_parser = crate::kube_client::parse_duration)]
+    #[arg(long, global = true, value_name = "DURATION", value_parser = crate::kube_flags::parse_duration)]
     pub keep: Option<Duration>,
     /// Only print the pods that would be created, and the rights that it takes
     #[arg(long, global = true)]
     pub dry_run: bool,
     /// How long a helper pod may take to start; a kubelet that stays silent is told earlier
     #[arg(long, global = true, value_name = "DURATION", default_value = "60s",
-          value_parser = crate::kube_client::parse_duration)]
+          value_parser = crate::kube_flags::parse_duration)]
     pub launch_timeout: Duration,
 }
 

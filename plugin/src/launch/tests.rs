@@ -15,7 +15,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::session::End;
 use super::*;
-use crate::kube_client::{ConnectionFlags, Kube};
+use crate::kube_client::Kube;
+use crate::kube_flags::ConnectionFlags;
 
 struct Lab {
     server: Server,

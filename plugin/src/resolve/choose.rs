@@ -9,7 +9,7 @@ use super::ends::{Family, Resolved};
 use super::error::{Choice, Choices, Error, nearest};
 use super::objects::{ClusterView, NodeInfo, PodInfo, ServiceInfo};
 use super::parse::{EndSpec, ObjectKind, Protocol, Reading, readings};
-use crate::kube_client::quoted;
+use crate::kube_flags::quoted;
 
 /// What is asked: two ends and what was said about the flow.
 #[derive(Clone, Debug)]

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use netpath::model::names::Names;
 use netpath::model::topology::{NodeHint, Topology};
 
-use crate::kube_client::{ConnectionFlags, Kube};
+use crate::kube_client::Kube;
+use crate::kube_flags::ConnectionFlags;
 use crate::launch::HelperFlags;
 use crate::resolve::fetch::{Scope, fetch};
 use crate::resolve::{Ask, ClusterView, EndSpec, Family, Protocol};
