@@ -15,7 +15,7 @@ use crate::model::{IfIndex, NsKey};
 use crate::trace::{Disposition, DropReason, Evidence, Step, StepKind};
 
 /// What a receiving veth allows beyond its MTU (`is_skb_forwardable()` counts a VLAN tag).
-const VLAN_HLEN: u32 = 4;
+pub(crate) const VLAN_HLEN: u32 = 4;
 
 /// A device sends a frame.
 pub(crate) fn transmit(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {

@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 
 use super::Cx;
+use super::device::VLAN_HLEN;
 use super::fib::{FibAnswer, FibKey, lookup};
 use super::l2::want_netns;
 use super::peer::{Peer, peer};
@@ -145,10 +146,13 @@ pub(crate) fn cross(cx: &mut Cx<'_>, mut walk: Walk, link: &Link) -> Ways {
             return no_remote(cx, walk, inside);
         }
         if let Some(owner) = owned(cx, dst) {
-            return walk.unknown(format!(
+            let why = format!(
                 "the packet leaves by {} for {dst}, which is {owner}; what is beyond can't be read, and nothing here leads there",
                 link.name
-            ));
+            );
+            let what = Evidence::Unreadable { what: why.clone() };
+            walk.step(Step::new(StepKind::Underlay, "can't be known").with(what));
+            return walk.end(Disposition::Inconclusive(vec![why]));
         }
         if let Some(what) = cx.topology.unlisted.first() {
             return walk.unknown(format!("whose {dst} is: {what}"));
@@ -165,11 +169,28 @@ pub(crate) fn cross(cx: &mut Cx<'_>, mut walk: Walk, link: &Link) -> Ways {
         walk.step(step);
         return walk.end(Disposition::LeavesCluster);
     };
-    let name = cx.topology.netns(&ns).and_then(|netns| netns.link(dev));
-    let name = name.map_or_else(|| format!("if{dev}"), |link| link.name.clone());
+    let there = cx.topology.netns(&ns).and_then(|netns| netns.link(dev));
+    let name = there.map_or_else(|| format!("if{dev}"), |link| link.name.clone());
     let text = format!("{} → {} {name}", link.name, ns.node);
     let why = format!("the way between the nodes can't be read; {why}");
     walk.step(Step::new(StepKind::Underlay, text).with(Evidence::Assumed { why }));
+    // A veth counts a VLAN tag as room (`is_skb_forwardable()`); what a NIC does with larger frames is its own affair.
+    let len = walk.skb.packet.len;
+    if let Some(there) = there
+        && len > there.mtu.saturating_add(VLAN_HLEN)
+    {
+        if there.kind == LinkKind::Veth {
+            let text = format!("{len} bytes are more than {name} of {} takes", ns.node);
+            let state = format!("mtu {}", there.mtu);
+            let evidence = Evidence::Link { dev: name, state };
+            walk.step(Step::new(StepKind::Mtu, text).with(evidence));
+            return walk.end(Disposition::Dropped(DropReason::PktTooBig));
+        }
+        return walk.unknown(format!(
+            "{len} bytes are more than the mtu {} of {name} on {}: whether it takes them is up to its driver",
+            there.mtu, ns.node
+        ));
+    }
     walk.enter(cx, ns, dev);
     // A router on the way puts its own frame around it.
     if mac

@@ -170,6 +170,13 @@ impl<'a> Chooser<'a> {
                 "{ip} is in the pod range of node {node}, but no pod that could be listed has it"
             ));
         }
+        if node.is_none()
+            && let Some(near) = self.service_beside(ip)
+        {
+            self.notes.push(format!(
+                "no Service has {ip}, though it begins as Services' addresses do ({near}): one that was deleted, or a name resolved long ago?"
+            ));
+        }
         let (protocol, port) = self.plain_port(port, &ip.to_string())?;
         Ok(Target {
             destination: Destination::Address { ip, node },
@@ -177,6 +184,21 @@ impl<'a> Chooser<'a> {
             port,
             address: Some(ip),
         })
+    }
+
+    /// A Service whose address begins as this one does: the API tells no range of them to everybody.
+    fn service_beside(&self, ip: IpAddr) -> Option<String> {
+        let begins = |own: &IpAddr| match (ip, own) {
+            (IpAddr::V4(ip), IpAddr::V4(own)) => ip.octets()[..2] == own.octets()[..2],
+            (IpAddr::V6(ip), IpAddr::V6(own)) => ip.octets()[..8] == own.octets()[..8],
+            _ => false,
+        };
+        let services = self.view.services.iter();
+        let mut all = services.filter_map(|service| {
+            let own = service.cluster_ips.iter().find(|own| begins(own))?;
+            Some(format!("{} has {own}", service.path()))
+        });
+        all.next()
     }
 
     /// The node whose pod range an address is in.
@@ -315,7 +337,28 @@ impl<'a> Chooser<'a> {
             ));
             return;
         }
-        let note = if end.endpoints.is_empty() {
+        let service = &end.service;
+        let selected = |pod: &&PodInfo| {
+            pod.namespace == service.namespace
+                && !service.selector.is_empty()
+                && service
+                    .selector
+                    .iter()
+                    .all(|(k, v)| pod.labels.get(k) == Some(v))
+        };
+        let chosen = self.view.pods.iter().find(selected);
+        let note = if let (Some(pod), true) = (chosen, end.endpoints.is_empty()) {
+            let target = end.port.as_ref().map(|port| port.target.as_str());
+            format!(
+                "Service {path} has no endpoints for this port, though pod {} is selected: {}",
+                pod.name,
+                match target {
+                    Some(name) if name.parse::<u16>().is_err() =>
+                        format!("does it name a port {name} (targetPort)?"),
+                    _ => "is it running, and the controller manager too?".to_owned(),
+                }
+            )
+        } else if end.endpoints.is_empty() {
             let selector: Vec<String> = end
                 .service
                 .selector

@@ -90,11 +90,15 @@ impl<'a> Case<'a> {
                 Evidence::NetfilterRule { text, .. } if says(text) => {
                     Some("the Service".to_owned())
                 }
-                Evidence::SetElement { set, .. } if set.starts_with("no-endpoint-") => Some(
-                    self.naming
-                        .address(self.packet().dst)
-                        .unwrap_or_else(|| "the Service".to_owned()),
-                ),
+                Evidence::SetElement { set, .. } if set.starts_with("no-endpoint-") => {
+                    let names = self.naming.names;
+                    let service = names.service_by_ip(self.packet().dst);
+                    let service = service.or_else(|| self.service_by_node_port());
+                    Some(service.map_or_else(
+                        || "the Service".to_owned(),
+                        |service| format!("{}/{}", service.namespace, service.name),
+                    ))
+                }
                 _ => None,
             })
     }

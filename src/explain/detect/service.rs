@@ -136,6 +136,16 @@ impl<'a> Case<'a> {
         }
     }
 
+    /// The Service that has the packet's port on the nodes.
+    pub(super) fn service_by_node_port(&self) -> Option<&'a ServiceName> {
+        let packet = self.packet();
+        let port = packet.dport()?;
+        let own =
+            |own: &ServicePort| own.node_port == Some(port) && own.protocol == packet.protocol();
+        let mut services = self.naming.names.services.iter();
+        services.find(|service| service.ports.iter().any(own))
+    }
+
     fn service_port(&self, service: &'a ServiceName) -> Option<&'a ServicePort> {
         let packet = self.packet();
         let port = packet.dport()?;

@@ -48,6 +48,7 @@ fn rule(chain: &str, text: &str) -> Evidence {
     }
 }
 
+/// What the simulation says where a Service's address left the nodes.
 fn left() -> Trace {
     let said = Disposition::Inconclusive(vec!["10.0.0.2 is a Service's".to_owned()]);
     trace(1.0, said, step(StepKind::Underlay, "left"))
