@@ -11,6 +11,7 @@ mod flows;
 mod inside;
 mod judge;
 mod kubectl;
+mod namespace;
 mod settle;
 mod tell;
 mod times;
@@ -32,7 +33,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use flows::Case;
 use inside::Inside;
 use judge::Judge;
-use kubectl::NAMESPACE;
+use namespace::Namespace;
 use tell::{Told, tell};
 use undo::Undo;
 use workload::Objects;
@@ -101,10 +102,8 @@ async fn stop_at_signals() {
 /// Whether all agree.
 fn check(arguments: &Arguments) -> Result<bool> {
     let begin = Instant::now();
-    let clean = Undo::new("remove what the check made", || {
-        kubectl::run(&["netpath", "-n", NAMESPACE, "cleanup"], "")?;
-        Objects::remove()
-    });
+    let namespace = Namespace::make()?;
+    let clean = Undo::new("remove what the check made", || namespace.remove());
     let objects = Objects::make(&arguments.image)?;
     let inside = arguments
         .state

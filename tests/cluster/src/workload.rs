@@ -59,7 +59,7 @@ pub struct Objects {
 }
 
 impl Objects {
-    /// Puts the workload onto two nodes and waits until its pods are ready.
+    /// Puts the workload onto two nodes, into the namespace that was made for it, and waits until its pods are ready.
     pub fn make(image: &str) -> Result<Self> {
         let text = kubectl::run(&["get", "nodes", "-o", "json"], "")?;
         let list: Value = serde_json::from_str(&text).context("read the list of nodes")?;
@@ -72,8 +72,6 @@ impl Objects {
             .replace("NODE-1", &name(first)?)
             .replace("NODE-2", &name(second)?)
             .replace("IMAGE", image);
-        let absent = format!("namespace/{NAMESPACE}");
-        kubectl::run(&["wait", "--for=delete", &absent, "--timeout=60s"], "")?;
         kubectl::run(&["apply", "--namespace", NAMESPACE, "-f", "-"], &text)?;
         let ready = ["wait", "--for=condition=Ready", "pod", "--all"];
         let ready = [&ready[..], &["--namespace", NAMESPACE, "--timeout=60s"]].concat();
@@ -104,18 +102,6 @@ impl Objects {
             self.services.insert(name(&service)?, of_service(&service)?);
         }
         Ok(())
-    }
-
-    /// Removes the workload, without waiting for the end of it.
-    pub fn remove() -> Result<()> {
-        let arguments = [
-            "delete",
-            "namespace",
-            NAMESPACE,
-            "--wait=false",
-            "--ignore-not-found",
-        ];
-        kubectl::run(&arguments, "").map(|_| ())
     }
 
     /// Whether to look at IPv6, for each family that the cluster has.
