@@ -12,7 +12,7 @@ use crate::answer::{Answer, Branch, End};
 use crate::flows::{Case, place};
 use crate::inside::{Inside, exchange};
 use crate::kubectl::{self, NAMESPACE};
-use crate::tell::{ASKED, LONG, SHORT, Told, end, unseen};
+use crate::tell::{ASKED, LONG, SHORT, Told, end, unheard, unseen};
 use crate::workload::Objects;
 
 /// Ports of servers; no client has one of them.
@@ -75,6 +75,12 @@ impl Judge<'_> {
             let ends = ends(branches);
             return Ok(Err(format!(
                 "the trace says {ends}, a client in the pod {end}"
+            )));
+        }
+        if let [silent, ..] = unheard(branches, &told.asked)[..] {
+            return Ok(Err(format!(
+                "silence was not heard in {ASKED} exchanges: {}",
+                silent.text
             )));
         }
         match self.inside {
@@ -165,7 +171,7 @@ fn turns(frames: &[Seen], ports: &[u16], udp: bool) -> Vec<Vec<Point>> {
     turns.map(|turn| observed(frames, ports, *turn)).collect()
 }
 
-/// How long to wait for the end of one exchange.
+/// How long to wait for the end of one exchange; that a silence lasts, the client in the pod has shown.
 fn patience(branches: &[Branch]) -> Duration {
     let silent = |branch: &Branch| matches!(branch.end, End::Silence | End::Unknown);
     if branches.iter().any(silent) {

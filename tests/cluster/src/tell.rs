@@ -17,7 +17,10 @@ pub const ASKED: usize = 40;
 /// Where an answer or a refusal is predicted, a slow machine is no fault; and some refusals count only when the
 /// SYN is repeated, see [`crate::settle::REFUSAL`].
 pub const LONG: Duration = Duration::from_secs(5);
-/// Where none is: shorter than the time after which the kernel repeats a SYN.
+/// Where none is: a refusal may come when the SYN is repeated, and that of a neighbour that does not answer after
+/// three seconds. Each case with a silent end is waited for so long once.
+pub const SILENT: Duration = Duration::from_millis(3500);
+/// For the same once more: shorter than the time after which the kernel repeats a SYN.
 pub const SHORT: Duration = Duration::from_millis(600);
 
 /// What the product said of a case, and what a client in the pod did.
@@ -30,8 +33,8 @@ pub struct Told {
     pub asked: BTreeSet<End>,
 }
 
-/// Traces a case through kubectl, and lets its client ask through kubectl meanwhile: once, or until every end that
-/// the trace names was seen.
+/// Traces a case through kubectl, and lets its client ask through kubectl meanwhile: once, and on until a silence that
+/// the trace names was heard; or until every end that the trace names was seen.
 pub fn tell(objects: &Objects, case: &Case, once: bool) -> Result<Told> {
     kubectl::go_on()?;
     let answers = ["delivered", "rejected"];
@@ -39,7 +42,7 @@ pub fn tell(objects: &Objects, case: &Case, once: bool) -> Result<Told> {
     let wait = if expected.iter().any(|verdict| answers.contains(verdict)) {
         LONG
     } else {
-        SHORT
+        SILENT
     };
     let ask = || {
         Ok::<_, anyhow::Error>(end(
@@ -69,7 +72,12 @@ pub fn tell(objects: &Objects, case: &Case, once: bool) -> Result<Told> {
     let answer = parse(&output.stdout).with_context(said)?;
     let mut asked = BTreeSet::from([asked?]);
     for number in 1..ASKED {
-        if once || number >= 4 && unseen(&answer.branches, &asked).is_empty() {
+        let enough = if once {
+            unheard(&answer.branches, &asked).is_empty()
+        } else {
+            number >= 4 && unseen(&answer.branches, &asked).is_empty()
+        };
+        if enough {
             break;
         }
         kubectl::go_on()?;
@@ -86,6 +94,13 @@ pub fn tell(objects: &Objects, case: &Case, once: bool) -> Result<Told> {
 pub fn unseen<'a>(branches: &'a [Branch], seen: &BTreeSet<End>) -> Vec<&'a Branch> {
     let open = |branch: &&Branch| branch.end != End::Unknown && !seen.contains(&branch.end);
     branches.iter().filter(open).collect()
+}
+
+/// Branches that end in silence, which none of the exchanges did.
+pub fn unheard<'a>(branches: &'a [Branch], seen: &BTreeSet<End>) -> Vec<&'a Branch> {
+    let mut open = unseen(branches, seen);
+    open.retain(|branch| branch.end == End::Silence);
+    open
 }
 
 /// How an exchange ended, in the words of traces.
