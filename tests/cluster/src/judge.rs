@@ -103,10 +103,7 @@ impl Judge<'_> {
         let open = branches.iter().any(|branch| branch.end == End::Unknown);
         let wait = patience(branches);
         // Neighbours and forwarding entries settle, so that ARP is not in the way.
-        if branches
-            .iter()
-            .all(|branch| matches!(branch.end, End::Pod(_) | End::Node(_) | End::Outside))
-        {
+        if branches.iter().all(arrives) {
             for _ in 0..3 {
                 exchange(&from, case.to, case.udp, wait)?;
             }
@@ -186,6 +183,16 @@ fn fits(branch: &Branch, end: &End) -> bool {
     branch.end == *end || branch.end == End::Unknown
 }
 
+/// Whether a branch ends with an answer.
+fn arrives(branch: &Branch) -> bool {
+    matches!(branch.end, End::Pod(_) | End::Node(_) | End::Outside)
+}
+
+/// The first of so many packets, counted from 1, for which a branch tells no device.
+fn untold(branch: &Branch, packets: usize) -> Option<usize> {
+    (1..=packets).find(|turn| branch.turns.get(turn - 1).is_none_or(Vec::is_empty))
+}
+
 /// The branches that an exchange may have taken: those that end so and whose points are those that were seen. Where
 /// there is none, how each differs.
 fn which(branches: &[Branch], end: &End, seen: &[Vec<Point>]) -> Result<Vec<usize>, String> {
@@ -196,8 +203,14 @@ fn which(branches: &[Branch], end: &End, seen: &[Vec<Point>]) -> Result<Vec<usiz
             let _ = writeln!(text, "      branch {index} ends otherwise: {}", branch.text);
             continue;
         }
-        if branch.turns.iter().all(Vec::is_empty) && matches!(branch.end, End::Pod(_)) {
-            let _ = writeln!(text, "      branch {index} arrives, and tells no device");
+        if arrives(branch)
+            && let Some(turn) = untold(branch, seen.len())
+        {
+            let _ = writeln!(
+                text,
+                "      branch {index} arrives, and tells no device for packet {turn} of {}",
+                seen.len()
+            );
             continue;
         }
         let mut packets = (0..).zip(branch.turns.iter().zip(seen));
@@ -340,13 +353,44 @@ mod tests {
             ..point("eth0")
         };
         let outside = Branch {
-            turns: vec![vec![], vec![far(64), far(63)]],
+            turns: vec![vec![far(64)], vec![far(64), far(63)]],
             ..branch(End::Outside, &[])
         };
         let branches = [outside];
-        let seen = |first, second| [vec![], vec![far(first), far(second)]];
+        let seen = |first, second| [vec![far(64)], vec![far(first), far(second)]];
         assert_eq!(which(&branches, &End::Outside, &seen(61, 60)), Ok(vec![0]));
         assert!(which(&branches, &End::Outside, &seen(61, 61)).is_err());
+    }
+
+    #[test]
+    fn a_way_that_arrives_tells_devices_for_every_packet_that_is_compared() {
+        let turns = |count: usize| vec![vec![point("eth0")]; count];
+        let agrees = |end: &End, told: Vec<Vec<Point>>, seen: usize| {
+            let turns_seen = turns(seen);
+            let branch = Branch {
+                turns: told,
+                ..branch(end.clone(), &[])
+            };
+            which(&[branch], end, &turns_seen).is_ok()
+        };
+        let ends = [
+            End::Pod("web-1".to_owned()),
+            End::Node("n1".to_owned()),
+            End::Outside,
+        ];
+        for end in &ends {
+            // TCP has four, UDP two, of which a trace may tell more.
+            assert!(agrees(end, turns(4), 4));
+            assert!(agrees(end, turns(4), 2));
+            assert!(!agrees(end, turns(2), 4));
+            assert!(!agrees(end, turns(1), 2));
+            let mut hole = turns(4);
+            hole[2].clear();
+            assert!(!agrees(end, hole.clone(), 4));
+            assert!(agrees(end, hole, 2));
+        }
+        // A question that is lost has no answer.
+        assert!(agrees(&End::Silence, turns(1), 1));
     }
 
     #[test]
