@@ -10,6 +10,8 @@ use crate::workload::{Objects, of_family};
 
 /// An address outside of the cluster that answers, by family; tests/cluster/up sees to that.
 pub const OUTSIDE: [&str; 2] = ["198.51.100.1", "2001:db8:51::1"];
+/// The name that it answers with.
+pub const OUTSIDE_NAME: &str = "outside";
 
 /// One question.
 #[derive(Clone, Debug)]

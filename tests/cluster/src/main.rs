@@ -48,7 +48,8 @@ struct Arguments {
     /// State directory of a cluster that tests/cluster/up raised on this machine; none: any cluster, by KUBECONFIG
     #[arg(long)]
     state: Option<PathBuf>,
-    /// A server outside of the cluster answers on 198.51.100.1 and 2001:db8:51::1, TCP port 80 and UDP port 53
+    /// A server outside of the cluster answers as `outside` on 198.51.100.1 and 2001:db8:51::1, TCP port 80 and UDP
+    /// port 53
     #[arg(long)]
     outside: bool,
     /// Where answers that disagree, and snapshots of their clusters, are written: begin of the files' paths

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use netpath_lab::Outcome;
 
 use crate::answer::{Answer, Branch, End, parse};
-use crate::flows::Case;
+use crate::flows::{Case, OUTSIDE_NAME};
 use crate::kubectl::{self, NAMESPACE};
 use crate::workload::Objects;
 
@@ -111,10 +111,41 @@ pub fn end(objects: &Objects, outcome: &Outcome) -> End {
             match objects.pods.get(name) {
                 Some(pod) if pod.host_network => End::Node(pod.node.clone()),
                 Some(pod) => End::Pod(pod.name.clone()),
-                None => End::Outside,
+                None if name == OUTSIDE_NAME => End::Outside,
+                None => End::Stranger(name.to_owned()),
             }
         }
         Outcome::Refused | Outcome::Unreachable(_) => End::Refused,
         Outcome::TimedOut => End::Silence,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::Pod;
+
+    #[test]
+    fn who_answers_is_known_by_name() {
+        let mut objects = Objects::default();
+        for (name, host_network) in [("web-1", false), ("host-1", true)] {
+            let pod = Pod {
+                name: name.to_owned(),
+                uid: String::new(),
+                node: "n1".to_owned(),
+                host_network,
+                ips: Vec::new(),
+            };
+            objects.pods.insert(name.to_owned(), pod);
+        }
+        let end = |reply: &str| {
+            let reply = reply.to_owned();
+            end(&objects, &Outcome::Connected { reply })
+        };
+        assert_eq!(end("web-1 10.0.0.1:4"), End::Pod("web-1".to_owned()));
+        assert_eq!(end("host-1 10.0.0.1:4"), End::Node("n1".to_owned()));
+        assert_eq!(end("outside 10.0.0.1:4"), End::Outside);
+        assert_eq!(end("web-3 10.0.0.1:4"), End::Stranger("web-3".to_owned()));
+        assert_eq!(end(""), End::Stranger(String::new()));
     }
 }
