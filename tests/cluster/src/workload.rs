@@ -41,8 +41,29 @@ pub struct Pod {
 pub struct Service {
     /// Addresses.
     pub ips: Vec<IpAddr>,
-    /// Port and node port of its ports, in order.
-    pub ports: Vec<(u16, Option<u16>)>,
+    /// Ports, in order.
+    pub ports: Vec<ServicePort>,
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug)]
+pub struct ServicePort {
+    /// Name; empty if it has none.
+    pub name: String,
+    /// Number at the Service's addresses.
+    pub number: u16,
+    /// Number at the nodes' addresses.
+    pub node_port: Option<u16>,
+}
+
+impl Service {
+    /// The port of a name, or the first one.
+    pub fn port(&self, name: Option<&str>) -> Option<&ServicePort> {
+        match name {
+            Some(name) => self.ports.iter().find(|port| port.name == name),
+            None => self.ports.first(),
+        }
+    }
 }
 
 /// All of them.
@@ -198,7 +219,11 @@ fn of_service(service: &Value) -> Result<Service> {
             .flatten()
             .map(|one| {
                 let number = port(&one["port"]).context("a Service's port is no number")?;
-                Ok((number, port(&one["nodePort"])))
+                Ok(ServicePort {
+                    name: one["name"].as_str().unwrap_or_default().to_owned(),
+                    number,
+                    node_port: port(&one["nodePort"]),
+                })
             })
             .collect::<Result<_>>()?,
     })
