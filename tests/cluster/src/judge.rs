@@ -2,6 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::fs::{File, Permissions};
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -31,8 +35,10 @@ pub struct Judge<'a> {
     pub failures: usize,
     /// Cases so far.
     pub cases: usize,
-    /// Begin of the paths to which disagreements are written.
-    pub save: String,
+    /// Begin of the path of a directory to which disagreements are written.
+    pub save: PathBuf,
+    /// That directory, once one was made.
+    pub saved: Option<PathBuf>,
 }
 
 impl Judge<'_> {
@@ -145,19 +151,44 @@ impl Judge<'_> {
         Ok(Err(format!("not seen in {EXCHANGES} exchanges: {unseen}")))
     }
 
-    /// Writes an answer that disagrees, and what it was made from, to files.
-    fn keep(&self, told: &Told) -> Result<()> {
-        let path = format!("{}-{}.json", self.save, self.failures);
-        std::fs::write(&path, &told.json).with_context(|| format!("write {path}"))?;
-        let snapshot = format!("{}-{}.snapshot", self.save, self.failures);
+    /// Writes an answer that disagrees, and what it was made from, to new files.
+    fn keep(&mut self, told: &Told) -> Result<()> {
+        let directory = match &self.saved {
+            Some(directory) => directory,
+            None => self.saved.insert(fresh_directory(&self.save)?),
+        };
+        let path = directory.join(format!("{}.json", self.failures));
+        File::create_new(&path)
+            .and_then(|mut file| file.write_all(&told.json))
+            .with_context(|| format!("write {}", path.display()))?;
+        let snapshot = path.with_extension("snapshot").display().to_string();
         let arguments = ["netpath", "-n", NAMESPACE, "snapshot", "save", &snapshot];
         let saved = kubectl::output(&[&arguments[..], &["--keep", "10m"]].concat(), "")?;
-        println!("      {path} {snapshot}");
+        println!("      {} {snapshot}", path.display());
         // A snapshot of a broken cluster is often partial, which its exit code tells.
         let text = String::from_utf8_lossy(&saved.stderr);
         text.lines().for_each(|line| println!("      {line}"));
         Ok(())
     }
+}
+
+/// A directory that was not there, for nobody else; its path begins like this.
+fn fresh_directory(begin: &Path) -> Result<PathBuf> {
+    let doing = || format!("make a directory {}-XXXX", begin.display());
+    let mut prefix = begin.file_name().with_context(doing)?.to_owned();
+    prefix.push("-");
+    let parent = begin.parent().with_context(doing)?;
+    let parent = std::path::absolute(if parent.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        parent
+    })
+    .with_context(doing)?;
+    let mut new = tempfile::Builder::new();
+    new.prefix(&prefix)
+        .rand_bytes(4)
+        .permissions(Permissions::from_mode(0o700));
+    Ok(new.tempdir_in(parent).with_context(doing)?.keep())
 }
 
 /// Points of the four packets that are compared: question, answer, and the next of either side.
@@ -360,6 +391,19 @@ mod tests {
         let seen = |first, second| [vec![far(64)], vec![far(first), far(second)]];
         assert_eq!(which(&branches, &End::Outside, &seen(61, 60)), Ok(vec![0]));
         assert!(which(&branches, &End::Outside, &seen(61, 61)).is_err());
+    }
+
+    #[test]
+    fn disagreements_are_written_where_nobody_else_writes() {
+        let place = tempfile::tempdir().unwrap();
+        let begin = place.path().join("check-one");
+        let [first, second] = [(), ()].map(|()| fresh_directory(&begin).unwrap());
+        assert_ne!(first, second);
+        let name = first.file_name().unwrap().to_str().unwrap();
+        assert!(name.starts_with("check-one-"), "{name}");
+        let mode = first.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        assert!(fresh_directory(Path::new("/")).is_err());
     }
 
     #[test]

@@ -52,9 +52,10 @@ struct Arguments {
     /// port 53
     #[arg(long)]
     outside: bool,
-    /// Where answers that disagree, and snapshots of their clusters, are written: begin of the files' paths
+    /// Answers that disagree, and snapshots of their clusters, are written to a new directory whose path begins like
+    /// this and ends in four random letters
     #[arg(long, default_value = "/tmp/netpath-check")]
-    save: String,
+    save: PathBuf,
     /// Image of the test pods
     #[arg(
         long,
@@ -118,6 +119,7 @@ fn check(arguments: &Arguments) -> Result<bool> {
         failures: 0,
         cases: 0,
         save: arguments.save.clone(),
+        saved: None,
     };
     settle::services(&judge)?;
     let ready = begin.elapsed().as_secs_f64();
