@@ -16,6 +16,8 @@ pub enum End {
     Node(String),
     /// Something outside of the cluster answers.
     Outside,
+    /// Something answers by a name that neither the workload nor the server outside has.
+    Stranger(String),
     /// He is told that it can't be.
     Refused,
     /// He hears nothing.
@@ -30,6 +32,7 @@ impl fmt::Display for End {
             Self::Pod(name) => f.write_str(name),
             Self::Node(name) => write!(f, "host@{name}"),
             Self::Outside => f.write_str("outside"),
+            Self::Stranger(name) => write!(f, "a stranger, {name:?}"),
             Self::Refused => f.write_str("refused"),
             Self::Silence => f.write_str("silence"),
             Self::Unknown => f.write_str("unknown"),

@@ -270,10 +270,10 @@ fn policies(judge: &mut Judge<'_>) -> Result<()> {
             ),
         ] {
             let expect = Expect {
-                verdicts: vec!["dropped", "rejected"],
                 node: node.cloned(),
                 object: Some("KUBE-POD-FW-".to_owned()),
-                ..Expect::default()
+                // The engine only rejects.
+                ..Expect::verdict("rejected")
             };
             let denied = case(judge, v6, (name, source, destination), expect)?;
             settle::until(judge, &denied, settle::REFUSAL, |outcome| {

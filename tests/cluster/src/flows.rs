@@ -10,6 +10,8 @@ use crate::workload::{Objects, of_family};
 
 /// An address outside of the cluster that answers, by family; tests/cluster/up sees to that.
 pub const OUTSIDE: [&str; 2] = ["198.51.100.1", "2001:db8:51::1"];
+/// The name that it answers with.
+pub const OUTSIDE_NAME: &str = "outside";
 
 /// One question.
 #[derive(Clone, Debug)]
@@ -45,8 +47,8 @@ impl<'a> Maker<'a> {
     }
 
     /// A question from a pod, or `node/N` for the node of pod `host-N`, to a pod's port (`web-1:8080`), a Service
-    /// with its first port (`svc/web`), or the one that is named (`svc/web:dns`), an address, or a node's port
-    /// (`nodeport/web/1`).
+    /// with its first port (`svc/host`), or the one that is named (`svc/web:dns`), an address, or the port that a
+    /// Service has on a node (`nodeport/host/1`, `nodeport/web:dns/1`).
     pub fn case(&self, name: &str, source: &str, destination: &str, udp: bool) -> Result<Case> {
         let (typed, pod) = match source.strip_prefix("node/") {
             Some(number) => {
@@ -83,18 +85,18 @@ impl<'a> Maker<'a> {
             let index: usize = number.parse().with_context(numbered)?;
             let node = self.objects.nodes.get(index.wrapping_sub(1));
             let ip = of_family(&node.with_context(numbered)?.ips, self.v6)?;
-            let port = self.objects.service(service)?.ports.first();
-            let port = port.and_then(|(_, port)| *port).with_context(numbered)?;
+            let (name, port) = port_name(service);
+            let port = self.objects.service(name)?.port(port);
+            let port = port.and_then(|port| port.node_port);
+            let port = port.with_context(numbered)?;
             let to = SocketAddr::new(ip, port);
             return Ok((to.to_string(), to));
         }
         if let Some(rest) = text.strip_prefix("svc/") {
-            let (name, port) = rest.split_once(':').unwrap_or((rest, ""));
+            let (name, port) = port_name(rest);
             let service = self.objects.service(name)?;
-            // `dns` is the second port of the one Service that has two.
-            let port = service.ports.get(usize::from(port == "dns"));
-            let (port, _) = port.with_context(numbered)?;
-            let to = SocketAddr::new(of_family(&service.ips, self.v6)?, *port);
+            let port = service.port(port).with_context(numbered)?;
+            let to = SocketAddr::new(of_family(&service.ips, self.v6)?, port.number);
             return Ok((text.to_owned(), to));
         }
         let (pod, port) = text.split_once(':').with_context(numbered)?;
@@ -102,6 +104,12 @@ impl<'a> Maker<'a> {
         let port = port.parse().with_context(numbered)?;
         Ok((text.to_owned(), SocketAddr::new(ip, port)))
     }
+}
+
+/// A Service and its port's name, where there is one.
+fn port_name(text: &str) -> (&str, Option<&str>) {
+    text.split_once(':')
+        .map_or((text, None), |(name, port)| (name, Some(port)))
 }
 
 /// Name, source, destination, UDP too, number of branches where there is more than one.
@@ -129,27 +137,6 @@ const WELL: &[Row] = &[
         "client-1:8080",
         false,
         1,
-    ),
-    (
-        "pod to itself through its Service",
-        "client-1",
-        "svc/self",
-        false,
-        2,
-    ),
-    (
-        "pod to NodePort of its node",
-        "client-1",
-        "nodeport/web/1",
-        false,
-        2,
-    ),
-    (
-        "pod to NodePort of the other node",
-        "client-1",
-        "nodeport/web/2",
-        false,
-        2,
     ),
     (
         "pod to host-network pod, same node",
@@ -193,20 +180,6 @@ const WELL: &[Row] = &[
         true,
         1,
     ),
-    (
-        "host-network pod to NodePort of its node",
-        "host-1",
-        "nodeport/web/1",
-        false,
-        2,
-    ),
-    (
-        "host-network pod to NodePort of the other",
-        "host-1",
-        "nodeport/web/2",
-        false,
-        2,
-    ),
     ("node to pod", "node/2", "web-1:8080", false, 1),
 ];
 
@@ -231,6 +204,36 @@ const SERVICES: &[(&str, &str, &str, &str)] = &[
         "svc/web:dns",
     ),
     ("node to ClusterIP", "node/1", "svc/web:http", "svc/web:dns"),
+    (
+        "pod to itself through its Service",
+        "client-1",
+        "svc/self:http",
+        "svc/self:dns",
+    ),
+    (
+        "pod to NodePort of its node",
+        "client-1",
+        "nodeport/web:http/1",
+        "nodeport/web:dns/1",
+    ),
+    (
+        "pod to NodePort of the other node",
+        "client-1",
+        "nodeport/web:http/2",
+        "nodeport/web:dns/2",
+    ),
+    (
+        "host-network pod to NodePort of its node",
+        "host-1",
+        "nodeport/web:http/1",
+        "nodeport/web:dns/1",
+    ),
+    (
+        "host-network pod to NodePort of the other",
+        "host-1",
+        "nodeport/web:http/2",
+        "nodeport/web:dns/2",
+    ),
 ];
 
 /// Flows of a cluster in which all is well; `outside` says whether something answers there.
@@ -304,7 +307,7 @@ pub fn place(objects: &Objects, pod: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workload::{Node, Pod, Service};
+    use crate::workload::{Node, Pod, Service, ServicePort};
 
     fn objects() -> Objects {
         let ips = |last: u8| -> Vec<IpAddr> {
@@ -324,6 +327,11 @@ mod tests {
                 pod_cidrs: Vec::new(),
             });
         }
+        let port = |name: &str, number, node_port| ServicePort {
+            name: name.to_owned(),
+            number,
+            node_port: Some(node_port),
+        };
         let pods = [
             "client-1", "client-2", "web-1", "web-2", "host-1", "host-2", "lonely",
         ];
@@ -341,7 +349,7 @@ mod tests {
         {
             let service = Service {
                 ips: ips(number),
-                ports: vec![(80, Some(30080)), (53, None)],
+                ports: vec![port("http", 80, 30080), port("dns", 53, 30053)],
             };
             objects.services.insert(name.to_owned(), service);
         }
@@ -363,6 +371,21 @@ mod tests {
             of("pod to NodePort of the other node, v6").destination,
             "[fd00::2]:30080"
         );
+        for (name, to) in [
+            ("pod to NodePort of its node, udp", "10.0.0.1:30053"),
+            (
+                "host-network pod to NodePort of the other, udp",
+                "10.0.0.2:30053",
+            ),
+            ("pod to itself through its Service, udp", "10.0.0.52:53"),
+        ] {
+            assert_eq!(
+                (of(name).to.to_string(), of(name).udp),
+                (to.to_owned(), true)
+            );
+        }
+        let unknown = Maker::new(&objects, false).case("n", "client-1", "svc/web:ftp", false);
+        assert!(unknown.is_err());
         assert_eq!(broken(&objects).unwrap().len(), 6);
         let single = Objects {
             dual: false,

@@ -2,6 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::fs::{File, Permissions};
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -12,7 +16,7 @@ use crate::answer::{Answer, Branch, End};
 use crate::flows::{Case, place};
 use crate::inside::{Inside, exchange};
 use crate::kubectl::{self, NAMESPACE};
-use crate::tell::{ASKED, LONG, SHORT, Told, end, unseen};
+use crate::tell::{ASKED, LONG, SHORT, Told, end, unheard, unseen};
 use crate::workload::Objects;
 
 /// Ports of servers; no client has one of them.
@@ -31,8 +35,10 @@ pub struct Judge<'a> {
     pub failures: usize,
     /// Cases so far.
     pub cases: usize,
-    /// Begin of the paths to which disagreements are written.
-    pub save: String,
+    /// Begin of the path of a directory to which disagreements are written.
+    pub save: PathBuf,
+    /// That directory, once one was made.
+    pub saved: Option<PathBuf>,
 }
 
 impl Judge<'_> {
@@ -77,6 +83,12 @@ impl Judge<'_> {
                 "the trace says {ends}, a client in the pod {end}"
             )));
         }
+        if let [silent, ..] = unheard(branches, &told.asked)[..] {
+            return Ok(Err(format!(
+                "silence was not heard in {ASKED} exchanges: {}",
+                silent.text
+            )));
+        }
         match self.inside {
             Some(inside) => self.captured(inside, case, branches),
             None => Ok(match unseen(branches, &told.asked)[..] {
@@ -97,10 +109,7 @@ impl Judge<'_> {
         let open = branches.iter().any(|branch| branch.end == End::Unknown);
         let wait = patience(branches);
         // Neighbours and forwarding entries settle, so that ARP is not in the way.
-        if branches
-            .iter()
-            .all(|branch| matches!(branch.end, End::Pod(_) | End::Node(_) | End::Outside))
-        {
+        if branches.iter().all(arrives) {
             for _ in 0..3 {
                 exchange(&from, case.to, case.udp, wait)?;
             }
@@ -142,19 +151,44 @@ impl Judge<'_> {
         Ok(Err(format!("not seen in {EXCHANGES} exchanges: {unseen}")))
     }
 
-    /// Writes an answer that disagrees, and what it was made from, to files.
-    fn keep(&self, told: &Told) -> Result<()> {
-        let path = format!("{}-{}.json", self.save, self.failures);
-        std::fs::write(&path, &told.json).with_context(|| format!("write {path}"))?;
-        let snapshot = format!("{}-{}.snapshot", self.save, self.failures);
+    /// Writes an answer that disagrees, and what it was made from, to new files.
+    fn keep(&mut self, told: &Told) -> Result<()> {
+        let directory = match &self.saved {
+            Some(directory) => directory,
+            None => self.saved.insert(fresh_directory(&self.save)?),
+        };
+        let path = directory.join(format!("{}.json", self.failures));
+        File::create_new(&path)
+            .and_then(|mut file| file.write_all(&told.json))
+            .with_context(|| format!("write {}", path.display()))?;
+        let snapshot = path.with_extension("snapshot").display().to_string();
         let arguments = ["netpath", "-n", NAMESPACE, "snapshot", "save", &snapshot];
         let saved = kubectl::output(&[&arguments[..], &["--keep", "10m"]].concat(), "")?;
-        println!("      {path} {snapshot}");
+        println!("      {} {snapshot}", path.display());
         // A snapshot of a broken cluster is often partial, which its exit code tells.
         let text = String::from_utf8_lossy(&saved.stderr);
         text.lines().for_each(|line| println!("      {line}"));
         Ok(())
     }
+}
+
+/// A directory that was not there, for nobody else; its path begins like this.
+fn fresh_directory(begin: &Path) -> Result<PathBuf> {
+    let doing = || format!("make a directory {}-XXXX", begin.display());
+    let mut prefix = begin.file_name().with_context(doing)?.to_owned();
+    prefix.push("-");
+    let parent = begin.parent().with_context(doing)?;
+    let parent = std::path::absolute(if parent.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        parent
+    })
+    .with_context(doing)?;
+    let mut new = tempfile::Builder::new();
+    new.prefix(&prefix)
+        .rand_bytes(4)
+        .permissions(Permissions::from_mode(0o700));
+    Ok(new.tempdir_in(parent).with_context(doing)?.keep())
 }
 
 /// Points of the four packets that are compared: question, answer, and the next of either side.
@@ -165,7 +199,7 @@ fn turns(frames: &[Seen], ports: &[u16], udp: bool) -> Vec<Vec<Point>> {
     turns.map(|turn| observed(frames, ports, *turn)).collect()
 }
 
-/// How long to wait for the end of one exchange.
+/// How long to wait for the end of one exchange; that a silence lasts, the client in the pod has shown.
 fn patience(branches: &[Branch]) -> Duration {
     let silent = |branch: &Branch| matches!(branch.end, End::Silence | End::Unknown);
     if branches.iter().any(silent) {
@@ -180,6 +214,16 @@ fn fits(branch: &Branch, end: &End) -> bool {
     branch.end == *end || branch.end == End::Unknown
 }
 
+/// Whether a branch ends with an answer.
+fn arrives(branch: &Branch) -> bool {
+    matches!(branch.end, End::Pod(_) | End::Node(_) | End::Outside)
+}
+
+/// The first of so many packets, counted from 1, for which a branch tells no device.
+fn untold(branch: &Branch, packets: usize) -> Option<usize> {
+    (1..=packets).find(|turn| branch.turns.get(turn - 1).is_none_or(Vec::is_empty))
+}
+
 /// The branches that an exchange may have taken: those that end so and whose points are those that were seen. Where
 /// there is none, how each differs.
 fn which(branches: &[Branch], end: &End, seen: &[Vec<Point>]) -> Result<Vec<usize>, String> {
@@ -190,8 +234,14 @@ fn which(branches: &[Branch], end: &End, seen: &[Vec<Point>]) -> Result<Vec<usiz
             let _ = writeln!(text, "      branch {index} ends otherwise: {}", branch.text);
             continue;
         }
-        if branch.turns.iter().all(Vec::is_empty) && matches!(branch.end, End::Pod(_)) {
-            let _ = writeln!(text, "      branch {index} arrives, and tells no device");
+        if arrives(branch)
+            && let Some(turn) = untold(branch, seen.len())
+        {
+            let _ = writeln!(
+                text,
+                "      branch {index} arrives, and tells no device for packet {turn} of {}",
+                seen.len()
+            );
             continue;
         }
         let mut packets = (0..).zip(branch.turns.iter().zip(seen));
@@ -334,13 +384,57 @@ mod tests {
             ..point("eth0")
         };
         let outside = Branch {
-            turns: vec![vec![], vec![far(64), far(63)]],
+            turns: vec![vec![far(64)], vec![far(64), far(63)]],
             ..branch(End::Outside, &[])
         };
         let branches = [outside];
-        let seen = |first, second| [vec![], vec![far(first), far(second)]];
+        let seen = |first, second| [vec![far(64)], vec![far(first), far(second)]];
         assert_eq!(which(&branches, &End::Outside, &seen(61, 60)), Ok(vec![0]));
         assert!(which(&branches, &End::Outside, &seen(61, 61)).is_err());
+    }
+
+    #[test]
+    fn disagreements_are_written_where_nobody_else_writes() {
+        let place = tempfile::tempdir().unwrap();
+        let begin = place.path().join("check-one");
+        let [first, second] = [(), ()].map(|()| fresh_directory(&begin).unwrap());
+        assert_ne!(first, second);
+        let name = first.file_name().unwrap().to_str().unwrap();
+        assert!(name.starts_with("check-one-"), "{name}");
+        let mode = first.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        assert!(fresh_directory(Path::new("/")).is_err());
+    }
+
+    #[test]
+    fn a_way_that_arrives_tells_devices_for_every_packet_that_is_compared() {
+        let turns = |count: usize| vec![vec![point("eth0")]; count];
+        let agrees = |end: &End, told: Vec<Vec<Point>>, seen: usize| {
+            let turns_seen = turns(seen);
+            let branch = Branch {
+                turns: told,
+                ..branch(end.clone(), &[])
+            };
+            which(&[branch], end, &turns_seen).is_ok()
+        };
+        let ends = [
+            End::Pod("web-1".to_owned()),
+            End::Node("n1".to_owned()),
+            End::Outside,
+        ];
+        for end in &ends {
+            // TCP has four, UDP two, of which a trace may tell more.
+            assert!(agrees(end, turns(4), 4));
+            assert!(agrees(end, turns(4), 2));
+            assert!(!agrees(end, turns(2), 4));
+            assert!(!agrees(end, turns(1), 2));
+            let mut hole = turns(4);
+            hole[2].clear();
+            assert!(!agrees(end, hole.clone(), 4));
+            assert!(agrees(end, hole, 2));
+        }
+        // A question that is lost has no answer.
+        assert!(agrees(&End::Silence, turns(1), 1));
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod flows;
 mod inside;
 mod judge;
 mod kubectl;
+mod namespace;
 mod settle;
 mod tell;
 mod times;
@@ -32,7 +33,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use flows::Case;
 use inside::Inside;
 use judge::Judge;
-use kubectl::NAMESPACE;
+use namespace::Namespace;
 use tell::{Told, tell};
 use undo::Undo;
 use workload::Objects;
@@ -47,12 +48,14 @@ struct Arguments {
     /// State directory of a cluster that tests/cluster/up raised on this machine; none: any cluster, by KUBECONFIG
     #[arg(long)]
     state: Option<PathBuf>,
-    /// A server outside of the cluster answers on 198.51.100.1 and 2001:db8:51::1, TCP port 80 and UDP port 53
+    /// A server outside of the cluster answers as `outside` on 198.51.100.1 and 2001:db8:51::1, TCP port 80 and UDP
+    /// port 53
     #[arg(long)]
     outside: bool,
-    /// Where answers that disagree, and snapshots of their clusters, are written: begin of the files' paths
+    /// Answers that disagree, and snapshots of their clusters, are written to a new directory whose path begins like
+    /// this and ends in four random letters
     #[arg(long, default_value = "/tmp/netpath-check")]
-    save: String,
+    save: PathBuf,
     /// Image of the test pods
     #[arg(
         long,
@@ -101,10 +104,8 @@ async fn stop_at_signals() {
 /// Whether all agree.
 fn check(arguments: &Arguments) -> Result<bool> {
     let begin = Instant::now();
-    let clean = Undo::new("remove what the check made", || {
-        kubectl::run(&["netpath", "-n", NAMESPACE, "cleanup"], "")?;
-        Objects::remove()
-    });
+    let namespace = Namespace::make()?;
+    let clean = Undo::new("remove what the check made", || namespace.remove());
     let objects = Objects::make(&arguments.image)?;
     let inside = arguments
         .state
@@ -118,6 +119,7 @@ fn check(arguments: &Arguments) -> Result<bool> {
         failures: 0,
         cases: 0,
         save: arguments.save.clone(),
+        saved: None,
     };
     settle::services(&judge)?;
     let ready = begin.elapsed().as_secs_f64();

@@ -28,12 +28,15 @@ pub fn services(judge: &Judge<'_>) -> Result<()> {
                 ("svc/web:http", &["web-1", "web-2"][..]),
                 ("svc/web:dns", &["web-1", "web-2"]),
                 ("svc/host", &["host-1", "host-2"]),
-                ("svc/self", &["client-1", "client-2"]),
-                ("nodeport/web/1", &["web-1", "web-2"]),
-                ("nodeport/web/2", &["web-1", "web-2"]),
+                ("svc/self:http", &["client-1", "client-2"]),
+                ("svc/self:dns", &["client-1", "client-2"]),
+                ("nodeport/web:http/1", &["web-1", "web-2"]),
+                ("nodeport/web:http/2", &["web-1", "web-2"]),
+                ("nodeport/web:dns/1", &["web-1", "web-2"]),
+                ("nodeport/web:dns/2", &["web-1", "web-2"]),
                 ("nodeport/host/2", &["host-1", "host-2"]),
             ] {
-                let case = maker.case(service, client, service, service.ends_with("dns"))?;
+                let case = maker.case(service, client, service, service.contains(":dns"))?;
                 let mut left: BTreeSet<&str> = answers.iter().copied().collect();
                 until(judge, &case, ANSWER, |outcome| {
                     left.remove(outcome.pod().unwrap_or_default());

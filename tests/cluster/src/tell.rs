@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use netpath_lab::Outcome;
 
 use crate::answer::{Answer, Branch, End, parse};
-use crate::flows::Case;
+use crate::flows::{Case, OUTSIDE_NAME};
 use crate::kubectl::{self, NAMESPACE};
 use crate::workload::Objects;
 
@@ -17,7 +17,10 @@ pub const ASKED: usize = 40;
 /// Where an answer or a refusal is predicted, a slow machine is no fault; and some refusals count only when the
 /// SYN is repeated, see [`crate::settle::REFUSAL`].
 pub const LONG: Duration = Duration::from_secs(5);
-/// Where none is: shorter than the time after which the kernel repeats a SYN.
+/// Where none is: a refusal may come when the SYN is repeated, and that of a neighbour that does not answer after
+/// three seconds. Each case with a silent end is waited for so long once.
+pub const SILENT: Duration = Duration::from_millis(3500);
+/// For the same once more: shorter than the time after which the kernel repeats a SYN.
 pub const SHORT: Duration = Duration::from_millis(600);
 
 /// What the product said of a case, and what a client in the pod did.
@@ -30,8 +33,8 @@ pub struct Told {
     pub asked: BTreeSet<End>,
 }
 
-/// Traces a case through kubectl, and lets its client ask through kubectl meanwhile: once, or until every end that
-/// the trace names was seen.
+/// Traces a case through kubectl, and lets its client ask through kubectl meanwhile: once, and on until a silence that
+/// the trace names was heard; or until every end that the trace names was seen.
 pub fn tell(objects: &Objects, case: &Case, once: bool) -> Result<Told> {
     kubectl::go_on()?;
     let answers = ["delivered", "rejected"];
@@ -39,7 +42,7 @@ pub fn tell(objects: &Objects, case: &Case, once: bool) -> Result<Told> {
     let wait = if expected.iter().any(|verdict| answers.contains(verdict)) {
         LONG
     } else {
-        SHORT
+        SILENT
     };
     let ask = || {
         Ok::<_, anyhow::Error>(end(
@@ -69,7 +72,12 @@ pub fn tell(objects: &Objects, case: &Case, once: bool) -> Result<Told> {
     let answer = parse(&output.stdout).with_context(said)?;
     let mut asked = BTreeSet::from([asked?]);
     for number in 1..ASKED {
-        if once || number >= 4 && unseen(&answer.branches, &asked).is_empty() {
+        let enough = if once {
+            unheard(&answer.branches, &asked).is_empty()
+        } else {
+            number >= 4 && unseen(&answer.branches, &asked).is_empty()
+        };
+        if enough {
             break;
         }
         kubectl::go_on()?;
@@ -88,6 +96,13 @@ pub fn unseen<'a>(branches: &'a [Branch], seen: &BTreeSet<End>) -> Vec<&'a Branc
     branches.iter().filter(open).collect()
 }
 
+/// Branches that end in silence, which none of the exchanges did.
+pub fn unheard<'a>(branches: &'a [Branch], seen: &BTreeSet<End>) -> Vec<&'a Branch> {
+    let mut open = unseen(branches, seen);
+    open.retain(|branch| branch.end == End::Silence);
+    open
+}
+
 /// How an exchange ended, in the words of traces.
 pub fn end(objects: &Objects, outcome: &Outcome) -> End {
     match outcome {
@@ -96,10 +111,41 @@ pub fn end(objects: &Objects, outcome: &Outcome) -> End {
             match objects.pods.get(name) {
                 Some(pod) if pod.host_network => End::Node(pod.node.clone()),
                 Some(pod) => End::Pod(pod.name.clone()),
-                None => End::Outside,
+                None if name == OUTSIDE_NAME => End::Outside,
+                None => End::Stranger(name.to_owned()),
             }
         }
         Outcome::Refused | Outcome::Unreachable(_) => End::Refused,
         Outcome::TimedOut => End::Silence,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::Pod;
+
+    #[test]
+    fn who_answers_is_known_by_name() {
+        let mut objects = Objects::default();
+        for (name, host_network) in [("web-1", false), ("host-1", true)] {
+            let pod = Pod {
+                name: name.to_owned(),
+                uid: String::new(),
+                node: "n1".to_owned(),
+                host_network,
+                ips: Vec::new(),
+            };
+            objects.pods.insert(name.to_owned(), pod);
+        }
+        let end = |reply: &str| {
+            let reply = reply.to_owned();
+            end(&objects, &Outcome::Connected { reply })
+        };
+        assert_eq!(end("web-1 10.0.0.1:4"), End::Pod("web-1".to_owned()));
+        assert_eq!(end("host-1 10.0.0.1:4"), End::Node("n1".to_owned()));
+        assert_eq!(end("outside 10.0.0.1:4"), End::Outside);
+        assert_eq!(end("web-3 10.0.0.1:4"), End::Stranger("web-3".to_owned()));
+        assert_eq!(end(""), End::Stranger(String::new()));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::kubectl::{self, NAMESPACE};
 
@@ -34,8 +34,25 @@ pub fn print() -> Result<()> {
             said.trim()
         );
         println!("{name:<28} {millis} ms");
-        let stages = said.lines().find(|line| line.starts_with("stages:"));
-        println!("      {}", stages.unwrap_or("-v tells no stages"));
+        println!("      {}", stages(&said)?);
     }
     Ok(())
+}
+
+/// The line of `-v` that tells the stages.
+fn stages(said: &str) -> Result<&str> {
+    let mut lines = said.lines();
+    let found = lines.find(|line| line.starts_with("stages:"));
+    found.with_context(|| format!("find the stages in what -v told: {}", said.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stages_that_are_not_told_are_an_error() {
+        assert_eq!(stages("a\nstages: 1 ms\nb").unwrap(), "stages: 1 ms");
+        assert!(stages("a").unwrap_err().to_string().ends_with(": a"));
+    }
 }

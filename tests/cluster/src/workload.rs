@@ -41,8 +41,29 @@ pub struct Pod {
 pub struct Service {
     /// Addresses.
     pub ips: Vec<IpAddr>,
-    /// Port and node port of its ports, in order.
-    pub ports: Vec<(u16, Option<u16>)>,
+    /// Ports, in order.
+    pub ports: Vec<ServicePort>,
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug)]
+pub struct ServicePort {
+    /// Name; empty if it has none.
+    pub name: String,
+    /// Number at the Service's addresses.
+    pub number: u16,
+    /// Number at the nodes' addresses.
+    pub node_port: Option<u16>,
+}
+
+impl Service {
+    /// The port of a name, or the first one.
+    pub fn port(&self, name: Option<&str>) -> Option<&ServicePort> {
+        match name {
+            Some(name) => self.ports.iter().find(|port| port.name == name),
+            None => self.ports.first(),
+        }
+    }
 }
 
 /// All of them.
@@ -59,7 +80,7 @@ pub struct Objects {
 }
 
 impl Objects {
-    /// Puts the workload onto two nodes and waits until its pods are ready.
+    /// Puts the workload onto two nodes, into the namespace that was made for it, and waits until its pods are ready.
     pub fn make(image: &str) -> Result<Self> {
         let text = kubectl::run(&["get", "nodes", "-o", "json"], "")?;
         let list: Value = serde_json::from_str(&text).context("read the list of nodes")?;
@@ -72,8 +93,6 @@ impl Objects {
             .replace("NODE-1", &name(first)?)
             .replace("NODE-2", &name(second)?)
             .replace("IMAGE", image);
-        let absent = format!("namespace/{NAMESPACE}");
-        kubectl::run(&["wait", "--for=delete", &absent, "--timeout=60s"], "")?;
         kubectl::run(&["apply", "--namespace", NAMESPACE, "-f", "-"], &text)?;
         let ready = ["wait", "--for=condition=Ready", "pod", "--all"];
         let ready = [&ready[..], &["--namespace", NAMESPACE, "--timeout=60s"]].concat();
@@ -104,18 +123,6 @@ impl Objects {
             self.services.insert(name(&service)?, of_service(&service)?);
         }
         Ok(())
-    }
-
-    /// Removes the workload, without waiting for the end of it.
-    pub fn remove() -> Result<()> {
-        let arguments = [
-            "delete",
-            "namespace",
-            NAMESPACE,
-            "--wait=false",
-            "--ignore-not-found",
-        ];
-        kubectl::run(&arguments, "").map(|_| ())
     }
 
     /// Whether to look at IPv6, for each family that the cluster has.
@@ -212,7 +219,11 @@ fn of_service(service: &Value) -> Result<Service> {
             .flatten()
             .map(|one| {
                 let number = port(&one["port"]).context("a Service's port is no number")?;
-                Ok((number, port(&one["nodePort"])))
+                Ok(ServicePort {
+                    name: one["name"].as_str().unwrap_or_default().to_owned(),
+                    number,
+                    node_port: port(&one["nodePort"]),
+                })
             })
             .collect::<Result<_>>()?,
     })
