@@ -334,10 +334,16 @@ fn connects(sent: &Sent) -> bool {
     }
 }
 
-/// Random parts of members, in ipset's words.
+/// Random parts of members, in ipset's words. Most are of a packet that will be sent, seen from the sides that the
+/// rule will name: else hardly any would be met.
 struct Parts<'a> {
     dice: &'a mut Dice,
     v6: bool,
+    packets: Vec<Sent>,
+    /// Sides of the rule: true is the source.
+    sides: Vec<bool>,
+    /// The packet that this member is like.
+    like: Option<Sent>,
 }
 
 impl Parts<'_> {
@@ -345,54 +351,100 @@ impl Parts<'_> {
         of[usize::try_from(self.dice.below(of.len() as u64)).unwrap()]
     }
 
-    fn ip(&mut self) -> String {
+    fn rarely(&mut self) -> bool {
+        self.dice.below(5) == 0
+    }
+
+    /// The packet and the side that a part is taken from.
+    fn shown(&mut self, field: usize) -> Option<(Sent, bool)> {
+        let side = self.sides.get(field).copied();
+        let packet = self.like.filter(|packet| packet.src.is_ipv6() == self.v6);
+        if self.rarely() {
+            None
+        } else {
+            packet.zip(side)
+        }
+    }
+
+    fn ip(&mut self, field: usize) -> String {
+        if let Some((packet, source)) = self.shown(field) {
+            return if source { packet.src } else { packet.dst }.to_string();
+        }
         let (net, host) = (self.dice.below(2), self.dice.below(HOSTS));
         addr(self.v6, net, host).to_string()
     }
 
-    /// `shortest`: the type's shortest prefix.
-    fn net(&mut self, shortest: u64) -> String {
+    /// Networks that lie within each other. `shortest`: the type's shortest prefix.
+    fn net(&mut self, field: usize, shortest: u64) -> String {
         let whole = if self.v6 { 128 } else { 32 };
-        let len = match self.dice.below(8) {
-            0 => whole,
-            1 => shortest.max(whole - 24),
-            _ => whole - self.dice.below(12),
+        let len = match self.dice.below(10) {
+            0 => shortest,
+            1 => whole - 20,
+            _ => whole - self.dice.below(5),
         };
-        format!("{}/{len}", self.ip())
+        format!("{}/{len}", self.ip(field))
     }
 
-    fn port(&mut self) -> String {
-        let own = u64::from(FIRST_SOURCE) + self.dice.below(SOURCE_PORTS);
-        let icmp = if self.v6 {
-            "icmpv6:echo-request"
-        } else {
-            "icmp:echo-request"
-        };
-        match self.dice.below(7) {
-            0 => icmp.to_owned(),
-            1 => format!("tcp:{own}"),
-            2 => format!("udp:{own}"),
-            3 => "tcp:70-90".to_owned(),
-            n => format!("{}:{}", if n < 6 { "tcp" } else { "udp" }, self.one(&PORTS)),
+    fn port(&mut self, field: usize) -> String {
+        let icmp = if self.v6 { "icmpv6" } else { "icmp" };
+        if let Some((packet, source)) = self.shown(field) {
+            let port = if source { packet.sport } else { packet.dport };
+            return match packet.protocol {
+                TCP => format!("tcp:{port}"),
+                UDP => format!("udp:{port}"),
+                _ => format!("{icmp}:echo-request"),
+            };
+        }
+        let proto = self.one(&["tcp", "udp"]);
+        format!("{proto}:70-90")
+    }
+
+    fn iface(&mut self, field: usize) -> &'static str {
+        // `wildcard` is no option of every kernel's type.
+        match self.sides.get(field) {
+            Some(true) => self.one(&["c0", "s0", "eth7", "physdev:c0"]),
+            _ => self.one(&["s0", "c0", "eth7", "physdev:s0"]),
         }
     }
 
-    fn iface(&mut self) -> &'static str {
-        // `wildcard` is no option of every kernel's type.
-        self.one(&["c0", "c0", "s0", "eth7", "physdev:c0"])
-    }
-
     fn nomatch(&mut self) -> &'static str {
-        if self.dice.below(4) == 0 {
+        if self.dice.below(3) == 0 {
             " nomatch"
         } else {
             ""
         }
     }
 
-    fn sides(&mut self, dims: usize) -> String {
-        let sides: Vec<&str> = (0..dims).map(|_| self.one(&["src", "dst"])).collect();
-        sides.join(",")
+    fn member(&mut self, kind: &str) -> String {
+        let some = self.packets.clone();
+        self.like = (!self.rarely()).then(|| self.one(&some));
+        match kind {
+            "hash:ip" | "bitmap:ip" => self.ip(0),
+            "hash:net" => self.net(0, 1) + self.nomatch(),
+            "hash:ip,port" => format!("{},{}", self.ip(0), self.port(1)),
+            "hash:net,port" => {
+                let (net, port) = (self.net(0, 1), self.port(1));
+                format!("{net},{port}{}", self.nomatch())
+            }
+            "hash:ip,port,ip" => format!("{},{},{}", self.ip(0), self.port(1), self.ip(2)),
+            "hash:ip,port,net" => {
+                let (ip, port, net) = (self.ip(0), self.port(1), self.net(2, 1));
+                format!("{ip},{port},{net}{}", self.nomatch())
+            }
+            "hash:net,iface" => {
+                let (net, iface) = (self.net(0, 0), self.iface(1));
+                format!("{net},{iface}{}", self.nomatch())
+            }
+            "bitmap:port" => {
+                let port = self.port(0);
+                let number = port
+                    .split(':')
+                    .nth(1)
+                    .filter(|port| *port != "echo-request");
+                number.unwrap_or("2048").to_owned()
+            }
+            other => panic!("no members of {other}"),
+        }
     }
 }
 
@@ -402,29 +454,6 @@ fn dims(kind: &str) -> usize {
         3
     } else {
         kind.split(',').count()
-    }
-}
-
-fn member(parts: &mut Parts<'_>, kind: &str) -> String {
-    match kind {
-        "hash:ip" | "bitmap:ip" => parts.ip(),
-        "hash:net" => parts.net(1) + parts.nomatch(),
-        "hash:ip,port" => format!("{},{}", parts.ip(), parts.port()),
-        "hash:net,port" => {
-            let (net, port) = (parts.net(1), parts.port());
-            format!("{net},{port}{}", parts.nomatch())
-        }
-        "hash:ip,port,ip" => format!("{},{},{}", parts.ip(), parts.port(), parts.ip()),
-        "hash:ip,port,net" => {
-            let (ip, port, net) = (parts.ip(), parts.port(), parts.net(1));
-            format!("{ip},{port},{net}{}", parts.nomatch())
-        }
-        "hash:net,iface" => format!("{},{}{}", parts.net(0), parts.iface(), parts.nomatch()),
-        "bitmap:port" => match parts.dice.below(3) {
-            0 => "40001-40003".to_owned(),
-            _ => parts.one(&PORTS).to_string(),
-        },
-        other => panic!("no members of {other}"),
     }
 }
 
@@ -449,8 +478,8 @@ fn set(parts: &mut Parts<'_>, name: &str, kind: &str) -> String {
     };
     let extras = parts.one(&["", "", " timeout 600", " counters", " comment", " skbinfo"]);
     let mut text = format!("create {name} {kind}{family}{options}{extras}\n");
-    for _ in 0..=parts.dice.below(7) {
-        let member = member(parts, kind);
+    for _ in 0..=parts.dice.below(9) {
+        let member = parts.member(kind);
         let _ = writeln!(text, "add {name} {member}");
     }
     text
@@ -511,9 +540,18 @@ fn rounds(seed: u64, kinds: &[&str], number: u64) {
     for round in 0..number {
         for kind in kinds {
             let v6 = round % 2 == 1 && *kind != "bitmap:ip";
+            let packets = packets(&mut dice, v6);
+            let given = match dice.below(8) {
+                0 => 1,
+                _ => dims(kind),
+            };
+            let sides: Vec<bool> = (0..given).map(|_| dice.below(2) == 0).collect();
             let mut parts = Parts {
                 dice: &mut dice,
                 v6,
+                packets: packets.clone(),
+                sides: sides.clone(),
+                like: None,
             };
             let mut text = String::new();
             if *kind == "list:set" {
@@ -534,16 +572,15 @@ fn rounds(seed: u64, kinds: &[&str], number: u64) {
             }
             net.router.feed("ipset -exist restore", &text);
             let not = parts.one(&["", "", "! "]);
-            let given = match parts.dice.below(6) {
-                0 => 1,
-                _ => dims(kind),
-            };
-            let sides = parts.sides(given);
+            let words: Vec<&str> = sides
+                .iter()
+                .map(|source| if *source { "src" } else { "dst" })
+                .collect();
+            let sides = words.join(",");
             let flag = parts.one(&["", "", " --return-nomatch"]);
             let backend = parts.one(&["nft", "legacy"]);
             let condition = format!("-m set {not}--match-set x {sides}{flag}");
             let [tool, ..] = refuse(&net, v6, backend, &condition);
-            let packets = packets(&mut dice, v6);
             let about = format!("{tool} {condition}\n{text}");
             let (differ, through) = net.compare(&packets, &about);
             wrong.extend(differ);
