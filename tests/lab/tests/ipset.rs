@@ -29,7 +29,7 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
-use programs::{Dice, needs_root};
+use programs::{Dice, Machine, Netns, needs_root, words};
 
 const NODE: &str = "here";
 const WAIT: Duration = Duration::from_secs(3);
@@ -758,4 +758,54 @@ fn large_sets_are_read() {
     refuse(&net, false, "nft", "-m set --match-set x src");
     let (wrong, arrived) = net.compare(&[udp(0, 53), udp(1, 53)], "100,001 members");
     assert_eq!((wrong, arrived), (Vec::new(), 1));
+}
+
+#[test]
+fn a_denied_policy_is_explained_and_kept_in_a_file() {
+    let machine = Machine::up();
+    let (client, server) = (
+        Netns::add(&machine, "client"),
+        Netns::add(&machine, "server"),
+    );
+    client.ip("link add eth0 type veth peer name eth0 netns server");
+    for (ns, address) in [(&client, "10.0.1.2/24"), (&server, "10.0.1.3/24")] {
+        ns.ip(&format!("addr add {address} dev eth0"));
+        ns.ip("link set eth0 up");
+    }
+    let _listener = server.listen("--tcp 8080");
+    server.tool("ipset create KUBE-SRC-A hash:net comment");
+    server.tool("ipset add KUBE-SRC-A 10.0.2.0/24 comment team-b");
+    for rule in [
+        "-N KUBE-NWPLCY-X",
+        "-A KUBE-NWPLCY-X -m set --match-set KUBE-SRC-A src -j ACCEPT",
+        "-A KUBE-NWPLCY-X -j DROP",
+        "-A INPUT -p tcp -j KUBE-NWPLCY-X",
+    ] {
+        server.tool(&format!("iptables-legacy {rule}"));
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("net.json").display().to_string();
+    let trace = |from: &str| {
+        let line = format!("trace {from} netns/client 10.0.1.3:8080");
+        machine.plugin(&words(&line))
+    };
+    machine
+        .plugin(&words(&format!("snapshot save --local {file}")))
+        .exits(0);
+    for from in ["--local".to_owned(), format!("--snapshot {file}")] {
+        trace(&from).exits(1).says(&[
+            "NP0119",
+            "KUBE-NWPLCY-X, rule 2: -j DROP",
+            "set KUBE-SRC-A: 10.0.1.2 is no member (1 member), so that rule 1 of chain KUBE-NWPLCY-X does not match",
+        ]);
+    }
+    let dump = format!("dump netfilter netns/server --snapshot {file}");
+    machine.plugin(&words(&dump)).exits(0).says(&[
+        "ipset KUBE-SRC-A hash:net family inet",
+        "  10.0.2.0/24 comment \"team-b\"",
+    ]);
+    assert!(!client.tcp("10.0.1.3:8080").connected());
+    server.tool("ipset add KUBE-SRC-A 10.0.1.0/24");
+    trace("--local").exits(0);
+    assert!(client.tcp("10.0.1.3:8080").connected());
 }
