@@ -143,6 +143,27 @@ impl Collector {
                         entry: entry.into(),
                     });
                 }
+                Want::Ipset { netns, set } => {
+                    let fact = |name, set| Fact::Ipset {
+                        netns: *netns,
+                        name,
+                        set,
+                    };
+                    let found =
+                        self.with(
+                            &mut request,
+                            *netns,
+                            |ns, shared| Ok(ns.ipsets(shared, set)),
+                        );
+                    match found {
+                        Ok(sets) => sets
+                            .into_iter()
+                            .for_each(|(name, set)| answer(fact(name, set.into()))),
+                        Err(error) => {
+                            answer(fact(set.clone(), Section::Missing(error.to_string())));
+                        }
+                    }
+                }
                 Want::ConntrackTable { target } => {
                     self.conntrack_tables(&mut request, target, &mut answer);
                 }
@@ -573,6 +594,7 @@ fn all_missing(mut ns: NetNs, error: &Error) -> NetNs {
     ns.sysctls = Section::Missing(why.clone());
     ns.ipvs = Section::Missing(why.clone());
     ns.recent = Section::Missing(why.clone());
+    ns.ipset_names = Section::Missing(why.clone());
     ns.unread_tables = Section::Missing(why.clone());
     ns.xfrm = Section::Missing(why.clone());
     ns.sockets = Section::Missing(why.clone());

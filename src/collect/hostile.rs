@@ -3,7 +3,7 @@
 use netlink_packet_route::RouteNetlinkMessage;
 
 use super::mutate::Rng;
-use super::netfilter::{expr, iptables, nft, set, xt_match, xt_target};
+use super::netfilter::{expr, ipset, iptables, nft, set, xt_match, xt_target};
 use super::nla::Attrs;
 use super::{addr, conntrack, fdb, link, neigh, nexthop, route, rtnl, rule, socket, tc, xfrm};
 use crate::model::netfilter::Family;
@@ -57,6 +57,7 @@ fn decode(what: &str, kind: u16, body: &[u8]) -> bool {
         "chain" => nft::chain(body).is_ok(),
         "nftrule" => nft::rule(Family::Inet, body).is_some(),
         "set" => set::head(body).is_some(),
+        "ipset" => ipset::take(&mut None, body).is_ok(),
         "elem" => set::list(body).any(|elem| elem.is_some()),
         "ct" => conntrack::zone(attrs).is_some() | conntrack::decode(attrs).is_some(),
         "xfrm" => xfrm::decode(body).is_some(),

@@ -19,6 +19,7 @@ use super::{
     sysctl, tc, xfrm,
 };
 use crate::model::conntrack::{ConntrackEntry, Tuple};
+use crate::model::ipset::{Ipset, IpsetPart};
 use crate::model::ipvs::IpvsService;
 use crate::model::link::{Link, LinkKind};
 use crate::model::netfilter::{Chain, Family, Ruleset};
@@ -239,6 +240,9 @@ impl Namespace {
         };
         ns.nft = self.nft(shared, asked).into();
         ns.xfrm = self.xfrm(shared, &inside).into();
+        if asked.depth == Depth::Full {
+            self.all_ipsets(shared, &mut ns);
+        }
         match inside {
             Ok(inside) => {
                 ns.sysctls = Section::Known(inside.sysctls);
@@ -332,10 +336,63 @@ impl Namespace {
         shared: &mut Shared,
         chains: impl Iterator<Item = &'a mut Chain>,
     ) {
-        // Sets without a name are unknown by their number.
-        if let Ok(Some(socket)) = self.ask(shared, Subsystem::IpSet, "name ipsets") {
-            ipset::fill_names(socket, chains);
+        let socket = match self.ask(shared, Subsystem::IpSet, "name ipsets") {
+            Ok(Some(socket)) => Ok(socket),
+            Ok(None) => Err("name ipsets: the kernel has no ipset".to_owned()),
+            Err(error) => Err(error.to_string()),
+        };
+        ipset::fill_names(socket, chains);
+    }
+
+    /// An ipset with its members, and those that a `list:set` names; `None` for those that are not there.
+    pub fn ipsets(
+        &mut self,
+        shared: &mut Shared,
+        name: &str,
+    ) -> BTreeMap<String, Result<Option<Ipset>>> {
+        let mut found = BTreeMap::new();
+        let mut wanted = vec![name.to_owned()];
+        while let Some(name) = wanted.pop() {
+            if found.contains_key(&name) {
+                continue;
+            }
+            let set = match self.ask(shared, Subsystem::IpSet, &format!("read ipset {name}")) {
+                Ok(Some(socket)) => ipset::read(socket, &name, ipset::MOST),
+                Ok(None) => Ok(None),
+                Err(error) => Err(error),
+            };
+            let parts = set.iter().flatten().flat_map(|set| &set.members);
+            wanted.extend(
+                parts
+                    .flat_map(|member| &member.parts)
+                    .filter_map(|part| match part {
+                        IpsetPart::Set(name) => Some(name.clone()),
+                        _ => None,
+                    }),
+            );
+            found.insert(name, set);
         }
+        found
+    }
+
+    /// All ipsets.
+    fn all_ipsets(&mut self, shared: &mut Shared, ns: &mut NetNs) {
+        let names = match self.ask(shared, Subsystem::IpSet, "list the names of ipsets") {
+            Ok(Some(socket)) => ipset::names(socket),
+            Ok(None) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        };
+        for name in names.iter().flatten() {
+            if !ns.ipsets.contains_key(name) {
+                for (name, set) in self.ipsets(shared, name) {
+                    // One that went meanwhile is none of them.
+                    if let Some(set) = set.transpose() {
+                        ns.ipsets.insert(name, set.into());
+                    }
+                }
+            }
+        }
+        ns.ipset_names = names.into();
     }
 
     /// XFRM policies; none where the kernel has nothing that could make them.

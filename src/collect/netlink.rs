@@ -64,8 +64,8 @@ pub fn is_read(protocol: Protocol, kind: u16) -> bool {
         Protocol::Netfilter => match (kind >> 8, kind & 0xff) {
             // IPCTNL_MSG_CT_GET; not _GET_CTRZERO.
             (1, message) => message == 1,
-            // IPSET_CMD_GET_BYINDEX
-            (6, message) => message == 15,
+            // IPSET_CMD_LIST and _GET_BYINDEX
+            (6, message) => matches!(message, 7 | 15),
             // NFT_MSG_GETTABLE, CHAIN, RULE, SET, SETELEM, GEN, FLOWTABLE; none of the _RESET kind.
             (10, message) => matches!(message, 1 | 4 | 7 | 10 | 13 | 16 | 23),
             _ => false,

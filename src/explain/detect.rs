@@ -93,8 +93,15 @@ impl<'a> Case<'a> {
         if !words.is_empty() {
             evidence.push(self.naming.text(&words));
         }
-        // Rules that only led to the deciding one are in the trace.
-        let leading = self.step.evidence.len().saturating_sub(1);
+        // Rules that only led to the deciding one are in the trace. Behind that one stands what sets said.
+        let decides = |found: &Evidence| {
+            matches!(
+                found,
+                Evidence::NetfilterRule { .. } | Evidence::Chain { .. }
+            )
+        };
+        let last = self.step.evidence.len().saturating_sub(1);
+        let leading = self.step.evidence.iter().rposition(decides).unwrap_or(last);
         let by_rules = matches!(self.step.kind, StepKind::Netfilter | StepKind::Nat);
         let objects = self
             .step

@@ -8,6 +8,7 @@ use crate::model::topology::Topology;
 use crate::trace::{DropReason, Evidence, Hop, RejectWith, Step, StepKind};
 
 mod mends;
+mod policies;
 mod services;
 
 fn trace(probability: f64, disposition: Disposition, step: Step) -> Trace {

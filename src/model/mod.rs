@@ -9,6 +9,7 @@ pub mod addr;
 pub mod conntrack;
 pub mod fdb;
 pub mod ids;
+pub mod ipset;
 pub mod ipvs;
 pub mod link;
 pub mod mac;

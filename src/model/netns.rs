@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::addr::Addr;
 use super::conntrack::{ConntrackEntry, Tuple};
 use super::fdb::FdbEntry;
+use super::ipset::Ipset;
 use super::ipvs::IpvsService;
 use super::link::Link;
 use super::neigh::Neigh;
@@ -56,6 +57,12 @@ pub struct NetNs {
     /// Lists of recently seen addresses.
     #[serde(default)]
     pub recent: Section<Vec<RecentList>>,
+    /// Names of all ipsets, where they were listed.
+    #[serde(default)]
+    pub ipset_names: Section<Vec<String>>,
+    /// Ipsets that were asked for, by name.
+    #[serde(default)]
+    pub ipsets: BTreeMap<String, Section<Ipset>>,
     /// XFRM (IPsec) policies.
     #[serde(default)]
     pub xfrm: Section<Xfrm>,
@@ -86,6 +93,8 @@ impl NetNs {
             ipvs: Section::NotAsked,
             unread_tables: Section::NotAsked,
             recent: Section::NotAsked,
+            ipset_names: Section::NotAsked,
+            ipsets: BTreeMap::new(),
             xfrm: Section::NotAsked,
             conntrack: Vec::new(),
             conntrack_table: Section::NotAsked,
@@ -167,9 +176,14 @@ impl NetNs {
             ("xt_recent", self.recent.missing()),
             ("xfrm", self.xfrm.missing()),
             ("conntrack", self.conntrack_table.missing()),
+            ("ipset", self.ipset_names.missing()),
         ];
+        let sets = self.ipsets.iter();
+        let sets = sets.filter_map(|(name, set)| Some((format!("ipset {name}"), set.missing()?)));
         all.into_iter()
-            .filter_map(|(name, why)| Some((name.to_owned(), why?.to_owned())))
+            .filter_map(|(name, why)| Some((name.to_owned(), why?)))
+            .chain(sets)
+            .map(|(name, why)| (name, why.to_owned()))
             .collect()
     }
 }

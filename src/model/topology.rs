@@ -213,6 +213,18 @@ impl Topology {
                     ns.conntrack.push((tuple, entry));
                 }
             }
+            Fact::Ipset { netns, name, set } => {
+                let set = match set {
+                    Section::Known(Some(set)) => Section::Known(set),
+                    Section::Missing(why) => Section::Missing(why),
+                    Section::Known(None) | Section::NotAsked => Section::Missing(
+                        "there is no set of this name (it went while it was read)".to_owned(),
+                    ),
+                };
+                if let Some(ns) = snapshot.netns.get_mut(&netns) {
+                    ns.ipsets.insert(name, set);
+                }
+            }
             Fact::ConntrackTable { netns, entries } => {
                 if let Some(ns) = snapshot.netns.get_mut(&netns) {
                     take_table(ns, entries);

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::conntrack::{ConntrackEntry, Tuple};
+use super::ipset::Ipset;
 use super::netfilter::{Backend, Chain, Family, Set, SetElem};
 use super::netns::NetNs;
 use super::{NetNsId, Section};
@@ -121,6 +122,13 @@ pub enum Want {
         /// Which namespace.
         target: NsTarget,
     },
+    /// An ipset with its members, and the sets that a `list:set` names.
+    Ipset {
+        /// Namespace.
+        netns: NetNsId,
+        /// Set.
+        set: String,
+    },
     /// No fact: makes [`Depth::Likely`] and chains of this request leaner.
     About(Packets),
 }
@@ -195,5 +203,14 @@ pub enum Fact {
         netns: NetNsId,
         /// Its entries, in the kernel's order.
         entries: Section<Vec<ConntrackEntry>>,
+    },
+    /// An ipset; `Known(None)`: there is none of this name.
+    Ipset {
+        /// Namespace.
+        netns: NetNsId,
+        /// Name that was asked for.
+        name: String,
+        /// The set.
+        set: Section<Option<Ipset>>,
     },
 }

@@ -131,11 +131,15 @@ pub enum XtMatch {
         index: u16,
         /// Name, where it could be asked.
         name: Option<String>,
+        /// Why it has no name.
+        #[serde(default)]
+        unnamed: Option<String>,
         /// For each dimension: true takes the source side.
         dims: Vec<bool>,
         /// Negated.
         invert: bool,
-        /// Other flags (counters, nomatch): the match is unknown where any is set.
+        /// IPSET_FLAG_*: 0x20 compares counters, 0x80 looks for `nomatch` members. Bits that decide nothing
+        /// are left out.
         flags: u32,
     },
     /// `recent`
@@ -358,6 +362,8 @@ pub enum XtTarget {
         /// Accept where no program listens.
         bypass: bool,
     },
+    /// `SET`: changes sets, or takes a mark from one.
+    Set(Box<SetTarget>),
     /// `CHECKSUM`, `CLASSIFY` and others that no decision here depends on: continues. By name.
     Nop(String),
     /// A target that this program does not know.
@@ -369,4 +375,34 @@ pub enum XtTarget {
         /// Its structure as the kernel holds it.
         data: Vec<u8>,
     },
+}
+
+/// `SET` target (`struct xt_set_info_target_v3`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetTarget {
+    /// `--add-set`
+    pub add: Option<SetRef>,
+    /// `--del-set`
+    pub del: Option<SetRef>,
+    /// `--map-set`
+    pub map: Option<SetRef>,
+    /// IPSET_FLAG_*: 1 exist, 0x100 map the mark, 0x200 the priority, 0x400 the queue.
+    pub flags: u32,
+    /// `--timeout` in seconds; u32::MAX: that of the set.
+    pub timeout: u32,
+}
+
+/// A set that a target names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetRef {
+    /// Index of the set in the kernel.
+    pub index: u16,
+    /// Name, where it could be asked.
+    pub name: Option<String>,
+    /// Why it has no name.
+    pub unnamed: Option<String>,
+    /// For each dimension: true takes the source side.
+    pub dims: Vec<bool>,
+    /// Negated (`--map-set` only).
+    pub invert: bool,
 }

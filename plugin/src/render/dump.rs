@@ -1,7 +1,10 @@
 //! What a kernel holds, in the words of its own tools, or as data.
 
+use std::collections::BTreeMap;
+
 use netpath::explain::{ChainNames, Naming, words};
 use netpath::model::conntrack::ConntrackEntry;
+use netpath::model::ipset::Ipset;
 use netpath::model::link::{Inet6Conf, InetConf};
 use netpath::model::names::Names;
 use netpath::model::netfilter::{ChainKind, Counters, Elements, Policy, Ruleset, Table};
@@ -93,7 +96,16 @@ impl<'a> Dump<'a> {
             DumpWhat::Neigh => vec![why("neigh", &ns.neighs)],
             DumpWhat::Fdb => vec![why("fdb", &ns.fdb)],
             DumpWhat::Netfilter => {
-                vec![why("nftables", &ns.nft), why("iptables-legacy", &ns.legacy)]
+                // A file of an older version tells of no ipsets.
+                let names = ns.ipset_names.missing();
+                let mut all = vec![
+                    why("nftables", &ns.nft),
+                    why("iptables-legacy", &ns.legacy),
+                    names.map(|why| format!("ipset: {why}")),
+                ];
+                let sets = ns.ipsets.iter();
+                all.extend(sets.map(|(name, set)| why(&format!("ipset {name}"), set)));
+                all
             }
             DumpWhat::Sockets => vec![why("sockets", &ns.sockets)],
             DumpWhat::Sysctls => vec![why("sysctls", &ns.sysctls)],
@@ -160,6 +172,9 @@ impl<'a> Dump<'a> {
                         rules(&mut lines, ruleset);
                     }
                 }
+                for set in ns.ipsets.values().filter_map(Section::known) {
+                    ipset(&mut lines, set);
+                }
             }
         }
         let lines: Vec<_> = lines.iter().map(|line| escaped(line)).collect();
@@ -192,6 +207,7 @@ impl<'a> Dump<'a> {
                 serde_json::json!({
                     "nftables": value(ns.nft.known()),
                     "iptables-legacy": value(ns.legacy.known()),
+                    "ipsets": value(Some(&known(&ns.ipsets))),
                 }),
             ),
         };
@@ -211,6 +227,13 @@ impl<'a> Dump<'a> {
 /// The model's types serialise without fail: their maps have text keys.
 fn value<T: Serialize>(from: Option<&T>) -> serde_json::Value {
     serde_json::to_value(from).unwrap_or(serde_json::Value::Null)
+}
+
+/// Those that were read.
+fn known(sets: &BTreeMap<String, Section<Ipset>>) -> BTreeMap<&str, &Ipset> {
+    let read = sets.iter();
+    read.filter_map(|(name, set)| Some((name.as_str(), set.known()?)))
+        .collect()
 }
 
 fn each<T>(lines: &mut Vec<String>, section: &Section<Vec<T>>, words: impl Fn(&T) -> String) {
@@ -434,6 +457,21 @@ fn sets(lines: &mut Vec<String>, table: &Table) {
             Elements::NotAsked | Elements::ByKey(_) => lines.push("    # not read".to_owned()),
         }
     }
+}
+
+/// As `ipset list` names it, with what decides.
+fn ipset(lines: &mut Vec<String>, set: &Ipset) {
+    let family = match set.v6 {
+        None => "",
+        Some(false) => " family inet",
+        Some(true) => " family inet6",
+    };
+    let count = set.members.len();
+    lines.push(format!(
+        "ipset {} {}{family} # revision {}, {count} members",
+        set.name, set.kind, set.revision
+    ));
+    lines.extend(set.members.iter().map(|member| format!("  {member}")));
 }
 
 fn counted(counters: Option<Counters>) -> String {

@@ -196,6 +196,7 @@ fn names_and_addresses() {
     let set = XtMatch::Set {
         index: 0,
         name: None,
+        unnamed: None,
         dims: vec![true, false],
         invert: true,
         flags: 0,

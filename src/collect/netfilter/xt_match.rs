@@ -81,7 +81,7 @@ fn known(name: &str, revision: u8, data: &[u8], v6: bool) -> Option<XtMatch> {
         ("statistic", 0) => statistic(data)?,
         ("multiport", 0 | 1) => multiport(revision, data)?,
         ("physdev", 0) => physdev(data)?,
-        ("set", 1..=4) => set(revision, data)?,
+        ("set", 0..=4) => set(revision, data)?,
         ("recent", 0 | 1) => XtMatch::Recent {
             seconds: u32_at(data, 0)?,
             hit_count: u32_at(data, 4)?,
@@ -266,27 +266,47 @@ fn physdev(data: &[u8]) -> Option<XtMatch> {
     })
 }
 
+/// IPSET_INV_MATCH
+const SET_INVERT: u8 = 0x01;
+
+/// `struct xt_set_info` at an offset, or the first revision's, which the kernel keeps in the others' form behind
+/// the flags that iptables gave (`compat_flags()`).
+pub(super) fn set_info(first: bool, data: &[u8], at: usize) -> Option<(u16, u8, u8)> {
+    let info = data.get(at..)?;
+    let flags = if first { 28 } else { 2 };
+    Some((u16_at(info, 0)?, *info.get(flags)?, *info.get(flags + 1)?))
+}
+
+/// Sides of a set's dimensions (IPSET_DIM_ONE_SRC and on).
+pub(super) fn set_dims(dim: u8, flags: u8) -> Vec<bool> {
+    (0..dim.min(6)).map(|d| flags & (2 << d) != 0).collect()
+}
+
+pub(super) fn set_is_inverted(flags: u8) -> bool {
+    flags & SET_INVERT != 0
+}
+
 fn set(revision: u8, data: &[u8]) -> Option<XtMatch> {
-    const INVERT: u8 = 0x01;
     const RETURN_NOMATCH: u8 = 0x80;
     const MATCH_COUNTERS: u32 = 1 << 5;
     /// IPSET_FLAG_SKIP_COUNTER_UPDATE, _SKIP_SUBCOUNTER_UPDATE: no decision depends on them.
     const HARMLESS: u32 = 0x18;
-    let (dim, flags) = (*data.get(2)?, *data.get(3)?);
-    let mut other = u32::from(flags & RETURN_NOMATCH);
-    if revision >= 3 {
+    let (index, dim, flags) = set_info(revision == 0, data, 0)?;
+    let other = if revision < 3 {
+        u32::from(flags & RETURN_NOMATCH)
+    } else {
         // Revision 3 has the operator before the value, revision 4 behind it.
         let (packets, bytes) = if revision == 3 { (8, 24) } else { (16, 32) };
-        if *data.get(packets)? != 0 || *data.get(bytes)? != 0 {
-            other |= MATCH_COUNTERS;
-        }
-        other |= u32_at(data, 40)? & !HARMLESS;
-    }
+        let counted = *data.get(packets)? != 0 || *data.get(bytes)? != 0;
+        let given = u32_at(data, 40)? & !(HARMLESS | MATCH_COUNTERS);
+        given | if counted { MATCH_COUNTERS } else { 0 }
+    };
     Some(XtMatch::Set {
-        index: u16_at(data, 0)?,
+        index,
         name: None,
-        dims: (0..dim.min(6)).map(|d| flags & (2 << d) != 0).collect(),
-        invert: flags & INVERT != 0,
+        unnamed: None,
+        dims: set_dims(dim, flags),
+        invert: set_is_inverted(flags),
         flags: other,
     })
 }

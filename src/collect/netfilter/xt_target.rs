@@ -4,10 +4,10 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::xt_match::inet_addr;
+use super::xt_match::{inet_addr, set_dims, set_info, set_is_inverted};
 use crate::collect::nla::{be16_at, u16_at, u32_at};
 use crate::model::conntrack::NatRange;
-use crate::model::xtables::XtTarget;
+use crate::model::xtables::{SetRef, SetTarget, XtTarget};
 
 const MAP_IPS: u32 = 1;
 const PROTO_SPECIFIED: u32 = 2;
@@ -76,11 +76,37 @@ fn known(name: &str, revision: u8, data: &[u8], v6: bool) -> Option<XtTarget> {
             "CHECKSUM" | "CLASSIFY" | "SECMARK" | "CONNSECMARK" | "RATEEST" | "LED" | "IDLETIMER"
             | "TCPOPTSTRIP" | "TEE" | "ECN",
             _,
-        )
-        // From revision 3 on it may also change the mark.
-        | ("SET", 1 | 2) => XtTarget::Nop(name.to_owned()),
-        ("SET", 3) if u16_at(data, 8)? == u16::MAX => XtTarget::Nop(name.to_owned()),
+        ) => XtTarget::Nop(name.to_owned()),
+        ("SET", 0..=3) => XtTarget::Set(Box::new(set(revision, data)?)),
         _ => return None,
+    })
+}
+
+/// `struct xt_set_info_target_v0` to `_v3`.
+fn set(revision: u8, data: &[u8]) -> Option<SetTarget> {
+    let reference = |at: usize| {
+        let (index, dim, flags) = set_info(revision == 0, data, at)?;
+        // IPSET_INVALID_ID: none. The outer option is of a structure that is cut short.
+        Some((index != u16::MAX).then(|| SetRef {
+            index,
+            name: None,
+            unnamed: None,
+            dims: set_dims(dim, flags),
+            invert: set_is_inverted(flags),
+        }))
+    };
+    let size = if revision == 0 { 32 } else { 4 };
+    let rest = match revision {
+        0 | 1 => None,
+        2 => Some(8),
+        _ => Some(12),
+    };
+    Some(SetTarget {
+        add: reference(0)?,
+        del: reference(size)?,
+        map: if revision == 3 { reference(8)? } else { None },
+        flags: rest.map_or(Some(0), |at| u32_at(data, at))?,
+        timeout: rest.map_or(Some(u32::MAX), |at| u32_at(data, at + 4))?,
     })
 }
 

@@ -79,6 +79,7 @@ pub(super) fn enter_base<'a>(
         expr: 0,
         regs: Registers::new(),
         elements: Vec::new(),
+        misses: Vec::new(),
         notes: Vec::new(),
         assumed: Vec::new(),
     });
@@ -348,9 +349,13 @@ fn end<'a>(eval: &mut Eval<'_, 'a>, vm: &mut Vm<'a>, how: &End<'a>) -> Next<'a> 
             };
             // A NAT chain that accepts without a mapping decided nothing.
             if !(in_nat && *verdict == HookVerdict::Accept) {
+                let mut evidence = path(&walk, Some(rule));
+                if *verdict != HookVerdict::Accept {
+                    evidence.append(&mut walk.misses);
+                }
                 notes.push(Note {
                     result,
-                    evidence: path(&walk, Some(rule)),
+                    evidence,
                     changes: Vec::new(),
                 });
             }
@@ -358,9 +363,11 @@ fn end<'a>(eval: &mut Eval<'_, 'a>, vm: &mut Vm<'a>, how: &End<'a>) -> Next<'a> 
         }
         End::Policy(Policy::Accept) => HookVerdict::Accept,
         End::Policy(Policy::Drop) => {
+            let mut evidence = vec![walk.base.evidence(Some(Policy::Drop))];
+            evidence.append(&mut walk.misses);
             notes.push(Note {
                 result: "dropped by policy".to_owned(),
-                evidence: vec![walk.base.evidence(Some(Policy::Drop))],
+                evidence,
                 changes: Vec::new(),
             });
             HookVerdict::Drop(DropReason::NetfilterDrop)

@@ -56,6 +56,8 @@ pub(super) struct Walk<'a> {
     pub(super) regs: Registers,
     /// Set elements that the current rule found.
     pub(super) elements: Vec<Evidence>,
+    /// What sets said where they made a rule not match.
+    pub(super) misses: Vec<Evidence>,
     /// What rules of this chain did so far.
     pub(super) notes: Vec<Note>,
     /// What was taken to be so on the way.

@@ -10,6 +10,8 @@ mod ct;
 mod expr;
 mod header;
 mod hook;
+mod ipset;
+mod ipset_key;
 mod lookup;
 mod machine;
 mod meta;

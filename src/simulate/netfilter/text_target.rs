@@ -1,8 +1,9 @@
 //! x_tables targets in the words of `iptables-save`.
 
 use super::text::{Style, verdict};
+use super::text_xt::set_sides;
 use crate::model::conntrack::NatRange;
-use crate::model::xtables::XtTarget;
+use crate::model::xtables::{SetTarget, XtTarget};
 
 fn nat_range(to: &NatRange) -> String {
     let mut text = String::new();
@@ -77,12 +78,44 @@ pub(super) fn target(target: &XtTarget) -> String {
             (false, 0) => "-j CT".to_owned(),
             (false, zone) => format!("-j CT --zone {zone}"),
         },
+        XtTarget::Set(set) => set_target(set),
         XtTarget::Tproxy { addr, port, .. } => format!("-j TPROXY --on-ip {addr} --on-port {port}"),
         XtTarget::Tcpmss(0xffff) => "-j TCPMSS --clamp-mss-to-pmtu".to_owned(),
         XtTarget::Tcpmss(size) => format!("-j TCPMSS --set-mss {size}"),
         XtTarget::Queue { num, .. } => format!("-j NFQUEUE --queue-num {num}"),
         XtTarget::Other { name, .. } => format!("-j {name} ..."),
     }
+}
+
+fn set_target(target: &SetTarget) -> String {
+    let mut text = "-j SET".to_owned();
+    let sets = [
+        ("--add-set", &target.add),
+        ("--del-set", &target.del),
+        ("--map-set", &target.map),
+    ];
+    for (flag, set) in sets {
+        if let Some(set) = set {
+            let sides = set_sides(set.index, set.name.as_deref(), &set.dims);
+            text = format!("{text} {flag} {sides}");
+        }
+    }
+    if target.flags & 1 != 0 {
+        text.push_str(" --exist");
+    }
+    if target.timeout != u32::MAX && target.add.is_some() {
+        text = format!("{text} --timeout {}", target.timeout);
+    }
+    for (bit, flag) in [
+        (0x100, "--map-mark"),
+        (0x200, "--map-prio"),
+        (0x400, "--map-queue"),
+    ] {
+        if target.flags & bit != 0 {
+            text = format!("{text} {flag}");
+        }
+    }
+    text
 }
 
 fn reject(with: u32, v6: bool) -> String {

@@ -201,17 +201,18 @@ pub(super) fn condition(condition: &XtMatch) -> String {
             name,
             dims,
             invert,
+            flags,
             ..
         } => {
-            let name = name.clone().unwrap_or_else(|| format!("#{index}"));
-            let sides: Vec<&str> = dims
-                .iter()
-                .map(|src| if *src { "src" } else { "dst" })
-                .collect();
+            let nomatch = if flags & 0x80 == 0 {
+                ""
+            } else {
+                " --return-nomatch"
+            };
             format!(
-                "-m set {}--match-set {name} {}",
+                "-m set {}--match-set {}{nomatch}",
                 not(*invert),
-                sides.join(",")
+                set_sides(*index, name.as_deref(), dims)
             )
         }
         XtMatch::Recent {
@@ -305,6 +306,16 @@ pub(super) fn condition(condition: &XtMatch) -> String {
         XtMatch::Dscp { dscp, invert } => format!("-m dscp {}--dscp {dscp:#04x}", not(*invert)),
         XtMatch::Other { name, .. } => format!("-m {name} ..."),
     }
+}
+
+/// A set and the sides of its dimensions.
+pub(super) fn set_sides(index: u16, name: Option<&str>, dims: &[bool]) -> String {
+    let name = name.map_or_else(|| format!("#{index}"), str::to_owned);
+    let sides: Vec<&str> = dims
+        .iter()
+        .map(|src| if *src { "src" } else { "dst" })
+        .collect();
+    format!("{name} {}", sides.join(","))
 }
 
 /// A text as `xtables_save_string()` prints it: in quotes where a shell would take it apart.

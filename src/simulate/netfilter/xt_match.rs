@@ -9,7 +9,7 @@ use super::chain::Did;
 use super::ct::{self, masked_equal, port_within};
 use super::machine::{Eval, Vm};
 use super::step::assume;
-use super::{meta, recent, reverse};
+use super::{ipset, meta, recent, reverse};
 use crate::model::IfIndex;
 use crate::model::packet::L4;
 use crate::model::xtables::{HeaderMatch, Statistic, XtMatch};
@@ -86,6 +86,24 @@ pub(super) fn eval(eval: &mut Eval<'_, '_>, vm: &mut Vm<'_>, condition: &XtMatch
                 mask: *mask,
             };
             recent::eval(eval, vm, &asked)
+        }
+        XtMatch::Set {
+            index,
+            name,
+            unnamed,
+            dims,
+            invert,
+            flags,
+        } => {
+            let asked = ipset::Asked {
+                index: *index,
+                name: name.as_deref(),
+                unnamed: unnamed.as_deref(),
+                dims,
+                invert: *invert,
+                flags: *flags,
+            };
+            ipset::eval(eval, vm, &asked)
         }
         other => Did::when(holds(eval, vm, other)),
     }
@@ -206,10 +224,6 @@ fn holds(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, condition: &XtMatch) -> Tri {
             is_out,
             is_bridged,
         } => physdev(eval, (physin, physout), (*is_in, *is_out, *is_bridged)),
-        XtMatch::Set { name, index, .. } => {
-            let name = name.clone().unwrap_or_else(|| format!("number {index}"));
-            Tri::Unknown(format!("members of ipset {name} not read"))
-        }
         XtMatch::Limit | XtMatch::Hashlimit { .. } => {
             Tri::Unknown("whether the rate is used up is not known".to_owned())
         }
@@ -254,7 +268,7 @@ fn holds(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, condition: &XtMatch) -> Tri {
             Tri::Unknown(format!("match {name} is not known to this program"))
         }
         // Answered by `eval`: they are not conditions of this packet alone.
-        XtMatch::Statistic(_) | XtMatch::Recent { .. } => {
+        XtMatch::Statistic(_) | XtMatch::Recent { .. } | XtMatch::Set { .. } => {
             Tri::Unknown("a match with a memory".to_owned())
         }
     }

@@ -12,6 +12,7 @@
 )]
 
 mod fixture;
+mod ipset;
 mod kube_iptables;
 mod kube_nft;
 mod order;
