@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, NAMESPACE, Said, Undo};
+use crate::cluster::{Cluster, NAMESPACE, Said};
 use crate::workload;
 
 /// The pods that a kept helper would be, with a change.
@@ -42,12 +42,9 @@ const COMMANDS: [&str; 8] = [
 
 /// Takes each away.
 pub fn each_is_needed(cluster: &Cluster) -> Result<()> {
-    let _undo = Undo::with(
-        cluster,
-        &[&format!(
-            "kubectl delete pod legacy -n {NAMESPACE} --ignore-not-found >/dev/null"
-        )],
-    );
+    let _undo = cluster.undo(&[&format!(
+        "kubectl delete pod legacy -n {NAMESPACE} --ignore-not-found >/dev/null"
+    )]);
     // A pod with rules of the older kind, which take a raw socket to read.
     cluster.apply(&[workload("legacy", Some("node-1"), "legacy")])?;
     cluster.kubectl(&format!(

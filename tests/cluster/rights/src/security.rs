@@ -3,13 +3,11 @@
 use anyhow::Result;
 use serde_json::json;
 
-use crate::cluster::{Cluster, Said, Undo};
+use crate::cluster::{Cluster, Said};
 
 /// Namespaces that do not admit helpers say so; one that does works.
 pub fn pod_security(cluster: &Cluster) -> Result<()> {
-    let _undo = Undo::with(
-        cluster,
-        &[
+    let _undo = cluster.undo(&[
             "kubectl delete namespace netpath-baseline netpath-restricted netpath-privileged --ignore-not-found >/dev/null",
         ],
     );
