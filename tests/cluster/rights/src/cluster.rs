@@ -343,13 +343,12 @@ pub fn finish(mut running: Running) -> Result<Said> {
         let _ = tell.send(());
         output
     });
-    let late = match answered(&told, PATIENCE) {
-        Ok(late) => late,
+    let late = if let Ok(late) = answered(&told, PATIENCE) {
+        late
+    } else {
         // It takes its helper pods away before it ends.
-        Err(_) => {
-            kill(pid, Signal::SIGTERM).context("interrupt it")?;
-            told.recv_timeout(PATIENCE).is_err()
-        }
+        kill(pid, Signal::SIGTERM).context("interrupt it")?;
+        told.recv_timeout(PATIENCE).is_err()
     };
     if late {
         kill(pid, Signal::SIGKILL).context("end it")?;
@@ -395,8 +394,35 @@ pub fn until(what: &str, within: Duration, mut holds: impl FnMut() -> Result<boo
     Ok(())
 }
 
+/// An answer without what moves on meanwhile: counters and times behind these words.
+pub fn steady(text: &str) -> String {
+    let mut kept = Vec::new();
+    for line in text.lines() {
+        let mut masked = false;
+        let words = line.split(' ').map(|word| {
+            let shown = if masked { "*" } else { word };
+            masked = matches!(word, "packets" | "bytes" | "expires" | "used" | "age");
+            shown
+        });
+        kept.push(words.collect::<Vec<_>>().join(" "));
+    }
+    kept.join("\n")
+}
+
 /// A path as text.
 pub fn text(path: &Path) -> String {
     let path: &OsStr = path.as_ref();
     path.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_moves_on_is_masked() {
+        let text = |n| format!("  counter packets {n} bytes {n} drop\n  dport 80");
+        assert_eq!(steady(&text(1)), steady(&text(23)));
+        assert!(steady(&text(1)).ends_with("dport 80"));
+    }
 }

@@ -30,6 +30,7 @@ const CASES: &[Case] = &[
         "rights: each one is needed, or its lack is told",
         rbac::each_is_needed,
     ),
+    ("rights: get instead of watch", rbac::get_instead_of_watch),
     ("pods: two people at once", pods::two_people),
     ("pods: an image that no node has", pods::absent_image),
     (
