@@ -35,7 +35,7 @@ struct Status {
 
 /// Asks the plugin that `auth` names, if it does, and puts what it gives in the plugin's place.
 ///
-/// `limit` bounds a plugin that has nobody to talk to; one on a terminal may wait for a person. Errors: the
+/// `limit` bounds a plugin, unless it may talk to a person, whom it may wait for. Errors: the
 /// plugin cannot be run, fails, takes too long, or gives no credentials.
 pub async fn log_in(
     auth: &mut AuthInfo,
@@ -121,6 +121,12 @@ async fn run(
             Stdio::piped()
         })
         .kill_on_drop(true);
+    // Most plugins are wrappers: what they started has to end with them. One that reads the terminal must stay in
+    // the terminal's own group.
+    #[cfg(unix)]
+    if !interactive {
+        process.process_group(0);
+    }
     let failed = |error: std::io::Error| {
         let hint = exec
             .install_hint
@@ -134,7 +140,10 @@ async fn run(
         };
         format!("run credential plugin {command:?}: {error}{hint}")
     };
-    let running = process.spawn().map_err(failed)?.wait_with_output();
+    let child = process.spawn().map_err(failed)?;
+    #[cfg(unix)]
+    let mut group = Group(child.id().filter(|_| !interactive));
+    let running = child.wait_with_output();
     let output = match limit.filter(|_| !interactive) {
         None => running.await,
         Some(limit) => match tokio::time::timeout(limit, running).await {
@@ -146,6 +155,9 @@ async fn run(
             }
         },
     };
+    // Its number may be another's from here on.
+    #[cfg(unix)]
+    group.0.take();
     let output = output.map_err(failed)?;
     if output.status.success() {
         return Ok(output.stdout);
@@ -161,4 +173,22 @@ async fn run(
         "credential plugin {command:?} failed ({}){said}",
         output.status
     ))
+}
+
+/// Ends a plugin and all that it started, when it is given up.
+#[cfg(unix)]
+struct Group(Option<u32>);
+
+#[cfg(unix)]
+impl Drop for Group {
+    fn drop(&mut self) {
+        let id = self.0.and_then(|id| i32::try_from(id).ok());
+        if let Some(id) = id {
+            // All of them may have ended by themselves.
+            let _ = nix::sys::signal::killpg(
+                nix::unistd::Pid::from_raw(id),
+                nix::sys::signal::Signal::SIGKILL,
+            );
+        }
+    }
 }

@@ -251,3 +251,29 @@ async fn a_credential_plugin_that_fails_is_told_without_its_secrets() {
         assert!(!text.contains("hidden"), "{text}");
     }
 }
+
+#[cfg(unix)]
+#[tokio::test]
+async fn what_a_credential_plugin_started_ends_with_it() {
+    // What is read ends with the last that could write it; one that outlives its parent says so.
+    let script = r#"mkfifo "$PLACE"; (sleep 5; echo outlived) >"$PLACE"; echo"#;
+    let (dir, path) = by_plugin(script);
+    let seen = dir.path().join("seen");
+    let ended = std::thread::spawn(move || {
+        loop {
+            match std::fs::read(&seen) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    std::thread::yield_now();
+                }
+                read => return read,
+            }
+        }
+    });
+    let flags = flags(&["--kubeconfig", &path, "--request-timeout", "2s"]);
+    let text = flags.connect().await.unwrap_err().to_string();
+    assert!(
+        text.contains("gave no answer within 2s and was ended"),
+        "{text}"
+    );
+    assert_eq!(ended.join().unwrap().unwrap(), b"");
+}

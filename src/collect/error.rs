@@ -143,11 +143,14 @@ fn remedy(errno: i32) -> String {
 
 /// Why something was not permitted, as a remedy behind an error.
 pub(super) fn not_permitted() -> String {
-    let lacking = super::privileges::lacking();
-    if lacking.is_empty() {
-        "; the helper has the capabilities that this takes, so that a security module or the node's user namespace is in its way".to_owned()
-    } else {
-        format!("; the helper lacks {}", lacking.join(", "))
+    not_permitted_with(super::privileges::lacking().as_deref())
+}
+
+fn not_permitted_with(lacking: Option<&[&str]>) -> String {
+    match lacking {
+        Some([]) => "; the helper has the capabilities that this takes, so that a security module or the node's user namespace is in its way".to_owned(),
+        Some(lacking) => format!("; the helper lacks {}", lacking.join(", ")),
+        None => "; the helper lacks a capability, or a security module or the node's user namespace is in its way".to_owned(),
     }
 }
 
@@ -170,6 +173,18 @@ mod tests {
                 "list nf_tables tables in net:[4026532621]: EPERM (Operation not permitted); the helper "
             ),
             "{text}"
+        );
+    }
+
+    #[test]
+    fn capabilities_that_could_not_be_read_are_not_claimed() {
+        let lacking = not_permitted_with(Some(&["CAP_NET_RAW"]));
+        assert_eq!(lacking, "; the helper lacks CAP_NET_RAW");
+        assert!(not_permitted_with(Some(&[])).contains("the helper has the capabilities"));
+        let unknown = not_permitted_with(None);
+        assert!(
+            unknown.starts_with("; the helper lacks a capability, or "),
+            "{unknown}"
         );
     }
 }

@@ -15,11 +15,9 @@ const NEEDED: CapabilitySet = CapabilitySet::SYS_ADMIN
     .union(CapabilitySet::NET_ADMIN)
     .union(CapabilitySet::NET_RAW);
 
-/// Names of those capabilities that reading needs and this thread has not; none where that can't be told.
-pub fn lacking() -> Vec<&'static str> {
-    let Ok(sets) = capabilities(None) else {
-        return Vec::new();
-    };
+/// Names of those capabilities that reading needs and this thread has not; `None` where that can't be told.
+pub fn lacking() -> Option<Vec<&'static str>> {
+    let sets = capabilities(None).ok()?;
     let needed = [
         ("CAP_SYS_ADMIN", CapabilitySet::SYS_ADMIN),
         ("CAP_SYS_PTRACE", CapabilitySet::SYS_PTRACE),
@@ -29,7 +27,7 @@ pub fn lacking() -> Vec<&'static str> {
     let lacking = needed
         .into_iter()
         .filter(|(_, one)| !sets.effective.contains(*one));
-    lacking.map(|(name, _)| name).collect()
+    Some(lacking.map(|(name, _)| name).collect())
 }
 
 /// Keeps of the capabilities that this process has those that reading needs, and none of them across an

@@ -344,6 +344,14 @@ async fn passing_troubles_are_overcome() {
         forbid("watch", "pods"),
         forbid("get", "pods"),
         Misbehave {
+            create_answer_lost: true,
+            ..Misbehave::default()
+        },
+        Misbehave {
+            create_answer_lost: true,
+            ..forbid("get", "pods")
+        },
+        Misbehave {
             watch_ends_after: Some(0),
             ..Misbehave::default()
         },

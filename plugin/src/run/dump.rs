@@ -51,7 +51,7 @@ pub async fn run(args: &DumpArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
             Ok(wants)
         },
         names: &[],
-        sections: &[],
+        sections: Some(&[]),
         depth,
         pid,
         more: &|topology| {

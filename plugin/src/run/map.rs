@@ -158,7 +158,7 @@ pub async fn run(args: &MapArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
             What::Place(_) => &[],
             _ => &["nodes", "pods"],
         },
-        sections: &["links", "addrs", "nsids"],
+        sections: Some(&["links", "addrs", "nsids"]),
         depth: Depth::NoRules,
         pid,
         more: &|_| Ok(Wants::new()),

@@ -38,8 +38,9 @@ pub struct Wish<'a> {
     pub cluster: &'a dyn Fn(&Cluster) -> anyhow::Result<Wants>,
     /// With Kubernetes: resources of which all should be known, so that the answer is whole.
     pub names: &'a [&'a str],
-    /// Kinds of facts that the answer is made of, for those who do not say themselves which are missing.
-    pub sections: &'a [&'a str],
+    /// Kinds of facts that the answer is made of (`None`: all that there are), for those who do not say themselves
+    /// which are missing.
+    pub sections: Option<&'a [&'a str]>,
     /// On one machine: how much of its namespaces.
     pub depth: Depth,
     /// On one machine: a process whose namespace must be among them.
@@ -171,13 +172,14 @@ async fn on_this_machine(
     })
 }
 
-/// What of these sections could not be read, and which namespaces were not found: a line for each reason.
-fn unread(topology: &Topology, sections: &[&str]) -> Vec<String> {
+/// What of these sections (`None`: of all) could not be read, and which namespaces were not found: a line for each reason.
+fn unread(topology: &Topology, sections: Option<&[&str]>) -> Vec<String> {
     let mut reasons: BTreeMap<(String, String), (BTreeSet<String>, usize)> = BTreeMap::new();
+    let wanted = |name: &str| sections.is_none_or(|sections| sections.contains(&name));
     for (key, netns) in topology.all() {
         let missing = netns.missing().into_iter();
         let mut of_this: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for (section, why) in missing.filter(|(name, _)| sections.contains(&name.as_str())) {
+        for (section, why) in missing.filter(|(name, _)| wanted(name)) {
             of_this.entry(why).or_default().insert(section);
         }
         for (why, names) in of_this {
@@ -191,7 +193,8 @@ fn unread(topology: &Topology, sections: &[&str]) -> Vec<String> {
         format!("{node}: {} of {count} namespaces: {why}", names.join(", "))
     });
     let absent = topology.absent.iter();
-    let absent = absent.filter(|(_, target, _)| *target == NsTarget::All && !sections.is_empty());
+    let some = sections.is_none_or(|sections| !sections.is_empty());
+    let absent = absent.filter(|(_, target, _)| *target == NsTarget::All && some);
     sections_lost
         .chain(absent.map(|(node, _, why)| format!("{node}: not all namespaces were found: {why}")))
         .collect()

@@ -12,7 +12,8 @@ use crate::render;
 
 /// Rights on helper pods, in their namespace.
 const ON_PODS: &str = "create, watch (or get), delete pods; get, create pods/exec";
-/// Rights without which names are missing, but nothing fails.
+/// Rights by which names are looked up. Without those on pods, Services and workloads, ends named so are an error;
+/// without the others the answer says what is missing in it.
 const ON_NAMES: &str = "list pods, services, nodes, namespaces, endpointslices.discovery.k8s.io, \
     and the workloads named (deployments.apps and so on)";
 

@@ -1,6 +1,11 @@
 //! What is to be put right again, whatever happens meanwhile.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use anyhow::{Context, Result};
+
+/// Set when something could not be put right and nobody but the log was told: such a run is no success.
+pub static FAILED: AtomicBool = AtomicBool::new(false);
 
 /// Puts something right when it is dropped: at the end of a scope, on an error, on a panic.
 pub struct Undo<'a> {
@@ -31,6 +36,7 @@ impl Drop for Undo<'_> {
     fn drop(&mut self) {
         if let Err(error) = self.mend() {
             eprintln!("error: {}: {error:#}", self.what);
+            FAILED.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -38,7 +44,7 @@ impl Drop for Undo<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::AtomicU32;
 
     #[test]
     fn it_is_done_once_also_after_a_panic() {
@@ -57,5 +63,8 @@ mod tests {
         }));
         assert!(panicked.is_err());
         assert_eq!(done.load(Ordering::Relaxed), 2);
+        assert!(!FAILED.load(Ordering::Relaxed));
+        drop(Undo::new("fail", || anyhow::bail!("on purpose")));
+        assert!(FAILED.load(Ordering::Relaxed));
     }
 }

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, NAMESPACE, Said, Undo};
+use crate::cluster::{Cluster, NAMESPACE, Said, steady};
 use crate::workload;
 
 /// The pods that a kept helper would be, with a change.
@@ -40,14 +40,50 @@ const COMMANDS: [&str; 8] = [
     "dump routes web-2",
 ];
 
+/// Which of them say that a capability is lacking.
+const NEEDED_BY: [(&str, &[&str]); 4] = [
+    (
+        "SYS_ADMIN",
+        &[
+            "trace client svc/web",
+            "trace client web-2:8080",
+            "trace node/node-1 web-2:8080",
+            "map client",
+            "dump sockets client",
+            "dump netfilter legacy",
+            "dump routes web-2",
+        ],
+    ),
+    (
+        "SYS_PTRACE",
+        &[
+            "trace client svc/web",
+            "trace client web-2:8080",
+            "trace node/node-1 web-2:8080",
+            "map client",
+            "dump sockets client",
+            "dump netfilter legacy",
+            "dump routes web-2",
+        ],
+    ),
+    (
+        "NET_ADMIN",
+        &[
+            "trace client svc/web",
+            "trace client web-2:8080",
+            "trace node/node-1 web-2:8080",
+            "dump netfilter node/node-1",
+            "dump netfilter legacy",
+        ],
+    ),
+    ("NET_RAW", &["dump netfilter legacy"]),
+];
+
 /// Takes each away.
 pub fn each_is_needed(cluster: &Cluster) -> Result<()> {
-    let _undo = Undo::with(
-        cluster,
-        &[&format!(
-            "kubectl delete pod legacy -n {NAMESPACE} --ignore-not-found >/dev/null"
-        )],
-    );
+    let _undo = cluster.undo(&[&format!(
+        "kubectl delete pod legacy -n {NAMESPACE} --ignore-not-found >/dev/null"
+    )]);
     // A pod with rules of the older kind, which take a raw socket to read.
     cluster.apply(&[workload("legacy", Some("node-1"), "legacy")])?;
     cluster.kubectl(&format!(
@@ -80,14 +116,7 @@ pub fn each_is_needed(cluster: &Cluster) -> Result<()> {
             .run(line)?
             .exits(0)
             .with_context(|| line.to_owned())?;
-        right.push(
-            said.silent()?
-                .out
-                .lines()
-                .next()
-                .unwrap_or_default()
-                .to_owned(),
-        );
+        right.push(steady(&said.silent()?.out));
     }
     let mut wrong = Vec::new();
     for lacking in all {
@@ -97,18 +126,18 @@ pub fn each_is_needed(cluster: &Cluster) -> Result<()> {
             names.retain(|name| *name != *lacking);
             *add = json!(names);
         })?;
-        let mut told = 0;
+        let mut told = Vec::new();
         for (line, right) in COMMANDS.iter().zip(&right) {
             let said = cluster.run(&format!("{line} --keep 5m"))?;
             match judge(&said, right, &lacking) {
-                Ok(named) => told += usize::from(named),
+                Ok(true) => told.push(*line),
+                Ok(false) => {}
                 Err(error) => wrong.push(format!("without {lacking}: {line}: {error:#}")),
             }
         }
-        if told == 0 {
-            wrong.push(format!(
-                "without {lacking} nothing is missing: it is not needed"
-            ));
+        let known = NEEDED_BY.iter().find(|(name, _)| *name == lacking);
+        if known.is_none_or(|(_, lines)| *lines != told) {
+            wrong.push(format!("without {lacking} it is named by {told:?}"));
         }
         ensure!(
             cluster.helpers()?.len() == 2,
@@ -125,8 +154,8 @@ pub fn each_is_needed(cluster: &Cluster) -> Result<()> {
 fn judge(said: &Said, right: &str, lacking: &str) -> Result<bool> {
     match said.code {
         Some(0) => {
-            let first = said.out.lines().next().unwrap_or_default();
-            ensure!(first == right, "{first} instead of {right}");
+            let out = steady(&said.out);
+            ensure!(out == right, "{out}\ninstead of\n{right}");
             Ok(false)
         }
         Some(2 | 3) => {

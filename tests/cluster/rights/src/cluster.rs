@@ -2,11 +2,15 @@
 
 use std::ffi::OsStr;
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use netpath_cluster::undo::Undo;
+use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
 /// Namespace of this program's pods.
@@ -19,6 +23,15 @@ pub const IMAGE: &str = "localhost/netpath-helper:test";
 const SELECTOR: &str = "app.kubernetes.io/managed-by=kubectl-netpath";
 /// Nobody waits longer than this for an answer of the plugin.
 const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Set by a signal: nothing new is begun, and what was changed is undone.
+pub static STOPPED: AtomicBool = AtomicBool::new(false);
+
+/// An error once a signal came.
+pub fn go_on() -> Result<()> {
+    ensure!(!STOPPED.load(Ordering::Relaxed), "interrupted");
+    Ok(())
+}
 
 /// What a program said.
 #[derive(Debug)]
@@ -143,6 +156,8 @@ impl Cluster {
             .arg("--kubeconfig")
             .arg(self.admin())
             .args(line.split_whitespace())
+            // Ctrl-C must not break off what undoes.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -210,6 +225,7 @@ impl Cluster {
         let output = Command::new("bash")
             .args(["-euc", &format!(". tests/cluster/settings; {text}")])
             .env("KUBECONFIG", self.admin())
+            .process_group(0)
             .stdin(Stdio::null())
             .output()
             .context("start bash")?;
@@ -217,6 +233,14 @@ impl Cluster {
             bail!("{text}: {}", String::from_utf8_lossy(&output.stderr));
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Shell words as for [`Self::script`], each run at the end whatever becomes of the others.
+    pub fn undo<'a>(&'a self, steps: &[&str]) -> Undo<'a> {
+        let steps: Vec<String> = steps.iter().map(|&step| step.to_owned()).collect();
+        Undo::new("undo what the case changed", move || {
+            all(steps.iter().map(|step| self.script(step).map(drop)))
+        })
     }
 
     /// Names of the helper pods that exist, each with its namespace.
@@ -286,6 +310,7 @@ pub struct Running {
 impl Running {
     /// Starts it.
     pub fn start(mut command: Command) -> Result<Self> {
+        go_on()?;
         let child = command.spawn().context("start kubectl-netpath")?;
         Ok(Self {
             child: Some(child),
@@ -318,57 +343,86 @@ pub fn finish(mut running: Running) -> Result<Said> {
         let _ = tell.send(());
         output
     });
-    let late = told.recv_timeout(PATIENCE).is_err();
+    let late = if let Ok(late) = answered(&told, PATIENCE) {
+        late
+    } else {
+        // It takes its helper pods away before it ends.
+        kill(pid, Signal::SIGTERM).context("interrupt it")?;
+        told.recv_timeout(PATIENCE).is_err()
+    };
     if late {
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).context("end it")?;
+        kill(pid, Signal::SIGKILL).context("end it")?;
     }
     let output = waiter
         .join()
         .map_err(|_| anyhow::anyhow!("the waiting thread ended"))?
         .context("wait for kubectl-netpath")?;
+    go_on()?;
     let said = Said::of(&output, since.elapsed());
     ensure!(!late, "no answer within {PATIENCE:?}: {}", said.err);
     Ok(said)
+}
+
+/// Whether it took too long; an error once a signal came.
+fn answered(told: &std::sync::mpsc::Receiver<()>, patience: Duration) -> Result<bool> {
+    let end = Instant::now() + patience;
+    while told.recv_timeout(Duration::from_millis(20)).is_err() {
+        go_on()?;
+        if Instant::now() >= end {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Does all of these, whatever becomes of each; the errors in one.
+pub fn all(steps: impl Iterator<Item = Result<()>>) -> Result<()> {
+    let failed = steps.filter_map(Result::err);
+    let failed: Vec<String> = failed.map(|error| format!("{error:#}")).collect();
+    ensure!(failed.is_empty(), "{}", failed.join("; "));
+    Ok(())
 }
 
 /// Waits until a condition holds.
 pub fn until(what: &str, within: Duration, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
     let end = Instant::now() + within;
     while !holds()? {
+        go_on()?;
         ensure!(Instant::now() < end, "waited {within:?} for {what}");
         std::thread::park_timeout(Duration::from_millis(5));
     }
     Ok(())
 }
 
-/// Undoes something when it goes out of scope, however that comes.
-pub struct Undo<'a> {
-    cluster: &'a Cluster,
-    steps: Vec<String>,
-}
-
-impl<'a> Undo<'a> {
-    /// Shell words (of tests/cluster/settings; `kubectl` is the administrator's) to run at the end.
-    pub fn with(cluster: &'a Cluster, steps: &[&str]) -> Self {
-        Self {
-            cluster,
-            steps: steps.iter().map(|&step| step.to_owned()).collect(),
-        }
+/// An answer without what moves on meanwhile: counters and times behind these words.
+pub fn steady(text: &str) -> String {
+    let mut kept = Vec::new();
+    for line in text.lines() {
+        let mut masked = false;
+        let words = line.split(' ').map(|word| {
+            let shown = if masked { "*" } else { word };
+            masked = matches!(word, "packets" | "bytes" | "expires" | "used" | "age");
+            shown
+        });
+        kept.push(words.collect::<Vec<_>>().join(" "));
     }
-}
-
-impl Drop for Undo<'_> {
-    fn drop(&mut self) {
-        for step in &self.steps {
-            if let Err(error) = self.cluster.script(step) {
-                println!("FAIL  undo: {error:#}");
-            }
-        }
-    }
+    kept.join("\n")
 }
 
 /// A path as text.
 pub fn text(path: &Path) -> String {
     let path: &OsStr = path.as_ref();
     path.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_moves_on_is_masked() {
+        let text = |n| format!("  counter packets {n} bytes {n} drop\n  dport 80");
+        assert_eq!(steady(&text(1)), steady(&text(23)));
+        assert!(steady(&text(1)).ends_with("dport 80"));
+    }
 }

@@ -10,12 +10,15 @@ mod rbac;
 mod security;
 
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use netpath_cluster::undo::{self, Undo};
 use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 
-use cluster::{Cluster, NAMESPACE, until};
+use cluster::{Cluster, NAMESPACE, STOPPED, all, go_on, until};
 
 type Case = (&'static str, fn(&Cluster) -> Result<()>);
 
@@ -27,6 +30,7 @@ const CASES: &[Case] = &[
         "rights: each one is needed, or its lack is told",
         rbac::each_is_needed,
     ),
+    ("rights: get instead of watch", rbac::get_instead_of_watch),
     ("pods: two people at once", pods::two_people),
     ("pods: an image that no node has", pods::absent_image),
     (
@@ -61,6 +65,17 @@ const CASES: &[Case] = &[
 ];
 
 fn main() -> ExitCode {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: start the runtime that hears signals: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    if let Err(error) = runtime.block_on(async { listen() }) {
+        eprintln!("error: {error:#}");
+        return ExitCode::from(2);
+    }
     match run(&std::env::args().skip(1).collect::<Vec<_>>()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -71,30 +86,65 @@ fn main() -> ExitCode {
     }
 }
 
+/// From now on a signal only keeps new work from beginning, so that what was changed is undone in order.
+fn listen() -> Result<()> {
+    let listen = |kind| signal(kind).context("listen for signals");
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut hang_up = listen(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                _ = hang_up.recv() => {}
+            }
+            STOPPED.store(true, Ordering::Relaxed);
+        }
+    });
+    Ok(())
+}
+
 /// Runs the cases that have one of `words` in their name. `false`: some failed.
 fn run(words: &[String]) -> Result<bool> {
     let cluster = Cluster::open()?;
+    let clean = Undo::new("remove what the cases made", || {
+        let namespace = format!("delete namespace {NAMESPACE} --ignore-not-found --wait=false");
+        let steps: [&dyn Fn() -> Result<()>; 3] =
+            [&|| cluster.sweep(), &|| rbac::take(&cluster), &|| {
+                cluster.kubectl(&namespace).map(drop)
+            }];
+        all(steps.iter().map(|step| step()))
+    });
     prepare(&cluster).context("prepare the cluster")?;
     let mut good = true;
     let wanted =
         |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
     for (name, case) in CASES.iter().filter(|(name, _)| wanted(name)) {
+        go_on()?;
         let since = Instant::now();
-        let done = case(&cluster).and_then(|()| cluster.clean());
+        let done = case(&cluster)
+            .and_then(|()| cluster.clean())
+            .and_then(|()| {
+                let undone = !undo::FAILED.swap(false, Ordering::Relaxed);
+                ensure!(undone, "what it changed could not be undone, as said above");
+                Ok(())
+            });
         let took = since.elapsed().as_secs_f32();
         match done {
             Ok(()) => println!("ok    {name} ({took:.1} s)"),
             Err(error) => {
                 good = false;
                 println!("FAIL  {name}: {error:#}");
+                go_on()?;
+                undo::FAILED.store(false, Ordering::Relaxed);
                 cluster.sweep()?;
                 // What a case left undone must not fail the next one.
                 prepare(&cluster).context("mend the cluster")?;
             }
         }
     }
-    rbac::take(&cluster)?;
-    cluster.kubectl(&format!("delete namespace {NAMESPACE} --wait=false"))?;
+    clean.now()?;
     Ok(good)
 }
 

@@ -4,20 +4,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::cluster::{Cluster, Running, Said, Undo, finish, until};
+use crate::cluster::{Cluster, Running, Said, finish, until};
 use crate::pods::Slow;
 
 const TRACE: &str = "trace client svc/web";
 
 /// Taints and a cordon keep no helper away.
 pub fn tainted(cluster: &Cluster) -> Result<()> {
-    let _undo = Undo::with(
-        cluster,
-        &[
-            "kubectl taint node node-2 netpath- >/dev/null",
-            "kubectl uncordon node-2 >/dev/null",
-        ],
-    );
+    let _undo = cluster.undo(&[
+        "kubectl taint node node-2 netpath- >/dev/null",
+        "kubectl uncordon node-2 >/dev/null",
+    ]);
     cluster.kubectl("taint node node-2 netpath=a:NoSchedule netpath=a:NoExecute")?;
     cluster.kubectl("cordon node-2")?;
     cluster.run(TRACE)?.exits(0)?.silent()?;
@@ -27,13 +24,10 @@ pub fn tainted(cluster: &Cluster) -> Result<()> {
 /// A node whose CNI is broken still runs a helper: it is the one that most needs looking at.
 pub fn without_cni(cluster: &Cluster) -> Result<()> {
     let back = "in_node node-2 cp /etc/cni/10-pods.off /etc/cni/net.d/10-pods.conflist";
-    let _undo = Undo::with(
-        cluster,
-        &[
-            back,
-            "kubectl wait --for=condition=Ready node/node-2 --timeout=60s >/dev/null",
-        ],
-    );
+    let _undo = cluster.undo(&[
+        back,
+        "kubectl wait --for=condition=Ready node/node-2 --timeout=60s >/dev/null",
+    ]);
     cluster.in_node(
         "node-2",
         "mv /etc/cni/net.d/10-pods.conflist /etc/cni/10-pods.off",
@@ -65,13 +59,10 @@ pub fn kubelet_restarted(cluster: &Cluster) -> Result<()> {
         "in_node node-2 pgrep -x kubelet >/dev/null || daemon node-2 kubelet {}",
         words.join(" ")
     );
-    let _undo = Undo::with(
-        cluster,
-        &[
-            &start,
-            "kubectl wait --for=condition=Ready node/node-2 --timeout=60s >/dev/null",
-        ],
-    );
+    let _undo = cluster.undo(&[
+        &start,
+        "kubectl wait --for=condition=Ready node/node-2 --timeout=60s >/dev/null",
+    ]);
     let slow = Slow::on_node_2(cluster)?;
     let running = Running::start(cluster.plugin(&cluster.admin(), TRACE))?;
     slow.working()?;
@@ -100,13 +91,10 @@ pub fn kubelet_restarted(cluster: &Cluster) -> Result<()> {
 
 /// The kubelet stands still: told within seconds, before Kubernetes knows and after.
 pub fn kubelet_stopped(cluster: &Cluster) -> Result<()> {
-    let _undo = Undo::with(
-        cluster,
-        &[
-            "in_node node-2 pkill -CONT -x kubelet",
-            "kubectl wait --for=condition=Ready node/node-2 --timeout=60s >/dev/null",
-        ],
-    );
+    let _undo = cluster.undo(&[
+        "in_node node-2 pkill -CONT -x kubelet",
+        "kubectl wait --for=condition=Ready node/node-2 --timeout=60s >/dev/null",
+    ]);
     cluster
         .run("trace client web-2:8080 --keep 5m")?
         .exits(0)?

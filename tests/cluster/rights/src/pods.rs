@@ -1,17 +1,19 @@
 //! What may become of pods while they are looked at.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use netpath_cluster::undo::Undo;
 use serde_json::json;
 
-use crate::cluster::{Cluster, NAMESPACE, Running, Said, Undo, finish, until};
+use crate::cluster::{Cluster, NAMESPACE, Running, Said, finish, until};
 use crate::{rbac, workload};
 
-/// A helper on node-2 that is kept, and so slow that things can happen while it works.
+/// A helper on node-2 that is kept, and so slow that things can happen while it works; free again when dropped.
 pub struct Slow<'a> {
     cluster: &'a Cluster,
-    quota: std::path::PathBuf,
+    undo: Undo<'a>,
 }
 
 impl<'a> Slow<'a> {
@@ -27,17 +29,27 @@ impl<'a> Slow<'a> {
         };
         let groups =
             std::fs::read_to_string(format!("/proc/{pid}/cgroup")).context("read its groups")?;
-        let cpu = groups.lines().find_map(|line| {
-            let mut parts = line.splitn(3, ':').skip(1);
-            let (controllers, path) = (parts.next()?, parts.next()?);
-            let has = controllers.split(',').any(|name| name == "cpu");
-            has.then(|| path.to_owned())
+        let (quota, slow) = quota(&groups)
+            .into_iter()
+            .find(|(path, _)| path.exists())
+            .context("find its control group's quota of processor time")?;
+        let context = || format!("limit {}", quota.display());
+        let before = std::fs::read_to_string(&quota).with_context(context)?;
+        let place = quota.clone();
+        let undo = Undo::new("let the helper run freely", move || {
+            match std::fs::write(&place, before.trim()) {
+                // The helper is gone, or goes just now.
+                Err(error)
+                    if !place.exists()
+                        || error.raw_os_error() == Some(nix::errno::Errno::ENODEV as i32) =>
+                {
+                    Ok(())
+                }
+                done => done.with_context(|| format!("write {}", place.display())),
+            }
         });
-        let cpu = cpu.context("find its group for cpu (version 1 of control groups)")?;
-        let quota = std::path::PathBuf::from(format!("/sys/fs/cgroup/cpu{cpu}/cpu.cfs_quota_us"));
-        // One hundredth of a processor.
-        std::fs::write(&quota, "1000").with_context(|| format!("write {}", quota.display()))?;
-        Ok(Self { cluster, quota })
+        std::fs::write(&quota, slow).with_context(context)?;
+        Ok(Self { cluster, undo })
     }
 
     /// Waits until the helper works.
@@ -51,10 +63,27 @@ impl<'a> Slow<'a> {
     }
 
     /// Lets it run freely.
-    pub fn freely(&self) -> Result<()> {
-        std::fs::write(&self.quota, "50000")
-            .with_context(|| format!("write {}", self.quota.display()))
+    pub fn freely(self) -> Result<()> {
+        self.undo.now()
     }
+}
+
+/// Where the quota of a process with these control groups may stand, of version 1 or 2, and one hundredth of a
+/// processor as it is written there.
+fn quota(groups: &str) -> Vec<(PathBuf, &'static str)> {
+    let lines = groups.lines().filter_map(|line| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?, parts.next()?);
+        if controllers.split(',').any(|name| name == "cpu") {
+            let file = format!("/sys/fs/cgroup/cpu{path}/cpu.cfs_quota_us");
+            return Some((PathBuf::from(file), "1000"));
+        }
+        let file = format!("/sys/fs/cgroup{path}/cpu.max");
+        controllers
+            .is_empty()
+            .then(|| (PathBuf::from(file), "1000 100000"))
+    });
+    lines.collect()
 }
 
 /// Two people trace at the same time; what one cleans up is his own.
@@ -125,12 +154,9 @@ pub fn helper_deleted(cluster: &Cluster) -> Result<()> {
 
 /// The pod that is asked about goes away while the question is on its way.
 pub fn traced_deleted(cluster: &Cluster) -> Result<()> {
-    let _undo = Undo::with(
-        cluster,
-        &[&format!(
-            "kubectl delete pod victim -n {NAMESPACE} --ignore-not-found >/dev/null"
-        )],
-    );
+    let _undo = cluster.undo(&[&format!(
+        "kubectl delete pod victim -n {NAMESPACE} --ignore-not-found >/dev/null"
+    )]);
     cluster.apply(&[workload("victim", Some("node-2"), "victim")])?;
     cluster.kubectl(&format!(
         "wait -n {NAMESPACE} --for=condition=Ready pod/victim --timeout=60s"
@@ -161,4 +187,19 @@ pub fn traced_deleted(cluster: &Cluster) -> Result<()> {
             "is it still running there",
         ])
         .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_quota_of_both_versions_of_control_groups_is_found() {
+        let old = quota("4:cpu,cpuacct:/pod/a\n1:name=systemd:/x\n0::/y\n");
+        let v1 = PathBuf::from("/sys/fs/cgroup/cpu/pod/a/cpu.cfs_quota_us");
+        assert_eq!(old.first(), Some(&(v1, "1000")));
+        let v2 = PathBuf::from("/sys/fs/cgroup/pod/a/cpu.max");
+        assert_eq!(quota("0::/pod/a\n"), [(v2, "1000 100000")]);
+        assert_eq!(quota("3:memory:/pod/a\n"), []);
+    }
 }

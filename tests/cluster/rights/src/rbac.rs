@@ -27,6 +27,8 @@ enum Without {
     Fails(&'static str, &'static [&'static str]),
     /// It ends with this code, and these are in its output or its warnings.
     Tells(&'static str, i32, &'static [&'static str]),
+    /// It proposes nothing.
+    Nothing(&'static str),
 }
 
 /// Kubeconfig of a service account of this program's namespace.
@@ -189,15 +191,17 @@ pub fn suffices(cluster: &Cluster) -> Result<()> {
     words("__complete trace -n netpath-rights cli")?.says(&["client\tpod"])?;
     words("__complete trace -n netpath-rights client we")?.says(&["web\tService"])?;
     words("__complete dump routes node/")?.says(&["node/node-1", "node/node-2"])?;
-    words("__complete trace -n netpath-r")?.says(&["netpath-rights"])?;
+    words(NAMESPACES)?.says(&["netpath-rights"])?;
     cluster.clean()
 }
 
 const TRACE: &str = "trace client svc/web";
+/// Completion of a namespace.
+const NAMESPACES: &str = "__complete trace -n netpath-r";
 
 /// What is expected without a right; a right that nobody expects anything of is a mistake.
 fn expected(right: &Right) -> Result<Vec<Without>> {
-    use Without::{Fails, Tells};
+    use Without::{Fails, Nothing, Tells};
     Ok(match (right.verb.as_str(), right.resource.as_str()) {
         ("list", "pods") => vec![
             Fails(
@@ -252,7 +256,7 @@ fn expected(right: &Right) -> Result<Vec<Without>> {
                 "cannot list resource \"endpointslices\"",
             ],
         )],
-        ("list", "namespaces") => vec![Tells(TRACE, 0, &[])],
+        ("list", "namespaces") => vec![Tells(TRACE, 0, &[]), Nothing(NAMESPACES)],
         ("list", "deployments") => vec![Fails(
             "trace deploy/front svc/web",
             &[
@@ -363,7 +367,7 @@ fn judge(
     without: &Without,
 ) -> Result<()> {
     let line = match without {
-        Without::Fails(line, _) | Without::Tells(line, ..) => *line,
+        Without::Fails(line, _) | Without::Tells(line, ..) | Without::Nothing(line) => *line,
     };
     let said = cluster.run_as(person, line)?;
     let judged = match without {
@@ -371,6 +375,10 @@ fn judge(
             .exits(2)
             .and_then(|said| said.complains(parts))
             .and_then(|said| said.once(parts.first().copied().unwrap_or_default())),
+        Without::Nothing(_) => said.exits(0).and_then(|said| {
+            ensure!(!said.out.contains(NAMESPACE), "it proposes: {}", said.out);
+            Ok(said)
+        }),
         Without::Tells(_, code, parts) => said.exits(*code).and_then(|said| {
             let all = format!("{}{}", said.out, said.err);
             for part in *parts {
@@ -491,5 +499,35 @@ pub fn by_name(cluster: &Cluster) -> Result<()> {
     said.says(&["endpointslices"])?;
     let said = cluster.run_as(&gets, "trace client absent:80")?.exits(2)?;
     said.complains(&["ask for the right to list"])?;
+    cluster.clean()
+}
+
+/// To wait for a helper pod, the right to get it does as well as that to watch it.
+pub fn get_instead_of_watch(cluster: &Cluster) -> Result<()> {
+    let person = kubeconfig(cluster, "person")?;
+    let objects = objects(cluster)?;
+    let right = |verb: &str| Right {
+        kind: "Role".to_owned(),
+        resource: "pods".to_owned(),
+        verb: verb.to_owned(),
+    };
+    let mut changed = without(&objects, &right("watch"));
+    for object in changed.iter_mut().filter(|object| object["kind"] == "Role") {
+        if let Some(rules) = object["rules"].as_array_mut() {
+            rules.push(json!({"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}));
+        }
+    }
+    cluster.apply(&changed)?;
+    settle(cluster, &right("watch"), false)?;
+    settle(cluster, &right("get"), true)?;
+    let answers = [TRACE, "map client"].map(|line| {
+        let said = cluster.run_as(&person, line)?.exits(0)?;
+        said.silent().with_context(|| line.to_owned())
+    });
+    cluster.apply(&objects)?;
+    settle(cluster, &right("watch"), true)?;
+    for answer in answers {
+        answer?;
+    }
     cluster.clean()
 }

@@ -3,13 +3,11 @@
 use anyhow::Result;
 use serde_json::json;
 
-use crate::cluster::{Cluster, Said, Undo};
+use crate::cluster::{Cluster, Said, steady};
 
 /// Namespaces that do not admit helpers say so; one that does works.
 pub fn pod_security(cluster: &Cluster) -> Result<()> {
-    let _undo = Undo::with(
-        cluster,
-        &[
+    let _undo = cluster.undo(&[
             "kubectl delete namespace netpath-baseline netpath-restricted netpath-privileged --ignore-not-found >/dev/null",
         ],
     );
@@ -49,19 +47,8 @@ pub fn privileged(cluster: &Cluster) -> Result<()> {
     ] {
         let plain = cluster.run(line)?.exits(0)?;
         let privileged = cluster.run(&format!("{line} --privileged"))?.exits(0)?;
-        // Counters move on.
-        let steady = |said: &Said| {
-            said.out
-                .lines()
-                .filter(|line| !line.contains("counter"))
-                .count()
-        };
-        anyhow::ensure!(
-            steady(&plain) == steady(&privileged),
-            "{line}: {}\n{}",
-            plain.out,
-            privileged.out
-        );
+        let (one, other) = (steady(&plain.out), steady(&privileged.out));
+        anyhow::ensure!(one == other, "{line}: {one}\n{other}");
         privileged.silent()?;
     }
     Ok(())

@@ -107,6 +107,8 @@ pub struct Misbehave {
     pub delay_ms: u64,
     /// Milliseconds before the answer to a pod's creation, which happens at once.
     pub create_delay_ms: u64,
+    /// Each pod is created, but the first answer is a gateway's 504.
+    pub create_answer_lost: bool,
     /// Error answers.
     pub fail: Vec<Fail>,
     /// Exec connections break off after so many bytes of output.

@@ -333,6 +333,9 @@ async fn create_pod(
     if now.create_delay_ms > 0 {
         tokio::time::sleep(Duration::from_millis(now.create_delay_ms)).await;
     }
+    if now.create_answer_lost {
+        return failure(504, "Timeout", "the answer was lost");
+    }
     answer(201, &stored)
 }
 

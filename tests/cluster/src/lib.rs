@@ -1,0 +1,3 @@
+//! What the programs that change a real cluster share: putting it right again.
+
+pub mod undo;
