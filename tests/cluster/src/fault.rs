@@ -10,8 +10,8 @@ use crate::judge::Judge;
 use crate::kubectl::{self, NAMESPACE};
 use crate::settle;
 use crate::tell::tell;
-use crate::undo::Undo;
 use crate::workload::of_family;
+use netpath_cluster::undo::Undo;
 
 /// Makes every fault that the cluster's variant can have.
 pub fn all(judge: &mut Judge<'_>, inside: &Inside) -> Result<()> {

@@ -13,8 +13,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::flows;
-use crate::undo::Undo;
 use crate::workload::{Objects, Pod};
+use netpath_cluster::undo::Undo;
 
 /// A cluster that tests/cluster/up raised.
 pub struct Inside {

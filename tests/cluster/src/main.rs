@@ -15,7 +15,6 @@ mod namespace;
 mod settle;
 mod tell;
 mod times;
-mod undo;
 mod workload;
 
 use std::collections::BTreeMap;
@@ -34,8 +33,8 @@ use flows::Case;
 use inside::Inside;
 use judge::Judge;
 use namespace::Namespace;
+use netpath_cluster::undo::{FAILED, Undo};
 use tell::{Told, tell};
-use undo::Undo;
 use workload::Objects;
 
 /// Traces and clients in pods that run at once, through kubectl.
@@ -76,7 +75,8 @@ fn main() -> ExitCode {
     };
     runtime.spawn(stop_at_signals());
     match check(&arguments) {
-        Ok(true) => ExitCode::SUCCESS,
+        Ok(true) if !FAILED.load(Ordering::Relaxed) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::from(2),
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error:#}");
