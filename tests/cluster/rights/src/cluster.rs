@@ -394,19 +394,31 @@ pub fn until(what: &str, within: Duration, mut holds: impl FnMut() -> Result<boo
     Ok(())
 }
 
-/// An answer without what moves on meanwhile: counters and times behind these words.
+/// An answer without what moves on meanwhile: numbers beside these words.
 pub fn steady(text: &str) -> String {
+    let moves = |word: Option<&&str>| {
+        word.is_some_and(|word| matches!(*word, "packets" | "bytes" | "expires" | "used" | "age"))
+    };
     let mut kept = Vec::new();
     for line in text.lines() {
-        let mut masked = false;
-        let words = line.split(' ').map(|word| {
-            let shown = if masked { "*" } else { word };
-            masked = matches!(word, "packets" | "bytes" | "expires" | "used" | "age");
-            shown
+        let words: Vec<&str> = line.split(' ').collect();
+        let shown = words.iter().enumerate().map(|(at, word)| {
+            let beside = moves(words.get(at + 1)) || (at > 0 && moves(words.get(at - 1)));
+            let number = word.starts_with(|c: char| c.is_ascii_digit());
+            if beside && number { "*" } else { word }
         });
-        kept.push(words.collect::<Vec<_>>().join(" "));
+        kept.push(shown.collect::<Vec<_>>().join(" "));
     }
     kept.join("\n")
+}
+
+/// The first line in which two answers differ.
+pub fn differing(one: &str, other: &str) -> String {
+    let mut lines = one.lines().zip(other.lines());
+    let pair = lines.find(|(one, other)| one != other);
+    pair.map_or("one is longer".to_owned(), |(one, other)| {
+        format!("{one:?}, {other:?}")
+    })
 }
 
 /// A path as text.
@@ -421,7 +433,11 @@ mod tests {
 
     #[test]
     fn only_what_moves_on_is_masked() {
-        let text = |n| format!("  counter packets {n} bytes {n} drop\n  dport 80");
+        let text = |n| {
+            format!(
+                "  counter packets {n} bytes {n} drop, counted {n} packets {n} bytes so far\n  dport 80"
+            )
+        };
         assert_eq!(steady(&text(1)), steady(&text(23)));
         assert!(steady(&text(1)).ends_with("dport 80"));
     }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::json;
 
-use crate::cluster::{Cluster, Said, steady};
+use crate::cluster::{Cluster, Said, differing, steady};
 
 /// Namespaces that do not admit helpers say so; one that does works.
 pub fn pod_security(cluster: &Cluster) -> Result<()> {
@@ -41,14 +41,14 @@ pub fn pod_security(cluster: &Cluster) -> Result<()> {
 /// The fallback gives the same answers.
 pub fn privileged(cluster: &Cluster) -> Result<()> {
     for line in [
-        "trace client svc/web -o wide",
+        "trace client svc/web",
         "dump netfilter node/node-1",
         "dump sockets web-2",
     ] {
         let plain = cluster.run(line)?.exits(0)?;
         let privileged = cluster.run(&format!("{line} --privileged"))?.exits(0)?;
         let (one, other) = (steady(&plain.out), steady(&privileged.out));
-        anyhow::ensure!(one == other, "{line}: {one}\n{other}");
+        anyhow::ensure!(one == other, "{line}: {}", differing(&one, &other));
         privileged.silent()?;
     }
     Ok(())
