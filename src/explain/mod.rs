@@ -381,7 +381,15 @@ fn way(naming: &Naming<'_>, trace: &Trace) -> Way {
         .map(|step| step.words.clone())
         .unwrap_or_default();
     let packet = innermost(&trace.packet).clone();
-    let to = naming.address(packet.dst);
+    // Of several pods with one address, the one that took it.
+    let taken = (trace.disposition == Disposition::Delivered)
+        .then(|| end.as_ref().map(|place| place.netns.clone()))
+        .flatten()
+        .filter(|netns| netns.starts_with("pod "));
+    let to = match naming.address(packet.dst) {
+        Some(owner) if owner.starts_with("pod ") => Some(taken.unwrap_or(owner)),
+        other => other,
+    };
     Way {
         disposition: trace.disposition.clone(),
         end,

@@ -126,3 +126,44 @@ fn a_listener_on_another_device_is_not_told_to_listen_on_any_address() {
     assert!(found.mend.contains("from if3 only"), "{}", found.mend);
     assert!(!found.mend.contains("0.0.0.0"), "{}", found.mend);
 }
+
+#[test]
+fn of_pods_with_one_address_the_one_that_took_the_packet_is_named() {
+    let pod = |name: &str, ip: &str| crate::model::names::PodName {
+        namespace: "shop".to_owned(),
+        name: name.to_owned(),
+        uid: format!("uid-{name}"),
+        ips: vec![ip.parse().expect("an address")],
+        phase: "Running".to_owned(),
+        ..Default::default()
+    };
+    let names = Names {
+        pods: vec![pod("owner", "10.0.0.2"), pod("other", "10.0.0.9")],
+        ..Names::default()
+    };
+    let named = |uid: Option<&str>| {
+        let netns = NetNs::new(NsIdentity {
+            id: NetNsId { dev: 4, ino: 7 },
+            host: uid.is_none(),
+            pod_uid: uid.map(str::to_owned),
+            paths: Vec::new(),
+            processes: Vec::new(),
+        });
+        let node = NodeSnapshot {
+            node: "n1".to_owned(),
+            kernel: String::new(),
+            taken_at: 0,
+            netns: [(netns.identity.id, netns)].into(),
+        };
+        let topology = Topology {
+            nodes: [("n1".to_owned(), node)].into(),
+            ..Topology::default()
+        };
+        let arrived = trace(1.0, Disposition::Delivered, step(StepKind::Socket, "taken"));
+        let mut answer = in_topology(&[arrived], &names, &topology);
+        answer.branches.remove(0).way.to
+    };
+    assert_eq!(named(Some("uid-owner")).as_deref(), Some("pod shop/owner"));
+    assert_eq!(named(Some("uid-other")).as_deref(), Some("pod shop/other"));
+    assert_eq!(named(None).as_deref(), Some("pod shop/owner"));
+}
