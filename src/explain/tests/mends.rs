@@ -52,8 +52,8 @@ fn the_reverse_path_filter_of_all_names_the_device_that_received() {
     assert!(loose.contains("add a route back to 10.0.0.1"), "{loose}");
 }
 
-/// The only finding of one trace in a topology with one namespace, that of [`trace`].
-fn finding_in(trace: Trace, names: &Names, fill: impl FnOnce(&mut NetNs)) -> Finding {
+/// A topology with one namespace, that of [`trace`].
+fn topology_of(fill: impl FnOnce(&mut NetNs)) -> Topology {
     let mut netns = NetNs::new(NsIdentity {
         id: NetNsId { dev: 4, ino: 7 },
         host: true,
@@ -68,11 +68,15 @@ fn finding_in(trace: Trace, names: &Names, fill: impl FnOnce(&mut NetNs)) -> Fin
         taken_at: 0,
         netns: [(netns.identity.id, netns)].into(),
     };
-    let topology = Topology {
+    Topology {
         nodes: [("n1".to_owned(), node)].into(),
         ..Topology::default()
-    };
-    let mut found = in_topology(&[trace], names, &topology).findings;
+    }
+}
+
+/// The only finding of one trace there.
+fn finding_in(trace: Trace, names: &Names, fill: impl FnOnce(&mut NetNs)) -> Finding {
+    let mut found = in_topology(&[trace], names, &topology_of(fill)).findings;
     assert_eq!(found.len(), 1, "{found:?}");
     found.remove(0)
 }
@@ -142,23 +146,10 @@ fn of_pods_with_one_address_the_one_that_took_the_packet_is_named() {
         ..Names::default()
     };
     let named = |uid: Option<&str>| {
-        let netns = NetNs::new(NsIdentity {
-            id: NetNsId { dev: 4, ino: 7 },
-            host: uid.is_none(),
-            pod_uid: uid.map(str::to_owned),
-            paths: Vec::new(),
-            processes: Vec::new(),
+        let topology = topology_of(|netns| {
+            netns.identity.host = uid.is_none();
+            netns.identity.pod_uid = uid.map(str::to_owned);
         });
-        let node = NodeSnapshot {
-            node: "n1".to_owned(),
-            kernel: String::new(),
-            taken_at: 0,
-            netns: [(netns.identity.id, netns)].into(),
-        };
-        let topology = Topology {
-            nodes: [("n1".to_owned(), node)].into(),
-            ..Topology::default()
-        };
         let arrived = trace(1.0, Disposition::Delivered, step(StepKind::Socket, "taken"));
         let mut answer = in_topology(&[arrived], &names, &topology);
         answer.branches.remove(0).way.to
