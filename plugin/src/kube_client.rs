@@ -1,7 +1,7 @@
 //! The client that kubectl's connection flags and kubeconfig files give.
 //!
-//! Read first: [`ConnectionFlags::connect`]; the flags are in [`crate::kube_flags`]. Errors of single requests are put into words in
-//! [`crate::kube_error`].
+//! Read first: [`ConnectionFlags::connect`]; the flags are in [`crate::kube_flags`]. Errors of single requests
+//! are put into words in [`crate::kube_error`].
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

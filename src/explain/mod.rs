@@ -381,14 +381,17 @@ fn way(naming: &Naming<'_>, trace: &Trace) -> Way {
         .map(|step| step.words.clone())
         .unwrap_or_default();
     let packet = innermost(&trace.packet).clone();
-    // Of several pods with one address, the one that took it.
-    let taken = (trace.disposition == Disposition::Delivered)
-        .then(|| end.as_ref().map(|place| place.netns.clone()))
-        .flatten()
-        .filter(|netns| netns.starts_with("pod "));
-    let to = match naming.address(packet.dst) {
-        Some(owner) if owner.starts_with("pod ") => Some(taken.unwrap_or(owner)),
-        other => other,
+    let is_pod = |name: &str| name.starts_with("pod ");
+    let to = match (naming.address(packet.dst), &end) {
+        // Of several pods with one address, the one that took it.
+        (Some(owner), Some(end))
+            if trace.disposition == Disposition::Delivered
+                && is_pod(&owner)
+                && is_pod(&end.netns) =>
+        {
+            Some(end.netns.clone())
+        }
+        (owner, _) => owner,
     };
     Way {
         disposition: trace.disposition.clone(),

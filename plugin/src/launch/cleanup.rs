@@ -7,7 +7,7 @@ use kube::api::ListParams;
 
 use super::manifest::{MANAGED_LABEL, NAME_LABEL, USER_LABEL};
 use super::pods::user_hash;
-use super::removal::delete_pod;
+use super::removal::{delete_pod, deleting};
 use crate::kube_client::Kube;
 use crate::kube_error::{ApiError, Doing, Refusal};
 
@@ -70,7 +70,8 @@ pub async fn cleanup(
         let removed = if scope.dry_run {
             Ok(false)
         } else {
-            delete_pod(kube, &namespace, &name).await
+            let doing = deleting(&namespace).named(&name);
+            delete_pod(kube, &doing, &namespace, &name).await
         };
         Cleaned {
             node: pod.spec.and_then(|spec| spec.node_name).unwrap_or_default(),

@@ -82,10 +82,7 @@ impl Launcher {
             let removal = self.remove(noted.clone());
             let cause = match tokio::time::timeout(REMOVAL_LIMIT, removal).await {
                 Ok(Ok(())) => return Ok(()),
-                // The pods are named beside it.
-                Ok(Err(error)) => error
-                    .text
-                    .replace(&format!("pods {} in", noted.name), "pods in"),
+                Ok(Err(error)) => error.text,
                 Err(_) => format!("no success within {}s", REMOVAL_LIMIT.as_secs()),
             };
             Err((noted, cause))
@@ -114,8 +111,10 @@ impl Launcher {
             Creation::UnderWay | Creation::Unanswered => Some(Instant::now() + UNANSWERED_LIMIT),
         };
         let give_up = Instant::now() + PASSING_LIMIT;
+        // Without a name: one error tells of all pods of one reason, and names them.
+        let doing = deleting(&self.namespace);
         loop {
-            match delete_pod(&self.kube, &self.namespace, &noted.name).await {
+            match delete_pod(&self.kube, &doing, &self.namespace, &noted.name).await {
                 Ok(true) => return Ok(()),
                 Ok(false) => match until {
                     // An unanswered creation may still come through.
@@ -160,8 +159,9 @@ impl Drop for Launcher {
                     return;
                 };
                 kube.client = client;
+                let doing = deleting(&namespace);
                 for noted in noted {
-                    let deletion = delete_pod(&kube, &namespace, &noted.name);
+                    let deletion = delete_pod(&kube, &doing, &namespace, &noted.name);
                     // Nobody is left to hear of a failure; the pod's deadline and `cleanup` remain.
                     let _ = tokio::time::timeout(UNANSWERED_LIMIT, deletion).await;
                 }
@@ -172,15 +172,24 @@ impl Drop for Launcher {
     }
 }
 
+/// What errors of [`delete_pod`] are about.
+pub(super) fn deleting(namespace: &str) -> Doing {
+    Doing::new("delete", "pods", Some(namespace))
+}
+
 /// Deletes a pod at once. `false`: there was none.
-pub(super) async fn delete_pod(kube: &Kube, namespace: &str, name: &str) -> Result<bool, ApiError> {
+pub(super) async fn delete_pod(
+    kube: &Kube,
+    doing: &Doing,
+    namespace: &str,
+    name: &str,
+) -> Result<bool, ApiError> {
     let api: Api<Pod> = Api::namespaced(kube.client.clone(), namespace);
-    let doing = Doing::new("delete", "pods", Some(namespace)).named(name);
     let params = DeleteParams {
         grace_period_seconds: Some(0),
         ..DeleteParams::default()
     };
-    match kube.ask(&doing, api.delete(name, &params)).await {
+    match kube.ask(doing, api.delete(name, &params)).await {
         Ok(_) => Ok(true),
         Err(error) if error.refusal == Refusal::NotFound => Ok(false),
         Err(error) => Err(error),

@@ -272,12 +272,7 @@ impl<'a> Chooser<'a> {
             .pods
             .iter()
             .filter(|pod| pod.namespace == workload.namespace)
-            .filter(|pod| {
-                workload
-                    .match_labels
-                    .iter()
-                    .all(|(k, v)| pod.labels.get(k) == Some(v))
-            })
+            .filter(|pod| pod.has_labels(&workload.match_labels))
             .filter(owned)
             .collect();
         pods.sort_by(|a, b| a.name.cmp(&b.name));

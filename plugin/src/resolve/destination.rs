@@ -341,10 +341,7 @@ impl<'a> Chooser<'a> {
         let selected = |pod: &&PodInfo| {
             pod.namespace == service.namespace
                 && !service.selector.is_empty()
-                && service
-                    .selector
-                    .iter()
-                    .all(|(k, v)| pod.labels.get(k) == Some(v))
+                && pod.has_labels(&service.selector)
         };
         let chosen = self.view.pods.iter().find(selected);
         let note = if let (Some(pod), true) = (chosen, end.endpoints.is_empty()) {

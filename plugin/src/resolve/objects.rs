@@ -51,6 +51,11 @@ impl PodInfo {
         format!("{}/{}", self.namespace, self.name)
     }
 
+    /// Whether it has all of these labels.
+    pub fn has_labels(&self, wanted: &BTreeMap<String, String>) -> bool {
+        wanted.iter().all(|(k, v)| self.labels.get(k) == Some(v))
+    }
+
     /// Runs, so that it has a network namespace.
     pub fn running(&self) -> bool {
         self.phase == "Running"

@@ -1,7 +1,6 @@
 //! Reads what `map`, `dump` and `snapshot save` need, wherever facts come from.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
 
 use anyhow::bail;
 use netpath::model::names::Names;
@@ -60,7 +59,6 @@ pub enum Done {
 /// Reads. Errors: nothing at all could be read.
 pub async fn read(facts: &Facts, global: &GlobalFlags, wish: &Wish<'_>) -> anyhow::Result<Done> {
     let progress = Progress::new(global.verbose);
-    let start = Instant::now();
     match facts {
         Facts::File(path) => {
             let file = saved::read(path)?;
@@ -73,7 +71,7 @@ pub async fn read(facts: &Facts, global: &GlobalFlags, wish: &Wish<'_>) -> anyho
         }
         Facts::Local => {
             let mut signals = crate::launch::signals::Signals::listen();
-            let work = on_this_machine(progress, start, wish);
+            let work = on_this_machine(progress, wish);
             tokio::select! {
                 biased;
                 signal = signals.next() => Ok(Done::Ended(super::interrupted(signal))),
@@ -109,7 +107,6 @@ pub async fn read(facts: &Facts, global: &GlobalFlags, wish: &Wish<'_>) -> anyho
                 if nodes.iter().all(|node| fleet.failure(node).is_some()) {
                     bail!("{}", failed.join("; "));
                 }
-                fleet.stats(start);
                 let topology = fleet.close().await;
                 failed.extend(unlisted);
                 failed.extend(unread(&topology, wish.sections));
@@ -137,11 +134,7 @@ pub async fn read(facts: &Facts, global: &GlobalFlags, wish: &Wish<'_>) -> anyho
     }
 }
 
-async fn on_this_machine(
-    progress: Progress,
-    start: Instant,
-    wish: &Wish<'_>,
-) -> anyhow::Result<Read> {
+async fn on_this_machine(progress: Progress, wish: &Wish<'_>) -> anyhow::Result<Read> {
     let node = local::host_name();
     let mut fleet = Fleet::new(Source::Local, Topology::default(), progress);
     let mut wants = local::wants(&node, wish.depth);
@@ -161,7 +154,6 @@ async fn on_this_machine(
     if let Some(why) = fleet.failure(&node) {
         bail!("{why}");
     }
-    fleet.stats(start);
     let topology = fleet.close().await;
     tell_ended(&topology);
     Ok(Read {
@@ -172,7 +164,8 @@ async fn on_this_machine(
     })
 }
 
-/// What of these sections (`None`: of all) could not be read, and which namespaces were not found: a line for each reason.
+/// What of these sections (`None`: of all) could not be read, and which namespaces were not found: a line for each
+/// reason.
 fn unread(topology: &Topology, sections: Option<&[&str]>) -> Vec<String> {
     let mut reasons: BTreeMap<(String, String), (BTreeSet<String>, usize)> = BTreeMap::new();
     let wanted = |name: &str| sections.is_none_or(|sections| sections.contains(&name));
@@ -205,7 +198,7 @@ fn unread(topology: &Topology, sections: Option<&[&str]>) -> Vec<String> {
 fn tell_ended(topology: &Topology) {
     for (node, target, why) in &topology.absent {
         if matches!(target, NsTarget::Id(_)) {
-            eprintln!("note: {node}: {why}");
+            super::say(&format!("note: {node}: {why}"));
         }
     }
 }

@@ -123,14 +123,7 @@ impl<'a> Case<'a> {
             {
                 let node = names.node_by_ip(dst)?;
                 (node.name == self.hop.ns.node).then_some(())?;
-                let packet = self.packet();
-                let port = packet.dport()?;
-                names.services.iter().find(|service| {
-                    service
-                        .ports
-                        .iter()
-                        .any(|own| own.node_port == Some(port) && own.protocol == packet.protocol())
-                })
+                self.service_by_node_port()
             }
             _ => None,
         }

@@ -67,14 +67,19 @@ pub(crate) const UNPRIVILEGED: FreePorts = (1024, u16::MAX);
 /// `free`: what it may be. A range that names less than a thousandth of these (a single port, say) is
 /// taken not to hold it. A range that names some of them is unknown.
 pub(super) fn free_port_within(first: u16, last: u16, free: FreePorts) -> Option<bool> {
-    let all = u32::from(free.1.saturating_sub(free.0)) + 1;
     let named = match last.min(free.1).checked_sub(first.max(free.0)) {
-        Some(more) => u32::from(more) + 1,
+        Some(more) => usize::from(more) + 1,
         None => 0,
     };
+    free_port_of(named, 0, free)
+}
+
+/// The same where that many of them are named, and of some more it is not known.
+pub(super) fn free_port_of(named: usize, doubtful: usize, free: FreePorts) -> Option<bool> {
+    let all = usize::from(free.1.saturating_sub(free.0)) + 1;
     if named == all {
         Some(true)
-    } else if named * 1000 < all {
+    } else if (named + doubtful) * 1000 < all {
         Some(false)
     } else {
         None

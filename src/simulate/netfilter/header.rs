@@ -69,19 +69,18 @@ pub(super) fn load(
             None if known.local => return Load::Absent,
             None => return Load::Unknown("link-layer header not known here".to_owned()),
         },
-        PayloadBase::Network if arp(packet).is_some() => {
-            let bytes = arp(packet).unwrap_or(Bits::unknown(0));
-            let total = bytes.len();
-            (bytes, total)
+        PayloadBase::Network => {
+            if let Some(bytes) = arp(packet) {
+                let total = bytes.len();
+                (bytes, total)
+            } else {
+                let mut bytes = network(packet, known.sized);
+                bytes.push(&transport(packet, known.free));
+                (bytes, total(packet))
+            }
         }
         // ARP has no transport header (NFT_PKTINFO_L4PROTO is not set).
         PayloadBase::Transport if arp(packet).is_some() => return Load::Absent,
-        PayloadBase::Network => {
-            let mut bytes = network(packet, known.sized);
-            bytes.push(&transport(packet, known.free));
-            let total = total(packet);
-            (bytes, total)
-        }
         PayloadBase::Transport => {
             let total = total(packet).saturating_sub(network_len(packet));
             (transport(packet, known.free), total)

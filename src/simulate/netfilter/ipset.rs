@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use super::bits::{FreePorts, Tri};
+use super::bits::{FreePorts, Tri, free_port_of};
 use super::chain::Did;
 use super::ipset_key::{self, Lack, Shown};
 use super::machine::{Eval, Vm};
@@ -353,7 +353,7 @@ fn decide<'a>(
     (first.filter(|_| alike), sure.map(|sure| sure.member))
 }
 
-/// Any free port in a set of ports: as [`free_port_within`](super::bits::free_port_within), of many members.
+/// Any free port in a set of ports.
 fn with_free_port(
     set: &Ipset,
     fits: &[Fit<'_>],
@@ -366,7 +366,6 @@ fn with_free_port(
             by_port.entry(port).or_default().push(fit);
         }
     }
-    let all = usize::from(last.saturating_sub(first)) + 1;
     let (mut named, mut doubtful) = (0, 0);
     for fits in by_port.into_values() {
         match decide(set, fits, inverted).0 {
@@ -375,13 +374,7 @@ fn with_free_port(
             None => doubtful += 1,
         }
     }
-    if named == all {
-        Some(true)
-    } else if (named + doubtful) * 1000 < all {
-        Some(false)
-    } else {
-        None
-    }
+    free_port_of(named, doubtful, (first, last))
 }
 
 /// An address of `bitmap:ip,mac` without a link-layer address takes that of the first packet that asks

@@ -3,13 +3,13 @@
 //! Source: the `_kadt()` functions, net/netfilter/ipset/ip_set_{hash,bitmap}_*.c; `get_port()`,
 //! ip_set_getport.c (v6.12).
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use super::machine::Eval;
-use super::{ct, meta};
-use crate::model::MacAddr;
+use super::meta;
 use crate::model::ipset::{Ipset, IpsetField, IpsetMethod, IpsetPart};
 use crate::model::packet::{L4, TCP, UDP};
+use crate::model::{MacAddr, Prefix};
 use crate::simulate::skb::Skb;
 
 /// IPSET_FLAG_PHYSDEV. No version of iptables sets it: members with `physdev:` match no rule of it.
@@ -84,7 +84,7 @@ fn address(skb: &Skb, set: &Ipset, source: bool) -> Result<Shown, Lack> {
         return Err(Lack::Never(format!("{addr} is outside of its range")));
     }
     let cut = match (set.head.netmask, set.head.bitmask) {
-        (Some(len), _) => masked(addr, len),
+        (Some(len), _) => Prefix::new(addr, len).map_or(addr, Prefix::addr),
         (None, Some(mask)) => and(addr, mask),
         (None, None) => addr,
     };
@@ -172,7 +172,7 @@ fn device(eval: &Eval<'_, '_>, source: bool, physdev: bool) -> Result<Shown, Lac
 pub(super) fn fits(shown: &Shown, part: &IpsetPart) -> Option<bool> {
     match (shown, part) {
         (Shown::Addr(addr), IpsetPart::Net(net, len)) => {
-            Some(ct::masked_equal(*addr, *net, mask(*net, *len)))
+            Some(Prefix::new(*net, *len).ok()?.contains(*addr))
         }
         (Shown::Port(proto, port), IpsetPart::Port(own, number)) => {
             let same = port.is_none_or(|port| port == *number);
@@ -229,25 +229,6 @@ pub(super) fn text(shown: &[Shown]) -> String {
         Shown::Mark(None) => "an unknown mark".to_owned(),
     });
     words.collect::<Vec<_>>().join(",")
-}
-
-/// The mask of a prefix length, of the address's family.
-fn mask(family: IpAddr, len: u8) -> IpAddr {
-    let len = u32::from(len);
-    match family {
-        IpAddr::V4(_) => {
-            let mask = u32::MAX.checked_shl(32_u32.saturating_sub(len));
-            Ipv4Addr::from(mask.unwrap_or(0)).into()
-        }
-        IpAddr::V6(_) => {
-            let mask = u128::MAX.checked_shl(128_u32.saturating_sub(len));
-            Ipv6Addr::from(mask.unwrap_or(0)).into()
-        }
-    }
-}
-
-fn masked(addr: IpAddr, len: u8) -> IpAddr {
-    and(addr, mask(addr, len))
 }
 
 fn and(addr: IpAddr, mask: IpAddr) -> IpAddr {
