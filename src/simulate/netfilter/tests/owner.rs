@@ -2,6 +2,7 @@
 
 use super::fixture::*;
 use crate::model::Section;
+use crate::model::conntrack::NatRange;
 use crate::model::netfilter::*;
 use crate::model::packet::TCP;
 use crate::model::socket::Socket;
@@ -132,4 +133,42 @@ fn no_packet_has_extension_headers() {
     let outcome =
         routing(vec![0; 48]).one(Hook::Input, (2, 0), skb(packet, false), Flows::default());
     assert!(is_accept(&outcome), "{outcome:?}");
+}
+
+#[test]
+fn the_kernels_own_sockets_have_no_owner() {
+    for (wanted, dropped) in [((0, 0, false), false), ((0, 0, true), true)] {
+        let mut world = World::new(with_nft(output(owned(Some(wanted), None))));
+        let mut skb = skb(tcp("10.88.0.11", Some(40000), "10.88.0.12", 80), true);
+        skb.kernel = true;
+        let outcome = world.one(Hook::Output, (0, 2), skb, Flows::default());
+        assert_eq!(!is_accept(&outcome), dropped, "{wanted:?}");
+    }
+}
+
+#[test]
+fn the_ports_that_a_rule_gives_are_told() {
+    // NF_NAT_RANGE_MAP_IPS, PROTO_SPECIFIED, PROTO_RANDOM.
+    let range = NatRange {
+        flags: 1 | 2 | 4,
+        addrs: Some((ip("10.88.0.11"), ip("10.88.0.11"))),
+        ports: Some((20000, 20100)),
+    };
+    let chain = chain(
+        "POSTROUTING",
+        Some(base(Hook::Postrouting, 100, ChainKind::Nat)),
+        vec![vec![Expr::Target(XtTarget::Snat(range))]],
+    );
+    let nat = table(Family::Ip, "nat", vec![chain], Vec::new());
+    let mut world = World::new(with_nft(vec![nat]));
+    let packet = tcp("10.244.1.7", None, "10.88.0.12", 80);
+    let tracked = world.one(
+        Hook::Prerouting,
+        (3, 0),
+        skb(packet, false),
+        Flows::default(),
+    );
+    let outcome = world.one(Hook::Postrouting, (3, 2), tracked.skb, tracked.flows);
+    assert_eq!(said(&outcome), "snat to 10.88.0.11, port 20000 to 20100");
+    assert_eq!(outcome.skb.packet.sport(), None);
 }

@@ -11,6 +11,7 @@ use netpath::model::rule::RuleAction;
 use netpath::model::tc::{Qdisc, QdiscKind};
 use netpath::model::want::Depth;
 use netpath_lab::namespace::Namespaces;
+use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::Value;
 
 use crate::ns::{Ns, run};
@@ -552,4 +553,18 @@ fn sockets_are_as_they_were_opened() {
         (6, true, Some(false))
     );
     assert!(socket.addr.is_unspecified() && socket.addr.is_ipv6() && socket.inode != 0);
+    assert_eq!(socket.transparent, Some(false));
+    // A transparent proxy's.
+    let proxy = inside
+        .run(|| {
+            let server = std::net::TcpListener::bind("127.0.0.1:15006")?;
+            setsockopt(&server, sockopt::IpTransparent, &true)?;
+            Ok(server)
+        })
+        .expect("a transparent server");
+    let read = pod.read(Depth::NoRules);
+    let mut sockets = read.sockets.known().expect("sockets").iter();
+    let socket = sockets.find(|socket| socket.port == 15006);
+    drop(proxy);
+    assert_eq!(socket.and_then(|socket| socket.transparent), Some(true));
 }

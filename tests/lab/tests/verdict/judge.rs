@@ -222,8 +222,8 @@ impl Judge {
                 taken_raw(question, observed)
             }
             Disposition::Delivered | Disposition::LeavesCluster => {
-                // What becomes of the answers their points tell.
-                refusal.is_none() || trace.reply.as_ref().is_some_and(|reply| !reply.works())
+                // What becomes of lost answers their points tell.
+                !trace.works() || observed.taken && refusal.is_none()
             }
             Disposition::Rejected(RejectWith::PortClosed) if raw => {
                 let reset = matches!(question.kind, Kind::Raw { flags, .. } if flags & 4 != 0);
@@ -311,7 +311,7 @@ fn chain(trace: &Trace) -> impl Iterator<Item = &Trace> {
 
 /// A packet from a raw socket that reaches a socket or kernel: what is said of it, where anything is.
 fn taken_raw(question: &Question, observed: &Observed) -> bool {
-    let Kind::Raw { flags, icmp } = question.kind else {
+    let Kind::Raw { flags, .. } = question.kind else {
         return false;
     };
     match question.protocol {
@@ -319,10 +319,7 @@ fn taken_raw(question: &Question, observed: &Observed) -> bool {
         // A listener resets what belongs to no connection, or passes over it.
         TCP => !matches!(observed.refusal, Some(Refusal::Icmp { .. })),
         UDP => observed.taken,
-        _ => {
-            let _ = icmp;
-            observed.refusal.is_none()
-        }
+        _ => observed.refusal.is_none(),
     }
 }
 
