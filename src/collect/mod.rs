@@ -41,6 +41,9 @@ pub mod sysctl;
 pub mod tc;
 pub mod xfrm;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod untrusted;
+
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
