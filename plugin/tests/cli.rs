@@ -329,6 +329,7 @@ fn alone(name: &str, ino: u64) -> NetNs {
     ns.legacy = Section::Known(Ruleset::default());
     ns.ipvs = Section::Known(Vec::new());
     ns.recent = Section::Known(Vec::new());
+    ns.nfqueues = Section::Known(Vec::new());
     ns.unread_tables = Section::Known(Vec::new());
     ns
 }

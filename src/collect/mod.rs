@@ -28,6 +28,7 @@ pub mod netfilter;
 pub mod netlink;
 pub mod netns;
 pub mod nexthop;
+pub mod nfqueue;
 pub mod nla;
 pub mod nsid;
 pub mod privileges;

@@ -15,8 +15,8 @@ use super::netlink::{Netlink, Protocol};
 use super::netns::{Hopper, NsFile};
 use super::rtnl::{Route, Session};
 use super::{
-    addr, bpf, conntrack, fdb, ipvs, link, neigh, nsid, recent, route, rule, socket as sockets,
-    sysctl, tc, xfrm,
+    addr, bpf, conntrack, fdb, ipvs, link, neigh, nfqueue, nsid, recent, route, rule,
+    socket as sockets, sysctl, tc, xfrm,
 };
 use crate::model::conntrack::{ConntrackEntry, Tuple};
 use crate::model::ipset::{Ipset, IpsetPart};
@@ -24,6 +24,7 @@ use crate::model::ipvs::IpvsService;
 use crate::model::link::{Link, LinkKind};
 use crate::model::netfilter::{Chain, Family, Ruleset};
 use crate::model::netns::{NetNs, NsIdentity};
+use crate::model::nfqueue::NfQueue;
 use crate::model::recent::RecentList;
 use crate::model::sysctl::Sysctls;
 use crate::model::want::{Depth, Packets, Towards};
@@ -76,6 +77,7 @@ pub struct Inside {
     sysctls: Sysctls,
     ipvs: Result<Vec<IpvsService>>,
     recent: Result<Vec<RecentList>>,
+    nfqueues: Result<Vec<NfQueue>>,
     legacy: [Section<Vec<String>>; 2],
     unread_tables: Section<Vec<String>>,
     programs: Result<BTreeMap<u32, Vec<String>>>,
@@ -90,6 +92,7 @@ impl Inside {
             sysctls: sysctl::read(proc),
             ipvs: ipvs::read(proc),
             recent: recent::read(proc),
+            nfqueues: nfqueue::read(proc),
             legacy: [
                 sysctl::legacy_tables(proc, false),
                 sysctl::legacy_tables(proc, true),
@@ -248,6 +251,7 @@ impl Namespace {
                 ns.sysctls = Section::Known(inside.sysctls);
                 ns.ipvs = inside.ipvs.into();
                 ns.recent = inside.recent.into();
+                ns.nfqueues = inside.nfqueues.into();
                 ns.unread_tables = inside.unread_tables;
                 ns.legacy = self.legacy(shared, &inside.legacy, asked).into();
                 if let (Ok(links), Ok(programs)) = (&mut found, &inside.programs) {
@@ -265,6 +269,7 @@ impl Namespace {
                 ns.sysctls = Section::Missing(error.to_string());
                 ns.ipvs = Section::Missing(error.to_string());
                 ns.recent = Section::Missing(error.to_string());
+                ns.nfqueues = Section::Missing(error.to_string());
                 ns.unread_tables = Section::Missing(error.to_string());
                 ns.legacy = Section::Missing(error.to_string());
                 ns.links = Section::Missing(error.to_string());

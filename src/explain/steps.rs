@@ -381,6 +381,12 @@ pub(super) fn object(naming: &Naming<'_>, hop: &Hop, evidence: &Evidence) -> Str
         Evidence::Socket { socket } => format!("socket: {}", words::socket(socket, &dev)),
         Evidence::Address { addr, dev } => format!("address {addr} on {dev}"),
         Evidence::Absent { what } => format!("not there: {what}"),
+        Evidence::UnheardQueue { num, last } => {
+            format!(
+                "not there: a program that listens on {}",
+                words::queues(*num, *last)
+            )
+        }
         Evidence::Assumed { why } => format!("assumed: {why}"),
         Evidence::Unreadable { what } => format!("could not be read: {what}"),
     }

@@ -112,6 +112,13 @@ pub enum Evidence {
         /// Device it is on.
         dev: String,
     },
+    /// Queues that rules hand packets to and no program listens on.
+    UnheardQueue {
+        /// The first.
+        num: u16,
+        /// The last.
+        last: u16,
+    },
     /// Something that would have decided and is not there.
     Absent {
         /// What was looked for.

@@ -96,6 +96,7 @@ impl World {
         ns.legacy = Section::Known(Ruleset::default());
         ns.ipvs = Section::Known(Vec::new());
         ns.recent = Section::Known(Vec::new());
+        ns.nfqueues = Section::Known(Vec::new());
         ns.unread_tables = Section::Known(Vec::new());
         ns.sysctls = Section::Known(Sysctls {
             inet_all: Section::Known(InetConf {

@@ -6,6 +6,7 @@ use crate::trace::evidence::ChainRef;
 
 use super::Case;
 use crate::explain::codes::{self, Code};
+use crate::explain::words;
 
 impl<'a> Case<'a> {
     pub(super) fn filtered(&self) -> (Code, String) {
@@ -56,6 +57,12 @@ impl<'a> Case<'a> {
             let mend = "kubectl get networkpolicies -A: add an allow for this flow at the end that refuses it; where one exists, restart the policy agent on this node".to_owned();
             return (codes::POLICY_DENIES, mend);
         }
+        if let Some(queue) = self.unheard_queue() {
+            let mend = format!(
+                "{here}: start the program that is to listen on {queue} (a NetworkPolicy agent, an intrusion detection), see why it ended, or let the rule pass packets by without it (bypass)"
+            );
+            return (codes::FILTERED, mend);
+        }
         let accept = self.accept(base, by_policy);
         if base.hook == Hook::Forward {
             (codes::FORWARD_FILTERED, format!("{here}: {accept}"))
@@ -101,6 +108,15 @@ impl<'a> Case<'a> {
                 }
                 _ => None,
             })
+    }
+
+    /// The queue of a rule for which no program listens.
+    fn unheard_queue(&self) -> Option<String> {
+        let unheard = |evidence: &Evidence| match evidence {
+            Evidence::UnheardQueue { num, last } => Some(words::queues(*num, *last)),
+            _ => None,
+        };
+        self.step.evidence.iter().rev().find_map(unheard)
     }
 
     /// A command that lets the packet through.

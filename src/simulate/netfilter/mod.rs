@@ -17,6 +17,7 @@ mod machine;
 mod meta;
 mod nat;
 mod nat_addr;
+mod queue;
 mod recent;
 mod registers;
 mod reject;
