@@ -408,7 +408,8 @@ fn look_up<'a>(
         }
         _ => return lacking(format!("set {name} is changed by a rule before this one")),
     }
-    match lookup::find(set, &key) {
+    let order = eval.cx.index.order(set);
+    match lookup::find(set, &key, order) {
         Found::Unread => {
             let by_key = asks_by_key(set) && set.key_len > 0;
             let exact = key.bytes().filter(|_| by_key).map(<[u8]>::to_vec);

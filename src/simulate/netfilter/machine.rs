@@ -137,10 +137,10 @@ impl<'c, 'a> Eval<'c, 'a> {
         }))
     }
 
-    /// Counts a rule; false when there were too many.
-    pub(super) fn spend_rule(&mut self) -> bool {
-        self.rules_left = self.rules_left.saturating_sub(1);
-        self.rules_left > 0
+    /// Counts rules; false when there were too many.
+    pub(super) fn spend_rules(&mut self, number: usize) -> bool {
+        self.rules_left = self.rules_left.saturating_sub(number);
+        number == 0 || self.rules_left > 0
     }
 
     fn run(&mut self, vm: Box<Vm<'a>>) -> Vec<HookOutcome> {
@@ -281,6 +281,7 @@ impl Vm<'_> {
     pub(super) fn skip_rule(&mut self) {
         if let Some(walk) = self.walk.as_mut() {
             walk.expr = 0;
+            walk.regs.clear();
             walk.elements.clear();
             if let Some(frame) = walk.frames.last_mut() {
                 frame.rule += 1;

@@ -10,6 +10,7 @@ mod ct;
 mod expr;
 mod header;
 mod hook;
+mod index;
 mod ipset;
 mod ipset_key;
 mod lookup;
@@ -42,6 +43,7 @@ use crate::model::netfilter::{Hook, Rule, Set, SetElem, Table};
 use crate::trace::{DropReason, RejectWith, Step};
 
 pub(crate) use bits::{FreePorts, UNPRIVILEGED};
+pub(crate) use index::Index;
 pub(crate) use text::protocol_name;
 
 /// A rule in the words of `iptables-save` or `nft`, whichever most likely made its table.
