@@ -231,6 +231,12 @@ pub struct ServiceSpec {
     pub selector: BTreeMap<String, String>,
     /// Ports.
     pub ports: Vec<ServicePort>,
+    /// Seconds of ClientIP affinity that the API object asks for. The rules never follow it: a fault.
+    #[serde(default)]
+    pub affinity_seconds: Option<u32>,
+    /// The API object's traffic policies are Local. The rules never follow them: a fault.
+    #[serde(default)]
+    pub local: bool,
 }
 
 impl ServiceSpec {
@@ -242,6 +248,8 @@ impl ServiceSpec {
             kind,
             selector: BTreeMap::from([("app".to_owned(), app.to_owned())]),
             ports: Vec::new(),
+            affinity_seconds: None,
+            local: false,
         }
     }
 
