@@ -8,6 +8,7 @@
 pub mod codes;
 mod detect;
 mod detect_place;
+pub mod ipvs;
 pub mod naming;
 pub mod steps;
 mod unknown;

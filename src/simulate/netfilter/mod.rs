@@ -35,6 +35,7 @@ mod xt_match;
 mod xt_target;
 
 use super::Cx;
+use super::ipvs::Sent;
 use super::skb::{Devices, Flows, Skb};
 use crate::model::NsKey;
 use crate::model::netfilter::{Hook, Rule, Set, SetElem, Table};
@@ -90,6 +91,8 @@ pub(crate) enum HookVerdict {
     Drop(DropReason),
     /// Gone, and the sender is told.
     Reject(RejectWith),
+    /// IPVS has taken it and sends it on.
+    Ipvs(Sent),
     /// Can't be known; what is missing.
     Unknown(String),
 }
