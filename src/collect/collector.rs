@@ -164,6 +164,40 @@ impl Collector {
                         }
                     }
                 }
+                Want::IpvsService { netns, key } => {
+                    let service = self.with(&mut request, *netns, |ns, shared| {
+                        ns.ipvs_service(shared, key)
+                    });
+                    answer(Fact::IpvsService {
+                        netns: *netns,
+                        key: *key,
+                        service: service.into(),
+                    });
+                }
+                Want::IpvsConn { netns, key } => {
+                    let conn =
+                        self.with(&mut request, *netns, |ns, shared| ns.ipvs_conn(shared, key));
+                    answer(Fact::IpvsConn {
+                        netns: *netns,
+                        key: *key,
+                        conn: conn.into(),
+                    });
+                }
+                Want::Ipvs { target } => match self.find(&mut request, target) {
+                    Ok(ids) => {
+                        for netns in ids {
+                            let services = self.with(&mut request, netns, Namespace::ipvs_services);
+                            answer(Fact::Ipvs {
+                                netns,
+                                services: services.into(),
+                            });
+                        }
+                    }
+                    Err(why) => answer(Fact::NoNetNs {
+                        target: target.clone(),
+                        why,
+                    }),
+                },
                 Want::ConntrackTable { target } => {
                     self.conntrack_tables(&mut request, target, &mut answer);
                 }

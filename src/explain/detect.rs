@@ -348,7 +348,7 @@ impl<'a> Case<'a> {
         match how {
             RejectWith::TcpReset | RejectWith::Icmp(_) => self.filtered(),
             RejectWith::PortClosed | RejectWith::PortUnreachable => {
-                if self.rule().is_some() {
+                if self.rule().is_some() || self.no_endpoint().is_some() {
                     return self.filtered();
                 }
                 self.no_listener(&packet)

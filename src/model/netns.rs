@@ -8,7 +8,7 @@ use super::addr::Addr;
 use super::conntrack::{ConntrackEntry, Tuple};
 use super::fdb::FdbEntry;
 use super::ipset::Ipset;
-use super::ipvs::IpvsService;
+use super::ipvs::Ipvs;
 use super::link::Link;
 use super::neigh::Neigh;
 use super::netfilter::Ruleset;
@@ -48,9 +48,9 @@ pub struct NetNs {
     pub nft: Section<Ruleset>,
     /// Legacy x_tables.
     pub legacy: Section<Ruleset>,
-    /// IPVS virtual services.
-    #[serde(default)]
-    pub ipvs: Section<Vec<IpvsService>>,
+    /// IPVS; `Known(None)`: no service is there, so that it does nothing.
+    #[serde(default, deserialize_with = "super::ipvs::of_any_file")]
+    pub ipvs: Section<Option<Ipvs>>,
     /// Tables whose rules are not read, by name: of legacy arptables (`arp filter`), and modules of legacy
     /// ebtables that are loaded (`ebtable_filter`).
     #[serde(default)]

@@ -14,6 +14,7 @@ mod exchange;
 pub(crate) mod fib;
 pub(crate) mod forward;
 pub(crate) mod input;
+pub(crate) mod ipvs;
 pub(crate) mod l2;
 pub(crate) mod memory;
 pub(crate) mod neigh;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::conntrack::ConntrackEntry;
 use crate::model::fdb::FdbEntry;
+use crate::model::ipvs::{IpvsKey, IpvsServer, IpvsService};
 use crate::model::neigh::Neigh;
 use crate::model::netfilter::{Backend, ChainKind, Counters, Family, Hook, Policy};
 use crate::model::route::Route;
@@ -87,6 +88,20 @@ pub enum Evidence {
         entry: ConntrackEntry,
         /// It was in the kernel's table when it was read; made by this flow otherwise.
         existing: bool,
+    },
+    /// A server that IPVS chose for a new connection.
+    IpvsServer {
+        /// Virtual service.
+        service: IpvsKey,
+        /// Its scheduler.
+        scheduler: String,
+        /// Server.
+        server: IpvsServer,
+    },
+    /// A virtual service of which no server takes new connections.
+    IpvsService {
+        /// With its servers.
+        service: IpvsService,
     },
     /// A setting.
     Sysctl {

@@ -11,16 +11,16 @@ use crate::explain::words;
 impl<'a> Case<'a> {
     pub(super) fn filtered(&self) -> (Code, String) {
         let here = self.here();
-        let Some((base, by_policy)) = self.rule() else {
-            let mend = format!("{here}: {}", self.naming.text(&self.step.result));
-            return (codes::SWALLOWED, mend);
-        };
         if let Some(service) = self.no_endpoint() {
             let mend = format!(
                 "kubectl get endpointslices: look for ready endpoints of {service}; compare its selector with the pods' labels, its targetPort with their ports, and its traffic policy with where they run"
             );
             return (codes::NO_ENDPOINT, mend);
         }
+        let Some((base, by_policy)) = self.rule() else {
+            let mend = format!("{here}: {}", self.naming.text(&self.step.result));
+            return (codes::SWALLOWED, mend);
+        };
         let chains: Vec<&str> = self.chains().collect();
         if self.step.evidence.iter().any(|evidence| {
             matches!(evidence, Evidence::NetfilterRule { text, .. }
@@ -98,14 +98,9 @@ impl<'a> Case<'a> {
                     Some("the Service".to_owned())
                 }
                 Evidence::SetElement { set, .. } if set.starts_with("no-endpoint-") => {
-                    let names = self.naming.names;
-                    let service = names.service_by_ip(self.packet().dst);
-                    let service = service.or_else(|| self.service_by_node_port());
-                    Some(service.map_or_else(
-                        || "the Service".to_owned(),
-                        |service| format!("{}/{}", service.namespace, service.name),
-                    ))
+                    Some(self.asked_service())
                 }
+                Evidence::IpvsService { .. } => Some(self.asked_service()),
                 _ => None,
             })
     }
@@ -117,6 +112,17 @@ impl<'a> Case<'a> {
             _ => None,
         };
         self.step.evidence.iter().rev().find_map(unheard)
+    }
+
+    /// The Service whose address the packet has.
+    fn asked_service(&self) -> String {
+        let names = self.naming.names;
+        let service = names.service_by_ip(self.packet().dst);
+        let service = service.or_else(|| self.service_by_node_port());
+        service.map_or_else(
+            || "the Service".to_owned(),
+            |service| format!("{}/{}", service.namespace, service.name),
+        )
     }
 
     /// A command that lets the packet through.

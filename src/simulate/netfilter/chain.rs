@@ -370,6 +370,7 @@ fn end<'a>(eval: &mut Eval<'_, 'a>, vm: &mut Vm<'a>, how: &End<'a>) -> Next<'a> 
                 HookVerdict::Accept => "accepted".to_owned(),
                 HookVerdict::Drop(_) => "dropped".to_owned(),
                 HookVerdict::Reject(with) => format!("rejected with {with}"),
+                HookVerdict::Ipvs(_) => "taken".to_owned(),
                 HookVerdict::Unknown(_) => "unknown".to_owned(),
             };
             // A NAT chain that accepts without a mapping decided nothing.

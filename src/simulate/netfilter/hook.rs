@@ -65,6 +65,10 @@ pub(super) enum Actor<'a> {
     Conntrack,
     /// NAT with its chains in their order.
     Nat(Vec<BaseRef<'a>>),
+    /// IPVS: an answer of a server.
+    IpvsAnswer,
+    /// IPVS: a packet for a virtual service.
+    IpvsRequest,
     /// Puts a new connection into the table.
     Confirm,
 }
@@ -142,6 +146,22 @@ pub(super) fn agenda<'a>(
                 place(i32::MAX, 0, Actor::Confirm);
             }
             Hook::Forward | Hook::Ingress | Hook::Egress => {}
+        }
+    }
+    // `ip_vs_ops4`, `ip_vs_ops6`: there as long as there is a service.
+    if ip && ns.ipvs != Section::Known(None) {
+        let newest = usize::MAX;
+        match at.hook {
+            Hook::Input => {
+                place(PRI_NAT_SRC - 2, newest, Actor::IpvsAnswer);
+                place(PRI_NAT_SRC - 1, newest, Actor::IpvsRequest);
+            }
+            Hook::Output => {
+                place(PRI_NAT_DST + 1, newest, Actor::IpvsAnswer);
+                place(PRI_NAT_DST + 2, newest, Actor::IpvsRequest);
+            }
+            Hook::Forward => place(PRI_NAT_SRC, newest, Actor::IpvsAnswer),
+            Hook::Prerouting | Hook::Postrouting | Hook::Ingress | Hook::Egress => {}
         }
     }
     actors.sort_by_key(|(order, _)| *order);

@@ -37,6 +37,7 @@ mod xt_match;
 mod xt_target;
 
 use super::Cx;
+use super::ipvs::Sent;
 use super::skb::{Devices, Flows, Skb};
 use crate::model::NsKey;
 use crate::model::netfilter::{Hook, Rule, Set, SetElem, Table};
@@ -93,6 +94,8 @@ pub(crate) enum HookVerdict {
     Drop(DropReason),
     /// Gone, and the sender is told.
     Reject(RejectWith),
+    /// IPVS has taken it and sends it on.
+    Ipvs(Sent),
     /// Can't be known; what is missing.
     Unknown(String),
 }

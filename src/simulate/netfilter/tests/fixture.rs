@@ -110,6 +110,7 @@ pub(super) fn node() -> NetNs {
         paths: Vec::new(),
         processes: Vec::new(),
     });
+    ns.ipvs = Section::Known(None);
     ns.links = Section::Known(vec![
         link(1, "lo", LinkKind::Device),
         link(2, "eth0", LinkKind::Device),
@@ -560,6 +561,7 @@ pub(super) fn skb(packet: Packet, local: bool) -> Skb {
         ct: CtRef::None,
         uid: None,
         local,
+        ipvs: false,
         sized: true,
         free: crate::simulate::netfilter::UNPRIVILEGED,
     }
