@@ -106,6 +106,8 @@ fn next(cx: &mut Cx<'_>, flow: &Flow, packets: &[Finished]) -> Vec<Finished> {
             let taker = first.walk.taker;
             let sender = (taker.map(|(uid, _)| uid), None);
             let mut back = start(ns, packet, sender, last, Goal::Party(peer));
+            // Echoes are answered by the kernel (`icmp_reply()`).
+            back.skb.kernel = matches!(back.skb.packet.l4, L4::Icmp { .. });
             back.any_source = taker.is_some_and(|(_, transparent)| transparent);
             if let Some(why) = answers_from_elsewhere(cx, &back) {
                 let evidence = Evidence::Assumed { why };
@@ -238,6 +240,7 @@ pub(super) fn first(ns: NsKey, packet: Packet, (uid, gid): Sender) -> Walk {
             ct: CtRef::None,
             uid,
             gid,
+            kernel: false,
             proxy: None,
             party: None,
             local: true,

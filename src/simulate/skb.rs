@@ -25,6 +25,8 @@ pub(crate) struct Skb {
     pub(crate) uid: Option<u32>,
     /// Gid, likewise.
     pub(crate) gid: Option<u32>,
+    /// The kernel itself sends it: its socket has no owner.
+    pub(crate) kernel: bool,
     /// Socket that TPROXY gave it to (`skb->sk` of an incoming packet).
     pub(crate) proxy: Option<Box<Socket>>,
     /// Namespace of the socket that has the connection it is for, and whether that socket is transparent.

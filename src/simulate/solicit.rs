@@ -432,6 +432,7 @@ impl<'t> Frame<'_, 't> {
             ct: CtRef::None,
             uid: None,
             gid: None,
+            kernel: false,
             proxy: None,
             party: None,
             local: self.local,

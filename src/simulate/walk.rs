@@ -226,6 +226,7 @@ impl Walk {
         self.skb.ct = CtRef::None;
         self.skb.uid = None;
         self.skb.gid = None;
+        self.skb.kernel = false;
         self.skb.proxy = None;
         self.skb.local = false;
         self.physin = None;

@@ -117,6 +117,7 @@ pub(super) fn no_socket(eval: &Eval<'_, '_>, skb: &Skb) -> Tri {
 fn owner(eval: &Eval<'_, '_>, skb: &Skb, id: Option<u32>, what: &str) -> Load {
     match (no_socket(eval, skb), id) {
         (Tri::Yes, _) => Load::Absent,
+        _ if skb.kernel => Load::Absent,
         (Tri::No, Some(id)) => Load::Value(Bits::host32(Some(id))),
         (Tri::No, None) => Load::Unknown(format!("the sender's {what} is not known")),
         (Tri::Unknown(why), _) => Load::Unknown(why),

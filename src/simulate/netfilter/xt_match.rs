@@ -341,6 +341,7 @@ fn owner(
     match meta::no_socket(eval, skb) {
         Tri::Yes => Tri::from(negated(uid) && negated(gid) && socket != Some(true)),
         Tri::Unknown(why) => Tri::Unknown(why),
+        Tri::No if skb.kernel => Tri::from(negated(uid) && negated(gid) && socket != Some(false)),
         Tri::No => {
             let within = |range: Option<(u32, u32, bool)>, own: Option<u32>, what: &str| match (
                 range, own,

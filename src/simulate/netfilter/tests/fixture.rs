@@ -561,6 +561,7 @@ pub(super) fn skb(packet: Packet, local: bool) -> Skb {
         ct: CtRef::None,
         uid: None,
         gid: None,
+        kernel: false,
         proxy: None,
         party: None,
         local,

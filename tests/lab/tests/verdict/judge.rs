@@ -88,9 +88,20 @@ impl Judge {
     /// All ways that a question may take.
     pub fn predict(&mut self, question: &Question) -> Result<Vec<Trace>> {
         let from = self.key(question.from)?;
+        // Entries were made and changed since.
+        if let Some(node) = self.topology.nodes.get_mut(NODE) {
+            for ns in node.netns.values_mut() {
+                ns.conntrack.clear();
+            }
+        }
+        self.ask(|topology| once(topology, question, from.clone()))
+    }
+
+    /// Runs a simulation until nothing is wanted.
+    fn ask(&mut self, run: impl Fn(&Topology) -> Outcome) -> Result<Vec<Trace>> {
         let mut asked = BTreeSet::new();
         loop {
-            let mut outcome = self.once(question, from.clone());
+            let mut outcome = run(&self.topology);
             let wants = outcome.wants.remove(NODE).unwrap_or_default();
             let new: Vec<Want> = wants.difference(&asked).cloned().collect();
             if new.is_empty() {
@@ -103,59 +114,13 @@ impl Judge {
         }
     }
 
-    fn once(&self, question: &Question, from: NsKey) -> Outcome {
-        let limits = Limits::default();
-        let (id, len) = (Some(question.id), length(question));
-        let Kind::Raw { flags, icmp } = question.kind else {
-            let ports = matches!(question.protocol, TCP | UDP);
-            let flow = Flow {
-                from,
-                src: Some(question.src),
-                sport: Some(question.sport),
-                dst: question.dst,
-                dport: ports.then_some(question.dport),
-                protocol: question.protocol,
-                len,
-                uid: id,
-                gid: id,
-            };
-            return simulate(&self.topology, &flow, &limits);
-        };
-        let (sport, dport) = (Some(question.sport), Some(question.dport));
-        let sent = Sent {
-            from,
-            packet: Packet {
-                eth: None,
-                src: question.src,
-                dst: question.dst,
-                ttl: 64,
-                tos: 0,
-                df: true,
-                len,
-                l4: match question.protocol {
-                    TCP => L4::Tcp {
-                        sport,
-                        dport,
-                        flags,
-                    },
-                    UDP => L4::Udp { sport, dport },
-                    _ => L4::Icmp {
-                        kind: icmp.0,
-                        code: icmp.1,
-                        id: sport,
-                    },
-                },
-                inner: None,
-            },
-            mark: question.mark,
-            uid: id,
-            gid: id,
-        };
-        send(&self.topology, &sent, &limits)
-    }
-
     /// Holds what was seen against the ways predicted: it must be one of them.
-    pub fn compare(&self, question: &Question, traces: &[Trace], observed: &Observed) -> Verdict {
+    pub fn compare(
+        &mut self,
+        question: &Question,
+        traces: &[Trace],
+        observed: &Observed,
+    ) -> Verdict {
         let sum: f64 = traces.iter().map(|trace| trace.probability).sum();
         if (sum - 1.0).abs() > 1e-6 {
             return Verdict::Differs(format!("{question}: probabilities add up to {sum}"));
@@ -213,12 +178,40 @@ impl Judge {
         points
     }
 
-    fn fits(&self, question: &Question, trace: &Trace, observed: &Observed) -> Result<(), String> {
+    /// Whether the reset that a closed port answers with is dropped where it is sent, before any device.
+    fn reset_is_lost(&mut self, trace: &Trace) -> Result<bool> {
+        let from = trace.hops.last().context("a trace has hops")?.ns.clone();
+        let mut packet = trace.packet.reply(64);
+        if let L4::Tcp { flags, .. } = &mut packet.l4 {
+            *flags = 0x14;
+        }
+        let reset = Sent {
+            from,
+            packet,
+            mark: 0,
+            uid: None,
+            gid: None,
+        };
+        let traces = self.ask(|topology| send(topology, &reset, &Limits::default()))?;
+        Ok(traces.iter().all(|trace| {
+            matches!(trace.disposition, Disposition::Dropped(_)) && self.points(trace).is_empty()
+        }))
+    }
+
+    fn fits(
+        &mut self,
+        question: &Question,
+        trace: &Trace,
+        observed: &Observed,
+    ) -> Result<(), String> {
         let raw = question.kind != Kind::Exchange;
-        let mut predicted = chain(trace).map(|packet| self.points(packet));
+        let predicted: Vec<_> = chain(trace).map(|packet| self.points(packet)).collect();
+        let mut predicted = predicted.into_iter();
+        let free = free_ports(trace);
         for (number, seen) in observed.turns.iter().enumerate() {
             let points = predicted.next().unwrap_or_default();
-            let equal = points.len() == seen.len() && points.iter().zip(seen).all(same);
+            let pairs = points.iter().zip(seen);
+            let equal = points.len() == seen.len() && pairs.clone().all(|(a, b)| same(a, b, free));
             if !equal {
                 return Err(format!("packet {} is not where it was seen", number + 1));
             }
@@ -234,8 +227,18 @@ impl Judge {
             }
             Disposition::Rejected(RejectWith::PortClosed) if raw => {
                 let reset = matches!(question.kind, Kind::Raw { flags, .. } if flags & 4 != 0);
-                reset == refusal.is_none()
+                match refusal {
+                    None if reset => true,
+                    None => self
+                        .reset_is_lost(trace)
+                        .map_err(|error| format!("{error:#}"))?,
+                    Some(own) => !reset && own == Refusal::Reset,
+                }
             }
+            // The refusal itself may be refused on its way.
+            Disposition::Rejected(RejectWith::PortClosed) if refusal.is_none() => self
+                .reset_is_lost(trace)
+                .map_err(|error| format!("{error:#}"))?,
             Disposition::Rejected(with) => refusal.is_some_and(|own| is(*with, own)),
             // Nobody is told by a packet; the call of a local sender may fail.
             Disposition::Dropped(_) | Disposition::Loop => {
@@ -249,6 +252,57 @@ impl Judge {
             Err(format!("{:?} is not what was seen", trace.disposition))
         }
     }
+}
+
+fn once(topology: &Topology, question: &Question, from: NsKey) -> Outcome {
+    let limits = Limits::default();
+    let (id, len) = (Some(question.id), length(question));
+    let Kind::Raw { flags, icmp } = question.kind else {
+        let ports = matches!(question.protocol, TCP | UDP);
+        let flow = Flow {
+            from,
+            src: Some(question.src),
+            sport: Some(question.sport),
+            dst: question.dst,
+            dport: ports.then_some(question.dport),
+            protocol: question.protocol,
+            len,
+            uid: id,
+            gid: id,
+        };
+        return simulate(topology, &flow, &limits);
+    };
+    let (sport, dport) = (Some(question.sport), Some(question.dport));
+    let sent = Sent {
+        from,
+        packet: Packet {
+            eth: None,
+            src: question.src,
+            dst: question.dst,
+            ttl: 64,
+            tos: 0,
+            df: true,
+            len,
+            l4: match question.protocol {
+                TCP => L4::Tcp {
+                    sport,
+                    dport,
+                    flags,
+                },
+                UDP => L4::Udp { sport, dport },
+                _ => L4::Icmp {
+                    kind: icmp.0,
+                    code: icmp.1,
+                    id: sport,
+                },
+            },
+            inner: None,
+        },
+        mark: question.mark,
+        uid: id,
+        gid: id,
+    };
+    send(topology, &sent, &limits)
 }
 
 fn chain(trace: &Trace) -> impl Iterator<Item = &Trace> {
@@ -272,9 +326,23 @@ fn taken_raw(question: &Question, observed: &Observed) -> bool {
     }
 }
 
-/// Ports that the prediction leaves open agree with any.
-fn same((predicted, seen): (&Point, &Point)) -> bool {
-    let port = |own: Option<u16>, other: Option<u16>| own.is_none() || own == other;
+/// Ports that a source gets where it is any free one: those that a rule names, or those from 1024 on.
+fn free_ports(trace: &Trace) -> (u16, u16) {
+    let steps = chain(trace).flat_map(|packet| packet.hops.iter().flat_map(|hop| &hop.steps));
+    let named = steps.filter_map(|step| {
+        let (_, range) = step.result.split_once(", port ")?;
+        let (first, last) = range.split_once(" to ")?;
+        Some((first.parse().ok()?, last.parse().ok()?))
+    });
+    named.last().unwrap_or((1024, u16::MAX))
+}
+
+/// Ports that the prediction leaves open are any of the free ones.
+fn same(predicted: &Point, seen: &Point, free: (u16, u16)) -> bool {
+    let port = |own: Option<u16>, other: Option<u16>| match (own, other) {
+        (None, Some(other)) => (free.0..=free.1).contains(&other),
+        (own, other) => own == other,
+    };
     port(predicted.sport, seen.sport)
         && port(predicted.dport, seen.dport)
         && Point {

@@ -2,7 +2,7 @@
 //! on every device saw of them (delivered, dropped, refused and how, each rewritten header) is one of the ways
 //! that the product predicts from what it read before. Needs root, iptables, nft and ipset.
 //!
-//! `NETPATH_VERDICT=docker` sends through that set only; `NETPATH_PACKETS=1000` sends so many.
+//! `NETPATH_VERDICT=docker` sends through that set only, `NETPATH_PACKETS=1000` so many, `NETPATH_SEED=2` others.
 #![allow(missing_docs, reason = "tests")]
 
 mod judge;
@@ -66,22 +66,31 @@ fn remembers(set: &RuleSet) -> Result<bool> {
     Ok(words.iter().any(|word| all.contains(word)))
 }
 
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().expect("a number"))
+}
+
 fn seed(name: &str) -> u64 {
+    let start = number("NETPATH_SEED").unwrap_or(7);
     name.bytes()
-        .fold(7, |sum, byte| sum * 31 % 1_000_003 + u64::from(byte))
+        .fold(start, |sum, byte| sum * 31 % 1_000_003 + u64::from(byte))
 }
 
 fn try_set(set: &RuleSet, loader: Loader) -> Result<Row> {
     let start = Instant::now();
     let net = Net::up().context("make the namespaces")?;
+    if set.name == "kube-proxy-ipvs" {
+        net.own_services()?;
+    }
     let home = if set.in_pod() { "a" } else { "node" };
     net.place(home).enter(|| set.load(loader))?;
     let mut wire = Wire::up(&net)?;
     let mut judge = Judge::up()?;
     judge.read_all(&net)?;
     let remembers = remembers(set)?;
-    let number = std::env::var("NETPATH_PACKETS").map(|text| text.parse().expect("a number"));
-    let number = number.unwrap_or(PACKETS);
+    let number =
+        number("NETPATH_PACKETS").map_or(PACKETS, |own| usize::try_from(own).expect("few"));
     let floating = set.name.starts_with("calico");
     let questions = questions(seed(&set.name), number, set.in_pod(), floating);
     let mut row = Row {

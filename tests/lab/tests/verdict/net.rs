@@ -138,6 +138,20 @@ impl Net {
         Ok(net)
     }
 
+    /// Makes the addresses of Services the node's own, as kube-proxy does in IPVS mode.
+    pub fn own_services(&self) -> Result<()> {
+        let mut lines = Vec::new();
+        for host in [1, 10, 20, 30, 40] {
+            lines.push(format!("address add 10.96.0.{host}/32 dev lo"));
+            lines.push(format!("address add fd00:10:96::{host}/128 dev lo nodad"));
+        }
+        for host in [20, 30, 60] {
+            lines.push(format!("address add 192.0.2.{host}/32 dev lo"));
+            lines.push(format!("address add 2001:db8:192::{host}/128 dev lo nodad"));
+        }
+        self.place("node").enter(|| ip_batch(&lines))
+    }
+
     /// Name of a namespace's file.
     pub fn netns(&self, place: &str) -> String {
         format!("{}{place}", self.prefix)

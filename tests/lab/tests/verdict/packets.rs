@@ -73,12 +73,28 @@ fn one<T: Copy>(dice: &mut Dice, of: &[T]) -> T {
 /// The packets of a set. `pod`: the rules are those of pod a, so that it takes part in most.
 pub fn questions(seed: u64, number: usize, pod: bool, has_201: bool) -> Vec<Question> {
     let mut dice = Dice::new(seed);
-    (0..number)
-        .map(|index| {
-            let sport = 40000 + u16::try_from(index * 7).expect("few packets");
-            question(&mut dice, sport, pod, has_201)
-        })
-        .collect()
+    let mut all: Vec<Question> = Vec::new();
+    for index in 0..number {
+        let sport = 40000 + u16::try_from(index % 3600 * 7).expect("few packets");
+        let again = dice.below(8) == 0;
+        let before = all.last().copied().filter(|_| again).and_then(once_more);
+        let next = before.unwrap_or_else(|| question(&mut dice, sport, pod, has_201));
+        all.push(next);
+    }
+    all
+}
+
+/// A packet of the same flow, for which conntrack has an entry by now. Later ones of TCP would have to lie in its
+/// windows, but for one that begins anew.
+fn once_more(before: Question) -> Option<Question> {
+    let (flags, icmp) = match (before.kind, before.protocol) {
+        (Kind::Raw { .. }, _) => return None,
+        (_, TCP) => (0x02, (0, 0)),
+        (_, ICMPV6) => (0, (128, 0)),
+        _ => (0, (8, 0)),
+    };
+    let kind = Kind::Raw { flags, icmp };
+    Some(Question { kind, ..before })
 }
 
 fn question(dice: &mut Dice, sport: u16, pod: bool, has_201: bool) -> Question {
