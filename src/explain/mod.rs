@@ -11,6 +11,7 @@ mod detect;
 mod detect_place;
 mod drift;
 pub mod naming;
+pub mod owners;
 pub mod steps;
 mod unknown;
 pub mod words;
