@@ -272,9 +272,9 @@ pub struct DumpArgs {
 #[derive(Args, Debug, Clone)]
 #[command(after_help = "\
 What is looked for:
-  Rules that kube-proxy wrote (modes iptables, nftables, ipvs) against the Services and EndpointSlices as
-  each node sees them: endpoints that are missing, left over or wrong, Services without rules, rules of
-  Services that are gone, traffic policies, session affinity; rules of two modes or backends at once.
+  Rules of kube-proxy (modes iptables, nftables, ipvs) against the Services and EndpointSlices as
+  each node sees them: endpoints that are missing, left over or wrong; Services without rules and
+  rules without Service; traffic policies; session affinity; rules of two modes or backends at once.
   A conntrack table that is full or nearly so.
 
 Examples:

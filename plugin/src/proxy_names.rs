@@ -69,10 +69,10 @@ pub fn chain_names(names: &Names, chains: &BTreeSet<String>) -> ChainNames {
     found
 }
 
-/// Names for all chains of the nodes' own namespaces that belong to a Service in `names`.
+/// Names for all chains that were read and belong to a Service in `names`.
 pub fn all_chain_names(topology: &Topology, names: &Names) -> ChainNames {
-    let hosts = topology.nodes.values().filter_map(|node| node.host());
-    let rulesets = hosts.flat_map(|ns| [ns.nft.known(), ns.legacy.known()]);
+    let spaces = topology.all().map(|(_, ns)| ns);
+    let rulesets = spaces.flat_map(|ns| [ns.nft.known(), ns.legacy.known()]);
     let tables = rulesets.flatten().flat_map(|rules| &rules.tables);
     let chains = tables.flat_map(|table| table.chains.keys().cloned());
     chain_names(names, &chains.collect())

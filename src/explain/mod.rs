@@ -12,6 +12,7 @@ mod detect_place;
 mod drift;
 pub mod ipvs;
 pub mod naming;
+pub mod owners;
 pub mod steps;
 mod unknown;
 pub mod words;

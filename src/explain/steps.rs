@@ -361,7 +361,7 @@ pub(super) fn object(naming: &Naming<'_>, hop: &Hop, evidence: &Evidence) -> Str
         } => {
             let number = format!("{} {handle}", number_word(base));
             let service = naming
-                .chain(chain, comment.as_deref())
+                .chain_label(&base.table, chain, comment.as_deref())
                 .map(|name| format!(" ({name})"))
                 .unwrap_or_default();
             format!(

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use netpath::explain::{ChainNames, Naming, ipvs, words};
+use netpath::explain::{ChainNames, Naming, ipvs, owners, words};
 use netpath::model::conntrack::ConntrackEntry;
 use netpath::model::ipset::Ipset;
 use netpath::model::ipvs::IpvsService;
@@ -199,6 +199,48 @@ impl<'a> Dump<'a> {
             text.push('\n');
         }
         text
+    }
+
+    /// Who makes the tables, chains and sets of a dump of rules, and what for: a line each, behind the dump.
+    pub fn labels(&self, naming: &Naming<'_>) -> String {
+        let mut lines = Vec::new();
+        if self.what != DumpWhat::Netfilter {
+            return String::new();
+        }
+        let rulesets = [&self.ns.nft, &self.ns.legacy].map(Section::known);
+        for table in rulesets
+            .into_iter()
+            .flatten()
+            .flat_map(|rules| &rules.tables)
+        {
+            let place = format!("{} {}", table.family.name(), table.name);
+            if let Some(owner) = owners::of_table(&table.name) {
+                lines.push(format!("# table {place}: {owner}"));
+            }
+            for chain in table.chains.values() {
+                let rules = chain.rules.known();
+                let comment =
+                    rules.and_then(|rules| rules.iter().find_map(|r| r.comment.as_deref()));
+                let label = naming.chain(&chain.name, comment);
+                let label = match (label, owners::of_chain(&table.name, &chain.name)) {
+                    (Some(service), Some(owner)) => format!("{owner}, {service}"),
+                    (Some(only), None) => only,
+                    (None, Some(_)) if owners::of_table(&table.name).is_some() => continue,
+                    (None, Some(owner)) => owner.to_string(),
+                    (None, None) => continue,
+                };
+                lines.push(format!("# chain {place} {}: {label}", chain.name));
+            }
+        }
+        for name in self.ns.ipsets.keys() {
+            if let Some(owner) = owners::of_ipset(name) {
+                lines.push(format!("# ipset {name}: {owner}"));
+            }
+        }
+        lines
+            .iter()
+            .flat_map(|line| [escaped(line).to_string(), "\n".to_owned()])
+            .collect()
     }
 
     /// As data.

@@ -1,6 +1,7 @@
 //! `dump`: what a kernel holds, of one namespace.
 
 use anyhow::bail;
+use netpath::explain::Naming;
 use netpath::model::NsKey;
 use netpath::model::topology::Topology;
 use netpath::model::want::{Depth, NsTarget, Want};
@@ -10,6 +11,7 @@ use super::cluster::{self, Cluster};
 use super::place::{Done, Wish, everywhere, read};
 use super::{local, saved};
 use crate::cli::{DumpArgs, DumpWhat, Format, GlobalFlags};
+use crate::proxy_names::all_chain_names;
 use crate::render;
 use crate::request::{Facts, file_flags};
 use crate::resolve::{ClusterView, EndSpec, Source, parse_local, resolve_place};
@@ -178,7 +180,17 @@ fn show(
     match args.output {
         Format::Text | Format::Wide => {
             let options = super::options(global);
-            super::print(&options.plain(&dump.text()))?;
+            let mut text = dump.text();
+            if args.output == Format::Wide {
+                let chains = all_chain_names(topology, names);
+                let naming = Naming {
+                    topology,
+                    names,
+                    chains: &chains,
+                };
+                text.push_str(&dump.labels(&naming));
+            }
+            super::print(&options.plain(&text))?;
         }
         Format::Json | Format::Yaml => super::print_data(&dump.data(), args.output)?,
     }

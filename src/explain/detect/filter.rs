@@ -6,7 +6,7 @@ use crate::trace::evidence::ChainRef;
 
 use super::Case;
 use crate::explain::codes::{self, Code};
-use crate::explain::words;
+use crate::explain::{owners, words};
 
 impl<'a> Case<'a> {
     pub(super) fn filtered(&self) -> (Code, String) {
@@ -79,6 +79,60 @@ impl<'a> Case<'a> {
                 Evidence::NetfilterRule { chain, .. } => Some(chain.as_str()),
                 _ => None,
             })
+    }
+
+    /// The title with the program whose rule it is, where the chain's name tells it; of a policy, with the
+    /// programs whose chains are called from there: one of them may have set it.
+    pub(super) fn filtered_by(&self, code: Code) -> Option<String> {
+        let (base, by_policy) = self.rule()?;
+        let here = self.here();
+        if !by_policy {
+            let decides = self
+                .step
+                .evidence
+                .iter()
+                .rev()
+                .find_map(|found| match found {
+                    Evidence::NetfilterRule { chain, comment, .. } => {
+                        Some((chain.as_str(), comment.as_deref()))
+                    }
+                    _ => None,
+                });
+            let (chain, comment) = decides?;
+            let owner = owners::of_chain(&base.table, chain)?;
+            let label = self.naming.chain_label(&base.table, chain, comment);
+            let label = label.unwrap_or_else(|| owner.to_string());
+            return Some(format!("{} {here} by {chain} ({label})", code.title));
+        }
+        let names = self.called_from(base);
+        let policy = format!(
+            "{} {here} by the policy of {} {}",
+            code.title, base.table, base.chain
+        );
+        Some(match names.as_slice() {
+            [] => policy,
+            names => format!("{policy}, which {} may have set", names.join(" or ")),
+        })
+    }
+
+    /// Programs that set policies of built-in chains, of those whose chains a base chain calls.
+    fn called_from(&self, base: &ChainRef) -> Vec<&'static str> {
+        const SET_POLICIES: [&str; 3] = ["docker", "ufw", "firewalld"];
+        let rules = self.ns().and_then(|ns| match base.backend {
+            Backend::Nft => ns.nft.known(),
+            Backend::Legacy => ns.legacy.known(),
+        });
+        let mut tables = rules.into_iter().flat_map(|rules| &rules.tables);
+        let table = tables.find(|own| own.family == base.family && own.name == base.table);
+        let chains = table.into_iter().flat_map(|table| table.chains.keys());
+        let owners = chains.filter_map(|chain| owners::of_chain(&base.table, chain));
+        let mut names: Vec<&'static str> = owners
+            .map(|owner| owner.name)
+            .filter(|name| SET_POLICIES.contains(name))
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 
     /// The Service whose rule says that it has no endpoint, where that is what was met.

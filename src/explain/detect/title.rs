@@ -65,6 +65,9 @@ impl Case<'_> {
             )),
             codes::TTL => Some(format!("the packet's TTL runs out {here}")),
             codes::UNTRANSLATED => self.untranslated_title(),
+            codes::FORWARD_FILTERED | codes::FILTERED | codes::POLICY_DENIES => {
+                self.filtered_by(code)
+            }
             codes::UNKNOWN => self
                 .unreadable()
                 .map(|what| format!("it can't be told {here}: {what}")),
