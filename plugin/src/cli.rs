@@ -33,13 +33,15 @@ Examples:
   kubectl netpath map web-0                       its veth, bridge port, MAC, MTU and namespace
   kubectl netpath map veth/veth3fa2c1@worker-1    which pod is behind this device
   kubectl netpath dump routes web-0               the routes inside the pod's namespace
+  kubectl netpath check                           do the nodes' rules agree with the Services
   kubectl netpath snapshot save net.json          everything, for later:
   kubectl netpath trace --snapshot net.json web-0 api
   kubectl-netpath trace --local netns/a 10.0.1.3  on this machine, without Kubernetes
   kubectl netpath explain NP0101                  what a finding means and how to mend it
 
 Exit codes: 0 delivered on every branch; 1 dropped, rejected or looping on some branch;
-            2 wrong usage or the tool failed; 3 inconclusive.";
+            2 wrong usage or the tool failed; 3 inconclusive.
+            For check: 0 nothing was found; 1 something was; 3 nothing, but not all could be read.";
 
 /// Commands.
 #[derive(Subcommand, Debug)]
@@ -50,7 +52,9 @@ pub enum Command {
     Map(MapArgs),
     /// Show what the kernel of a node or of a pod's namespace holds
     Dump(DumpArgs),
-    /// Save what kernels hold to a file that trace, map and dump run on later
+    /// Look for faults that are visible without a flow, on all nodes or on those named
+    Check(CheckArgs),
+    /// Save what kernels hold to a file that trace, map, dump and check run on later
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
     /// Explain a finding and how to mend it
@@ -226,6 +230,9 @@ pub enum DumpWhat {
     /// Rules of nf_tables and of x_tables.
     #[value(alias = "nft", alias = "iptables")]
     Netfilter,
+    /// Virtual services of IPVS and their servers, as `ipvsadm-save -n`.
+    #[value(alias = "ipvsadm")]
+    Ipvs,
     /// The conntrack table, as `conntrack -L`.
     #[value(alias = "ct")]
     Conntrack,
@@ -253,6 +260,34 @@ pub struct DumpArgs {
     /// A pod, a node (node/NAME), or with --local netns/NAME, pid/N, host
     #[arg(value_name = "WHERE")]
     pub place: String,
+    /// Format of the answer
+    #[arg(short, long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    pub output: Format,
+    /// Where facts come from.
+    #[command(flatten)]
+    pub access: AccessFlags,
+}
+
+/// `check`.
+#[derive(Args, Debug, Clone)]
+#[command(after_help = "\
+What is looked for:
+  Rules of kube-proxy (modes iptables, nftables, ipvs) against the Services and EndpointSlices as
+  each node sees them: endpoints that are missing, left over or wrong; Services without rules and
+  rules without Service; traffic policies; session affinity; rules of two modes or backends at once.
+  A conntrack table that is full or nearly so.
+
+Examples:
+  kubectl netpath check
+  kubectl netpath check worker-1 worker-3
+  kubectl netpath check --snapshot net.json -o json | jq .verdict
+
+Exit codes: 0 nothing was found; 1 something was; 2 wrong usage or the tool failed;
+            3 nothing was found, but not all could be read.")]
+pub struct CheckArgs {
+    /// Nodes [default: all]
+    #[arg(value_name = "NODE")]
+    pub nodes: Vec<String>,
     /// Format of the answer
     #[arg(short, long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
     pub output: Format,

@@ -115,7 +115,7 @@ async fn candidates(words: &[String]) -> Candidates {
             return (all.collect(), Directive::Only);
         }
         ("save", 0) => return (BTreeSet::new(), Directive::Files),
-        ("save", _) => Wanted::Node,
+        ("save" | "check", _) => Wanted::Node,
         ("trace" | "map", 0) | ("dump", 1) => Wanted::Place,
         ("trace", 1) => Wanted::Destination,
         _ => return (BTreeSet::new(), Directive::Only),

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use netpath::explain::ChainNames;
 use netpath::explain::words;
 use netpath::model::names::{Names, ServiceName, ServicePort};
+use netpath::model::topology::Topology;
 use sha2::{Digest, Sha256};
 
 /// Prefixes of chains that are named by Service port alone.
@@ -66,6 +67,15 @@ pub fn chain_names(names: &Names, chains: &BTreeSet<String>) -> ChainNames {
         }
     }
     found
+}
+
+/// Names for all chains that were read and belong to a Service in `names`.
+pub fn all_chain_names(topology: &Topology, names: &Names) -> ChainNames {
+    let spaces = topology.all().map(|(_, ns)| ns);
+    let rulesets = spaces.flat_map(|ns| [ns.nft.known(), ns.legacy.known()]);
+    let tables = rulesets.flatten().flat_map(|rules| &rules.tables);
+    let chains = tables.flat_map(|table| table.chains.keys().cloned());
+    chain_names(names, &chains.collect())
 }
 
 /// kube-proxy's ServicePortName: `ns/name:port`, without the port where it has no name.
@@ -133,6 +143,9 @@ mod tests {
                     ready: true,
                     serving: true,
                     terminating: false,
+                    hint_zones: Vec::new(),
+                    hint_nodes: Vec::new(),
+                    disputed: false,
                 }],
                 ..ServiceName::default()
             }],

@@ -70,6 +70,7 @@ fn help_of_every_command() {
         "trace",
         "map",
         "dump",
+        "check",
         "snapshot",
         "snapshot save",
         "explain",
@@ -328,8 +329,9 @@ fn alone(name: &str, ino: u64) -> NetNs {
     }]);
     ns.nft = Section::Known(Ruleset::default());
     ns.legacy = Section::Known(Ruleset::default());
-    ns.ipvs = Section::Known(Vec::new());
+    ns.ipvs = Section::Known(None);
     ns.recent = Section::Known(Vec::new());
+    ns.nfqueues = Section::Known(Vec::new());
     ns.unread_tables = Section::Known(Vec::new());
     ns
 }

@@ -112,6 +112,18 @@ codes! {
     BACKLOG_FULL "NP0136" "the listener takes no more connections";
     /// No rule on the way knows the Service's address and port.
     UNTRANSLATED "NP0137" "no rule translates the Service's address";
+    /// kube-proxy's rules lack an endpoint that they should have.
+    ENDPOINT_MISSING "NP0140" "kube-proxy's rules miss an endpoint";
+    /// kube-proxy's rules lead to an address that is no endpoint.
+    NO_SUCH_ENDPOINT "NP0141" "kube-proxy's rules lead to what is no endpoint";
+    /// Rules for an address and port that no Service has.
+    SERVICE_GONE "NP0142" "kube-proxy's rules of a Service that is gone are left";
+    /// Session affinity is not as asked for.
+    AFFINITY_DIFFERS "NP0143" "kube-proxy's rules keep to another session affinity";
+    /// A traffic policy Local is not followed.
+    POLICY_IGNORED "NP0144" "kube-proxy's rules do not follow a traffic policy";
+    /// Rules of two modes or backends of kube-proxy.
+    TWO_PROXIES "NP0145" "rules of two kube-proxy modes act at once";
 }
 
 /// The code of this name, in any case, with or without leading `NP`.

@@ -33,15 +33,20 @@ pub(super) fn of_places<'a>(
         let Some(ns) = naming.topology.netns(key) else {
             continue;
         };
-        let place = || Place {
-            node: key.node.clone(),
-            netns: naming.netns(key),
-            object: None,
-        };
-        findings.extend(two_backends(ns, place()));
-        findings.extend(conntrack_full(ns, place()));
+        findings.extend(of_netns(naming, key, ns));
     }
     findings
+}
+
+/// What is wrong with a namespace, whoever sends through it.
+pub(super) fn of_netns(naming: &Naming<'_>, key: &NsKey, ns: &NetNs) -> Vec<Finding> {
+    let place = || Place {
+        node: key.node.clone(),
+        netns: naming.netns(key),
+        object: None,
+    };
+    let found = [two_backends(ns, place()), conntrack_full(ns, place())];
+    found.into_iter().flatten().collect()
 }
 
 /// An address for which several stations of one link answer.

@@ -5,10 +5,14 @@
 //! from [`naming`]. Read [`Explanation`] for the answer, [`steps`] for how decisions are put into
 //! words, [`detect`] for which finding follows from which evidence, [`codes`] for all that exist.
 
+mod check;
 pub mod codes;
 mod detect;
 mod detect_place;
+mod drift;
+pub mod ipvs;
 pub mod naming;
+pub mod owners;
 pub mod steps;
 mod unknown;
 pub mod words;
@@ -17,6 +21,7 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
+pub use check::{Checkup, NodeCheck, check};
 pub use codes::{Code, Severity};
 pub use naming::{ChainNames, Naming};
 pub use steps::StepView;
@@ -273,6 +278,7 @@ pub fn explain(question: &Question<'_>) -> Explanation {
     for finding in detect_place::of_places(naming, traces()) {
         findings.push(finding);
     }
+    findings.extend(drift::of_flow(naming, traces()));
     findings.sort_by(|a, b| (a.severity, a.code.code).cmp(&(b.severity, b.code.code)));
     Explanation {
         source: question.source.clone(),

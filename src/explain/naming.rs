@@ -14,7 +14,7 @@ use crate::model::topology::Topology;
 use crate::model::{IfIndex, NsKey};
 use crate::trace::{Evidence, Trace};
 
-use super::words;
+use super::{owners, words};
 
 /// What a chain of kube-proxy is for, by chain name: `shop/api:http`, or with the endpoint behind it.
 ///
@@ -177,6 +177,19 @@ impl Naming<'_> {
         named
     }
 
+    /// What a chain is for: the Service's port, where it is one of kube-proxy's and known, the pod, where
+    /// kube-router's comment names it, else who makes chains of this name.
+    pub fn chain_label(&self, table: &str, chain: &str, comment: Option<&str>) -> Option<String> {
+        if let Some(service) = self.chain(chain, comment) {
+            return Some(service);
+        }
+        let owner = owners::of_chain(table, chain)?;
+        Some(match comment.and_then(pod_in_comment) {
+            Some(pod) if owner.name == "kube-router" => format!("{owner}, {pod}"),
+            _ => owner.to_string(),
+        })
+    }
+
     /// What a chain is for, where it is one of kube-proxy's; `comment` is that of a rule in it or
     /// leading to it.
     pub fn chain(&self, chain: &str, comment: Option<&str>) -> Option<String> {
@@ -202,11 +215,15 @@ impl Naming<'_> {
     }
 }
 
-/// The Service port in the name of a chain of kube-proxy's nftables mode:
+/// The Service port in the name of a chain or set of kube-proxy's nftables mode:
 /// `service-ULMVA6XW-ns1/svc1/tcp/p80`, `endpoint-...-ns1/svc1/tcp/p80__10.180.0.1/80`.
 fn nftables_service(chain: &str) -> Option<String> {
     let (prefix, rest) = chain.split_once('-')?;
-    if !["service", "local", "external", "firewall", "endpoint"].contains(&prefix) {
+    if ![
+        "service", "local", "external", "firewall", "endpoint", "affinity",
+    ]
+    .contains(&prefix)
+    {
         return None;
     }
     let (hash, rest) = rest.split_once('-')?;
@@ -225,10 +242,29 @@ fn nftables_service(chain: &str) -> Option<String> {
         "" => format!("{namespace}/{name} {protocol}"),
         port => format!("{namespace}/{name}:{port}"),
     };
-    if let Some((ip, port)) = endpoint.and_then(|endpoint| endpoint.rsplit_once('/')) {
-        words.push_str(&format!(" at {ip}:{port}"));
+    if let Some(endpoint) = endpoint {
+        words.push_str(&format!(" at {}", nftables_endpoint(endpoint)));
     }
     Some(words)
+}
+
+/// `10.180.0.1/80`; of an IPv6 address dots stand for its colons, and of a name with more than 240
+/// characters the end is cut off and replaced by `...`.
+fn nftables_endpoint(endpoint: &str) -> String {
+    let parsed = endpoint.rsplit_once('/').and_then(|(ip, port)| {
+        let own = ip.parse::<IpAddr>();
+        let ip = own.or_else(|_| ip.replace('.', ":").parse()).ok()?;
+        Some(words::socket_addr(ip, Some(port.parse().ok()?)))
+    });
+    parsed.unwrap_or_else(|| endpoint.to_owned())
+}
+
+/// The pod that a comment of kube-router names: `... POD name:web-0 namespace: shop ...`.
+fn pod_in_comment(comment: &str) -> Option<String> {
+    let (_, rest) = comment.split_once("POD name:")?;
+    let (name, rest) = rest.split_once(" namespace:")?;
+    let namespace = rest.split_whitespace().next()?;
+    Some(format!("pod {namespace}/{}", name.trim()))
 }
 
 /// All chains that some traces went through, so that whoever knows the Services can name them.
@@ -254,12 +290,32 @@ mod tests {
     use super::*;
 
     #[test]
+    fn comments_of_kube_router_name_the_pod() {
+        let comment = "rule to REJECT traffic destined for POD name:web-0 namespace: shop";
+        assert_eq!(pod_in_comment(comment).as_deref(), Some("pod shop/web-0"));
+        assert_eq!(pod_in_comment("default/kubernetes:https"), None);
+    }
+
+    #[test]
     fn nftables_chain_names_tell_their_service() {
         let name = |chain| nftables_service(chain).unwrap_or_default();
         assert_eq!(name("service-ULMVA6XW-ns1/svc1/tcp/p80"), "ns1/svc1:p80");
         assert_eq!(name("service-ULMVA6XW-ns1/svc1/udp/"), "ns1/svc1 udp");
         assert_eq!(
             name("endpoint-5OJB2KTY-ns1/svc1/tcp/p80__10.180.0.1/80"),
+            "ns1/svc1:p80 at 10.180.0.1:80"
+        );
+        assert_eq!(
+            name("endpoint-5OJB2KTY-ns1/svc1/tcp/p80__fd00.10.244..9/80"),
+            "ns1/svc1:p80 at [fd00:10:244::9]:80"
+        );
+        // Cut: what is left of it.
+        assert_eq!(
+            name("endpoint-5OJB2KTY-ns1/svc1/tcp/p80__fd00.10.24..."),
+            "ns1/svc1:p80 at fd00.10.24..."
+        );
+        assert_eq!(
+            name("affinity-5OJB2KTY-ns1/svc1/tcp/p80__10.180.0.1/80"),
             "ns1/svc1:p80 at 10.180.0.1:80"
         );
         assert_eq!(name("service-endpoints-check"), "");

@@ -185,6 +185,9 @@ fn what_arrives_elsewhere_is_told_from_an_endpoint() {
         ready: true,
         serving: true,
         terminating: false,
+        hint_zones: Vec::new(),
+        hint_nodes: Vec::new(),
+        disputed: false,
     };
     let names = Names {
         services: vec![ServiceName {

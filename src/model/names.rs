@@ -57,6 +57,29 @@ pub struct ServiceName {
     /// Why its EndpointSlices could not be listed, where that is so: then no endpoint means nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoints_unread: Option<String>,
+    /// What else decides which endpoints a node's proxy takes; `None` in files of older versions, where
+    /// nothing can be expected of a proxy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxying: Option<Proxying>,
+}
+
+/// What a Service asks of the proxies on the nodes, besides addresses and ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proxying {
+    /// `spec.internalTrafficPolicy` is Local: endpoints of the node at hand alone.
+    pub internal_local: bool,
+    /// `spec.externalTrafficPolicy` is Local, likewise for what comes by NodePorts and external addresses.
+    pub external_local: bool,
+    /// Seconds of ClientIP affinity, where it is asked for.
+    pub affinity_seconds: Option<u32>,
+    /// `status.loadBalancer.ingress[].ip` with `ipMode` VIP: those that nodes translate themselves.
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// `spec.externalIPs`
+    pub external_ips: Vec<IpAddr>,
+    /// `spec.loadBalancerSourceRanges` that are prefixes.
+    pub source_ranges: Vec<Prefix>,
+    /// Label `service.kubernetes.io/service-proxy-name`: kube-proxy leaves the Service alone.
+    pub other_proxy: Option<String>,
 }
 
 /// A port of a Service.
@@ -93,6 +116,15 @@ pub struct Endpoint {
     pub serving: bool,
     /// `conditions.terminating`
     pub terminating: bool,
+    /// `hints.forZones[].name`
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hint_zones: Vec<String>,
+    /// `hints.forNodes[].name`
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hint_nodes: Vec<String>,
+    /// Two slices differ about its conditions, and which of them a proxy believes can't be told.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub disputed: bool,
 }
 
 /// A node.
@@ -106,6 +138,9 @@ pub struct NodeName {
     pub pod_cidrs: Vec<Prefix>,
     /// Condition Ready.
     pub ready: bool,
+    /// Label `topology.kubernetes.io/zone`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
 }
 
 impl Names {

@@ -1,6 +1,6 @@
 //! An explanation in the shape of [`super::json_types`].
 
-use netpath::explain::{Explanation, HopView, Way, words};
+use netpath::explain::{Explanation, Finding, HopView, Way, words};
 use netpath::model::packet::Packet;
 use netpath::trace::{Disposition, Tap};
 
@@ -43,23 +43,23 @@ pub fn trace(answer: &Explanation, stats: Stats, replies: bool) -> TraceJson<'_>
                 .collect(),
             })
             .collect(),
-        findings: answer
-            .findings
-            .iter()
-            .map(|finding| FindingJson {
-                code: finding.code.code,
-                severity: finding.severity.name(),
-                title: &finding.title,
-                place: &finding.place,
-                evidence: &finding.evidence,
-                mend: &finding.mend,
-                branches: &finding.branches,
-            })
-            .collect(),
+        findings: answer.findings.iter().map(finding).collect(),
         unknown: &answer.unknown,
         assumed: &answer.assumed,
         notes: &answer.notes,
         stats,
+    }
+}
+
+pub(super) fn finding(finding: &Finding) -> FindingJson<'_> {
+    FindingJson {
+        code: finding.code.code,
+        severity: finding.severity.name(),
+        title: &finding.title,
+        place: &finding.place,
+        evidence: &finding.evidence,
+        mend: &finding.mend,
+        branches: &finding.branches,
     }
 }
 

@@ -1,6 +1,8 @@
 //! Answers as text or data: pure functions to strings, so that tests can pin them.
 
+pub mod check;
 pub mod dump;
+mod findings;
 pub mod json;
 pub mod json_types;
 pub mod map;

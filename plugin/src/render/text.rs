@@ -5,10 +5,11 @@
     reason = "writing to a String cannot fail, and its result would have to be ignored"
 )]
 
-use netpath::explain::{Branch, End, Explanation, Finding, Severity, Verdict, Way, words};
+use netpath::explain::{Branch, End, Explanation, Verdict, Way, words};
 use netpath::model::packet::Packet;
 use netpath::trace::{Disposition, Evidence, StepKind};
 
+use super::findings;
 use super::paint::{Options, Style, columns, escaped, fold, fold_painted};
 use super::tree::{Line, Node, Path, Then, grow};
 
@@ -40,8 +41,8 @@ pub fn trace(answer: &Explanation, options: &Options) -> String {
         writer.node(&mut text, &tree, "", &mut shown);
     }
     writer.findings(&mut text);
-    writer.list(&mut text, "unknown", &answer.unknown);
-    writer.list(&mut text, "assumed", &answer.assumed);
+    findings::list(&mut text, "unknown", &answer.unknown, options);
+    findings::list(&mut text, "assumed", &answer.assumed, options);
     options.plain(&text)
 }
 
@@ -431,52 +432,7 @@ impl Writer<'_> {
     }
 
     fn findings(&self, text: &mut String) {
-        for finding in &self.answer.findings {
-            text.push('\n');
-            self.finding(text, finding);
-        }
-    }
-
-    fn finding(&self, text: &mut String, finding: &Finding) {
-        let style = match finding.severity {
-            Severity::Error => Style::Bad,
-            Severity::Warning => Style::Unsure,
-        };
-        let mut place = format!("{} · {}", finding.place.node, finding.place.netns);
-        if let Some(object) = &finding.place.object {
-            place.push_str(&format!(" · {object}"));
-        }
-        let head = format!(
-            "{} {}: {}",
-            finding.code.code,
-            finding.severity.name(),
-            finding.title
-        );
-        text.push_str(&format!("{}\n", self.options.paint(style, &head)));
-        let mut part = |word: &str, words: &str| {
-            let first = format!("  {word:LABEL$}");
-            let rest = format!("  {:LABEL$}", "");
-            text.push_str(&fold(self.options, &first, &rest, words));
-        };
-        part("where", &place);
-        for (at, line) in finding.evidence.iter().enumerate() {
-            part(if at == 0 { "evidence" } else { "" }, line);
-        }
-        part("mend", &finding.mend);
-        part(
-            "more",
-            &format!("kubectl netpath explain {}", finding.code.code),
-        );
-    }
-
-    fn list(&self, text: &mut String, head: &str, lines: &[String]) {
-        if lines.is_empty() {
-            return;
-        }
-        text.push_str(&format!("\n{}\n", self.options.paint(Style::Head, head)));
-        for line in lines {
-            text.push_str(&fold(self.options, "  - ", "    ", line));
-        }
+        findings::findings(text, &self.answer.findings, self.options);
     }
 }
 

@@ -128,6 +128,9 @@ fn names() -> Names {
                     ready: true,
                     serving: true,
                     terminating: false,
+                    hint_zones: Vec::new(),
+                    hint_nodes: Vec::new(),
+                    disputed: false,
                 })
                 .into(),
             namespace: "shop".to_owned(),

@@ -1,8 +1,10 @@
 //! A [`ClusterView`] as the names that the engine and the output use.
 
-use netpath::model::names::{Endpoint, Names, NodeName, PodName, ServiceName, ServicePort};
+use netpath::model::names::{
+    Endpoint, Names, NodeName, PodName, Proxying, ServiceName, ServicePort,
+};
 
-use super::objects::{ClusterView, ServiceKind};
+use super::objects::{ClusterView, ServiceKind, TrafficPolicy};
 use super::parse::Protocol;
 
 /// IANA protocol number; ICMP's stands for both families, since only Services ask here.
@@ -64,12 +66,24 @@ pub fn names(view: &ClusterView) -> Names {
                 ready: endpoint.ready,
                 serving: endpoint.serving,
                 terminating: endpoint.terminating,
+                hint_zones: endpoint.hint_zones.clone(),
+                hint_nodes: endpoint.hint_nodes.clone(),
+                disputed: endpoint.disputed,
             })
             .collect(),
         endpoints_unread: (!view.knows("endpointslices", &service.namespace)).then(|| {
             let mut unread = view.unread.iter();
             let why = unread.find(|unread| unread.resource == "endpointslices");
             why.map_or_else(String::new, |unread| unread.why.clone())
+        }),
+        proxying: Some(Proxying {
+            internal_local: service.internal_policy == TrafficPolicy::Local,
+            external_local: service.external_policy == TrafficPolicy::Local,
+            affinity_seconds: service.affinity_seconds,
+            load_balancer_ips: service.vip_ips.clone(),
+            external_ips: service.external_ips.clone(),
+            source_ranges: service.source_ranges.clone(),
+            other_proxy: service.other_proxy.clone(),
         }),
     });
     let nodes = view.nodes.iter().map(|node| NodeName {
@@ -81,6 +95,7 @@ pub fn names(view: &ClusterView) -> Names {
             .filter_map(|cidr| cidr.parse().ok())
             .collect(),
         ready: node.ready == Some(true),
+        zone: node.zone.clone(),
     });
     Names {
         pods: pods.collect(),

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use netpath::model::Prefix;
 use serde::{Deserialize, Serialize};
 
 use super::parse::{ObjectKind, Protocol};
@@ -155,6 +156,10 @@ pub struct ServiceInfo {
     pub external_ips: Vec<IpAddr>,
     /// `status.loadBalancer.ingress[].ip`.
     pub load_balancer_ips: Vec<IpAddr>,
+    /// Those of them whose `ipMode` is not `Proxy`: nodes translate packets to them themselves.
+    pub vip_ips: Vec<IpAddr>,
+    /// `spec.loadBalancerSourceRanges` that are prefixes.
+    pub source_ranges: Vec<Prefix>,
     /// `spec.ports`.
     pub ports: Vec<ServicePort>,
     /// `spec.internalTrafficPolicy`.
@@ -218,6 +223,8 @@ pub struct Endpoint {
     pub hint_zones: Vec<String>,
     /// `hints.forNodes[].name`.
     pub hint_nodes: Vec<String>,
+    /// Two slices differ about its conditions, and which of them a proxy believes can't be told.
+    pub disputed: bool,
 }
 
 /// Endpoints of one Service, from all its slices, each once.

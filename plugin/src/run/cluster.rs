@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use anyhow::bail;
 use netpath::model::names::Names;
 use netpath::model::topology::{NodeHint, Topology};
 
@@ -120,6 +121,29 @@ pub fn nodes(cluster: &Cluster) -> BTreeSet<String> {
         nodes.extend(pods.filter_map(|pod| pod.node.clone()));
     }
     nodes
+}
+
+/// The nodes that were typed, or all where none was. Errors: one that is not there.
+pub fn chosen(cluster: &Cluster, typed: &[String]) -> anyhow::Result<BTreeSet<String>> {
+    let known = nodes(cluster);
+    let mut nodes = BTreeSet::new();
+    for typed in typed {
+        let name = typed.strip_prefix("node/").unwrap_or(typed);
+        if !known.contains(name) && cluster.view.knows("nodes", "") {
+            bail!("{}", no_such_node(name, &known));
+        }
+        nodes.insert(name.to_owned());
+    }
+    Ok(if nodes.is_empty() { known } else { nodes })
+}
+
+/// That there is no such node, and which there are.
+pub fn no_such_node(name: &str, known: &BTreeSet<String>) -> String {
+    let list: Vec<&str> = known.iter().map(String::as_str).take(12).collect();
+    format!(
+        "node {name:?}: not found in the cluster; there are {}",
+        list.join(", ")
+    )
 }
 
 /// What of these resources could not be listed, a line each, for answers that are about the whole cluster.

@@ -1,6 +1,7 @@
 //! `dump`: what a kernel holds, of one namespace.
 
 use anyhow::bail;
+use netpath::explain::Naming;
 use netpath::model::NsKey;
 use netpath::model::topology::Topology;
 use netpath::model::want::{Depth, NsTarget, Want};
@@ -10,6 +11,7 @@ use super::cluster::{self, Cluster};
 use super::place::{Done, Wish, everywhere, read};
 use super::{local, saved};
 use crate::cli::{DumpArgs, DumpWhat, Format, GlobalFlags};
+use crate::proxy_names::all_chain_names;
 use crate::render;
 use crate::request::{Facts, file_flags};
 use crate::resolve::{ClusterView, EndSpec, Source, parse_local, resolve_place};
@@ -44,9 +46,8 @@ pub async fn run(args: &DumpArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
             let source = place(&cluster.view, args, &namespace(cluster), flags)?;
             let (node, target) = target(&source)?;
             let mut wants = everywhere([node.clone()], &target, depth);
-            if args.what == DumpWhat::Conntrack {
-                let table = Want::ConntrackTable { target };
-                wants.entry(node).or_default().insert(table);
+            if let Some(all) = whole(args.what, target) {
+                wants.entry(node).or_default().insert(all);
             }
             Ok(wants)
         },
@@ -55,13 +56,13 @@ pub async fn run(args: &DumpArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
         depth,
         pid,
         more: &|topology| {
-            if args.what != DumpWhat::Conntrack {
+            if !matches!(args.what, DumpWhat::Conntrack | DumpWhat::Ipvs) {
                 return Ok(Wants::new());
             }
             // Of the one namespace only, which an address names once all are known.
             let key = local_key(topology, args, &spec)?;
-            let target = NsTarget::Id(key.netns);
-            Ok([(key.node, [Want::ConntrackTable { target }].into())].into())
+            let all = whole(args.what, NsTarget::Id(key.netns));
+            Ok([(key.node, all.into_iter().collect())].into())
         },
     };
     let read = match read(&facts, global, &wish).await? {
@@ -82,6 +83,15 @@ pub async fn run(args: &DumpArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
         local_key(topology, args, &spec)?
     };
     show(args, global, topology, &read.names, &key, read.code)
+}
+
+/// What a namespace's sections do not hold: a table that may be large.
+fn whole(what: DumpWhat, target: NsTarget) -> Option<Want> {
+    match what {
+        DumpWhat::Conntrack => Some(Want::ConntrackTable { target }),
+        DumpWhat::Ipvs => Some(Want::Ipvs { target }),
+        _ => None,
+    }
 }
 
 /// The namespace of a machine's own that was named.
@@ -170,7 +180,17 @@ fn show(
     match args.output {
         Format::Text | Format::Wide => {
             let options = super::options(global);
-            super::print(&options.plain(&dump.text()))?;
+            let mut text = dump.text();
+            if args.output == Format::Wide {
+                let chains = all_chain_names(topology, names);
+                let naming = Naming {
+                    topology,
+                    names,
+                    chains: &chains,
+                };
+                text.push_str(&dump.labels(&naming));
+            }
+            super::print(&options.plain(&text))?;
         }
         Format::Json | Format::Yaml => super::print_data(&dump.data(), args.output)?,
     }

@@ -5,6 +5,7 @@
     reason = "writing to a String cannot fail, and its result would have to be ignored"
 )]
 
+mod check;
 pub mod cluster;
 mod drive;
 mod dump;
@@ -48,6 +49,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Trace(args) => trace::run(args, global).await,
         Command::Map(args) => map::run(args, global).await,
         Command::Dump(args) => dump::run(args, global).await,
+        Command::Check(args) => check::run(args, global).await,
         Command::Snapshot(SnapshotCommand::Save(args)) => save::run(args, global).await,
         Command::Explain(args) => explain(args),
         Command::Cleanup(args) => clean(args, global).await,

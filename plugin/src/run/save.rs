@@ -1,6 +1,5 @@
 //! `snapshot save`: everything of all nodes, in one file, whole or not at all.
 
-use std::collections::BTreeSet;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -33,22 +32,7 @@ pub async fn run(args: &SaveArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
     let wish = Wish {
         ends: &[],
         cluster: &|cluster| {
-            let known = cluster::nodes(cluster);
-            let mut nodes = BTreeSet::new();
-            for typed in &args.nodes {
-                let name = typed.strip_prefix("node/").unwrap_or(typed);
-                if !known.contains(name) && cluster.view.knows("nodes", "") {
-                    let list: Vec<&str> = known.iter().map(String::as_str).take(12).collect();
-                    bail!(
-                        "node {name:?}: not found in the cluster; there are {}",
-                        list.join(", ")
-                    );
-                }
-                nodes.insert(name.to_owned());
-            }
-            if nodes.is_empty() {
-                nodes = known;
-            }
+            let nodes = cluster::chosen(cluster, &args.nodes)?;
             Ok(everywhere(nodes, &NsTarget::All, Depth::Full))
         },
         names: &["nodes", "pods", "services", "endpointslices"],

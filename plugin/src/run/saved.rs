@@ -54,7 +54,7 @@ pub fn view(names: &Names) -> ClusterView {
                 os: "linux".to_owned(),
                 arch: String::new(),
                 kernel: String::new(),
-                zone: None,
+                zone: node.zone.clone(),
                 virtual_kubelet: false,
             })
             .collect(),
@@ -109,6 +109,15 @@ fn service(service: &netpath::model::names::ServiceName) -> ServiceInfo {
         "ExternalName" => ServiceKind::ExternalName,
         _ => ServiceKind::ClusterIp,
     };
+    // Files of older versions do not hold it.
+    let proxying = service.proxying.clone().unwrap_or_default();
+    let policy = |local: bool| {
+        if local {
+            TrafficPolicy::Local
+        } else {
+            TrafficPolicy::Cluster
+        }
+    };
     ServiceInfo {
         namespace: service.namespace.clone(),
         name: service.name.clone(),
@@ -118,6 +127,8 @@ fn service(service: &netpath::model::names::ServiceName) -> ServiceInfo {
         external_name: None,
         external_ips: service.external_ips.clone(),
         load_balancer_ips: Vec::new(),
+        vip_ips: proxying.load_balancer_ips,
+        source_ranges: proxying.source_ranges,
         ports: service
             .ports
             .iter()
@@ -129,11 +140,11 @@ fn service(service: &netpath::model::names::ServiceName) -> ServiceInfo {
                 node_port: port.node_port,
             })
             .collect(),
-        internal_policy: TrafficPolicy::Cluster,
-        external_policy: TrafficPolicy::Cluster,
-        affinity_seconds: None,
+        internal_policy: policy(proxying.internal_local),
+        external_policy: policy(proxying.external_local),
+        affinity_seconds: proxying.affinity_seconds,
         selector: std::collections::BTreeMap::new(),
-        other_proxy: None,
+        other_proxy: proxying.other_proxy,
     }
 }
 
@@ -158,8 +169,9 @@ fn endpoints(service: &netpath::model::names::ServiceName) -> ServiceEndpoints {
                 serving: endpoint.serving,
                 terminating: endpoint.terminating,
                 zone: None,
-                hint_zones: Vec::new(),
-                hint_nodes: Vec::new(),
+                hint_zones: endpoint.hint_zones.clone(),
+                hint_nodes: endpoint.hint_nodes.clone(),
+                disputed: endpoint.disputed,
             })
             .collect(),
     }

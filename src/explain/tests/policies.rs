@@ -39,10 +39,14 @@ fn a_denied_flow_names_rule_chain_and_set() {
     };
     assert_eq!(finding.code.code, "NP0119");
     assert_eq!(
+        finding.title,
+        "a network policy's rules drop the packet in net:[7] on n1 by KUBE-POD-FW-Y (kube-router: network policies of one pod)"
+    );
+    assert_eq!(
         finding.evidence,
         [
             "rejected with port unreachable",
-            "rule: ip filter KUBE-POD-FW-Y, rule 2: -m mark ! --mark 0x10000 -j REJECT",
+            "rule: ip filter KUBE-POD-FW-Y (kube-router: network policies of one pod), rule 2: -m mark ! --mark 0x10000 -j REJECT",
             "set KUBE-SRC-A: 10.0.0.1 is no member (2 members), so that rule 1 of chain KUBE-NWPLCY-X does not match",
         ]
     );

@@ -47,6 +47,8 @@ pub enum Proxy {
     IptablesLegacy,
     /// kube-proxy mode `nftables`, rules as Kubernetes 1.35 and later write them.
     Nftables,
+    /// kube-proxy mode `ipvs`, rules in nf_tables. Many kernels lack it.
+    Ipvs,
 }
 
 impl Overlay {
@@ -55,7 +57,7 @@ impl Overlay {
 }
 
 impl Proxy {
-    /// The three proxies.
+    /// The proxies that every kernel here can do.
     pub const ALL: [Self; 3] = [Self::IptablesNft, Self::IptablesLegacy, Self::Nftables];
 }
 
@@ -74,6 +76,7 @@ impl fmt::Display for Proxy {
             Self::IptablesNft => "iptables-nft",
             Self::IptablesLegacy => "iptables-legacy",
             Self::Nftables => "nftables",
+            Self::Ipvs => "ipvs",
         })
     }
 }
@@ -231,6 +234,12 @@ pub struct ServiceSpec {
     pub selector: BTreeMap<String, String>,
     /// Ports.
     pub ports: Vec<ServicePort>,
+    /// Seconds of ClientIP affinity that the API object asks for. The rules never follow it: a fault.
+    #[serde(default)]
+    pub affinity_seconds: Option<u32>,
+    /// The API object's traffic policies are Local. The rules never follow them: a fault.
+    #[serde(default)]
+    pub local: bool,
 }
 
 impl ServiceSpec {
@@ -242,6 +251,8 @@ impl ServiceSpec {
             kind,
             selector: BTreeMap::from([("app".to_owned(), app.to_owned())]),
             ports: Vec::new(),
+            affinity_seconds: None,
+            local: false,
         }
     }
 

@@ -74,7 +74,9 @@ struct SlicePort {
 }
 
 /// Gathers slices by Service; an endpoint that two slices carry (as happens during updates) appears
-/// once, with the later slice's word on readiness.
+/// once. As in kube-proxy one that is not terminating wins (`addEndpoints()`, pkg/proxy/
+/// endpointslicecache.go, v1.36): its address may have been given to a new pod. Between two of these
+/// kube-proxy takes either, so that the endpoint is marked as disputed where they differ.
 pub(in crate::resolve) fn gather_slices(slices: Vec<EndpointSlice>) -> Vec<ServiceEndpoints> {
     type Key = (IpAddr, Option<u16>, Option<String>, Protocol);
     let mut by_service: BTreeMap<(String, String), BTreeMap<Key, Endpoint>> = BTreeMap::new();
@@ -104,7 +106,7 @@ pub(in crate::resolve) fn gather_slices(slices: Vec<EndpointSlice>) -> Vec<Servi
                     endpoint.port_name.clone(),
                     endpoint.protocol,
                 );
-                found.insert(key, endpoint);
+                take(found, key, endpoint);
             }
         }
     }
@@ -116,6 +118,25 @@ pub(in crate::resolve) fn gather_slices(slices: Vec<EndpointSlice>) -> Vec<Servi
             endpoints: endpoints.into_values().collect(),
         })
         .collect()
+}
+
+fn take<Key: Ord>(found: &mut BTreeMap<Key, Endpoint>, key: Key, endpoint: Endpoint) {
+    let Some(known) = found.get_mut(&key) else {
+        found.insert(key, endpoint);
+        return;
+    };
+    match (known.terminating, endpoint.terminating) {
+        (false, true) => {}
+        (true, false) => *known = endpoint,
+        (true, true) | (false, false) => {
+            let said = |of: &Endpoint| (of.ready, of.serving);
+            let disputed = known.disputed || said(known) != said(&endpoint);
+            *known = Endpoint {
+                disputed,
+                ..endpoint
+            };
+        }
+    }
 }
 
 fn endpoint(wire: &WireEndpoint, ip: IpAddr, port: &SlicePort) -> Endpoint {
@@ -146,5 +167,6 @@ fn endpoint(wire: &WireEndpoint, ip: IpAddr, port: &SlicePort) -> Endpoint {
             .as_ref()
             .map(|h| names(&h.for_nodes))
             .unwrap_or_default(),
+        disputed: false,
     }
 }

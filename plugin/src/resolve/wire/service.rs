@@ -38,6 +38,8 @@ struct ServiceSpec {
     session_affinity: Option<String>,
     session_affinity_config: Option<AffinityConfig>,
     #[serde(deserialize_with = "null_is_default")]
+    load_balancer_source_ranges: Vec<String>,
+    #[serde(deserialize_with = "null_is_default")]
     selector: BTreeMap<String, String>,
 }
 
@@ -78,9 +80,10 @@ struct LoadBalancer {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 struct Ingress {
     ip: Option<String>,
+    ip_mode: Option<String>,
 }
 
 fn policy(text: Option<&str>) -> TrafficPolicy {
@@ -135,6 +138,19 @@ impl From<Service> for ServiceInfo {
                 .ingress
                 .iter()
                 .filter_map(|ingress| ingress.ip.as_deref()?.parse().ok())
+                .collect(),
+            vip_ips: status
+                .load_balancer
+                .ingress
+                .iter()
+                .filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"))
+                .filter_map(|ingress| ingress.ip.as_deref()?.parse().ok())
+                .collect(),
+            // Validation lets blanks around them pass.
+            source_ranges: spec
+                .load_balancer_source_ranges
+                .iter()
+                .filter_map(|range| range.trim().parse().ok())
                 .collect(),
             ports: spec
                 .ports

@@ -27,14 +27,19 @@ pub(super) fn service_object(spec: &Spec, service: &ServiceSpec) -> Value {
             object
         })
         .collect();
-    let dual = json!({
+    let policy = if service.local { "Local" } else { "Cluster" };
+    let mut dual = json!({
         "selector": service.selector,
         "ports": ports,
         "sessionAffinity": "None",
-        "internalTrafficPolicy": "Cluster",
+        "internalTrafficPolicy": policy,
         "ipFamilies": ["IPv4", "IPv6"],
         "ipFamilyPolicy": "PreferDualStack",
     });
+    if let Some(seconds) = service.affinity_seconds {
+        dual["sessionAffinity"] = json!("ClientIP");
+        dual["sessionAffinityConfig"] = json!({ "clientIP": { "timeoutSeconds": seconds } });
+    }
     let body = match &service.kind {
         ServiceKind::ExternalName(name) => {
             json!({ "type": "ExternalName", "externalName": name, "sessionAffinity": "None" })
@@ -57,7 +62,7 @@ pub(super) fn service_object(spec: &Spec, service: &ServiceSpec) -> Value {
             if is_node_port {
                 merge(
                     &mut body,
-                    json!({ "type": "NodePort", "externalTrafficPolicy": "Cluster" }),
+                    json!({ "type": "NodePort", "externalTrafficPolicy": policy }),
                 );
             } else {
                 merge(&mut body, json!({ "type": "ClusterIP" }));

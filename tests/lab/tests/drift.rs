@@ -1,0 +1,269 @@
+//! What kube-proxy should have written, against what is there: faults in rules of all three forms, each
+//! named by `check` and by `trace`. Needs root.
+#![allow(missing_docs, reason = "tests")]
+
+mod programs;
+
+use netpath_lab::{Overlay, Proxy, Spec, names};
+use programs::Lab;
+use serde_json::Value;
+
+/// Service that the faults are about.
+const SERVICE: &str = "default/svc-b:http";
+
+/// One fault on node-1, which is undone by taking the laboratory down.
+struct Fault {
+    /// What is broken.
+    what: &'static str,
+    /// Shell commands for mode iptables, with the variables of [`variables`].
+    iptables: &'static str,
+    /// The same for mode nftables.
+    nftables: &'static str,
+    /// Code of the finding.
+    code: &'static str,
+    /// What its title and evidence must say.
+    says: &'static [&'static str],
+    /// The flow that meets it, and whether its trace is to name it.
+    trace: Option<&'static str>,
+}
+
+const FAULTS: [Fault; 5] = [
+    Fault {
+        what: "an endpoint is missing",
+        iptables: "$I -D $SVC 2",
+        nftables: "nft flush chain ip kube-proxy $NFT; nft add rule ip kube-proxy $NFT meta l4proto tcp dnat ip to numgen random mod 1 map '{ 0 : 10.244.2.12 . 8080 }'",
+        code: "NP0140",
+        says: &[
+            SERVICE,
+            "miss 1 of 2",
+            "10.244.1.12:8080",
+            "pod default/pod-b-1 on node-1",
+        ],
+        trace: Some("trace pod-a svc-b"),
+    },
+    Fault {
+        what: "an endpoint too many",
+        iptables: "$I -N KUBE-SEP-MORE; $I -A KUBE-SEP-MORE -p tcp -m tcp -j DNAT --to-destination 10.244.9.9:8080; $I -I $SVC 2 -m statistic --mode random --probability 0.3 -j KUBE-SEP-MORE",
+        nftables: "nft flush chain ip kube-proxy $NFT; nft add rule ip kube-proxy $NFT meta l4proto tcp dnat ip to numgen random mod 3 map '{ 0 : 10.244.1.12 . 8080, 1 : 10.244.2.12 . 8080, 2 : 10.244.9.9 . 8080 }'",
+        code: "NP0141",
+        says: &[SERVICE, "10.244.9.9:8080", "which no slice"],
+        trace: Some("trace pod-a svc-b"),
+    },
+    Fault {
+        what: "a wrong port",
+        iptables: "$I -R $SEP 2 -p tcp -m tcp -j DNAT --to-destination 10.244.1.12:9999",
+        nftables: "nft flush chain ip kube-proxy $NFT; nft add rule ip kube-proxy $NFT meta l4proto tcp dnat ip to numgen random mod 2 map '{ 0 : 10.244.1.12 . 9999, 1 : 10.244.2.12 . 8080 }'",
+        code: "NP0141",
+        says: &[SERVICE, "10.244.1.12:9999", "whose port is 8080"],
+        trace: Some("trace pod-a svc-b"),
+    },
+    Fault {
+        what: "rules of a Service that is gone",
+        iptables: "$I -I KUBE-SERVICES 1 -d 10.96.99.9/32 -p tcp -m tcp --dport 80 -j $SVC",
+        nftables: "nft add element ip kube-proxy service-ips '{ 10.96.99.9 . tcp . 80 : goto '$NFT' }'",
+        code: "NP0142",
+        says: &["no Service has 10.96.99.9:80/tcp", SERVICE],
+        trace: Some("trace pod-a 10.96.99.9:80"),
+    },
+    Fault {
+        what: "no rule for a Service",
+        iptables: "$I -D KUBE-SERVICES $($I -S KUBE-SERVICES | grep -n -e '--dport 80 .*'$SVC | cut -d: -f1 | awk '{print $1-1}')",
+        nftables: "nft delete element ip kube-proxy service-ips '{ 10.96.20.2 . tcp . 80 }'",
+        code: "NP0137",
+        says: &[SERVICE, "10.96.20.2:80/tcp"],
+        // The trace names it by where the packet ends.
+        trace: None,
+    },
+];
+
+fn lab(proxy: Proxy, change: impl FnOnce(&mut Spec)) -> Lab {
+    let mut spec = Spec::new(Overlay::Vxlan, proxy);
+    change(&mut spec);
+    Lab::up(spec)
+}
+
+/// Names of the chains of [`SERVICE`] for the shell.
+fn variables(proxy: Proxy) -> String {
+    let tool = match proxy {
+        Proxy::IptablesLegacy => "iptables-legacy",
+        Proxy::IptablesNft | Proxy::Nftables => "iptables-nft",
+    };
+    format!(
+        "set -e; I='{tool} -t nat'; SVC=KUBE-SVC-{}; SEP=KUBE-SEP-{}; NFT=service-{}",
+        names::iptables_service(SERVICE, "tcp"),
+        names::iptables_endpoint(SERVICE, "tcp", "10.244.1.12:8080"),
+        names::nftables_service("default", "svc-b", "tcp", "http")
+    )
+}
+
+fn on_node(lab: &Lab, proxy: Proxy, script: &str) {
+    let node = lab.cluster.node("node-1").expect("a node");
+    let script = format!("{}; {script}", variables(proxy));
+    node.run(["sh", "-c", &script]).expect("rules are changed");
+}
+
+/// The findings of an answer with this code, as one text each.
+fn with_code(answer: &Value, code: &str) -> Vec<String> {
+    let findings = answer["findings"].as_array().expect("findings");
+    let own = findings.iter().filter(|found| found["code"] == code);
+    own.map(|found| {
+        assert_eq!(found["where"]["node"], "node-1", "{found}");
+        assert_eq!(found["where"]["netns"], "host", "{found}");
+        assert!(
+            found["mend"].as_str().is_some_and(|mend| !mend.is_empty()),
+            "{found}"
+        );
+        format!("{} {}", found["title"], found["evidence"])
+    })
+    .collect()
+}
+
+#[track_caller]
+fn named(answer: &Value, code: &str, says: &[&str], what: &str) {
+    let found = with_code(answer, code);
+    assert_eq!(found.len(), 1, "{what}: {code} once in {answer:#}");
+    for part in says {
+        assert!(found[0].contains(part), "{what}: {part:?} in {}", found[0]);
+    }
+}
+
+#[test]
+fn a_clean_laboratory_has_no_drift() {
+    for proxy in Proxy::ALL {
+        let lab = lab(proxy, |_| {});
+        let said = lab.run("check").exits(0);
+        let set = match proxy {
+            Proxy::IptablesNft => "iptables-nft",
+            Proxy::IptablesLegacy => "iptables-legacy",
+            Proxy::Nftables => "nftables",
+        };
+        let both = format!("10 Service ports in {set} IPv4, {set} IPv6");
+        said.says(&["node-1  ✓", "node-2  ✓", &both]);
+        let traced = lab.run("trace pod-a svc-b -o json").exits(0).json();
+        assert_eq!(traced["findings"], serde_json::json!([]));
+        // Without endpoints nothing is expected, and nothing found.
+        let answer = lab.run("check node-2 -o json").exits(0).json();
+        assert_eq!(answer["schema"], "netpath.check/v1");
+        assert_eq!(answer["verdict"], "ok");
+        assert_eq!(answer["nodes"].as_array().map(Vec::len), Some(1));
+        assert_eq!(answer["unknown"], serde_json::json!([]));
+        lab.run("check node-9").exits(2).complains(&["node-9"]);
+        lab.is_clean();
+    }
+}
+
+#[test]
+fn faults_of_rules_are_named() {
+    for proxy in Proxy::ALL {
+        for fault in &FAULTS {
+            let lab = lab(proxy, |_| {});
+            let script = match proxy {
+                Proxy::Nftables => fault.nftables,
+                Proxy::IptablesNft | Proxy::IptablesLegacy => fault.iptables,
+            };
+            on_node(&lab, proxy, script);
+            let what = format!("{} ({proxy})", fault.what);
+            let answer = lab.run("check -o json").exits(1).json();
+            assert_eq!(answer["verdict"], "faulty", "{what}");
+            named(&answer, fault.code, fault.says, &what);
+            let others = answer["nodes"][1]["verdict"].as_str();
+            assert_eq!(others, Some("ok"), "{what}: node-2 has none of it");
+            if let Some(trace) = fault.trace {
+                let answer = lab.run(&format!("{trace} -o json")).json();
+                named(&answer, fault.code, fault.says, &what);
+            }
+            // The same from a file.
+            let file = lab.file("net.json");
+            lab.run(&format!("snapshot save {}", file.display()))
+                .exits(0);
+            let words = ["check", "-o", "json", "--snapshot"].map(str::to_owned);
+            let words = [&words[..], &[file.display().to_string()]].concat();
+            let saved = programs::run(&words).exits(1).json();
+            named(&saved, fault.code, fault.says, &what);
+            lab.is_clean();
+        }
+    }
+}
+
+/// Rules that do not do what the Service asks for.
+#[test]
+fn policies_and_affinity_that_are_not_followed_are_named() {
+    for proxy in Proxy::ALL {
+        let lab = lab(proxy, |spec| {
+            let mut services = spec.services.iter_mut();
+            let own = services.find(|service| service.path() == "default/svc-b");
+            let own = own.expect("a Service");
+            own.affinity_seconds = Some(600);
+            own.local = true;
+        });
+        let answer = lab.run("check node-1 -o json").exits(1).json();
+        let trace = lab.run("trace pod-a svc-b -o json").json();
+        for answer in [&answer, &trace] {
+            let v4 = |found: &&String| found.contains("10.244.");
+            let policy = with_code(answer, "NP0144");
+            let policy = policy.iter().find(v4).expect("an ignored policy");
+            for part in [
+                SERVICE,
+                "10.244.2.12:8080",
+                "internalTrafficPolicy is Local",
+            ] {
+                assert!(policy.contains(part), "{part} in {policy}");
+            }
+            let affinity = with_code(answer, "NP0143");
+            let affinity = affinity.iter().find(v4).expect("a missing affinity");
+            for part in [SERVICE, "10.244.1.12:8080", "ClientIP"] {
+                assert!(affinity.contains(part), "{part} in {affinity}");
+            }
+        }
+    }
+}
+
+/// What another mode or backend left behind is found beside the rules that are kept up to date.
+#[test]
+fn two_sets_of_rules_are_named() {
+    for (proxy, tool, left) in [
+        (
+            Proxy::IptablesNft,
+            "iptables-legacy",
+            "iptables-legacy IPv4",
+        ),
+        (Proxy::IptablesLegacy, "iptables-nft", "iptables-nft IPv4"),
+        (Proxy::Nftables, "iptables-nft", "iptables-nft IPv4"),
+    ] {
+        let lab = lab(proxy, |_| {});
+        let script = format!(
+            "O='{tool} -t nat'; for c in KUBE-SERVICES KUBE-NODEPORTS KUBE-SVC-LEFT; do $O -N $c; done; \
+             $O -A KUBE-SERVICES -d 10.96.20.2/32 -p tcp -m tcp --dport 80 -j KUBE-SVC-LEFT; \
+             $O -A KUBE-SVC-LEFT -p tcp -m tcp -j DNAT --to-destination 10.244.2.99:8080; \
+             $O -A PREROUTING -j KUBE-SERVICES; $O -A OUTPUT -j KUBE-SERVICES"
+        );
+        on_node(&lab, proxy, &script);
+        let answer = lab.run("check node-1 -o json").exits(1).json();
+        named(&answer, "NP0145", &[left, "2 kube-proxy modes"], left);
+        named(&answer, "NP0141", &[SERVICE, "10.244.2.99:8080"], left);
+        let trace = lab.run("trace pod-a svc-b -o json").json();
+        named(&trace, "NP0145", &[left], left);
+        named(&trace, "NP0141", &[SERVICE, "10.244.2.99:8080"], left);
+    }
+}
+
+/// Nothing that could not be read counts as agreement.
+#[test]
+fn what_cannot_be_compared_is_said() {
+    let lab = lab(Proxy::IptablesNft, |_| {});
+    on_node(
+        &lab,
+        Proxy::IptablesNft,
+        "$I -I $SVC 2 -m cpu --cpu 77 -j RETURN",
+    );
+    let said = lab.run("check node-1").exits(3);
+    said.says(&["node-1  ?", "unknown", SERVICE, "can't be compared"]);
+    // No rules of a kube-proxy at all.
+    on_node(
+        &lab,
+        Proxy::IptablesNft,
+        "nft delete table ip nat; nft delete table ip6 nat",
+    );
+    let said = lab.run("check node-1").exits(3);
+    said.says(&["no IPv4 rules of a kube-proxy were found on node-1"]);
+}
