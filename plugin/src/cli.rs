@@ -230,6 +230,9 @@ pub enum DumpWhat {
     /// Rules of nf_tables and of x_tables.
     #[value(alias = "nft", alias = "iptables")]
     Netfilter,
+    /// Virtual services of IPVS and their servers, as `ipvsadm-save -n`.
+    #[value(alias = "ipvsadm")]
+    Ipvs,
     /// The conntrack table, as `conntrack -L`.
     #[value(alias = "ct")]
     Conntrack,

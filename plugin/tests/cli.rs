@@ -328,8 +328,9 @@ fn alone(name: &str, ino: u64) -> NetNs {
     }]);
     ns.nft = Section::Known(Ruleset::default());
     ns.legacy = Section::Known(Ruleset::default());
-    ns.ipvs = Section::Known(Vec::new());
+    ns.ipvs = Section::Known(None);
     ns.recent = Section::Known(Vec::new());
+    ns.nfqueues = Section::Known(Vec::new());
     ns.unread_tables = Section::Known(Vec::new());
     ns
 }

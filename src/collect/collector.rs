@@ -164,6 +164,40 @@ impl Collector {
                         }
                     }
                 }
+                Want::IpvsService { netns, key } => {
+                    let service = self.with(&mut request, *netns, |ns, shared| {
+                        ns.ipvs_service(shared, key)
+                    });
+                    answer(Fact::IpvsService {
+                        netns: *netns,
+                        key: *key,
+                        service: service.into(),
+                    });
+                }
+                Want::IpvsConn { netns, key } => {
+                    let conn =
+                        self.with(&mut request, *netns, |ns, shared| ns.ipvs_conn(shared, key));
+                    answer(Fact::IpvsConn {
+                        netns: *netns,
+                        key: *key,
+                        conn: conn.into(),
+                    });
+                }
+                Want::Ipvs { target } => match self.find(&mut request, target) {
+                    Ok(ids) => {
+                        for netns in ids {
+                            let services = self.with(&mut request, netns, Namespace::ipvs_services);
+                            answer(Fact::Ipvs {
+                                netns,
+                                services: services.into(),
+                            });
+                        }
+                    }
+                    Err(why) => answer(Fact::NoNetNs {
+                        target: target.clone(),
+                        why,
+                    }),
+                },
                 Want::ConntrackTable { target } => {
                     self.conntrack_tables(&mut request, target, &mut answer);
                 }
@@ -594,6 +628,7 @@ fn all_missing(mut ns: NetNs, error: &Error) -> NetNs {
     ns.sysctls = Section::Missing(why.clone());
     ns.ipvs = Section::Missing(why.clone());
     ns.recent = Section::Missing(why.clone());
+    ns.nfqueues = Section::Missing(why.clone());
     ns.ipset_names = Section::Missing(why.clone());
     ns.unread_tables = Section::Missing(why.clone());
     ns.xfrm = Section::Missing(why.clone());

@@ -1,13 +1,8 @@
 //! Answers that no kernel gives: recorded ones, damaged. Decoders give a value or nothing.
 
-use netlink_packet_route::RouteNetlinkMessage;
-
 use super::mutate::Rng;
-use super::netfilter::{expr, ipset, iptables, nft, set, xt_match, xt_target};
-use super::nla::Attrs;
-use super::{addr, conntrack, fdb, link, neigh, nexthop, route, rtnl, rule, socket, tc, xfrm};
-use crate::model::netfilter::Family;
-use crate::model::packet::{TCP, UDP};
+use super::netfilter::xt_match;
+use super::untrusted::{MATCHES, TARGETS, answer, extension, table};
 
 /// What was asked, message type, body.
 fn recorded() -> Vec<(&'static str, u16, Vec<u8>)> {
@@ -24,53 +19,10 @@ fn recorded() -> Vec<(&'static str, u16, Vec<u8>)> {
     answers.collect()
 }
 
-/// Whether something was made of it.
-fn decode(what: &str, kind: u16, body: &[u8]) -> bool {
-    let rtnetlink = |header| {
-        let Some((message, lost)) = rtnl::mend(kind, body, header) else {
-            return false;
-        };
-        match message {
-            RouteNetlinkMessage::NewLink(message) => link::flatten(&message, &lost).is_some(),
-            RouteNetlinkMessage::NewAddress(message) => addr::flatten(&message).is_some(),
-            RouteNetlinkMessage::NewRoute(message) => route::flatten(&message, &lost).is_some(),
-            RouteNetlinkMessage::NewNeighbour(message) => {
-                neigh::flatten(&message).is_some() | fdb::flatten(&message).is_some()
-            }
-            RouteNetlinkMessage::NewRule(message) => {
-                rule::flatten(false, &message, &lost);
-                rule::flatten(true, &message, &lost);
-                true
-            }
-            _ => false,
-        }
-    };
-    let attrs = Attrs(body.get(4..).unwrap_or_default());
-    match what {
-        "link" => rtnetlink(16),
-        "addr" => rtnetlink(8),
-        "route" | "neigh" | "fdb" | "rule" => rtnetlink(12),
-        "nexthop" => nexthop::decode(body).is_some(),
-        "qdisc" => tc::qdisc(body).is_some(),
-        "filter" => tc::filter("ingress", body).is_some(),
-        "table" => nft::table(body).is_some(),
-        "chain" => nft::chain(body).is_ok(),
-        "nftrule" => nft::rule(Family::Inet, body).is_some(),
-        "set" => set::head(body).is_some(),
-        "ipset" => ipset::take(&mut None, body).is_ok(),
-        "elem" => set::list(body).any(|elem| elem.is_some()),
-        "ct" => conntrack::zone(attrs).is_some() | conntrack::decode(attrs).is_some(),
-        "xfrm" => xfrm::decode(body).is_some(),
-        "sock6" => socket::decode(TCP, body).is_some(),
-        "sock17" => socket::decode(UDP, body).is_some(),
-        _ => false,
-    }
-}
-
 #[test]
 fn damaged_answers_give_a_value_or_nothing() {
     let recorded = recorded();
-    let whole = |(what, kind, body): &&(&str, u16, Vec<u8>)| decode(what, *kind, body);
+    let whole = |(what, kind, body): &&(&str, u16, Vec<u8>)| answer(what, *kind, body);
     let good: Vec<_> = recorded.iter().filter(whole).collect();
     assert!(good.len() > 50, "{}", good.len());
     let mut rng = Rng::new(6);
@@ -79,82 +31,33 @@ fn damaged_answers_give_a_value_or_nothing() {
         let (what, kind, body) = good[rng.below(good.len())];
         let other = good[rng.below(good.len())];
         let damaged = rng.damage(body, &other.2);
-        if decode(what, *kind, &damaged) {
+        if answer(what, *kind, &damaged) {
             taken += 1;
         } else {
             refused += 1;
         }
         // An answer to another question.
-        decode(other.0, other.1, &damaged);
+        answer(other.0, other.1, &damaged);
     }
     assert!(taken > 5_000 && refused > 2_000, "{taken} {refused}");
 }
 
 #[test]
 fn damaged_extensions_give_a_value_or_nothing() {
-    let matches = [
-        "tcp",
-        "udp",
-        "icmp",
-        "icmp6",
-        "sctp",
-        "multiport",
-        "mark",
-        "connmark",
-        "addrtype",
-        "pkttype",
-        "dscp",
-        "ttl",
-        "hl",
-        "rpfilter",
-        "comment",
-        "statistic",
-        "limit",
-        "conntrack",
-        "state",
-        "physdev",
-        "set",
-        "iprange",
-        "owner",
-        "mac",
-        "length",
-        "recent",
-        "socket",
-    ];
-    let targets = [
-        "",
-        "ERROR",
-        "DNAT",
-        "SNAT",
-        "MASQUERADE",
-        "REDIRECT",
-        "MARK",
-        "CONNMARK",
-        "REJECT",
-        "LOG",
-        "NFLOG",
-        "CT",
-        "NOTRACK",
-        "TPROXY",
-        "TCPMSS",
-        "NETMAP",
-        "NFQUEUE",
-    ];
     let mut rng = Rng::new(7);
     let mut known = 0;
     for _ in 0..40_000 {
         let mut data: Vec<u8> = (0..rng.below(260)).map(|_| 0).collect();
         data = rng.damage(&data, b"KUBE-SERVICES\0\xff\xff\x01\x00\x02\x00\x00\x00");
         let (revision, v6) = (u8::try_from(rng.below(5)).unwrap_or(0), rng.below(2) == 0);
-        let name = matches[rng.below(matches.len())];
+        let name = MATCHES[rng.below(MATCHES.len())];
         let found = xt_match::decode(name, revision, &data, v6);
         known += usize::from(!matches!(
             found,
             crate::model::xtables::XtMatch::Other { .. }
         ));
-        xt_target::decode(targets[rng.below(targets.len())], revision, &data, v6);
-        expr::decode_list(&data, Family::Ip);
-        nft::user_comment(&data);
+        extension(name, revision, &data, v6);
+        extension(TARGETS[rng.below(TARGETS.len())], revision, &data, v6);
     }
     assert!(known > 5_000, "{known}");
 }
@@ -202,13 +105,7 @@ fn damaged_tables_give_a_value_or_nothing() {
     let mut info = vec![0u8; 84];
     info[32..36].copy_from_slice(&1u32.to_ne_bytes());
     info[56..60].copy_from_slice(&u32::try_from(offset).expect("small").to_ne_bytes());
-    let read = |info: &[u8], bytes: Vec<u8>| {
-        let blob = iptables::Blob::index(false, "nat", info, bytes)?;
-        let chains = blob.all_chains();
-        let chains: Vec<String> = chains.collect();
-        let rules = chains.iter().map(|name| blob.chain(name, None));
-        Some((chains.len(), rules.flatten().count()))
-    };
+    let read = |info: &[u8], bytes: Vec<u8>| table(false, info, bytes);
     assert_eq!(read(&info, bytes.clone()), Some((2, 2)));
     let mut rng = Rng::new(8);
     let mut taken = 0;

@@ -28,6 +28,7 @@ pub mod netfilter;
 pub mod netlink;
 pub mod netns;
 pub mod nexthop;
+pub mod nfqueue;
 pub mod nla;
 pub mod nsid;
 pub mod privileges;
@@ -40,6 +41,9 @@ pub mod socket;
 pub mod sysctl;
 pub mod tc;
 pub mod xfrm;
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod untrusted;
 
 #[cfg(test)]
 mod hostile;

@@ -15,15 +15,16 @@ use super::netlink::{Netlink, Protocol};
 use super::netns::{Hopper, NsFile};
 use super::rtnl::{Route, Session};
 use super::{
-    addr, bpf, conntrack, fdb, ipvs, link, neigh, nsid, recent, route, rule, socket as sockets,
-    sysctl, tc, xfrm,
+    addr, bpf, conntrack, fdb, ipvs, link, neigh, nfqueue, nsid, recent, route, rule,
+    socket as sockets, sysctl, tc, xfrm,
 };
 use crate::model::conntrack::{ConntrackEntry, Tuple};
 use crate::model::ipset::{Ipset, IpsetPart};
-use crate::model::ipvs::IpvsService;
+use crate::model::ipvs::{Ipvs, IpvsConn, IpvsConnKey, IpvsKey, IpvsService};
 use crate::model::link::{Link, LinkKind};
 use crate::model::netfilter::{Chain, Family, Ruleset};
 use crate::model::netns::{NetNs, NsIdentity};
+use crate::model::nfqueue::NfQueue;
 use crate::model::recent::RecentList;
 use crate::model::sysctl::Sysctls;
 use crate::model::want::{Depth, Packets, Towards};
@@ -67,6 +68,8 @@ pub struct Namespace {
     netfilter: Option<Netlink>,
     diag: Option<Netlink>,
     xfrm: Option<Netlink>,
+    /// With the number that the family IPVS has.
+    generic: Option<(Netlink, u16)>,
     /// When it was last used.
     pub used: Instant,
 }
@@ -74,8 +77,9 @@ pub struct Namespace {
 /// What can only be read on a thread that entered the namespace.
 pub struct Inside {
     sysctls: Sysctls,
-    ipvs: Result<Vec<IpvsService>>,
+    ipvs: Result<Option<Ipvs>>,
     recent: Result<Vec<RecentList>>,
+    nfqueues: Result<Vec<NfQueue>>,
     legacy: [Section<Vec<String>>; 2],
     unread_tables: Section<Vec<String>>,
     programs: Result<BTreeMap<u32, Vec<String>>>,
@@ -90,6 +94,7 @@ impl Inside {
             sysctls: sysctl::read(proc),
             ipvs: ipvs::read(proc),
             recent: recent::read(proc),
+            nfqueues: nfqueue::read(proc),
             legacy: [
                 sysctl::legacy_tables(proc, false),
                 sysctl::legacy_tables(proc, true),
@@ -180,6 +185,7 @@ impl Namespace {
             netfilter: sockets.netfilter,
             diag: sockets.diag,
             xfrm: sockets.xfrm,
+            generic: None,
             used: Instant::now(),
         }
     }
@@ -196,13 +202,16 @@ impl Namespace {
             || [&self.netfilter, &self.diag, &self.xfrm]
                 .into_iter()
                 .flatten()
+                .chain(self.generic.iter().map(|(socket, _)| socket))
                 .any(Netlink::is_broken)
     }
 
     /// Ends reads that would go on after this time.
     pub fn set_deadline(&mut self, deadline: Instant) {
         let others = [&mut self.netfilter, &mut self.diag, &mut self.xfrm];
-        for socket in others.into_iter().flatten().chain([&mut self.raw]) {
+        let generic = self.generic.iter_mut().map(|(socket, _)| socket);
+        let others = others.into_iter().flatten().chain(generic);
+        for socket in others.chain([&mut self.raw]) {
             socket.set_deadline(Some(deadline));
         }
     }
@@ -246,8 +255,10 @@ impl Namespace {
         match inside {
             Ok(inside) => {
                 ns.sysctls = Section::Known(inside.sysctls);
-                ns.ipvs = inside.ipvs.into();
+                let ipvs = inside.ipvs.and_then(|ipvs| self.ipvs(shared, ipvs, asked));
+                ns.ipvs = ipvs.into();
                 ns.recent = inside.recent.into();
+                ns.nfqueues = inside.nfqueues.into();
                 ns.unread_tables = inside.unread_tables;
                 ns.legacy = self.legacy(shared, &inside.legacy, asked).into();
                 if let (Ok(links), Ok(programs)) = (&mut found, &inside.programs) {
@@ -265,6 +276,7 @@ impl Namespace {
                 ns.sysctls = Section::Missing(error.to_string());
                 ns.ipvs = Section::Missing(error.to_string());
                 ns.recent = Section::Missing(error.to_string());
+                ns.nfqueues = Section::Missing(error.to_string());
                 ns.unread_tables = Section::Missing(error.to_string());
                 ns.legacy = Section::Missing(error.to_string());
                 ns.links = Section::Missing(error.to_string());
@@ -527,6 +539,88 @@ impl Namespace {
             .map_err(|errno| Error::nix("open a raw socket for x_tables", errno))
         };
         shared.hopper.run(&self.file, open)?
+    }
+
+    /// What IPVS holds of what a request is about.
+    fn ipvs(
+        &mut self,
+        shared: &mut Shared,
+        found: Option<Ipvs>,
+        asked: Asked<'_>,
+    ) -> Result<Option<Ipvs>> {
+        let Some(mut ipvs) = found else {
+            return Ok(None);
+        };
+        if asked.depth == Depth::Full {
+            let services = self.ipvs_services(shared)?.into_iter();
+            let keyed = services.map(|service| (service.key, Section::Known(Some(service))));
+            ipvs.services = keyed.collect();
+            ipvs.complete = true;
+            return Ok(Some(ipvs));
+        }
+        for to in asked.about.map_or(&[][..], |about| &about.to) {
+            if let Some((protocol, port)) = to.service {
+                let key = IpvsKey::Address(protocol, to.addr, port);
+                ipvs.services
+                    .push((key, self.ipvs_service(shared, &key).into()));
+            }
+        }
+        Ok(Some(ipvs))
+    }
+
+    /// The generic netlink socket, and the number of IPVS there; `None`: the kernel has no IPVS.
+    fn ipvs_socket(&mut self, shared: &Shared) -> Result<Option<(&mut Netlink, u16)>> {
+        if self.generic.is_none() {
+            let proc = shared.proc.clone();
+            // Only asked where it is: asking would load it.
+            let opened = shared.hopper.run(&self.file, move || {
+                let there = ipvs::read(&proc)?.is_some();
+                there.then(|| Netlink::open(Protocol::Generic)).transpose()
+            })??;
+            let Some(mut socket) = opened else {
+                return Ok(None);
+            };
+            let Some(family) = ipvs::family(&mut socket)? else {
+                return Ok(None);
+            };
+            self.generic = Some((socket, family));
+        }
+        Ok(self
+            .generic
+            .as_mut()
+            .map(|(socket, family)| (socket, *family)))
+    }
+
+    /// An IPVS service with its servers.
+    pub fn ipvs_service(
+        &mut self,
+        shared: &mut Shared,
+        key: &IpvsKey,
+    ) -> Result<Option<IpvsService>> {
+        match self.ipvs_socket(shared)? {
+            Some((socket, family)) => ipvs::find(socket, family, key),
+            None => Ok(None),
+        }
+    }
+
+    /// All IPVS services.
+    pub fn ipvs_services(&mut self, shared: &mut Shared) -> Result<Vec<IpvsService>> {
+        match self.ipvs_socket(shared)? {
+            Some((socket, family)) => ipvs::all(socket, family),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// An IPVS connection.
+    pub fn ipvs_conn(
+        &mut self,
+        shared: &mut Shared,
+        key: &IpvsConnKey,
+    ) -> Result<Option<IpvsConn>> {
+        let (proc, key) = (shared.proc.clone(), *key);
+        shared
+            .hopper
+            .run(&self.file, move || ipvs::connection(&proc, &key))?
     }
 
     /// The conntrack entry of a tuple.

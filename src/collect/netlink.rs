@@ -21,6 +21,8 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLMSG_OVERRUN: u16 = 4;
 const HEADER: usize = 16;
+/// Type of messages for the controller of generic netlink.
+pub(super) const GENL_ID_CTRL: u16 = 16;
 /// The kernel makes datagrams of at most 32 KiB for dumps that are read with a buffer this large.
 const BUFFER: usize = 64 << 10;
 /// `nl_pid` of the kernel's own sockets.
@@ -41,6 +43,8 @@ pub enum Protocol {
     SockDiag,
     /// NETLINK_XFRM
     Xfrm,
+    /// NETLINK_GENERIC
+    Generic,
 }
 
 impl Protocol {
@@ -51,13 +55,14 @@ impl Protocol {
             Self::SockDiag => netlink_sys::protocols::NETLINK_SOCK_DIAG,
             Self::Netfilter => netlink_sys::protocols::NETLINK_NETFILTER,
             Self::Xfrm => netlink_sys::protocols::NETLINK_XFRM,
+            Self::Generic => netlink_sys::protocols::NETLINK_GENERIC,
         }
     }
 }
 
 /// Whether a message type only reads. RTM_GET*, nfnetlink gets without their "and reset" variants, and
-/// SOCK_DIAG_BY_FAMILY.
-pub fn is_read(protocol: Protocol, kind: u16) -> bool {
+/// SOCK_DIAG_BY_FAMILY. A generic family has its type by chance: `command` (genlmsghdr) tells what is asked of it.
+pub fn is_read(protocol: Protocol, kind: u16, command: Option<u8>) -> bool {
     match protocol {
         // LINK, ADDR, ROUTE, NEIGH, RULE, QDISC, TFILTER, NETCONF, NSID, NEXTHOP
         Protocol::Route => matches!(kind, 18 | 22 | 26 | 30 | 34 | 38 | 46 | 82 | 90 | 106),
@@ -74,6 +79,12 @@ pub fn is_read(protocol: Protocol, kind: u16) -> bool {
         Protocol::SockDiag => kind == 20,
         // XFRM_MSG_GETPOLICY and _GETDEFAULT; states hold keys and are not asked for.
         Protocol::Xfrm => matches!(kind, 21 | 40),
+        // Of the controller (GENL_ID_CTRL) CTRL_CMD_GETFAMILY; of IPVS, the only other family that is asked,
+        // IPVS_CMD_GET_SERVICE and _GET_DEST.
+        Protocol::Generic => match kind {
+            GENL_ID_CTRL => command == Some(3),
+            _ => matches!(command, Some(4 | 8)),
+        },
     }
 }
 
@@ -181,7 +192,7 @@ impl Netlink {
         operation: &str,
         each: &mut dyn FnMut(u16, &[u8]) -> Result<()>,
     ) -> Result<bool> {
-        if !is_read(self.protocol, kind) {
+        if !is_read(self.protocol, kind, body.first().copied()) {
             return Err(Error::NotARead {
                 operation: operation.to_owned(),
                 kind,
@@ -315,7 +326,7 @@ mod tests {
     fn only_reads_are_sent() {
         for kind in 0..=u16::MAX {
             // RTM_* come in fours: new, del, get, set.
-            if is_read(Protocol::Route, kind) {
+            if is_read(Protocol::Route, kind, None) {
                 assert_eq!(kind % 4, 2, "{kind}");
             }
         }
@@ -333,8 +344,13 @@ mod tests {
             (Protocol::Xfrm, 19),
             (Protocol::Xfrm, 29),
         ] {
-            assert!(!is_read(protocol, kind), "{protocol:?} {kind:#x}");
+            assert!(!is_read(protocol, kind, Some(4)), "{protocol:?} {kind:#x}");
         }
+        for command in (0..=u8::MAX).filter(|command| !matches!(command, 4 | 8)) {
+            assert!(!is_read(Protocol::Generic, 30, Some(command)), "{command}");
+        }
+        assert!(!is_read(Protocol::Generic, GENL_ID_CTRL, Some(4)));
+        assert!(!is_read(Protocol::Generic, 30, None));
         let mut socket = Netlink::open(Protocol::Route).expect("a socket");
         let refused = socket.get(16, &[0; 16], "make a device");
         assert!(matches!(refused, Err(Error::NotARead { kind: 16, .. })));

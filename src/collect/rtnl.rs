@@ -68,7 +68,7 @@ impl Watched {
 
 fn only_reads(message: &[u8]) -> io::Result<()> {
     match nla::u16_at(message, 4) {
-        Some(kind) if is_read(Protocol::Route, kind) => Ok(()),
+        Some(kind) if is_read(Protocol::Route, kind, None) => Ok(()),
         _ => Err(io::Error::from(io::ErrorKind::PermissionDenied)),
     }
 }

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use super::error::Error;
 use crate::model::Section;
+use crate::model::ipvs::IpvsSysctls;
 use crate::model::link::{Inet6Conf, InetConf};
 use crate::model::sysctl::Sysctls;
 
@@ -31,6 +32,27 @@ pub fn read(proc: &Path) -> Sysctls {
             .into(),
         icmp_echo_ignore_all: dir.flag("ipv4/icmp_echo_ignore_all").into(),
         icmp6_echo_ignore_all: dir.maybe_flag("ipv6/icmp/echo_ignore_all").into(),
+    }
+}
+
+/// Settings of IPVS, in the calling thread's namespace. One that this kernel does not have is what older ones do.
+pub fn ipvs(proc: &Path) -> IpvsSysctls {
+    let dir = Dir(proc.join("sys/net/ipv4/vs"));
+    let flag = |name: &str| {
+        let own = dir.maybe_flag(name);
+        own.map(|own| own.unwrap_or(false)).into()
+    };
+    let number = |name: &str| dir.maybe(name).map(|own| own.unwrap_or(0)).into();
+    IpvsSysctls {
+        conntrack: flag("conntrack"),
+        snat_reroute: flag("snat_reroute"),
+        expire_nodest_conn: flag("expire_nodest_conn"),
+        expire_quiescent_template: flag("expire_quiescent_template"),
+        conn_reuse_mode: number("conn_reuse_mode"),
+        sloppy_tcp: flag("sloppy_tcp"),
+        backup_only: flag("backup_only"),
+        cache_bypass: flag("cache_bypass"),
+        drop_packet: number("drop_packet"),
     }
 }
 

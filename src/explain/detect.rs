@@ -4,6 +4,7 @@
 //! Chain and map names of kube-proxy and of policy engines only tell apart who made a rule that was
 //! met anyway.
 
+mod down;
 mod filter;
 mod reach;
 mod service;
@@ -67,6 +68,8 @@ impl<'a> Case<'a> {
             (Disposition::Dropped(reason), _) => self.dropped(*reason),
             (Disposition::Rejected(how), _) => self.rejected(*how),
             (Disposition::Loop, _) => self.goes_round(),
+            // It goes astray where a route is missing.
+            (Disposition::Inconclusive(_), _) if self.switched_off().is_some() => self.link_down(),
             (Disposition::Inconclusive(_), _) => (codes::UNKNOWN, self.read_it()),
         };
         let severity = match self.trace.disposition {
@@ -133,8 +136,11 @@ impl<'a> Case<'a> {
         }
         let mut place = self.place();
         if code == codes::LINK_DOWN
-            && let Some((key, dev, _)) = self.down_end()
+            && let Some((key, dev, state)) = self.down_end()
         {
+            if self.down().is_none() {
+                evidence.push(format!("link {dev}: {state}"));
+            }
             place = Place {
                 node: key.node.clone(),
                 netns: self.naming.netns(&key),
@@ -315,9 +321,10 @@ impl<'a> Case<'a> {
                 );
                 (codes::HAIRPIN_OFF, mend)
             }
+            DropReason::BridgeNoPort if self.switched_off().is_some() => self.link_down(),
             DropReason::BridgePortState
-            | DropReason::BridgeIsolated
             | DropReason::BridgeNoPort
+            | DropReason::BridgeIsolated
             | DropReason::VlanFilter => (codes::BRIDGE_BLOCKS, self.open_port(reason)),
             DropReason::NotFromPeer => self.not_from_peer(),
             DropReason::XfrmPolicy => {
@@ -341,7 +348,7 @@ impl<'a> Case<'a> {
         match how {
             RejectWith::TcpReset | RejectWith::Icmp(_) => self.filtered(),
             RejectWith::PortClosed | RejectWith::PortUnreachable => {
-                if self.rule().is_some() {
+                if self.rule().is_some() || self.no_endpoint().is_some() {
                     return self.filtered();
                 }
                 self.no_listener(&packet)

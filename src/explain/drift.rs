@@ -7,6 +7,7 @@
 
 mod compare;
 mod expect;
+mod ipvs;
 mod leads;
 mod proxy;
 mod rule;

@@ -10,6 +10,7 @@ pub mod codes;
 mod detect;
 mod detect_place;
 mod drift;
+pub mod ipvs;
 pub mod naming;
 pub mod owners;
 pub mod steps;

@@ -12,7 +12,7 @@ use crate::trace::evidence::ChainRef;
 use crate::trace::{Evidence, FieldChange, Hop, Step, StepKind};
 
 use super::naming::Naming;
-use super::words;
+use super::{ipvs, words};
 
 /// One decision, ready to be shown.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,6 +73,7 @@ fn is_key(step: &Step, ends: bool) -> bool {
         StepKind::Route
             | StepKind::Bridge
             | StepKind::Nat
+            | StepKind::Ipvs
             | StepKind::Encap
             | StepKind::Decap
             | StepKind::Mtu
@@ -376,11 +377,27 @@ pub(super) fn object(naming: &Naming<'_>, hop: &Hop, evidence: &Evidence) -> Str
             if *existing { "" } else { " (new)" },
             words::conntrack(entry)
         ),
+        Evidence::IpvsServer {
+            service,
+            scheduler,
+            server,
+        } => format!(
+            "ipvs: {} -s {scheduler} {}",
+            ipvs::key(service),
+            ipvs::server(server)
+        ),
+        Evidence::IpvsService { service } => format!("ipvs: {}", ipvs::lines(service).join(", ")),
         Evidence::Sysctl { name, value } => format!("sysctl {name} = {value}"),
         Evidence::XfrmPolicy { policy } => format!("xfrm policy: {policy}"),
         Evidence::Socket { socket } => format!("socket: {}", words::socket(socket, &dev)),
         Evidence::Address { addr, dev } => format!("address {addr} on {dev}"),
         Evidence::Absent { what } => format!("not there: {what}"),
+        Evidence::UnheardQueue { num, last } => {
+            format!(
+                "not there: a program that listens on {}",
+                words::queues(*num, *last)
+            )
+        }
         Evidence::Assumed { why } => format!("assumed: {why}"),
         Evidence::Unreadable { what } => format!("could not be read: {what}"),
     }

@@ -17,6 +17,7 @@ pub mod names;
 pub mod neigh;
 pub mod netfilter;
 pub mod netns;
+pub mod nfqueue;
 pub mod packet;
 pub mod prefix;
 pub mod recent;

@@ -8,10 +8,11 @@ use super::addr::Addr;
 use super::conntrack::{ConntrackEntry, Tuple};
 use super::fdb::FdbEntry;
 use super::ipset::Ipset;
-use super::ipvs::IpvsService;
+use super::ipvs::Ipvs;
 use super::link::Link;
 use super::neigh::Neigh;
 use super::netfilter::Ruleset;
+use super::nfqueue::NfQueue;
 use super::recent::RecentList;
 use super::route::Route;
 use super::rule::Rule;
@@ -47,9 +48,9 @@ pub struct NetNs {
     pub nft: Section<Ruleset>,
     /// Legacy x_tables.
     pub legacy: Section<Ruleset>,
-    /// IPVS virtual services.
-    #[serde(default)]
-    pub ipvs: Section<Vec<IpvsService>>,
+    /// IPVS; `Known(None)`: no service is there, so that it does nothing.
+    #[serde(default, deserialize_with = "super::ipvs::of_any_file")]
+    pub ipvs: Section<Option<Ipvs>>,
     /// Tables whose rules are not read, by name: of legacy arptables (`arp filter`), and modules of legacy
     /// ebtables that are loaded (`ebtable_filter`).
     #[serde(default)]
@@ -57,6 +58,9 @@ pub struct NetNs {
     /// Lists of recently seen addresses.
     #[serde(default)]
     pub recent: Section<Vec<RecentList>>,
+    /// Queues that programs listen on.
+    #[serde(default)]
+    pub nfqueues: Section<Vec<NfQueue>>,
     /// Names of all ipsets, where they were listed.
     #[serde(default)]
     pub ipset_names: Section<Vec<String>>,
@@ -93,6 +97,7 @@ impl NetNs {
             ipvs: Section::NotAsked,
             unread_tables: Section::NotAsked,
             recent: Section::NotAsked,
+            nfqueues: Section::NotAsked,
             ipset_names: Section::NotAsked,
             ipsets: BTreeMap::new(),
             xfrm: Section::NotAsked,
@@ -174,6 +179,7 @@ impl NetNs {
             ("ipvs", self.ipvs.missing()),
             ("arp_tables_names", self.unread_tables.missing()),
             ("xt_recent", self.recent.missing()),
+            ("nfnetlink_queue", self.nfqueues.missing()),
             ("xfrm", self.xfrm.missing()),
             ("conntrack", self.conntrack_table.missing()),
             ("ipset", self.ipset_names.missing()),

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::conntrack::ConntrackEntry;
+use super::ipvs::{Ipvs, IpvsService};
 use super::netfilter::{Chain, Elements, Ruleset, Set, Table};
 use super::netns::NetNs;
 use super::snapshot::NodeSnapshot;
@@ -225,6 +226,23 @@ impl Topology {
                     ns.ipsets.insert(name, set);
                 }
             }
+            Fact::IpvsService {
+                netns,
+                key,
+                service,
+            } => {
+                if let Some(ipvs) = ipvs_mut(snapshot, netns) {
+                    ipvs.services.retain(|(known, _)| *known != key);
+                    ipvs.services.push((key, service));
+                }
+            }
+            Fact::IpvsConn { netns, key, conn } => {
+                if let Some(ipvs) = ipvs_mut(snapshot, netns) {
+                    ipvs.conns.retain(|(known, _)| *known != key);
+                    ipvs.conns.push((key, conn));
+                }
+            }
+            Fact::Ipvs { netns, services } => take_services(snapshot, netns, services),
             Fact::ConntrackTable { netns, entries } => {
                 if let Some(ns) = snapshot.netns.get_mut(&netns) {
                     take_table(ns, entries);
@@ -257,6 +275,31 @@ fn take_set(table: &mut Table, name: String, mut set: Set) {
         };
     }
     table.sets.insert(name, set);
+}
+
+fn ipvs_mut(snapshot: &mut NodeSnapshot, netns: NetNsId) -> Option<&mut Ipvs> {
+    snapshot.netns.get_mut(&netns)?.ipvs.known_mut()?.as_mut()
+}
+
+/// All services at once, in place of those that were asked for one by one.
+fn take_services(snapshot: &mut NodeSnapshot, netns: NetNsId, services: Section<Vec<IpvsService>>) {
+    match services {
+        Section::Known(services) => {
+            if let Some(ipvs) = ipvs_mut(snapshot, netns) {
+                ipvs.complete = true;
+                let keyed = services.into_iter();
+                ipvs.services = keyed
+                    .map(|service| (service.key, Section::Known(Some(service))))
+                    .collect();
+            }
+        }
+        Section::Missing(why) => {
+            if let Some(ns) = snapshot.netns.get_mut(&netns) {
+                ns.ipvs = Section::Missing(why);
+            }
+        }
+        Section::NotAsked => {}
+    }
 }
 
 /// A whole table replaces entries that were read one by one: it is newer.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::conntrack::{ConntrackEntry, Tuple};
 use super::ipset::Ipset;
+use super::ipvs::{IpvsConn, IpvsConnKey, IpvsKey, IpvsService};
 use super::netfilter::{Backend, Chain, Family, Set, SetElem};
 use super::netns::NetNs;
 use super::{NetNsId, Section};
@@ -129,6 +130,25 @@ pub enum Want {
         /// Set.
         set: String,
     },
+    /// An IPVS service with its servers.
+    IpvsService {
+        /// Namespace.
+        netns: NetNsId,
+        /// Which.
+        key: IpvsKey,
+    },
+    /// All IPVS services. Answered by one [`Fact::Ipvs`], or one [`Fact::NoNetNs`].
+    Ipvs {
+        /// Which namespace.
+        target: NsTarget,
+    },
+    /// An IPVS connection.
+    IpvsConn {
+        /// Namespace.
+        netns: NetNsId,
+        /// Which.
+        key: IpvsConnKey,
+    },
     /// No fact: makes [`Depth::Likely`] and chains of this request leaner.
     About(Packets),
 }
@@ -212,5 +232,30 @@ pub enum Fact {
         name: String,
         /// The set.
         set: Section<Option<Ipset>>,
+    },
+    /// An IPVS service; `Known(None)`: there is none such.
+    IpvsService {
+        /// Namespace.
+        netns: NetNsId,
+        /// Which was asked for.
+        key: IpvsKey,
+        /// The service.
+        service: Section<Option<IpvsService>>,
+    },
+    /// All IPVS services, in the kernel's order.
+    Ipvs {
+        /// Namespace.
+        netns: NetNsId,
+        /// Services.
+        services: Section<Vec<IpvsService>>,
+    },
+    /// An IPVS connection; `Known(None)`: there is none such.
+    IpvsConn {
+        /// Namespace.
+        netns: NetNsId,
+        /// Which was asked for.
+        key: IpvsConnKey,
+        /// The connection.
+        conn: Section<Option<IpvsConn>>,
     },
 }

@@ -70,7 +70,11 @@ impl Manip {
 /// Whether connections of a family are tracked in a namespace: the kernel hooks conntrack in with the
 /// first rule that needs it (`nf_ct_netns_get()`). Where rules were not all read it is taken to be
 /// so; a rule that would show the difference would itself be the reason for tracking.
-pub(crate) fn is_active(ns: &NetNs, v6: bool) -> bool {
+pub(crate) fn is_active<'a>(cx: &mut Cx<'a>, ns: &'a NetNs, v6: bool) -> bool {
+    cx.index.tracks(ns, v6, || any_needs_ct(ns, v6))
+}
+
+fn any_needs_ct(ns: &NetNs, v6: bool) -> bool {
     if let Some(sysctls) = ns.sysctls.known()
         && sysctls.nf_conntrack_max == Section::Known(None)
     {

@@ -218,6 +218,7 @@ pub(super) fn first(ns: NsKey, packet: Packet, uid: Option<u32>) -> Walk {
             ct: CtRef::None,
             uid,
             local: true,
+            ipvs: false,
             sized: true,
             free: UNPRIVILEGED,
         },

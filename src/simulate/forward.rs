@@ -3,8 +3,8 @@
 //! Read first: `ip_forward()`, net/ipv4/ip_forward.c, and `ip6_forward()`, net/ipv6/ip6_output.c, v6.12.
 
 use super::skb::Devices;
-use super::walk::{Next, Out, Walk, Ways};
-use super::{Cx, xfrm};
+use super::walk::{Out, Walk, Ways};
+use super::{Cx, ipvs, xfrm};
 use crate::model::IfIndex;
 use crate::model::netfilter::Hook;
 use crate::model::xfrm::XfrmDir;
@@ -62,7 +62,8 @@ pub(crate) fn forward(cx: &mut Cx<'_>, walk: Walk, iif: IfIndex, out: Out) -> Wa
         physin: walk.physin,
         physout: None,
     };
-    walk.hook(cx, Hook::Forward, false, devices, |_, walk| {
-        walk.then(Next::Postrouting(out))
+    let seen = walk.skb.ipvs;
+    walk.hook(cx, Hook::Forward, false, devices, |cx, walk| {
+        ipvs::reroute(cx, walk, out, seen)
     })
 }

@@ -14,6 +14,7 @@ mod exchange;
 pub(crate) mod fib;
 pub(crate) mod forward;
 pub(crate) mod input;
+pub(crate) mod ipvs;
 pub(crate) mod l2;
 pub(crate) mod memory;
 pub(crate) mod neigh;
@@ -37,8 +38,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
+use self::netfilter::{HookPoint, HookVerdict, Index};
+use self::skb::{Devices, Flows};
 use self::walk::{Next, follow};
 use crate::model::NsKey;
+use crate::model::netfilter::Hook;
 use crate::model::packet::{ICMP, ICMPV6, L4, Packet, SCTP, TCP, UDP};
 use crate::model::topology::Topology;
 use crate::model::want::{Depth, NsTarget, Want};
@@ -103,6 +107,8 @@ pub struct Outcome {
 pub(crate) struct Cx<'a> {
     /// Facts.
     pub(crate) topology: &'a Topology,
+    /// What was made of their rules to find the ones that matter.
+    pub(crate) index: Index<'a>,
     /// Bounds.
     pub(crate) limits: Limits,
     /// Facts that were lacking so far.
@@ -121,16 +127,81 @@ impl Cx<'_> {
 /// TTL of packets where the setting was not read (IPDEFTTL).
 const DEFAULT_TTL: u8 = 64;
 
+/// A topology with what was made of its rules so far, for several questions about it.
+#[derive(Debug)]
+pub struct Prepared<'a> {
+    topology: &'a Topology,
+    index: Index<'a>,
+}
+
+impl<'a> Prepared<'a> {
+    /// Nothing is made before the first question needs it.
+    pub fn new(topology: &'a Topology) -> Self {
+        Self {
+            topology,
+            index: Index::default(),
+        }
+    }
+
+    /// Walks every rule and searches sets from their beginning, to compare answers and times with.
+    pub fn one_by_one(topology: &'a Topology) -> Self {
+        Self {
+            topology,
+            index: Index::off(),
+        }
+    }
+
+    /// Sends one new packet of a socket through one hook alone, and gives the ways that go on, each with its
+    /// share: what a lookup in the rules costs, without what is around it.
+    pub fn through(&mut self, ns: &NsKey, hook: Hook, packet: Packet) -> Vec<(f64, Packet)> {
+        let mut cx = self.cx(&Limits::default());
+        let at = HookPoint {
+            ns,
+            hook,
+            bridge: false,
+            devices: Devices::default(),
+        };
+        let skb = exchange::first(ns.clone(), packet, None).skb;
+        let outcomes = netfilter::run(&mut cx, &at, skb, Flows::default());
+        self.index = cx.index;
+        let gone = outcomes.into_iter();
+        let accepted = gone.filter(|outcome| outcome.verdict == HookVerdict::Accept);
+        accepted
+            .map(|outcome| (outcome.share, outcome.skb.packet))
+            .collect()
+    }
+
+    fn cx(&mut self, limits: &Limits) -> Cx<'a> {
+        Cx {
+            topology: self.topology,
+            index: std::mem::take(&mut self.index),
+            limits: *limits,
+            wants: Wants::new(),
+            ended: 0,
+        }
+    }
+
+    /// As [`simulate`].
+    pub fn simulate(&mut self, flow: &Flow, limits: &Limits) -> Outcome {
+        let mut cx = self.cx(limits);
+        let traces = traces(&mut cx, flow);
+        self.index = cx.index;
+        Outcome {
+            traces,
+            wants: cx.wants,
+        }
+    }
+}
+
 /// Follows a flow's first packet on every way it may take, and the answer back.
 ///
 /// Total: for any topology and flow there is at least one trace, and probabilities add up to 1.
 pub fn simulate(topology: &Topology, flow: &Flow, limits: &Limits) -> Outcome {
-    let mut cx = Cx {
-        topology,
-        limits: *limits,
-        wants: Wants::new(),
-        ended: 0,
-    };
+    Prepared::new(topology).simulate(flow, limits)
+}
+
+fn traces(cx: &mut Cx<'_>, flow: &Flow) -> Vec<Trace> {
+    let topology = cx.topology;
     if topology.netns(&flow.from).is_none() {
         let target = NsTarget::Id(flow.from.netns);
         cx.want(
@@ -141,7 +212,7 @@ pub fn simulate(topology: &Topology, flow: &Flow, limits: &Limits) -> Outcome {
             },
         );
     }
-    let packet = first_packet(&cx, flow);
+    let packet = first_packet(cx, flow);
     let mut walk = exchange::first(flow.from.clone(), packet, flow.uid);
     let sysctls = topology
         .netns(&flow.from)
@@ -150,13 +221,10 @@ pub fn simulate(topology: &Topology, flow: &Flow, limits: &Limits) -> Outcome {
         walk.skb.free = range;
     }
     let mut traces = Vec::new();
-    for end in follow(&mut cx, walk, Next::LocalOut(None)) {
-        traces.extend(exchange::of(&mut cx, flow, end));
+    for end in follow(cx, walk, Next::LocalOut(None)) {
+        traces.extend(exchange::of(cx, flow, end));
     }
-    Outcome {
-        traces,
-        wants: cx.wants,
-    }
+    traces
 }
 
 fn first_packet(cx: &Cx<'_>, flow: &Flow) -> Packet {

@@ -6,7 +6,7 @@
 use super::fib::{FibAnswer, FibKey, Found, addr_type, lookup};
 use super::skb::Devices;
 use super::walk::{Next, Out, Walk, Ways};
-use super::{Cx, source, xfrm};
+use super::{Cx, ipvs, source, xfrm};
 use crate::model::IfIndex;
 use crate::model::netfilter::{ChainKind, Hook};
 use crate::model::packet::L4;
@@ -209,6 +209,7 @@ pub(crate) fn local_out(cx: &mut Cx<'_>, mut walk: Walk, oif: Option<IfIndex>) -
         };
         hop_limit(cx, &mut walk, out.oif);
         let before = (walk.skb.packet.dst, walk.skb.mark);
+        let seen = walk.skb.ipvs;
         let by_mark = reroutes_by_mark(cx, &walk);
         let devices = Devices {
             oif: Some(out.oif),
@@ -217,7 +218,7 @@ pub(crate) fn local_out(cx: &mut Cx<'_>, mut walk: Walk, oif: Option<IfIndex>) -
         walk.hook(cx, Hook::Output, false, devices, |cx, walk| {
             let after = (walk.skb.packet.dst, walk.skb.mark);
             if after.0 == before.0 && !(by_mark && after.1 != before.1) {
-                return walk.then(Next::Postrouting(out));
+                return ipvs::reroute(cx, walk, out, seen);
             }
             // `ip_route_me_harder()`: what OUTPUT changed may lead elsewhere.
             let answer = lookup(cx, &walk.ns, &key(&walk, None, oif));
@@ -245,7 +246,7 @@ fn hop_limit(cx: &Cx<'_>, walk: &mut Walk, oif: IfIndex) {
 
 /// Whether a changed mark leads to a new lookup: only chains of type route (and x_tables' mangle) ask for
 /// one (`nf_route_table_hook4()`, `ipt_mangle_out()`), NAT for a changed address.
-fn reroutes_by_mark(cx: &Cx<'_>, walk: &Walk) -> bool {
+pub(crate) fn reroutes_by_mark(cx: &Cx<'_>, walk: &Walk) -> bool {
     let rulesets = walk
         .netns(cx)
         .into_iter()
@@ -277,7 +278,7 @@ fn no_route(mut walk: Walk, answer: FibAnswer) -> Ways {
 }
 
 /// Follows each next hop of an output route.
-fn routed(
+pub(crate) fn routed(
     cx: &mut Cx<'_>,
     mut walk: Walk,
     answer: FibAnswer,

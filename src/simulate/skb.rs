@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::ipvs::Conn;
 use super::netfilter::FreePorts;
 use crate::model::conntrack::{ConntrackEntry, Tuple};
 use crate::model::packet::Packet;
@@ -23,6 +24,8 @@ pub(crate) struct Skb {
     pub(crate) uid: Option<u32>,
     /// It comes from a socket of this namespace (`skb->sk`).
     pub(crate) local: bool,
+    /// IPVS had to do with it (`skb->ipvs_property`), and passes it over from now on.
+    pub(crate) ipvs: bool,
     /// Its length is that of the question; data packets may have any.
     pub(crate) sized: bool,
     /// What its ports may be where they are any free ones.
@@ -69,6 +72,8 @@ pub(crate) struct Flows {
     entries: BTreeMap<NsKey, Vec<FlowEntry>>,
     /// Addresses that rules noted in lists (xt_recent) or removed from them, by namespace and list, in order.
     noted: Vec<(NsKey, String, IpAddr, bool)>,
+    /// Connections of IPVS, by namespace.
+    ipvs: Vec<(NsKey, Conn)>,
     /// Keys that rules added to sets of nf_tables or deleted from them, in order; `None`: one that is not known.
     changed: Vec<Changed>,
 }
@@ -99,6 +104,19 @@ impl Flows {
         let list = self.entries.entry(ns.clone()).or_default();
         list.push(entry);
         list.len() - 1
+    }
+
+    /// Connections of IPVS in a namespace.
+    pub(crate) fn ipvs(&self, ns: &NsKey) -> impl Iterator<Item = &Conn> {
+        let here = self.ipvs.iter().filter(move |(own, _)| own == ns);
+        here.map(|(_, conn)| conn)
+    }
+
+    /// Adds a connection of IPVS, unless it is there.
+    pub(crate) fn add_ipvs(&mut self, ns: &NsKey, conn: Conn) {
+        if self.ipvs(ns).all(|own| *own != conn) {
+            self.ipvs.push((ns.clone(), conn));
+        }
     }
 
     /// Makes the marks of connections unknown that differ from those of the same ones elsewhere.

@@ -10,7 +10,6 @@ use super::skb::Devices;
 use super::walk::{Goal, Next, Party, Walk, Ways};
 use super::{Cx, vxlan, xfrm};
 use crate::model::IfIndex;
-use crate::model::ipvs::IpvsService;
 use crate::model::netfilter::Hook;
 use crate::model::packet::{ICMP, ICMPV6, Packet, SCTP, TCP, UDP};
 use crate::model::socket::Socket;
@@ -34,10 +33,6 @@ fn deliver(cx: &mut Cx<'_>, walk: Walk, dev: IfIndex) -> Ways {
         Ok(walk) => walk,
         Err(ways) => return ways,
     };
-    match ipvs(cx, &walk) {
-        Ok(None) => {}
-        Ok(Some(why)) | Err(why) => return walk.unknown(why),
-    }
     if walk.skb.packet.inner.is_some() {
         return vxlan::decapsulate(cx, walk);
     }
@@ -45,33 +40,6 @@ fn deliver(cx: &mut Cx<'_>, walk: Walk, dev: IfIndex) -> Ways {
         Goal::Party(party) => to_party(walk, &party),
         Goal::Listener => to_listener(cx, walk, dev),
     }
-}
-
-/// Whether IPVS takes the packet at LOCAL_IN (`ip_vs_in_hook()`), and words for that.
-fn ipvs(cx: &mut Cx<'_>, walk: &Walk) -> Result<Option<String>, String> {
-    let topology = cx.topology;
-    let Some(netns) = topology.netns(&walk.ns) else {
-        return Err(format!("{} was not read", walk.ns));
-    };
-    let services = section(cx, &walk.ns, &netns.ipvs, "IPVS services")?;
-    let packet = &walk.skb.packet;
-    let takes = |service: &&IpvsService| match service {
-        IpvsService::Address(protocol, addr, port) => {
-            *protocol == packet.protocol()
-                && *addr == packet.dst
-                && (*port == 0 || Some(*port) == packet.dport())
-        }
-        IpvsService::Fwmark(mark) => walk.skb.mark.is_none_or(|own| own == *mark),
-        IpvsService::Other(_) => true,
-    };
-    Ok(services.iter().find(takes).map(|service| {
-        let name = match service {
-            IpvsService::Address(_, addr, port) => format!("of {addr} port {port}"),
-            IpvsService::Fwmark(mark) => format!("of mark {mark:#x}"),
-            IpvsService::Other(line) => format!("'{line}'"),
-        };
-        format!("the IPVS service {name} takes it, and where IPVS sends it is not followed")
-    }))
 }
 
 /// A packet of an exchange must come from whom the socket talks to, to the socket's own port.

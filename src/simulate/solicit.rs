@@ -432,6 +432,7 @@ impl<'t> Frame<'_, 't> {
             ct: CtRef::None,
             uid: None,
             local: self.local,
+            ipvs: false,
             sized: true,
             free: UNPRIVILEGED,
         };
@@ -451,6 +452,12 @@ impl<'t> Frame<'_, 't> {
                 HookVerdict::Accept => packet = Some(outcome.skb.packet),
                 HookVerdict::Drop(_) | HookVerdict::Reject(_) => {
                     stops.extend(outcome.steps.last().cloned());
+                }
+                // It takes no such packets.
+                HookVerdict::Ipvs(_) => {
+                    return Err(Stop::Unknown(
+                        "IPVS took a question for a neighbour".to_owned(),
+                    ));
                 }
                 HookVerdict::Unknown(why) => return Err(Stop::Unknown(why)),
             }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use super::memory::Memory;
 use super::netfilter::{HookPoint, HookVerdict, run};
 use super::skb::{CtRef, Devices, Skb};
-use super::{Cx, bridge, device, forward, input, neigh, output, socket};
+use super::{Cx, bridge, device, forward, input, ipvs, neigh, output, socket};
 use crate::model::link::Link;
 use crate::model::netfilter::Hook;
 use crate::model::netns::NetNs;
@@ -215,6 +215,7 @@ impl Walk {
     pub(crate) fn enter(&mut self, cx: &Cx<'_>, ns: NsKey, dev: IfIndex) {
         if ns != self.ns {
             self.skb.mark = Some(0);
+            self.skb.ipvs = false;
         }
         self.skb.ct = CtRef::None;
         self.skb.uid = None;
@@ -282,6 +283,7 @@ impl Walk {
             }
             ways.extend(match outcome.verdict {
                 HookVerdict::Accept => then(cx, walk),
+                HookVerdict::Ipvs(sent) => ipvs::send(cx, walk, sent, devices),
                 HookVerdict::Drop(reason) => walk.end(Disposition::Dropped(reason)),
                 // Who sent the packet inside a tunnel's is not told.
                 HookVerdict::Reject(_) if walk.skb.packet.inner.is_some() => {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::conntrack::ConntrackEntry;
 use crate::model::fdb::FdbEntry;
+use crate::model::ipvs::{IpvsKey, IpvsServer, IpvsService};
 use crate::model::neigh::Neigh;
 use crate::model::netfilter::{Backend, ChainKind, Counters, Family, Hook, Policy};
 use crate::model::route::Route;
@@ -88,6 +89,20 @@ pub enum Evidence {
         /// It was in the kernel's table when it was read; made by this flow otherwise.
         existing: bool,
     },
+    /// A server that IPVS chose for a new connection.
+    IpvsServer {
+        /// Virtual service.
+        service: IpvsKey,
+        /// Its scheduler.
+        scheduler: String,
+        /// Server.
+        server: IpvsServer,
+    },
+    /// A virtual service of which no server takes new connections.
+    IpvsService {
+        /// With its servers.
+        service: IpvsService,
+    },
     /// A setting.
     Sysctl {
         /// Name with dots.
@@ -111,6 +126,13 @@ pub enum Evidence {
         addr: IpAddr,
         /// Device it is on.
         dev: String,
+    },
+    /// Queues that rules hand packets to and no program listens on.
+    UnheardQueue {
+        /// The first.
+        num: u16,
+        /// The last.
+        last: u16,
     },
     /// Something that would have decided and is not there.
     Absent {

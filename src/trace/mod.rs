@@ -151,6 +151,8 @@ pub enum StepKind {
     Netfilter,
     /// Addresses or ports were translated.
     Nat,
+    /// IPVS took a packet for a virtual service, or an answer of a server.
+    Ipvs,
     /// Forwarded: switches and TTL.
     Forward,
     /// Size against MTU.
@@ -186,6 +188,7 @@ impl StepKind {
             Self::Conntrack => "conntrack",
             Self::Netfilter => "netfilter",
             Self::Nat => "nat",
+            Self::Ipvs => "ipvs",
             Self::Forward => "forward",
             Self::Mtu => "mtu",
             Self::Transmit => "transmit",

@@ -2,6 +2,7 @@
 #![allow(missing_docs, reason = "tests")]
 
 mod hostile;
+mod ipvs;
 mod layering;
 mod mutate;
 mod properties;

@@ -1,6 +1,5 @@
 //! Whole walks through hand-made worlds, one kernel rule at a time.
 
-use netpath::model::ipvs::IpvsService;
 use netpath::model::link::{InetConf, LinkKind, PortState, Vxlan};
 use netpath::model::{NsKey, Section};
 use netpath::simulate::Outcome;
@@ -421,23 +420,6 @@ fn localhost_and_own_addresses_stay_inside() {
         ends(&outcome, &Disposition::Delivered);
         assert_eq!(only(&outcome).hops.len(), 1);
     }
-}
-
-#[test]
-fn a_packet_that_ipvs_takes_is_not_called_refused() {
-    let (mut world, host, a, _) = bridged();
-    world.addr(&host, 4, "10.96.0.10", 32);
-    let service = IpvsService::Address(6, ip("10.96.0.10"), 53);
-    world.get(&host).ipvs = Section::Known(vec![service]);
-    let outcome = world.tcp(&a, "10.96.0.10", 53);
-    let Disposition::Inconclusive(missing) = &only(&outcome).disposition else {
-        panic!("{outcome:#?}");
-    };
-    assert!(missing[0].contains("IPVS"), "{missing:?}");
-    ends(
-        &world.tcp(&a, "10.96.0.10", 54),
-        &Disposition::Rejected(RejectWith::PortClosed),
-    );
 }
 
 /// What `/proc/net` does not tell of a socket is unknown where it decides, and only there.

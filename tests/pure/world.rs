@@ -94,8 +94,9 @@ impl World {
         ns.sockets = Section::Known(Vec::new());
         ns.nft = Section::Known(Ruleset::default());
         ns.legacy = Section::Known(Ruleset::default());
-        ns.ipvs = Section::Known(Vec::new());
+        ns.ipvs = Section::Known(None);
         ns.recent = Section::Known(Vec::new());
+        ns.nfqueues = Section::Known(Vec::new());
         ns.unread_tables = Section::Known(Vec::new());
         ns.sysctls = Section::Known(Sysctls {
             inet_all: Section::Known(InetConf {

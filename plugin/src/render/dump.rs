@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use netpath::explain::{ChainNames, Naming, owners, words};
+use netpath::explain::{ChainNames, Naming, ipvs, owners, words};
 use netpath::model::conntrack::ConntrackEntry;
 use netpath::model::ipset::Ipset;
+use netpath::model::ipvs::IpvsService;
 use netpath::model::link::{Inet6Conf, InetConf};
 use netpath::model::names::Names;
 use netpath::model::netfilter::{ChainKind, Counters, Elements, Policy, Ruleset, Table};
@@ -72,6 +73,13 @@ impl<'a> Dump<'a> {
         read.filter_map(|(_, entry)| entry.known()?.as_ref())
     }
 
+    /// IPVS services that were read.
+    fn ipvs(&self) -> impl Iterator<Item = &'a IpvsService> {
+        let read = self.ns.ipvs.known().and_then(Option::as_ref);
+        let services = read.into_iter().flat_map(|ipvs| &ipvs.services);
+        services.filter_map(|(_, service)| service.known()?.as_ref())
+    }
+
     fn dev(&self, index: IfIndex) -> String {
         self.ns
             .link(index)
@@ -107,6 +115,13 @@ impl<'a> Dump<'a> {
                 all.extend(sets.map(|(name, set)| why(&format!("ipset {name}"), set)));
                 all
             }
+            DumpWhat::Ipvs => match &ns.ipvs {
+                // Only `dump ipvs` and whole snapshots ask for all of them.
+                Section::Known(Some(ipvs)) if !ipvs.complete => {
+                    vec![Some("ipvs: not all services were read".to_owned())]
+                }
+                read => vec![why("ipvs", read)],
+            },
             DumpWhat::Sockets => vec![why("sockets", &ns.sockets)],
             DumpWhat::Sysctls => vec![why("sysctls", &ns.sysctls)],
             DumpWhat::Conntrack => vec![match &ns.conntrack_table {
@@ -161,6 +176,7 @@ impl<'a> Dump<'a> {
                 }
                 lines.extend(self.conntrack().map(words::conntrack));
             }
+            DumpWhat::Ipvs => lines.extend(self.ipvs().flat_map(ipvs::lines)),
             DumpWhat::Sysctls => {
                 if let Some(all) = ns.sysctls.known() {
                     sysctls(&mut lines, all, ns);
@@ -239,6 +255,10 @@ impl<'a> Dump<'a> {
             DumpWhat::Fdb => ("fdb", value(ns.fdb.known())),
             DumpWhat::Sockets => ("sockets", value(ns.sockets.known())),
             DumpWhat::Sysctls => ("sysctls", value(ns.sysctls.known())),
+            DumpWhat::Ipvs => {
+                let services: Vec<_> = self.ipvs().collect();
+                ("ipvs", value(ns.ipvs.known().map(|_| &services)))
+            }
             DumpWhat::Conntrack => {
                 let entries: Vec<_> = self.conntrack().collect();
                 let read = ns.conntrack_table.known().is_some() || !entries.is_empty();

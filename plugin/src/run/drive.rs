@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use netpath::simulate::{Flow, Limits, Outcome, Wants, simulate};
+use netpath::simulate::{Flow, Limits, Outcome, Prepared, Wants};
 
 use super::fleet::Fleet;
 
@@ -20,7 +20,8 @@ pub async fn drive(fleet: &mut Fleet<'_>, flows: &[Flow]) -> Vec<Outcome> {
         let topology = std::mem::take(&mut fleet.topology);
         let asked = flows.to_vec();
         let work = tokio::task::spawn_blocking(move || {
-            let follow = |flow| simulate(&topology, flow, &limits);
+            let mut prepared = Prepared::new(&topology);
+            let follow = |flow| prepared.simulate(flow, &limits);
             let outcomes: Vec<Outcome> = asked.iter().map(follow).collect();
             (topology, outcomes)
         });

@@ -46,9 +46,8 @@ pub async fn run(args: &DumpArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
             let source = place(&cluster.view, args, &namespace(cluster), flags)?;
             let (node, target) = target(&source)?;
             let mut wants = everywhere([node.clone()], &target, depth);
-            if args.what == DumpWhat::Conntrack {
-                let table = Want::ConntrackTable { target };
-                wants.entry(node).or_default().insert(table);
+            if let Some(all) = whole(args.what, target) {
+                wants.entry(node).or_default().insert(all);
             }
             Ok(wants)
         },
@@ -57,13 +56,13 @@ pub async fn run(args: &DumpArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
         depth,
         pid,
         more: &|topology| {
-            if args.what != DumpWhat::Conntrack {
+            if !matches!(args.what, DumpWhat::Conntrack | DumpWhat::Ipvs) {
                 return Ok(Wants::new());
             }
             // Of the one namespace only, which an address names once all are known.
             let key = local_key(topology, args, &spec)?;
-            let target = NsTarget::Id(key.netns);
-            Ok([(key.node, [Want::ConntrackTable { target }].into())].into())
+            let all = whole(args.what, NsTarget::Id(key.netns));
+            Ok([(key.node, all.into_iter().collect())].into())
         },
     };
     let read = match read(&facts, global, &wish).await? {
@@ -84,6 +83,15 @@ pub async fn run(args: &DumpArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
         local_key(topology, args, &spec)?
     };
     show(args, global, topology, &read.names, &key, read.code)
+}
+
+/// What a namespace's sections do not hold: a table that may be large.
+fn whole(what: DumpWhat, target: NsTarget) -> Option<Want> {
+    match what {
+        DumpWhat::Conntrack => Some(Want::ConntrackTable { target }),
+        DumpWhat::Ipvs => Some(Want::Ipvs { target }),
+        _ => None,
+    }
 }
 
 /// The namespace of a machine's own that was named.

@@ -6,21 +6,21 @@ use crate::trace::evidence::ChainRef;
 
 use super::Case;
 use crate::explain::codes::{self, Code};
-use crate::explain::owners;
+use crate::explain::{owners, words};
 
 impl<'a> Case<'a> {
     pub(super) fn filtered(&self) -> (Code, String) {
         let here = self.here();
-        let Some((base, by_policy)) = self.rule() else {
-            let mend = format!("{here}: {}", self.naming.text(&self.step.result));
-            return (codes::SWALLOWED, mend);
-        };
         if let Some(service) = self.no_endpoint() {
             let mend = format!(
                 "kubectl get endpointslices: look for ready endpoints of {service}; compare its selector with the pods' labels, its targetPort with their ports, and its traffic policy with where they run"
             );
             return (codes::NO_ENDPOINT, mend);
         }
+        let Some((base, by_policy)) = self.rule() else {
+            let mend = format!("{here}: {}", self.naming.text(&self.step.result));
+            return (codes::SWALLOWED, mend);
+        };
         let chains: Vec<&str> = self.chains().collect();
         if self.step.evidence.iter().any(|evidence| {
             matches!(evidence, Evidence::NetfilterRule { text, .. }
@@ -56,6 +56,12 @@ impl<'a> Case<'a> {
         {
             let mend = "kubectl get networkpolicies -A: add an allow for this flow at the end that refuses it; where one exists, restart the policy agent on this node".to_owned();
             return (codes::POLICY_DENIES, mend);
+        }
+        if let Some(queue) = self.unheard_queue() {
+            let mend = format!(
+                "{here}: start the program that is to listen on {queue} (a NetworkPolicy agent, an intrusion detection), see why it ended, or let the rule pass packets by without it (bypass)"
+            );
+            return (codes::FILTERED, mend);
         }
         let accept = self.accept(base, by_policy);
         if base.hook == Hook::Forward {
@@ -146,16 +152,31 @@ impl<'a> Case<'a> {
                     Some("the Service".to_owned())
                 }
                 Evidence::SetElement { set, .. } if set.starts_with("no-endpoint-") => {
-                    let names = self.naming.names;
-                    let service = names.service_by_ip(self.packet().dst);
-                    let service = service.or_else(|| self.service_by_node_port());
-                    Some(service.map_or_else(
-                        || "the Service".to_owned(),
-                        |service| format!("{}/{}", service.namespace, service.name),
-                    ))
+                    Some(self.asked_service())
                 }
+                Evidence::IpvsService { .. } => Some(self.asked_service()),
                 _ => None,
             })
+    }
+
+    /// The queue of a rule for which no program listens.
+    fn unheard_queue(&self) -> Option<String> {
+        let unheard = |evidence: &Evidence| match evidence {
+            Evidence::UnheardQueue { num, last } => Some(words::queues(*num, *last)),
+            _ => None,
+        };
+        self.step.evidence.iter().rev().find_map(unheard)
+    }
+
+    /// The Service whose address the packet has.
+    fn asked_service(&self) -> String {
+        let names = self.naming.names;
+        let service = names.service_by_ip(self.packet().dst);
+        let service = service.or_else(|| self.service_by_node_port());
+        service.map_or_else(
+            || "the Service".to_owned(),
+            |service| format!("{}/{}", service.namespace, service.name),
+        )
     }
 
     /// A command that lets the packet through.

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::model::NsKey;
+use crate::model::link::LinkKind;
 use crate::model::packet::Packet;
 use crate::model::route::{Route, RouteKind};
 use crate::model::rule::{Rule, RuleAction};
@@ -202,8 +203,7 @@ impl<'a> Case<'a> {
     }
 
     pub(super) fn unresolved(&self, packet: &Packet) -> (Code, String) {
-        let down = |evidence: &Evidence| matches!(evidence, Evidence::Link { .. });
-        if self.step.evidence.iter().any(down) {
+        if self.down().is_some() || self.switched_off().is_some() {
             return self.link_down();
         }
         if self.in_tunnel() {
@@ -283,6 +283,10 @@ impl<'a> Case<'a> {
         let here = self.here();
         if self.has_route_kind() {
             return (codes::ROUTE_REFUSES, self.remove_refusal(packet));
+        }
+        let leads_elsewhere = Disposition::Dropped(DropReason::NoRouteToNode);
+        if self.trace.disposition != leads_elsewhere && self.switched_off().is_some() {
+            return self.link_down();
         }
         let mend = match self.naming.node_of(packet.dst) {
             Some(node) if node != self.hop.ns.node => {
@@ -410,10 +414,13 @@ impl<'a> Case<'a> {
         };
         let up = self.naming.typed(&key, &format!("ip link set {dev} up"));
         let here = self.within(&key);
-        (
-            codes::LINK_DOWN,
-            format!("{here}: {up} (a veth needs both ends up)"),
-        )
+        let link = self.naming.topology.netns(&key);
+        let link = link.and_then(|ns| ns.link_named(&dev));
+        let both = match link.map(|link| &link.kind) {
+            Some(LinkKind::Veth) => " (a veth needs both ends up)",
+            _ => "",
+        };
+        (codes::LINK_DOWN, format!("{here}: {up}{both}"))
     }
 
     pub(super) fn not_from_peer(&self) -> (Code, String) {

@@ -4,8 +4,6 @@ use std::net::IpAddr;
 
 use crate::explain::codes::{self, Code};
 use crate::explain::words;
-use crate::model::NsKey;
-use crate::model::link::Link;
 use crate::model::route::RouteKind;
 use crate::model::socket::Socket;
 use crate::trace::{DropReason, Evidence, Hop, Step, StepKind};
@@ -82,46 +80,6 @@ impl Case<'_> {
     /// A command as it is to be typed on the node, so that it works in the namespace of the hop.
     pub(super) fn typed(&self, command: &str) -> String {
         self.naming.typed(&self.hop.ns, command)
-    }
-
-    /// The device that is down, its namespace, and how: of a pair without carrier, the end that was
-    /// switched off.
-    pub(super) fn down_end(&self) -> Option<(NsKey, String, String)> {
-        let (dev, state) = self.down()?;
-        let at = |key: &NsKey| self.naming.topology.netns(key)?.link_named(&dev);
-        let off = |key: &NsKey| at(key).is_some_and(|link| !link.up || !link.lower_up);
-        // The step may name a device behind the link of the hop.
-        let mut others = self
-            .naming
-            .topology
-            .all()
-            .filter(|(key, _)| key.node == self.hop.ns.node && off(key));
-        let key = match (off(&self.hop.ns), others.next(), others.next()) {
-            (false, Some((only, _)), None) => only,
-            _ => self.hop.ns.clone(),
-        };
-        let other = at(&key)
-            .filter(|link| link.up)
-            .and_then(|link| self.other_end(&key, link));
-        match other {
-            Some((key, name)) => Some((key, name, "down".to_owned())),
-            None => Some((key, dev, state)),
-        }
-    }
-
-    /// The other end of a pair, where it was read and is switched off.
-    fn other_end(&self, key: &NsKey, link: &Link) -> Option<(NsKey, String)> {
-        let ns = self.naming.topology.netns(key)?;
-        let netns = match link.link_netnsid {
-            None => key.netns,
-            Some(id) => ns.nsids.known()?.iter().find(|(own, _)| *own == id)?.1,
-        };
-        let key = NsKey {
-            node: key.node.clone(),
-            netns,
-        };
-        let peer = self.naming.topology.netns(&key)?.link(link.link?)?;
-        (!peer.up).then(|| (key, peer.name.clone()))
     }
 
     /// Destination of the packet inside of all tunnels.
@@ -201,17 +159,6 @@ impl Case<'_> {
                         words::route_short(route, &|index| self.naming.dev(&self.hop.ns, index));
                     Some(format!("route {words}"))
                 }
-                _ => None,
-            })
-    }
-
-    /// The device that is down, and how.
-    pub(super) fn down(&self) -> Option<(String, String)> {
-        self.step
-            .evidence
-            .iter()
-            .find_map(|evidence| match evidence {
-                Evidence::Link { dev, state } => Some((dev.clone(), state.clone())),
                 _ => None,
             })
     }

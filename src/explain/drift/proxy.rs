@@ -1,16 +1,16 @@
 //! What a kube-proxy has written on a node: one set of rules for each mode, backend and family.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::model::Section;
-use crate::model::ipvs::IpvsService;
 use crate::model::netfilter::{
     Backend, Elements, Family, Hook, Ruleset, Set, SetData, SetElem, Sieved, Table, Verdict,
 };
 use crate::model::netns::NetNs;
 
 use super::expect::Portal;
+use super::ipvs::Servers;
 use super::leads::{Leads, leads, number};
 use super::rule::{Act, facts};
 
@@ -63,7 +63,7 @@ pub(super) struct Proxy<'a> {
 enum Rules<'a> {
     Iptables(Iptables<'a>),
     Nftables(&'a Table),
-    Ipvs(Ipvs<'a>),
+    Ipvs(Servers<'a>),
 }
 
 /// Rules that lead to each portal, in order.
@@ -84,11 +84,6 @@ struct Entry<'a> {
     chain: &'a str,
     by: String,
     comment: Option<&'a str>,
-}
-
-struct Ipvs<'a> {
-    services: &'a [IpvsService],
-    own: BTreeSet<IpAddr>,
 }
 
 /// A portal that rules know.
@@ -131,27 +126,13 @@ pub(super) fn proxies(ns: &NetNs) -> Vec<Proxy<'_>> {
             found.push(Proxy { kind, v6, rules });
         }
     }
-    found.extend([false, true].into_iter().filter_map(|v6| ipvs(ns, v6)));
+    found.extend([false, true].into_iter().filter_map(|v6| {
+        let rules = Rules::Ipvs(Servers::of(ns, v6)?);
+        let kind = Kind::Ipvs;
+        Some(Proxy { kind, v6, rules })
+    }));
     found.sort_by_key(|proxy| (proxy.v6, proxy.kind));
     found
-}
-
-/// IPVS is used by others, too: kube-proxy's mode has a dummy device with all addresses of Services.
-fn ipvs(ns: &NetNs, v6: bool) -> Option<Proxy<'_>> {
-    let device = ns.link_named("kube-ipvs0")?;
-    let services = ns.ipvs.known()?;
-    let of_family = |service: &IpvsService| matches!(service, IpvsService::Address(_, addr, _) if addr.is_ipv6() == v6);
-    services.iter().any(of_family).then_some(())?;
-    let addrs = ns.addrs.known().into_iter().flatten();
-    let own = addrs.filter(|addr| addr.link != device.index);
-    Some(Proxy {
-        kind: Kind::Ipvs,
-        v6,
-        rules: Rules::Ipvs(Ipvs {
-            services,
-            own: own.map(|addr| addr.local).collect(),
-        }),
-    })
 }
 
 impl<'a> Proxy<'a> {
@@ -160,7 +141,7 @@ impl<'a> Proxy<'a> {
         match &self.rules {
             Rules::Iptables(rules) => rules.look(portal, self.v6),
             Rules::Nftables(table) => nftables(table, portal, self.v6),
-            Rules::Ipvs(rules) => rules.look(portal),
+            Rules::Ipvs(rules) => rules.look(portal, self.v6),
         }
     }
 
@@ -192,7 +173,7 @@ impl<'a> Proxy<'a> {
                 }
                 Some(all)
             }
-            Rules::Ipvs(rules) => Some(rules.all(self.v6)),
+            Rules::Ipvs(rules) => rules.all(self.v6),
         }
     }
 
@@ -408,51 +389,10 @@ fn portal_of(key: &[u8], by_address: bool, v6: bool) -> Option<Portal> {
 }
 
 /// `10.96.0.10 . tcp . 80`
-fn words(portal: Portal) -> String {
+pub(super) fn words(portal: Portal) -> String {
     let protocol = super::words::protocol(portal.protocol);
     match portal.addr {
         Some(addr) => format!("{addr} . {protocol} . {}", portal.port),
         None => format!("{protocol} . {}", portal.port),
-    }
-}
-
-impl Ipvs<'_> {
-    fn look(&self, portal: Portal) -> Look {
-        let fits = |service: &IpvsService| {
-            matches!(service, IpvsService::Address(protocol, addr, port)
-                if *protocol == portal.protocol && *port == portal.port
-                    && portal.addr.map_or(self.own.contains(addr), |own| own == *addr))
-        };
-        if self.services.iter().any(fits) {
-            Look::Unknown("destinations of IPVS virtual services are not read".to_owned())
-        } else {
-            Look::Nothing
-        }
-    }
-
-    fn all(&self, v6: bool) -> Vec<Known<'static>> {
-        let mut all: Vec<Known<'static>> = Vec::new();
-        for service in self.services {
-            let IpvsService::Address(protocol, addr, port) = service else {
-                continue;
-            };
-            if addr.is_ipv6() != v6 {
-                continue;
-            }
-            let portal = Portal {
-                addr: (!self.own.contains(addr)).then_some(*addr),
-                protocol: *protocol,
-                port: *port,
-            };
-            if !all.iter().any(|known| known.portal == portal) {
-                all.push(Known {
-                    portal,
-                    by: format!("ipvs virtual service {}", words(portal)),
-                    chain: None,
-                    comment: None,
-                });
-            }
-        }
-        all
     }
 }

@@ -217,7 +217,7 @@ fn nftables() -> Table {
 }
 
 /// Codes with evidence, and what is unknown, of node n1 with these tables.
-fn drift(tables: Vec<Table>, names: &Names) -> (Vec<(&'static str, String)>, Vec<String>) {
+fn drift(tables: &[Table], names: &Names) -> (Vec<(&'static str, String)>, Vec<String>) {
     let netns = NetNsId { dev: 4, ino: 1 };
     let mut ns = NetNs::new(NsIdentity {
         id: netns,
@@ -278,7 +278,7 @@ fn rules_of<'a>(table: &'a mut Table, chain: &str) -> &'a mut Vec<Rule> {
 #[test]
 fn rules_as_they_should_be_differ_in_nothing() {
     for table in [iptables(), nftables()] {
-        let found = drift(vec![table], &names());
+        let found = drift(&[table], &names());
         assert_eq!(found, (Vec::new(), Vec::new()));
     }
 }
@@ -332,7 +332,7 @@ fn what_differs_is_named_with_chain_and_address() {
             vec![("NP0141", "leads to 10.244.9.9:8080, which no slice")],
         ),
     ] {
-        let (found, unknown) = drift(vec![table], &names());
+        let (found, unknown) = drift(&[table], &names());
         assert_eq!(unknown, Vec::<String>::new());
         let codes: Vec<&str> = found.iter().map(|(code, _)| *code).collect();
         let codes_wanted: Vec<&str> = wanted.iter().map(|(code, _)| *code).collect();
@@ -351,7 +351,7 @@ fn a_policy_and_an_affinity_that_rules_do_not_follow_are_named() {
         affinity_seconds: Some(600),
         ..Proxying::default()
     });
-    let (found, unknown) = drift(vec![iptables()], &names);
+    let (found, unknown) = drift(&[iptables()], &names);
     let codes: Vec<&str> = found.iter().map(|(code, _)| *code).collect();
     assert_eq!(codes, ["NP0143", "NP0144"]);
     assert!(found[1].1.contains("10.244.2.3:8080"), "{found:?}");
@@ -394,7 +394,7 @@ fn affinity_is_that_of_the_rules_before_the_choice() {
         names
     };
     let codes = |seconds, asks| {
-        let (found, _) = drift(vec![sticky(seconds)], &asked(asks));
+        let (found, _) = drift(&[sticky(seconds)], &asked(asks));
         found.into_iter().map(|(code, _)| code).collect::<Vec<_>>()
     };
     assert_eq!(codes(600, Some(600)), Vec::<&str>::new());
@@ -404,7 +404,7 @@ fn affinity_is_that_of_the_rules_before_the_choice() {
 
 #[test]
 fn two_sets_act_at_once() {
-    let (found, _) = drift(vec![iptables(), nftables()], &names());
+    let (found, _) = drift(&[iptables(), nftables()], &names());
     let codes: Vec<&str> = found.iter().map(|(code, _)| *code).collect();
     assert_eq!(codes, ["NP0145"]);
 }
@@ -412,7 +412,7 @@ fn two_sets_act_at_once() {
 #[test]
 fn what_is_not_known_is_never_agreement() {
     let unknown = |table: Table| {
-        let (found, unknown) = drift(vec![table], &names());
+        let (found, unknown) = drift(&[table], &names());
         assert_eq!(found, Vec::new());
         assert!(!unknown.is_empty());
         unknown.join("\n")
@@ -448,7 +448,7 @@ fn what_is_not_known_is_never_agreement() {
     let mut no_map = nftables();
     no_map.sets.get_mut("service-ips").expect("a map").elements = Elements::NotAsked;
     unknown(no_map);
-    let (found, unknown) = drift(Vec::new(), &names());
+    let (found, unknown) = drift(&[], &names());
     assert_eq!(found, Vec::new());
     assert!(
         unknown[0].contains("no IPv4 rules of a kube-proxy"),
@@ -463,7 +463,7 @@ fn rules_that_no_packet_reaches_do_not_count() {
     let mut rule = rules_of(&mut table, "KUBE-SVC-A")[1].clone();
     rule.exprs = vec![dnat(Ipv4Addr::new(10, 9, 9, 9), 1)];
     rules_of(&mut table, "KUBE-SVC-A").push(rule);
-    assert_eq!(drift(vec![table], &names()), (Vec::new(), Vec::new()));
+    assert_eq!(drift(&[table], &names()), (Vec::new(), Vec::new()));
 }
 
 #[test]

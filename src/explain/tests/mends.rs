@@ -1,6 +1,8 @@
 //! Mends name the object that decided, not the next best one.
 
 use super::*;
+use crate::model::addr::Addr;
+use crate::model::link::{Link, LinkKind};
 use crate::model::netns::{NetNs, NsIdentity};
 use crate::model::snapshot::NodeSnapshot;
 use crate::model::socket::Socket;
@@ -157,4 +159,112 @@ fn of_pods_with_one_address_the_one_that_took_the_packet_is_named() {
     assert_eq!(named(Some("uid-owner")).as_deref(), Some("pod shop/owner"));
     assert_eq!(named(Some("uid-other")).as_deref(), Some("pod shop/other"));
     assert_eq!(named(None).as_deref(), Some("pod shop/owner"));
+}
+
+fn device(index: u32, name: &str, up: bool, other_end: Option<u32>) -> Link {
+    Link {
+        index: IfIndex::new(index).expect("an index"),
+        name: name.to_owned(),
+        up,
+        lower_up: up,
+        loopback: false,
+        noarp: false,
+        pointopoint: false,
+        promisc: false,
+        mac: None,
+        mtu: 1500,
+        kind: LinkKind::Device,
+        master: None,
+        link: other_end.and_then(IfIndex::new),
+        link_netnsid: None,
+        port: None,
+        inet: None,
+        inet6: None,
+        xdp: false,
+        tc: Vec::new(),
+        qdisc: None,
+        qdiscs: Vec::new(),
+        stats: None,
+    }
+}
+
+/// A namespace with `devices`, of which the first has an address.
+fn with_devices(host: bool, subnet: &str, devices: Vec<Link>) -> impl FnOnce(&mut NetNs) {
+    let addr = Addr {
+        link: devices[0].index,
+        local: subnet.parse().expect("an address"),
+        prefix_len: 24,
+        peer: None,
+        scope: 0,
+        secondary: false,
+        tentative: false,
+        dadfailed: false,
+        deprecated: false,
+        nodad: false,
+    };
+    move |netns| {
+        netns.identity.host = host;
+        netns.links = Section::Known(devices);
+        netns.addrs = Section::Known(vec![addr]);
+    }
+}
+
+#[test]
+fn a_device_that_took_the_route_with_it_is_named() {
+    // As it is where the packet begins.
+    let unrouted = || {
+        let step = step(StepKind::Route, "no route to 10.0.0.2");
+        let mut trace = dropped(DropReason::IpOutnoroutes, step);
+        trace.hops[0].iif = None;
+        trace
+    };
+    let down = |up| vec![device(3, "cni0", up, None)];
+
+    let of_node = finding_in(
+        unrouted(),
+        &Names::default(),
+        with_devices(true, "10.0.0.1", down(false)),
+    );
+    assert_eq!(of_node.title, "cni0 on n1 is down");
+    assert_eq!(of_node.code, codes::LINK_DOWN);
+    assert_eq!(of_node.place.object.as_deref(), Some("cni0"));
+    assert!(of_node.mend.contains("ip link set cni0 up"));
+    // One of another subnet has nothing to do with it, nor has one that is up.
+    let elsewhere = with_devices(true, "10.9.0.1", down(false));
+    let up = with_devices(true, "10.0.0.1", down(true));
+    let others = [
+        finding_in(unrouted(), &Names::default(), elsewhere),
+        finding_in(unrouted(), &Names::default(), up),
+    ];
+    for other in others {
+        assert_eq!(other.code, codes::NO_ROUTE, "{other:?}");
+    }
+
+    // A pod's only device takes the default route with it, but not where another one is up.
+    let eth0 = || device(2, "eth0", false, Some(9));
+    let cut_off = finding_in(
+        unrouted(),
+        &Names::default(),
+        with_devices(false, "10.9.0.1", vec![eth0()]),
+    );
+    assert_eq!(cut_off.code, codes::LINK_DOWN, "{cut_off:?}");
+    let both = vec![eth0(), device(3, "net1", true, Some(8))];
+    let connected = finding_in(
+        unrouted(),
+        &Names::default(),
+        with_devices(false, "10.9.0.1", both),
+    );
+    assert_eq!(connected.code, codes::NO_ROUTE, "{connected:?}");
+}
+
+#[test]
+fn a_device_that_took_the_port_of_its_bridge_with_it_is_named() {
+    let step = step(StepKind::Bridge, "no port leads to 0a:00:00:00:00:02");
+    let found = finding_in(
+        dropped(DropReason::BridgeNoPort, step),
+        &Names::default(),
+        with_devices(false, "10.0.0.2", vec![device(2, "eth0", false, Some(9))]),
+    );
+    assert_eq!(found.code, codes::LINK_DOWN);
+    assert!(found.title.starts_with("eth0 "), "{}", found.title);
 }

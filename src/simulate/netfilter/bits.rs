@@ -219,6 +219,13 @@ impl Bits {
         }
     }
 
+    /// Makes all bits unknown.
+    pub(super) fn forget(&mut self) {
+        self.value.fill(0);
+        self.known.fill(0);
+        self.free.fill(false);
+    }
+
     /// Appends.
     pub(super) fn push(&mut self, more: &Self) {
         self.value.extend_from_slice(&more.value);

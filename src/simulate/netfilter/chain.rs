@@ -138,13 +138,20 @@ pub(super) fn step<'a>(eval: &mut Eval<'_, 'a>, vm: &mut Vm<'a>) -> Next<'a> {
         return Next::End(HookVerdict::Unknown(why));
     }
     let rules = chain.rules.known().map_or(&[][..], Vec::as_slice);
-    let Some(rule) = rules.get(frame.rule) else {
-        return go_back(eval, vm);
-    };
-    if !eval.spend_rule() {
+    let at = frame.rule;
+    let next = next_rule(eval, vm, chain, at, rules.len());
+    let rule = rules.get(next);
+    // Rules that are passed over count as if they were walked.
+    if !eval.spend_rules(next.saturating_sub(at) + usize::from(rule.is_some())) {
         let limit = eval.cx.limits.rules;
         let why = format!("more than {limit} rules at one hook");
         return Next::End(HookVerdict::Unknown(why));
+    }
+    let Some(rule) = rule else {
+        return go_back(eval, vm);
+    };
+    if let Some(frame) = vm.walk.as_mut().and_then(|walk| walk.frames.last_mut()) {
+        frame.rule = next;
     }
     loop {
         let Some(walk) = vm.walk.as_mut() else {
@@ -194,6 +201,23 @@ pub(super) fn step<'a>(eval: &mut Eval<'_, 'a>, vm: &mut Vm<'a>) -> Next<'a> {
             Did::Blind(why) => return Next::Blind(blame(vm, chain, rule, &why)),
         }
     }
+}
+
+/// The first rule of a chain from `at` on that the packet may match, or past the last one.
+fn next_rule<'a>(
+    eval: &mut Eval<'_, 'a>,
+    vm: &Vm<'a>,
+    chain: &'a Chain,
+    at: usize,
+    end: usize,
+) -> usize {
+    // A way that forked within a rule goes on there.
+    if at >= end || vm.walk.as_ref().is_some_and(|walk| walk.expr > 0) {
+        return at;
+    }
+    eval.cx.index.meet_chain(chain);
+    let filed = eval.cx.index.filed(chain);
+    filed.map_or(at, |filed| filed.next(eval, vm, at, end))
 }
 
 /// Whether an expression neither ends the rule otherwise than by not matching nor changes anything
@@ -323,6 +347,7 @@ fn go_back<'a>(eval: &mut Eval<'_, 'a>, vm: &mut Vm<'a>) -> Next<'a> {
         return Next::Go;
     };
     walk.expr = 0;
+    walk.regs.clear();
     walk.elements.clear();
     if walk.frames.len() > 1 {
         walk.frames.pop();
@@ -345,6 +370,7 @@ fn end<'a>(eval: &mut Eval<'_, 'a>, vm: &mut Vm<'a>, how: &End<'a>) -> Next<'a> 
                 HookVerdict::Accept => "accepted".to_owned(),
                 HookVerdict::Drop(_) => "dropped".to_owned(),
                 HookVerdict::Reject(with) => format!("rejected with {with}"),
+                HookVerdict::Ipvs(_) => "taken".to_owned(),
                 HookVerdict::Unknown(_) => "unknown".to_owned(),
             };
             // A NAT chain that accepts without a mapping decided nothing.

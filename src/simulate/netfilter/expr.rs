@@ -10,7 +10,7 @@ use super::machine::{Eval, Vm};
 use super::registers::Registers;
 use super::step::{assume, note, set_mark};
 use super::want::{asks_by_key, want_set};
-use super::{ct, meta, nat, reject, reverse, text, xt_match, xt_target};
+use super::{ct, meta, nat, queue, reject, reverse, text, xt_match, xt_target};
 use crate::model::netfilter::{BitwiseOp, CmpOp, Expr, MetaKey, Reg, Rule, SetData, SetElem};
 use crate::simulate::conntrack::Manip;
 use crate::simulate::skb::CtRef;
@@ -277,12 +277,8 @@ pub(super) fn eval<'a>(
             let over = consumed.saturating_add(u64::from(vm.skb.packet.len)) >= *bytes;
             Did::when(Tri::from(over == *inverted))
         }
-        Expr::Queue { num, total, .. } => {
-            let what = match total {
-                0 | 1 => format!("queue {num}"),
-                _ => format!("queues {num} to {}", num.saturating_add(total - 1)),
-            };
-            Did::Blind(format!("handed to the program that listens on {what}"))
+        Expr::Queue { num, total, bypass } => {
+            queue::hand_over(eval, vm, rule, (*num, *total), *bypass)
         }
         Expr::Notrack => {
             if vm.skb.ct == CtRef::None {
@@ -412,7 +408,8 @@ fn look_up<'a>(
         }
         _ => return lacking(format!("set {name} is changed by a rule before this one")),
     }
-    match lookup::find(set, &key) {
+    let order = eval.cx.index.order(set);
+    match lookup::find(set, &key, order) {
         Found::Unread => {
             let by_key = asks_by_key(set) && set.key_len > 0;
             let exact = key.bytes().filter(|_| by_key).map(<[u8]>::to_vec);

@@ -65,6 +65,10 @@ pub(super) enum Actor<'a> {
     Conntrack,
     /// NAT with its chains in their order.
     Nat(Vec<BaseRef<'a>>),
+    /// IPVS: an answer of a server.
+    IpvsAnswer,
+    /// IPVS: a packet for a virtual service.
+    IpvsRequest,
     /// Puts a new connection into the table.
     Confirm,
 }
@@ -94,7 +98,10 @@ pub(super) fn agenda<'a>(
     let mut chains: Vec<BaseRef<'a>> = Vec::new();
     for (section, name) in [(&ns.legacy, "iptables-legacy"), (&ns.nft, "nf_tables")] {
         match section {
-            Section::Known(rules) => chains.extend(hooked(rules, at, packet.ethertype())),
+            Section::Known(rules) => {
+                let bases = cx.index.bases(rules, || bases(rules)).iter().copied();
+                chains.extend(bases.filter(|base| runs_for(base, at, packet.ethertype())));
+            }
             Section::NotAsked => {
                 want(cx);
                 return Err(format!("{name} rules of {} not read", at.ns));
@@ -124,7 +131,7 @@ pub(super) fn agenda<'a>(
         actors.push((order(priority, age), actor));
     };
     let ip = !at.bridge && !arp && !matches!(at.hook, Hook::Ingress | Hook::Egress);
-    if ip && conntrack::is_active(ns, v6) {
+    if ip && conntrack::is_active(cx, ns, v6) {
         match at.hook {
             Hook::Prerouting | Hook::Output => {
                 if let Some(age) = nat_age {
@@ -141,18 +148,30 @@ pub(super) fn agenda<'a>(
             Hook::Forward | Hook::Ingress | Hook::Egress => {}
         }
     }
+    // `ip_vs_ops4`, `ip_vs_ops6`: there as long as there is a service.
+    if ip && ns.ipvs != Section::Known(None) {
+        let newest = usize::MAX;
+        match at.hook {
+            Hook::Input => {
+                place(PRI_NAT_SRC - 2, newest, Actor::IpvsAnswer);
+                place(PRI_NAT_SRC - 1, newest, Actor::IpvsRequest);
+            }
+            Hook::Output => {
+                place(PRI_NAT_DST + 1, newest, Actor::IpvsAnswer);
+                place(PRI_NAT_DST + 2, newest, Actor::IpvsRequest);
+            }
+            Hook::Forward => place(PRI_NAT_SRC, newest, Actor::IpvsAnswer),
+            Hook::Prerouting | Hook::Postrouting | Hook::Ingress | Hook::Egress => {}
+        }
+    }
     actors.sort_by_key(|(order, _)| *order);
     Ok((ns, actors.into_iter().map(|(_, actor)| actor).collect()))
 }
 
-/// Base chains of a backend for this kind of packet, at all hooks, oldest first as far as that can be
-/// told.
-fn hooked<'a>(rules: &'a Ruleset, at: &HookPoint<'_>, ethertype: u16) -> Vec<BaseRef<'a>> {
+/// Base chains of a backend, at all hooks, oldest first as far as that can be told.
+fn bases(rules: &Ruleset) -> Vec<BaseRef<'_>> {
     let mut found = Vec::new();
     for table in &rules.tables {
-        if table.dormant || !family_runs(table.family, at, ethertype) {
-            continue;
-        }
         let mut here: Vec<_> = table
             .chains
             .values()
@@ -167,6 +186,11 @@ fn hooked<'a>(rules: &'a Ruleset, at: &HookPoint<'_>, ethertype: u16) -> Vec<Bas
         found.extend(here);
     }
     found
+}
+
+/// Whether a base chain sees this kind of packet.
+fn runs_for(base: &BaseRef<'_>, at: &HookPoint<'_>, ethertype: u16) -> bool {
+    !base.table.dormant && family_runs(base.table.family, at, ethertype)
 }
 
 /// Wishes for all base chains that were not read, of all hooks at once, where this hook has one: the

@@ -18,8 +18,62 @@ pub(super) enum Found<'a> {
     Unknown(String),
 }
 
-/// Looks a key up.
-pub(super) fn find<'a>(set: &'a Set, key: &Bits) -> Found<'a> {
+/// A large set's elements in an order in which they are found by halving.
+#[derive(Debug)]
+pub(super) struct Order {
+    /// Elements by key; of equal ones the first comes first. `None`: not all of their keys are as
+    /// long as the set's, so that they are compared one by one.
+    exact: Option<Vec<usize>>,
+    /// Some element has a first and a last key.
+    ended: bool,
+    /// Starts and ends of ranges; of equal ones the start comes last.
+    points: Vec<usize>,
+    catchall: Option<usize>,
+}
+
+impl Order {
+    pub(super) fn of(set: &Set, elements: &[SetElem]) -> Self {
+        let among = |wanted: &dyn Fn(&SetElem) -> bool| -> Vec<usize> {
+            let mine = elements.iter().enumerate().filter(|(_, elem)| wanted(elem));
+            mine.map(|(at, _)| at).collect()
+        };
+        let key = |at: &usize| elements.get(*at).map(|elem| elem.key.as_slice());
+        let own = |elem: &SetElem| !elem.catchall && !elem.interval_end;
+        let mut exact = among(&own);
+        let whole = |at: &usize| key(at).map(<[u8]>::len) == usize::try_from(set.key_len).ok();
+        let sound = exact.iter().all(whole);
+        exact.sort_by_key(key);
+        let mut points = among(&|elem| !elem.catchall);
+        let start = |at: &usize| elements.get(*at).is_some_and(|elem| !elem.interval_end);
+        points.sort_by_key(|at| (key(at), start(at)));
+        Self {
+            exact: sound.then_some(exact),
+            ended: elements.iter().any(|elem| elem.key_end.is_some()),
+            points,
+            catchall: elements.iter().position(|elem| elem.catchall),
+        }
+    }
+
+    /// The first element with this key.
+    fn exact<'a>(&self, elements: &'a [SetElem], wanted: &[u8]) -> Option<Found<'a>> {
+        let exact = self.exact.as_ref()?;
+        let key = |at: &usize| elements.get(*at).map(|elem| elem.key.as_slice());
+        let first = exact.partition_point(|at| key(at) < Some(wanted));
+        let hit = exact.get(first).filter(|at| key(at) == Some(wanted));
+        let elem = hit.and_then(|at| elements.get(*at));
+        Some(elem.map_or(Found::Absent, Found::Elem))
+    }
+
+    /// The last start or end at or below a key.
+    fn below<'a>(&self, elements: &'a [SetElem], wanted: &[u8]) -> Option<&'a SetElem> {
+        let key = |at: &usize| elements.get(*at).map(|elem| elem.key.as_slice());
+        let above = self.points.partition_point(|at| key(at) <= Some(wanted));
+        elements.get(*self.points.get(above.checked_sub(1)?)?)
+    }
+}
+
+/// Looks a key up; with the order of the set's elements, where it has one.
+pub(super) fn find<'a>(set: &'a Set, key: &Bits, order: Option<&Order>) -> Found<'a> {
     match &set.elements {
         Elements::NotAsked => Found::Unread,
         Elements::Missing(why) => Found::Unknown(format!("elements of set {}: {why}", set.name)),
@@ -33,39 +87,53 @@ pub(super) fn find<'a>(set: &'a Set, key: &Bits) -> Found<'a> {
                 None => Found::Unread,
             }
         }
-        Elements::Known(elements) => among(set, elements, key),
+        Elements::Known(elements) => among(set, elements, key, order),
     }
 }
 
-fn among<'a>(set: &Set, elements: &'a [SetElem], key: &Bits) -> Found<'a> {
+fn among<'a>(set: &Set, elements: &'a [SetElem], key: &Bits, order: Option<&Order>) -> Found<'a> {
     let unknown = || Found::Unknown(format!("the key for set {} is not known", set.name));
-    let catchall = elements.iter().find(|elem| elem.catchall);
+    let catchall = match order {
+        Some(order) => order.catchall.and_then(|at| elements.get(at)),
+        None => elements.iter().find(|elem| elem.catchall),
+    };
     let ranges = set.flags.interval && set.field_lens.len() < 2;
-    let plain = elements.iter().any(|elem| elem.key_end.is_some());
-    let mut possible = false;
-    if ranges && !plain {
-        match interval(elements, key) {
-            Found::Absent => {}
-            Found::Elem(elem) => return Found::Elem(elem),
-            Found::Unread | Found::Unknown(_) => possible = true,
-        }
+    let ended = match order {
+        Some(order) => order.ended,
+        None => elements.iter().any(|elem| elem.key_end.is_some()),
+    };
+    let found = if ranges && !ended {
+        interval(elements, key, order)
     } else {
-        for elem in elements.iter().filter(|e| !e.catchall && !e.interval_end) {
-            let hit = match &elem.key_end {
-                Some(end) => fields_within(set, key, &elem.key, end),
-                None => key.equals(&elem.key),
-            };
-            match hit {
-                Some(true) => return Found::Elem(elem),
-                Some(false) => {}
-                None => possible = true,
-            }
+        let exact = order.filter(|order| !order.ended);
+        let exact = exact.zip(key.bytes());
+        let found = exact.and_then(|(order, bytes)| order.exact(elements, bytes));
+        found.unwrap_or_else(|| one_by_one(set, elements, key))
+    };
+    match (found, catchall) {
+        (Found::Elem(elem), _) | (Found::Absent, Some(elem)) => Found::Elem(elem),
+        (Found::Unread | Found::Unknown(_), _) => unknown(),
+        (Found::Absent, None) => Found::Absent,
+    }
+}
+
+fn one_by_one<'a>(set: &Set, elements: &'a [SetElem], key: &Bits) -> Found<'a> {
+    let mut possible = false;
+    for elem in elements.iter().filter(|e| !e.catchall && !e.interval_end) {
+        let hit = match &elem.key_end {
+            Some(end) => fields_within(set, key, &elem.key, end),
+            None => key.equals(&elem.key),
+        };
+        match hit {
+            Some(true) => return Found::Elem(elem),
+            Some(false) => {}
+            None => possible = true,
         }
     }
-    match catchall {
-        _ if possible => unknown(),
-        Some(elem) => Found::Elem(elem),
-        None => Found::Absent,
+    if possible {
+        Found::Unread
+    } else {
+        Found::Absent
     }
 }
 
@@ -95,13 +163,14 @@ fn fields_within(set: &Set, key: &Bits, from: &[u8], to: &[u8]) -> Option<bool> 
 
 /// The element whose range holds the key: ranges begin at an element and end before the next one or
 /// its end mark.
-fn interval<'a>(elements: &'a [SetElem], key: &Bits) -> Found<'a> {
+fn interval<'a>(elements: &'a [SetElem], key: &Bits, order: Option<&Order>) -> Found<'a> {
     // The last start at or below a key; a range that begins where another ends wins over the end.
-    let below = |point: &[u8]| {
-        elements
+    let below = |point: &[u8]| match order {
+        Some(order) => order.below(elements, point),
+        None => elements
             .iter()
             .filter(|elem| !elem.catchall && elem.key.as_slice() <= point)
-            .max_by(|a, b| a.key.cmp(&b.key).then(b.interval_end.cmp(&a.interval_end)))
+            .max_by(|a, b| a.key.cmp(&b.key).then(b.interval_end.cmp(&a.interval_end))),
     };
     if key.is_free_port() {
         return free_port(elements, key);
@@ -178,7 +247,7 @@ mod tests {
     }
 
     fn has(set: &Set, key: &[u8]) -> bool {
-        matches!(find(set, &Bits::known(key)), Found::Elem(_))
+        matches!(find(set, &Bits::known(key), None), Found::Elem(_))
     }
 
     #[test]
@@ -207,8 +276,11 @@ mod tests {
         assert!(!has(&set, &[9, 255, 255, 255]));
         assert!(has(&set, &[192, 168, 3, 4]));
         let net = Bits::known([10, 1, 2, 0]).mask_xor(&[255, 255, 255, 0], &[]);
-        assert!(matches!(find(&set, &net), Found::Elem(_)));
-        assert!(matches!(find(&set, &Bits::unknown(4)), Found::Unknown(_)));
+        assert!(matches!(find(&set, &net, None), Found::Elem(_)));
+        assert!(matches!(
+            find(&set, &Bits::unknown(4), None),
+            Found::Unknown(_)
+        ));
     }
 
     #[test]
@@ -227,7 +299,7 @@ mod tests {
         let mut rest = elem(&[]);
         rest.catchall = true;
         let set = set(4, false, vec![rest, elem(&[1, 2, 3, 4])]);
-        let Found::Elem(hit) = find(&set, &Bits::known([1, 2, 3, 4])) else {
+        let Found::Elem(hit) = find(&set, &Bits::known([1, 2, 3, 4]), None) else {
             panic!("found");
         };
         assert!(!hit.catchall);
@@ -242,7 +314,70 @@ mod tests {
             (vec![2, 2, 2, 2], None),
         ]);
         assert!(has(&set, &[1, 1, 1, 1]));
-        assert_eq!(find(&set, &Bits::known([2, 2, 2, 2])), Found::Absent);
-        assert_eq!(find(&set, &Bits::known([3, 3, 3, 3])), Found::Unread);
+        assert_eq!(find(&set, &Bits::known([2, 2, 2, 2]), None), Found::Absent);
+        assert_eq!(find(&set, &Bits::known([3, 3, 3, 3]), None), Found::Unread);
+    }
+
+    mod properties {
+        use proptest::prelude::*;
+
+        use super::*;
+
+        fn element(last_too: bool) -> impl Strategy<Value = SetElem> {
+            let key = || prop::collection::vec(0_u8..4, 4);
+            let flags = (0..8_u8, 0..40_u8, prop::option::of(key()));
+            (key(), flags).prop_map(move |(key, (end, rest, last))| SetElem {
+                interval_end: end == 0,
+                catchall: rest == 0,
+                key_end: last.filter(|_| last_too && end < 4),
+                ..elem(&key)
+            })
+        }
+
+        fn a_set() -> impl Strategy<Value = Set> {
+            (any::<bool>(), any::<bool>(), any::<bool>()).prop_flat_map(|(ranges, last, concat)| {
+                prop::collection::vec(element(last), 0..80).prop_map(move |elements| {
+                    let mut set = set(4, ranges, elements);
+                    if concat {
+                        set.key_len = 8;
+                        set.field_lens = vec![2, 2];
+                    }
+                    set
+                })
+            })
+        }
+
+        fn a_key() -> impl Strategy<Value = Bits> {
+            let known = prop::collection::vec(0_u8..5, 4).prop_map(Bits::known);
+            let masks = vec![vec![255, 255, 255, 0], vec![255, 0, 255, 255], vec![0; 4]];
+            // The mask that makes bits known: those that it leaves out stay unknown here.
+            let partly = (known.clone(), prop::sample::select(masks)).prop_map(|(own, mask)| {
+                let mut key = Bits::unknown(4);
+                for (at, byte) in mask.iter().enumerate().filter(|(_, byte)| **byte == 255) {
+                    let _ = byte;
+                    key.overwrite(at, &own.slice(at, 1));
+                }
+                key
+            });
+            let port = Just(Bits::port(None, (1024, 65535)));
+            prop_oneof![6 => known, 2 => partly, 1 => port]
+        }
+
+        proptest! {
+            #![proptest_config(ProptestConfig::with_cases(2000))]
+
+            /// What is found by halving is what is found from the beginning.
+            #[test]
+            fn the_order_changes_no_answer(set in a_set(), key in a_key()) {
+                let Elements::Known(elements) = &set.elements else { panic!("known") };
+                let order = Order::of(&set, elements);
+                let same = |a: &Found<'_>, b: &Found<'_>| match (a, b) {
+                    (Found::Elem(a), Found::Elem(b)) => std::ptr::eq(*a, *b),
+                    (a, b) => a == b,
+                };
+                let (a, b) = (find(&set, &key, Some(&order)), find(&set, &key, None));
+                prop_assert!(same(&a, &b), "{a:?} and {b:?}");
+            }
+        }
     }
 }

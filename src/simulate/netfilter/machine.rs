@@ -10,7 +10,7 @@ use super::{HookOutcome, HookPoint, HookVerdict, chain, nat};
 use crate::model::netfilter::{Chain, Rule};
 use crate::model::netns::NetNs;
 use crate::simulate::skb::{Flows, Skb};
-use crate::simulate::{Cx, conntrack};
+use crate::simulate::{Cx, conntrack, ipvs};
 use crate::trace::{Evidence, FieldChange, Step};
 
 /// Conditions that may be tried both ways at one hook.
@@ -43,6 +43,8 @@ pub(super) struct Vm<'a> {
     pub(super) nat_chain: usize,
     /// Chain that is being walked.
     pub(super) walk: Option<Walk<'a>>,
+    /// IPVS has taken the packet.
+    pub(super) sent: Option<ipvs::Sent>,
 }
 
 /// A walk through one base chain.
@@ -134,13 +136,14 @@ impl<'c, 'a> Eval<'c, 'a> {
             actor: 0,
             nat_chain: 0,
             walk: None,
+            sent: None,
         }))
     }
 
-    /// Counts a rule; false when there were too many.
-    pub(super) fn spend_rule(&mut self) -> bool {
-        self.rules_left = self.rules_left.saturating_sub(1);
-        self.rules_left > 0
+    /// Counts rules; false when there were too many.
+    pub(super) fn spend_rules(&mut self, number: usize) -> bool {
+        self.rules_left = self.rules_left.saturating_sub(number);
+        number == 0 || self.rules_left > 0
     }
 
     fn run(&mut self, vm: Box<Vm<'a>>) -> Vec<HookOutcome> {
@@ -232,6 +235,9 @@ impl<'c, 'a> Eval<'c, 'a> {
         if vm.walk.is_some() {
             return chain::step(self, vm);
         }
+        if let Some(sent) = vm.sent {
+            return Next::End(HookVerdict::Ipvs(sent));
+        }
         match self.agenda.get(vm.actor) {
             None => Next::End(HookVerdict::Accept),
             Some(Actor::Chain(base)) => {
@@ -252,11 +258,52 @@ impl<'c, 'a> Eval<'c, 'a> {
                 Some(base) => chain::enter_base(self, vm, base),
                 None => Next::Go,
             },
+            Some(Actor::IpvsAnswer) => {
+                vm.actor += 1;
+                let at = (self.at.ns, self.at.hook);
+                match ipvs::answer(self.cx, at, &mut vm.skb, &mut vm.flows) {
+                    Ok(step) => {
+                        vm.steps.extend(step);
+                        Next::Go
+                    }
+                    Err(why) => Next::End(HookVerdict::Unknown(why)),
+                }
+            }
+            Some(Actor::IpvsRequest) => {
+                vm.actor += 1;
+                self.ipvs(vm)
+            }
             Some(Actor::Confirm) => {
                 vm.actor += 1;
                 conntrack::confirm(self.at.ns, &vm.skb, &mut vm.flows);
                 Next::Go
             }
+        }
+    }
+
+    /// Lets IPVS have a look at the packet.
+    fn ipvs(&mut self, vm: &mut Vm<'a>) -> Next<'a> {
+        let link = self.at.devices.iif.and_then(|index| self.ns.link(index));
+        let from_here = link.is_none_or(|link| link.loopback);
+        match ipvs::request(self.cx, self.at.ns, from_here, &vm.skb, &vm.flows) {
+            Ok(ipvs::Request::Pass) => Next::Go,
+            Ok(ipvs::Request::Gone(verdict, step)) => {
+                vm.steps.push(step);
+                Next::End(verdict)
+            }
+            Ok(ipvs::Request::To(ways)) => {
+                let goes = |way: ipvs::Way| {
+                    let mut one = vm.clone();
+                    one.share *= way.share;
+                    one.skb = way.skb;
+                    one.flows = way.flows;
+                    one.steps.push(way.step);
+                    one.sent = way.sent;
+                    one
+                };
+                Next::Fork(ways.into_iter().map(goes).collect())
+            }
+            Err(why) => Next::End(HookVerdict::Unknown(why)),
         }
     }
 
@@ -281,6 +328,7 @@ impl Vm<'_> {
     pub(super) fn skip_rule(&mut self) {
         if let Some(walk) = self.walk.as_mut() {
             walk.expr = 0;
+            walk.regs.clear();
             walk.elements.clear();
             if let Some(frame) = walk.frames.last_mut() {
                 frame.rule += 1;

@@ -10,6 +10,7 @@ mod ct;
 mod expr;
 mod header;
 mod hook;
+mod index;
 mod ipset;
 mod ipset_key;
 mod lookup;
@@ -17,6 +18,7 @@ mod machine;
 mod meta;
 mod nat;
 mod nat_addr;
+mod queue;
 mod recent;
 mod registers;
 mod reject;
@@ -35,12 +37,14 @@ mod xt_match;
 mod xt_target;
 
 use super::Cx;
+use super::ipvs::Sent;
 use super::skb::{Devices, Flows, Skb};
 use crate::model::NsKey;
 use crate::model::netfilter::{Hook, Rule, Set, SetElem, Table};
 use crate::trace::{DropReason, RejectWith, Step};
 
 pub(crate) use bits::{FreePorts, UNPRIVILEGED};
+pub(crate) use index::Index;
 pub(crate) use text::protocol_name;
 
 /// A rule in the words of `iptables-save` or `nft`, whichever most likely made its table.
@@ -90,6 +94,8 @@ pub(crate) enum HookVerdict {
     Drop(DropReason),
     /// Gone, and the sender is told.
     Reject(RejectWith),
+    /// IPVS has taken it and sends it on.
+    Ipvs(Sent),
     /// Can't be known; what is missing.
     Unknown(String),
 }

@@ -25,6 +25,12 @@ impl Registers {
             .overwrite(start + value.len(), &Bits::known(vec![0; pad]));
     }
 
+    /// Forgets what the last rule wrote: no rule that the kernel takes reads what it has not written itself
+    /// (`nft_parse_register_load()`).
+    pub(super) fn clear(&mut self) {
+        self.0.forget();
+    }
+
     /// Reads bytes from a register on.
     pub(super) fn load(&self, reg: Reg, len: usize) -> Bits {
         self.0.slice(usize::from(reg) * 4, len)

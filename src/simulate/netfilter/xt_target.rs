@@ -6,7 +6,7 @@ use super::chain::Did;
 use super::machine::{Eval, Vm};
 use super::nat::{self, Range};
 use super::step::{note, set_mark};
-use super::{ct, ipset, reject};
+use super::{ct, ipset, queue, reject};
 use crate::model::netfilter::{Hook, Rule};
 use crate::model::xtables::XtTarget;
 use crate::simulate::conntrack::Manip;
@@ -69,8 +69,8 @@ pub(super) fn eval<'a>(
         }
         XtTarget::Set(set) => ipset::target(eval, vm, rule, set),
         XtTarget::Tproxy { .. } => Did::Blind("handed to a transparent proxy's socket".to_owned()),
-        XtTarget::Queue { num, .. } => {
-            Did::Blind(format!("handed to the program that listens on queue {num}"))
+        XtTarget::Queue { num, total, bypass } => {
+            queue::hand_over(eval, vm, rule, (*num, *total), *bypass)
         }
         XtTarget::Other { name, data, .. } if header(vm, name, data) => Did::Next,
         XtTarget::Other { name, .. } => {

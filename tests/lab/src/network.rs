@@ -76,7 +76,7 @@ pub fn build_node(spec: &Spec, number: usize) -> Result<()> {
     sysctl("net/ipv6/conf/all/forwarding", "1")?;
     sysctl("net/bridge/bridge-nf-call-iptables", "1")?;
     sysctl("net/bridge/bridge-nf-call-ip6tables", "1")?;
-    if spec.proxy != Proxy::Nftables {
+    if matches!(spec.proxy, Proxy::IptablesNft | Proxy::IptablesLegacy) {
         sysctl("net/ipv4/conf/all/route_localnet", "1")?;
     }
     let plan = NodePlan(number);

@@ -47,6 +47,8 @@ pub enum Proxy {
     IptablesLegacy,
     /// kube-proxy mode `nftables`, rules as Kubernetes 1.35 and later write them.
     Nftables,
+    /// kube-proxy mode `ipvs`, rules in nf_tables. Many kernels lack it.
+    Ipvs,
 }
 
 impl Overlay {
@@ -55,7 +57,7 @@ impl Overlay {
 }
 
 impl Proxy {
-    /// The three proxies.
+    /// The proxies that every kernel here can do.
     pub const ALL: [Self; 3] = [Self::IptablesNft, Self::IptablesLegacy, Self::Nftables];
 }
 
@@ -74,6 +76,7 @@ impl fmt::Display for Proxy {
             Self::IptablesNft => "iptables-nft",
             Self::IptablesLegacy => "iptables-legacy",
             Self::Nftables => "nftables",
+            Self::Ipvs => "ipvs",
         })
     }
 }

@@ -796,7 +796,7 @@ fn netfilter(tool: &dyn Fn(&str) -> String, own: &str, proxy: Proxy) {
         }
     };
     match proxy {
-        Proxy::IptablesNft => {
+        Proxy::IptablesNft | Proxy::Ipvs => {
             count(&tool("iptables-nft-save"), &mut wanted);
             count(&tool("ip6tables-nft-save"), &mut wanted);
         }

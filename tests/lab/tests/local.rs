@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use netpath_lab::{Outcome, exchange};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, socket,
+    AddressFamily, Backlog, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, bind, listen,
+    socket,
 };
 use programs::{Machine, Netns, Said, program, run, steady, words};
 use serde_json::Value;
@@ -713,6 +714,69 @@ fn recent_addresses_are_looked_up() {
         assert!(matches!(outcome, Outcome::Connected { .. }), "{outcome:?}");
         let said = trace(&net0, "10.0.1.3:8080", "-o wide").exits(0);
         said.says(&["recent door: 10.0.1.2, seen "]);
+        net1.tool(&format!("{iptables} -F"));
+    }
+}
+
+/// A program that takes the packets of queue 7 and never says what is to become of them.
+fn silent_listener(ns: &Netns) -> std::os::fd::OwnedFd {
+    let bound = ns.enter().run(|| {
+        let netfilter = SockProtocol::NetlinkNetFilter;
+        let listener = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::empty(),
+            netfilter,
+        );
+        let listener = listener.expect("a netlink socket");
+        // nlmsghdr: 28 bytes, NFNL_SUBSYS_QUEUE << 8 | NFQNL_MSG_CONFIG, NLM_F_REQUEST | NLM_F_ACK;
+        // nfgenmsg for queue 7; NFQA_CFG_CMD: NFQNL_CFG_CMD_BIND.
+        let mut request = Vec::new();
+        request.extend(28u32.to_ne_bytes());
+        request.extend(0x0302u16.to_ne_bytes());
+        request.extend(5u16.to_ne_bytes());
+        request.extend([0; 8]);
+        request.extend([0, 0, 0, 7]);
+        request.extend(8u16.to_ne_bytes());
+        request.extend(1u16.to_ne_bytes());
+        request.extend([1, 0, 0, 0]);
+        nix::sys::socket::send(listener.as_raw_fd(), &request, MsgFlags::empty()).expect("bound");
+        let mut answer = [0; 64];
+        nix::sys::socket::recv(listener.as_raw_fd(), &mut answer, MsgFlags::empty()).expect("told");
+        assert_eq!(answer[16..20], [0; 4], "bind to queue 7");
+        Ok(listener)
+    });
+    bound.expect("a program behind the queue")
+}
+
+/// Without a program behind a queue the rule decides; with one nobody knows.
+#[test]
+fn queues_that_no_program_listens_on() {
+    let (net0, net1) = pair();
+    let _listener = net1.listen("--tcp 8080 --udp 8080");
+    for iptables in ["iptables-nft", "iptables-legacy"] {
+        let rule = |words: &str| net1.tool(&format!("{iptables} -A INPUT -p tcp {words}"));
+        rule("-j NFQUEUE --queue-num 7 --queue-bypass");
+        let outcome = net0.tcp("10.0.1.3:8080");
+        assert!(matches!(outcome, Outcome::Connected { .. }), "{outcome:?}");
+        let said = trace(&net0, "10.0.1.3:8080", "-o wide").exits(0);
+        said.says(&["no program listens on queue 7: passed by"]);
+
+        net1.tool(&format!("{iptables} -F"));
+        rule("-j NFQUEUE --queue-balance 7:9");
+        let outcome = net0.tcp("10.0.1.3:8080");
+        assert!(matches!(outcome, Outcome::TimedOut), "{outcome:?}");
+        trace(&net0, "10.0.1.3:8080", "").exits(1).says(&[
+            "NP0126",
+            "not there: a program that listens on queues 7 to 9",
+            "start the program that is to listen on queues 7 to 9",
+        ]);
+
+        let listener = silent_listener(&net1);
+        trace(&net0, "10.0.1.3:8080", "")
+            .exits(3)
+            .says(&["handed to the program that listens on queue 7 (netlink port "]);
+        drop(listener);
         net1.tool(&format!("{iptables} -F"));
     }
 }

@@ -304,3 +304,16 @@ matrix! {
     routed_iptables_legacy: Routed, IptablesLegacy;
     routed_nftables: Routed, Nftables;
 }
+
+/// In a virtual machine, by tests/vm/check: many kernels have no IPVS.
+#[test]
+#[ignore = "needs a kernel with IPVS"]
+fn vxlan_ipvs() {
+    matrix(Overlay::Vxlan, Proxy::Ipvs);
+}
+
+#[test]
+#[ignore = "needs a kernel with IPVS"]
+fn routed_ipvs() {
+    matrix(Overlay::Routed, Proxy::Ipvs);
+}

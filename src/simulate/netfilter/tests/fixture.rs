@@ -15,7 +15,7 @@ use crate::model::snapshot::NodeSnapshot;
 use crate::model::topology::Topology;
 use crate::model::xtables::*;
 use crate::model::{IfIndex, NetNsId, NsKey, Prefix, Section};
-use crate::simulate::netfilter::{HookOutcome, HookPoint, HookVerdict, run};
+use crate::simulate::netfilter::{HookOutcome, HookPoint, HookVerdict, Index, run};
 use crate::simulate::skb::{CtRef, Devices, Flows, Skb};
 use crate::simulate::{Cx, Limits, Wants};
 
@@ -110,6 +110,7 @@ pub(super) fn node() -> NetNs {
         paths: Vec::new(),
         processes: Vec::new(),
     });
+    ns.ipvs = Section::Known(None);
     ns.links = Section::Known(vec![
         link(1, "lo", LinkKind::Device),
         link(2, "eth0", LinkKind::Device),
@@ -281,7 +282,7 @@ fn parse_save(save: &str) -> Vec<Table> {
     tables
 }
 
-fn split(line: &str) -> Vec<String> {
+pub(super) fn split(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     for (index, part) in line.split('"').enumerate() {
         if index % 2 == 1 {
@@ -352,7 +353,7 @@ fn nat_to(text: &str, flags: u32) -> NatRange {
     }
 }
 
-fn parse_rule(words: &[String]) -> Vec<Expr> {
+pub(super) fn parse_rule(words: &[String]) -> Vec<Expr> {
     let mut head = HeaderMatch {
         src: None,
         dst: None,
@@ -560,6 +561,7 @@ pub(super) fn skb(packet: Packet, local: bool) -> Skb {
         ct: CtRef::None,
         uid: None,
         local,
+        ipvs: false,
         sized: true,
         free: crate::simulate::netfilter::UNPRIVILEGED,
     }
@@ -570,6 +572,8 @@ pub(super) struct World {
     pub(super) topology: Topology,
     pub(super) wants: Wants,
     pub(super) limits: Limits,
+    /// Without the index.
+    pub(super) one_by_one: bool,
 }
 
 impl World {
@@ -582,6 +586,7 @@ impl World {
             topology,
             wants: Wants::new(),
             limits: Limits::default(),
+            one_by_one: false,
         }
     }
 
@@ -595,6 +600,11 @@ impl World {
     ) -> Vec<HookOutcome> {
         let mut cx = Cx {
             topology: &self.topology,
+            index: if self.one_by_one {
+                Index::off()
+            } else {
+                Index::default()
+            },
             limits: self.limits,
             wants: std::mem::take(&mut self.wants),
             ended: 0,

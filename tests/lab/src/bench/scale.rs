@@ -43,7 +43,7 @@ pub(super) fn figures(args: &BenchArgs, proxy: Proxy, services: usize) -> Result
 /// like for a trace, but for the cost of reading all.
 fn peer(lab: &Lab, proxy: Proxy, runs: usize) -> Result<String> {
     let program: &[&str] = match proxy {
-        Proxy::IptablesNft => &["iptables-nft-save"],
+        Proxy::IptablesNft | Proxy::Ipvs => &["iptables-nft-save"],
         Proxy::IptablesLegacy => &["iptables-legacy-save"],
         Proxy::Nftables => &["nft", "list", "table", "ip", "kube-proxy"],
     };

@@ -12,14 +12,14 @@ use crate::address::Family;
 use crate::names;
 
 /// Lines of one table.
-struct Table {
+pub(super) struct Table {
     name: &'static str,
     chains: Vec<String>,
     rules: Vec<String>,
 }
 
 impl Table {
-    fn new(name: &'static str, built_in: &[&str], own: &[&str]) -> Self {
+    pub(super) fn new(name: &'static str, built_in: &[&str], own: &[&str]) -> Self {
         let built_in = built_in
             .iter()
             .map(|chain| format!(":{chain} ACCEPT [0:0]"));
@@ -35,11 +35,11 @@ impl Table {
         self.chains.push(format!(":{name} - [0:0]"));
     }
 
-    fn rule(&mut self, rule: impl Into<String>) {
+    pub(super) fn rule(&mut self, rule: impl Into<String>) {
         self.rules.push(format!("-A {}", rule.into()));
     }
 
-    fn write(&self, to: &mut String) {
+    pub(super) fn write(&self, to: &mut String) {
         // Writing to a String cannot fail.
         let _ = writeln!(
             to,
@@ -51,9 +51,9 @@ impl Table {
     }
 }
 
-const INPUT_OUTPUT: [&str; 3] = ["INPUT", "FORWARD", "OUTPUT"];
-const NAT: [&str; 4] = ["PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"];
-const MANGLE: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+pub(super) const INPUT_OUTPUT: [&str; 3] = ["INPUT", "FORWARD", "OUTPUT"];
+pub(super) const NAT: [&str; 4] = ["PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"];
+pub(super) const MANGLE: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
 
 /// What kubelet alone leaves behind on a node in another proxy mode.
 pub(super) fn kubelet_only(input: &Input) -> String {
@@ -96,7 +96,7 @@ pub(super) fn kube_proxy(input: &Input) -> String {
     text
 }
 
-fn firewall(input: &Input, filter: &mut Table) {
+pub(super) fn firewall(input: &Input, filter: &mut Table) {
     if input.family == Family::V4 {
         filter.rule("KUBE-FIREWALL ! -s 127.0.0.0/8 -d 127.0.0.0/8 -m comment --comment \"block incoming localnet connections\" -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT -j DROP");
     }
@@ -219,7 +219,7 @@ fn nat(input: &Input) -> Table {
     table
 }
 
-fn flannel_postrouting(input: &Input, table: &mut Table) {
+pub(super) fn flannel_postrouting(input: &Input, table: &mut Table) {
     let (cluster, node) = (input.cluster_cidr(), input.node.pod_cidr(input.family));
     let comment = "-m comment --comment \"flanneld masq\"";
     table.rule(format!(

@@ -2,6 +2,7 @@
 
 mod accounting;
 mod iptables;
+mod ipvs;
 mod nftables;
 
 use std::net::{IpAddr, SocketAddr};
@@ -137,11 +138,14 @@ pub fn service_ports(spec: &Spec, emptied: &[String], family: Family) -> Vec<Ser
 ///
 /// Rules that are there already are replaced, the policies of built-in chains included.
 pub fn program(spec: &Spec, emptied: &[String], number: usize) -> Result<()> {
-    let mut accounting = spec.proxy != Proxy::Nftables;
+    let mut accounting = matches!(spec.proxy, Proxy::IptablesNft | Proxy::IptablesLegacy);
     if accounting {
         for name in ACCOUNTING {
             accounting &= accounting::ensure(name)?;
         }
+    }
+    if spec.proxy == Proxy::Ipvs {
+        ipvs::clear()?;
     }
     for family in Family::BOTH {
         let input = Input {
@@ -154,6 +158,10 @@ pub fn program(spec: &Spec, emptied: &[String], number: usize) -> Result<()> {
         match spec.proxy {
             Proxy::IptablesNft | Proxy::IptablesLegacy => {
                 feed(&[restore], &iptables::kube_proxy(&input))?;
+            }
+            Proxy::Ipvs => {
+                ipvs::program(&input)?;
+                feed(&[restore], &ipvs::rules(&input))?;
             }
             Proxy::Nftables => {
                 feed(&[restore], &iptables::kubelet_only(&input))?;

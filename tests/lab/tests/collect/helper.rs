@@ -236,7 +236,7 @@ fn it_only_reads() {
                 let kind = line.split("nlmsg_type=").nth(1).expect("a netlink message");
                 let kind = parse(kind.split([',', ' ']).next().expect("a type")).expect("a number");
                 assert!(
-                    is_read(protocol, u16::try_from(kind).expect("a type")),
+                    is_read(protocol, u16::try_from(kind).expect("a type"), None),
                     "{line}"
                 );
                 *sent.entry(protocol).or_default() += 1;
