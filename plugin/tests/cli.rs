@@ -323,6 +323,7 @@ fn alone(name: &str, ino: u64) -> NetNs {
         bound_dev: None,
         bound_dev_unread: false,
         backlog: None,
+        transparent: None,
         uid: 0,
         inode: 1,
     }]);

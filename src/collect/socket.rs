@@ -19,6 +19,14 @@ use crate::model::socket::Socket;
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const INET_DIAG_SKV6ONLY: u16 = 11;
+/// `struct inet_diag_sockopt`, kernels 5.10 and later.
+const INET_DIAG_SOCKOPT: u16 = 22;
+/// Its sixth bit field.
+const TRANSPARENT: u8 = if cfg!(target_endian = "big") {
+    0x04
+} else {
+    0x20
+};
 /// `sizeof(struct inet_diag_req_v2)`
 const REQUEST: usize = 56;
 /// `sizeof(struct inet_diag_msg)`
@@ -58,6 +66,10 @@ pub(super) fn decode(protocol: u8, body: &[u8]) -> Option<Socket> {
         .find(INET_DIAG_SKV6ONLY)
         .and_then(|flag| flag.first())
         .map(|flag| *flag != 0);
+    let transparent = Attrs(body.get(ANSWER..)?)
+        .find(INET_DIAG_SOCKOPT)
+        .and_then(|flags| flags.first())
+        .map(|flags| flags & TRANSPARENT != 0);
     Some(Socket {
         protocol,
         addr: address(8)?,
@@ -75,6 +87,7 @@ pub(super) fn decode(protocol: u8, body: &[u8]) -> Option<Socket> {
         backlog: (protocol == TCP)
             .then(|| Some((nla::u32_at(body, 56)?, nla::u32_at(body, 60)?)))
             .flatten(),
+        transparent,
         uid: nla::u32_at(body, 64)?,
         inode: u64::from(nla::u32_at(body, 68)?),
     })
@@ -132,6 +145,7 @@ fn entry(
         bound_dev: None,
         bound_dev_unread: true,
         backlog: None,
+        transparent: None,
         uid,
         inode,
     }

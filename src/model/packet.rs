@@ -171,6 +171,9 @@ impl Packet {
     }
 
     /// The answer that the destination's socket or kernel would send, link-layer addresses unset.
+    ///
+    /// An echo's answer has its differentiated services (`icmp_reply()`, `icmpv6_echo_reply()`); sockets have
+    /// their own, which is 0 unless programs or net.ipv4.tcp_reflect_tos say otherwise.
     #[must_use]
     pub fn reply(&self, ttl: u8) -> Self {
         let l4 = match self.l4 {
@@ -205,11 +208,46 @@ impl Packet {
             src: self.dst,
             dst: self.src,
             ttl,
-            tos: self.tos,
+            tos: match self.l4 {
+                L4::Icmp { .. } => self.tos,
+                _ => 0,
+            },
             df: self.df,
             len: self.len,
             l4,
             inner: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_echoes_give_differentiated_services_back() {
+        let echo = L4::Icmp {
+            kind: 8,
+            code: 0,
+            id: Some(1),
+        };
+        let udp = L4::Udp {
+            sport: Some(40000),
+            dport: Some(53),
+        };
+        for (l4, tos) in [(echo, 0x28), (udp, 0)] {
+            let question = Packet {
+                eth: None,
+                src: IpAddr::from([10, 0, 0, 1]),
+                dst: IpAddr::from([10, 0, 0, 2]),
+                ttl: 63,
+                tos: 0x28,
+                df: true,
+                len: 60,
+                l4,
+                inner: None,
+            };
+            assert_eq!(question.reply(64).tos, tos);
         }
     }
 }

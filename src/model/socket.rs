@@ -33,6 +33,9 @@ pub struct Socket {
     /// no such socket.
     #[serde(default)]
     pub backlog: Option<(u32, u32)>,
+    /// It takes packets for addresses that are not its own (IP_TRANSPARENT), as TPROXY demands. `None`: unknown.
+    #[serde(default)]
+    pub transparent: Option<bool>,
     /// Owner's uid.
     pub uid: u32,
     /// Socket inode.

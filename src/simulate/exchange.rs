@@ -11,6 +11,12 @@ use crate::model::NsKey;
 use crate::model::packet::{L4, Packet};
 use crate::trace::{Disposition, DropReason, Evidence, Hop, Step, StepKind, Trace};
 
+/// Uid and gid of a sender, as far as they are known.
+type Sender = (Option<u32>, Option<u32>);
+
+/// A sender of whom neither is known.
+pub(super) const NOBODY: Sender = (None, None);
+
 /// Packets that are followed: question, answer, and one more of each side.
 const PACKETS: usize = 4;
 /// PSH and ACK: data of a TCP connection that stands.
@@ -56,6 +62,11 @@ fn arrived(end: &Finished) -> bool {
     )
 }
 
+/// One packet as a trace, without answers.
+pub(super) fn alone(packet: Finished) -> Option<Trace> {
+    nest(vec![packet])
+}
+
 /// The packets as traces, each with the one that follows it as its reply.
 fn nest(packets: Vec<Finished>) -> Option<Trace> {
     let share = packets.last()?.walk.share;
@@ -92,7 +103,12 @@ fn next(cx: &mut Cx<'_>, flow: &Flow, packets: &[Finished]) -> Vec<Finished> {
             if packets.len() == 3 {
                 set_flags(&mut packet);
             }
-            let mut back = start(ns, packet, None, last, Goal::Party(peer));
+            let taker = first.walk.taker;
+            let sender = (taker.map(|(uid, _)| uid), None);
+            let mut back = start(ns, packet, sender, last, Goal::Party(peer));
+            // Echoes are answered by the kernel (`icmp_reply()`).
+            back.skb.kernel = matches!(back.skb.packet.l4, L4::Icmp { .. });
+            back.any_source = taker.is_some_and(|(_, transparent)| transparent);
             if let Some(why) = answers_from_elsewhere(cx, &back) {
                 let evidence = Evidence::Assumed { why };
                 back.step(Step::new(StepKind::Origin, "the answer's source").with(evidence));
@@ -108,7 +124,7 @@ fn next(cx: &mut Cx<'_>, flow: &Flow, packets: &[Finished]) -> Vec<Finished> {
                 Disposition::LeavesCluster => Goal::Listener,
                 _ => Goal::Party(answerer(first)),
             };
-            let on = start(flow.from.clone(), packet, flow.uid, last, goal);
+            let on = start(flow.from.clone(), packet, (flow.uid, flow.gid), last, goal);
             follow(cx, on, Next::LocalOut(None))
         }
     }
@@ -159,6 +175,7 @@ fn asker(flow: &Flow, first: &Finished) -> Party {
         dst: packet.dst,
         dport: packet.dport(),
         sent: false,
+        transparent: false,
     }
 }
 
@@ -172,6 +189,7 @@ fn answerer(first: &Finished) -> Party {
         dst: packet.src,
         dport: packet.sport(),
         sent: true,
+        transparent: first.walk.taker.is_some_and(|(_, transparent)| transparent),
     }
 }
 
@@ -179,7 +197,7 @@ fn answerer(first: &Finished) -> Party {
 pub(super) fn start(
     ns: NsKey,
     packet: Packet,
-    uid: Option<u32>,
+    sender: Sender,
     before: &Finished,
     goal: Goal,
 ) -> Walk {
@@ -188,11 +206,15 @@ pub(super) fn start(
         Goal::Party(peer) if peer.sent => "the connection goes on",
         Goal::Party(_) => "the answer is sent",
     };
-    let mut walk = first(ns, packet, uid);
+    let mut walk = first(ns, packet, sender);
     walk.memory = before.walk.memory.clone();
     walk.share = before.walk.share;
     walk.skb.free = before.walk.skb.free;
     walk.skb.sized = matches!(&goal, Goal::Party(party) if !party.sent);
+    walk.skb.party = match &goal {
+        Goal::Party(party) => Some((party.ns.clone(), party.transparent)),
+        Goal::Listener => None,
+    };
     walk.goal = goal;
     if let Some(hop) = walk.hops.first_mut() {
         hop.steps = vec![Step::new(StepKind::Origin, text)];
@@ -201,7 +223,7 @@ pub(super) fn start(
 }
 
 /// The first packet of an exchange, as its socket sends it.
-pub(super) fn first(ns: NsKey, packet: Packet, uid: Option<u32>) -> Walk {
+pub(super) fn first(ns: NsKey, packet: Packet, (uid, gid): Sender) -> Walk {
     let hop = Hop {
         ns: ns.clone(),
         iif: None,
@@ -217,6 +239,10 @@ pub(super) fn first(ns: NsKey, packet: Packet, uid: Option<u32>) -> Walk {
             mark: Some(0),
             ct: CtRef::None,
             uid,
+            gid,
+            kernel: false,
+            proxy: None,
+            party: None,
             local: true,
             ipvs: false,
             sized: true,
@@ -229,6 +255,8 @@ pub(super) fn first(ns: NsKey, packet: Packet, uid: Option<u32>) -> Walk {
         physin: None,
         next_hop: None,
         memory: Memory::default(),
+        taker: None,
+        any_source: false,
     }
 }
 
@@ -251,7 +279,7 @@ fn from_outside(cx: &mut Cx<'_>, flow: &Flow, packets: &[Finished]) -> Vec<Finis
         set_flags(&mut packet);
     }
     let goal = Goal::Party(asker(flow, first));
-    let mut back = start(ns.clone(), packet, None, end, goal);
+    let mut back = start(ns.clone(), packet, NOBODY, end, goal);
     back.hops.clear();
     back.enter(cx, ns, dev);
     back.step(Step::new(

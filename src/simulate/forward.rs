@@ -8,7 +8,7 @@ use super::{Cx, ipvs, xfrm};
 use crate::model::IfIndex;
 use crate::model::netfilter::Hook;
 use crate::model::xfrm::XfrmDir;
-use crate::trace::{Disposition, Evidence, RejectWith, Step, StepKind};
+use crate::trace::{Disposition, DropReason, Evidence, RejectWith, Step, StepKind};
 
 /// TTL and size are checked before FORWARD sees the packet.
 pub(crate) fn forward(cx: &mut Cx<'_>, walk: Walk, iif: IfIndex, out: Out) -> Ways {
@@ -18,6 +18,11 @@ pub(crate) fn forward(cx: &mut Cx<'_>, walk: Walk, iif: IfIndex, out: Out) -> Wa
         Ok(walk) => walk,
         Err(ways) => return ways,
     };
+    if walk.skb.proxy.is_some() {
+        let text = "a transparent proxy's socket took it, but the route does not lead to this host";
+        walk.step(Step::new(StepKind::Forward, text));
+        return walk.end(Disposition::Dropped(DropReason::NotSpecified));
+    }
     let before = walk.skb.packet.clone();
     if before.ttl <= 1 {
         walk.step(Step::new(

@@ -43,6 +43,7 @@ use self::skb::{Devices, Flows};
 use self::walk::{Next, follow};
 use crate::model::NsKey;
 use crate::model::netfilter::Hook;
+use crate::model::netns::NetNs;
 use crate::model::packet::{ICMP, ICMPV6, L4, Packet, SCTP, TCP, UDP};
 use crate::model::topology::Topology;
 use crate::model::want::{Depth, NsTarget, Want};
@@ -70,6 +71,24 @@ pub struct Flow {
     pub len: u32,
     /// Uid of the sender, where rules ask for it.
     pub uid: Option<u32>,
+    /// Gid of the sender, likewise.
+    #[serde(default)]
+    pub gid: Option<u32>,
+}
+
+/// One packet as a socket sends it, of any kind: flags, types and marks that no first packet of a [`Flow`] has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// Namespace of the socket.
+    pub from: NsKey,
+    /// The packet.
+    pub packet: Packet,
+    /// The socket's mark (SO_MARK).
+    pub mark: u32,
+    /// Uid of the sender, where rules ask for it.
+    pub uid: Option<u32>,
+    /// Gid of the sender, likewise.
+    pub gid: Option<u32>,
 }
 
 /// What bounds a simulation.
@@ -161,7 +180,7 @@ impl<'a> Prepared<'a> {
             bridge: false,
             devices: Devices::default(),
         };
-        let skb = exchange::first(ns.clone(), packet, None).skb;
+        let skb = exchange::first(ns.clone(), packet, (None, None)).skb;
         let outcomes = netfilter::run(&mut cx, &at, skb, Flows::default());
         self.index = cx.index;
         let gone = outcomes.into_iter();
@@ -202,22 +221,11 @@ pub fn simulate(topology: &Topology, flow: &Flow, limits: &Limits) -> Outcome {
 
 fn traces(cx: &mut Cx<'_>, flow: &Flow) -> Vec<Trace> {
     let topology = cx.topology;
-    if topology.netns(&flow.from).is_none() {
-        let target = NsTarget::Id(flow.from.netns);
-        cx.want(
-            &flow.from.node,
-            Want::NetNs {
-                target,
-                depth: Depth::Likely,
-            },
-        );
-    }
+    want_start(cx, &flow.from);
     let packet = first_packet(cx, flow);
-    let mut walk = exchange::first(flow.from.clone(), packet, flow.uid);
-    let sysctls = topology
-        .netns(&flow.from)
-        .and_then(|netns| netns.sysctls.known());
-    if let Some(range) = sysctls.and_then(|own| own.ip_local_port_range.known().copied()) {
+    let mut walk = exchange::first(flow.from.clone(), packet, (flow.uid, flow.gid));
+    let range = |netns: &NetNs| netns.sysctls.known()?.ip_local_port_range.known().copied();
+    if let Some(range) = topology.netns(&flow.from).and_then(range) {
         walk.skb.free = range;
     }
     let mut traces = Vec::new();
@@ -225,6 +233,32 @@ fn traces(cx: &mut Cx<'_>, flow: &Flow) -> Vec<Trace> {
         traces.extend(exchange::of(cx, flow, end));
     }
     traces
+}
+
+/// Follows one packet on every way it may take, and no answer. Its ports should be fixed.
+///
+/// Total, as [`simulate`] is.
+pub fn send(topology: &Topology, sent: &Sent, limits: &Limits) -> Outcome {
+    let mut cx = Prepared::new(topology).cx(limits);
+    want_start(&mut cx, &sent.from);
+    let mut walk = exchange::first(sent.from.clone(), sent.packet.clone(), (sent.uid, sent.gid));
+    walk.skb.mark = Some(sent.mark);
+    let ends = follow(&mut cx, walk, Next::LocalOut(None));
+    Outcome {
+        traces: ends.into_iter().filter_map(exchange::alone).collect(),
+        wants: cx.wants,
+    }
+}
+
+/// Wishes for the namespace that a packet starts in, where it was not read.
+fn want_start(cx: &mut Cx<'_>, from: &NsKey) {
+    if cx.topology.netns(from).is_none() {
+        let want = Want::NetNs {
+            target: NsTarget::Id(from.netns),
+            depth: Depth::Likely,
+        };
+        cx.want(&from.node, want);
+    }
 }
 
 fn first_packet(cx: &Cx<'_>, flow: &Flow) -> Packet {

@@ -124,7 +124,7 @@ pub(crate) fn rule_refusal(action: RuleAction) -> RejectWith {
 /// The source must be an address of this host (`ip_route_output_key_hash_rcu()`; IPv6 does not ask).
 fn own_source(cx: &mut Cx<'_>, walk: &mut Walk) -> Result<(), Ways> {
     let src = walk.skb.packet.src;
-    if src.is_ipv6() || src.is_unspecified() {
+    if src.is_ipv6() || src.is_unspecified() || walk.any_source {
         return Ok(());
     }
     match addr_type(cx, &walk.ns, src, None) {

@@ -8,6 +8,7 @@ use super::ipvs::Conn;
 use super::netfilter::FreePorts;
 use crate::model::conntrack::{ConntrackEntry, Tuple};
 use crate::model::packet::Packet;
+use crate::model::socket::Socket;
 use crate::model::{IfIndex, NsKey};
 
 /// A packet under way in one namespace.
@@ -22,6 +23,14 @@ pub(crate) struct Skb {
     /// Uid of the sending socket, while it is in the namespace that sent it; `None`: no socket, or
     /// unknown.
     pub(crate) uid: Option<u32>,
+    /// Gid, likewise.
+    pub(crate) gid: Option<u32>,
+    /// The kernel itself sends it: its socket has no owner.
+    pub(crate) kernel: bool,
+    /// Socket that TPROXY gave it to (`skb->sk` of an incoming packet).
+    pub(crate) proxy: Option<Box<Socket>>,
+    /// Namespace of the socket that has the connection it is for, and whether that socket is transparent.
+    pub(crate) party: Option<(NsKey, bool)>,
     /// It comes from a socket of this namespace (`skb->sk`).
     pub(crate) local: bool,
     /// IPVS had to do with it (`skb->ipvs_property`), and passes it over from now on.

@@ -82,6 +82,16 @@ fn to_listener(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
         SCTP => return walk.unknown("SCTP sockets are not read"),
         other => return walk.unknown(format!("who takes IP protocol {other} is not read")),
     }
+    if let Some(socket) = walk.skb.proxy.take() {
+        let text = format!(
+            "taken by the transparent proxy's socket on {} port {}",
+            socket.addr, socket.port
+        );
+        walk.taker = Some((socket.uid, true));
+        let evidence = Evidence::Socket { socket: *socket };
+        walk.step(Step::new(StepKind::Socket, text).with(evidence));
+        return walk.end(Disposition::Delivered);
+    }
     if packet.dport().is_none() {
         return walk.unknown(
             "a translation gives it one of several destination ports, which one is not known",
@@ -133,6 +143,7 @@ fn to_listener(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
             "taken by the socket on {} port {}",
             socket.addr, socket.port
         );
+        walk.taker = Some((socket.uid, socket.transparent == Some(true)));
         walk.step(Step::new(StepKind::Socket, text).with(evidence(socket)));
         return walk.end(Disposition::Delivered);
     }
@@ -181,6 +192,24 @@ fn to_listener(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
     } else {
         RejectWith::PortUnreachable
     }))
+}
+
+/// The listening socket that takes a packet from a device. `Err`: what could not be read of it.
+pub(crate) fn listener<'t>(
+    sockets: &'t [Socket],
+    packet: &Packet,
+    dev: IfIndex,
+) -> Result<Option<&'t Socket>, &'static str> {
+    let here = sockets.iter().filter(|socket| {
+        socket.protocol == packet.protocol()
+            && Some(socket.port) == packet.dport()
+            && socket.listening
+    });
+    let fitting = here.filter_map(|socket| Some((score(socket, packet, dev)?, socket)));
+    match fitting.max_by_key(|(fit, _)| fit.score) {
+        None => Ok(None),
+        Some((fit, socket)) => fit.doubt.map_or(Ok(Some(socket)), Err),
+    }
 }
 
 /// How well a socket fits.

@@ -153,7 +153,7 @@ fn source_is_taken(cx: &mut Cx<'_>, way: &Way<'_>, question: &Packet) -> Result<
     if question.src.is_ipv6() || question.src.is_unspecified() {
         return Ok(());
     }
-    let mut walk = exchange::first(ns.clone(), question.clone(), None);
+    let mut walk = exchange::first(ns.clone(), question.clone(), exchange::NOBODY);
     let Err(ways) = validate_source(cx, &mut walk, link) else {
         return Ok(());
     };
@@ -431,6 +431,10 @@ impl<'t> Frame<'_, 't> {
             mark: Some(0),
             ct: CtRef::None,
             uid: None,
+            gid: None,
+            kernel: false,
+            proxy: None,
+            party: None,
             local: self.local,
             ipvs: false,
             sized: true,

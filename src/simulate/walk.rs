@@ -37,6 +37,10 @@ pub(crate) struct Walk {
     pub(crate) next_hop: Option<IpAddr>,
     /// What packets of this exchange left behind so far.
     pub(crate) memory: Memory,
+    /// Uid of the socket that took it, and whether it is transparent.
+    pub(crate) taker: Option<(u32, bool)>,
+    /// The sending socket may have any source (FLOWI_FLAG_ANYSRC).
+    pub(crate) any_source: bool,
 }
 
 /// A place and what was there: the same twice is a loop.
@@ -75,6 +79,8 @@ pub(crate) struct Party {
     pub(crate) dport: Option<u16>,
     /// It has sent a packet of the connection that stands: what comes is not the first answer.
     pub(crate) sent: bool,
+    /// Whether it is transparent (IP_TRANSPARENT).
+    pub(crate) transparent: bool,
 }
 
 /// A way out that a route named.
@@ -219,6 +225,9 @@ impl Walk {
         }
         self.skb.ct = CtRef::None;
         self.skb.uid = None;
+        self.skb.gid = None;
+        self.skb.kernel = false;
+        self.skb.proxy = None;
         self.skb.local = false;
         self.physin = None;
         self.ns = ns;

@@ -256,6 +256,7 @@ fn damaged_files_are_refused_or_answer() {
                         protocol: 6,
                         len: 60,
                         uid: Some(0),
+                        gid: Some(0),
                     };
                     let outcome = simulate(&file.topology, &flow, &Limits::default());
                     assert!(!outcome.traces.is_empty());

@@ -201,6 +201,7 @@ fn a_connection_that_the_kernel_has_goes_on_with_its_server() {
         protocol: 6,
         len: 60,
         uid: None,
+        gid: None,
     };
     let key = IpvsConnKey {
         protocol: 6,

@@ -98,6 +98,7 @@ fn traces(dir: &Path) -> String {
             protocol: ask.protocol,
             len: 60,
             uid: Some(0),
+            gid: Some(0),
         };
         let outcome = simulate(&file.topology, &flow, &Limits::default());
         let _ = writeln!(out, "{} > {} protocol {}", ask.from, ask.to, ask.protocol);

@@ -385,6 +385,7 @@ impl World {
                 bound_dev: None,
                 bound_dev_unread: false,
                 backlog: None,
+                transparent: None,
                 uid: 0,
                 inode: 1,
             });
@@ -400,6 +401,7 @@ impl World {
             protocol: 6,
             len: 60,
             uid: Some(0),
+            gid: Some(0),
         };
         simulate(&self.topology, &flow, &Limits::default())
     }

@@ -74,6 +74,7 @@ mod tests {
             protocol: 6,
             len: 60,
             uid: None,
+            gid: None,
         };
         runtime.block_on(async {
             // The one thread for simulations is busy, as with a simulation without end.

@@ -225,6 +225,7 @@ impl Job<'_> {
                 protocol: protocol_number(resolved.protocol, v6),
                 len: self.request.size(resolved.protocol, v6),
                 uid: None,
+                gid: None,
             });
             shares.push(flow.probability);
         }
@@ -289,6 +290,7 @@ impl Job<'_> {
             protocol: protocol_number(local.protocol, v6),
             len: self.request.size(local.protocol, v6),
             uid: None,
+            gid: None,
         };
         fleet.about = Some(about_one(&fleet.topology, &flow));
         let flows = [flow];

@@ -120,6 +120,7 @@ fn a_listener_on_another_device_is_not_told_to_listen_on_any_address() {
             bound_dev: IfIndex::new(3),
             bound_dev_unread: false,
             backlog: None,
+            transparent: None,
             uid: 0,
             inode: 1,
         }]);

@@ -10,7 +10,7 @@ use super::machine::{Eval, Vm};
 use super::registers::Registers;
 use super::step::{assume, note, set_mark};
 use super::want::{asks_by_key, want_set};
-use super::{ct, meta, nat, queue, reject, reverse, text, xt_match, xt_target};
+use super::{ct, meta, nat, queue, reject, reverse, text, tproxy, xt_match, xt_target};
 use crate::model::netfilter::{BitwiseOp, CmpOp, Expr, MetaKey, Reg, Rule, SetData, SetElem};
 use crate::simulate::conntrack::Manip;
 use crate::simulate::skb::CtRef;
@@ -259,7 +259,21 @@ pub(super) fn eval<'a>(
             }
         }
         Expr::Reject { kind, code } => reject::nft(&vm.skb.packet, *kind, *code),
-        Expr::Tproxy { .. } => Did::Blind("handed to a transparent proxy's socket".to_owned()),
+        Expr::Tproxy { family, addr, port } => {
+            let v6 = vm.skb.packet.src.is_ipv6();
+            if *family != 0 && (*family == 10) != v6 {
+                return Did::Break;
+            }
+            let width = if v6 { 16 } else { 4 };
+            let to = addr.map(|reg| regs.load(reg, width).bytes().and_then(header::addr_from));
+            let port = port.map(|reg| regs.load(reg, 2).net_u16());
+            match (to, port) {
+                (Some(None), _) | (_, Some(None)) => {
+                    Did::Blind("the proxy's address or port is not known".to_owned())
+                }
+                (to, port) => tproxy::nft(eval, vm, rule, (to.flatten(), port.flatten())),
+            }
+        }
         Expr::Opaque { dreg, len, .. } => {
             regs.store(*dreg, &Bits::unknown(size(*len)));
             Did::Next

@@ -23,8 +23,9 @@ pub(super) fn load(eval: &Eval<'_, '_>, skb: &Skb, key: MetaKey, family: Option<
         MetaKey::Oif => Bits::host32(Some(devices.oif.map_or(0, IfIndex::get))),
         MetaKey::Iifname => return name(eval, devices.iif),
         MetaKey::Oifname => return name(eval, devices.oif),
-        MetaKey::Skuid => return uid(eval, skb),
-        MetaKey::Skgid | MetaKey::Cgroup if no_socket(eval, skb) == Tri::Yes => {
+        MetaKey::Skuid => return owner(eval, skb, skb.uid, "uid"),
+        MetaKey::Skgid => return owner(eval, skb, skb.gid, "gid"),
+        MetaKey::Cgroup if no_socket(eval, skb) == Tri::Yes => {
             return Load::Absent;
         }
         MetaKey::Nfproto => Bits::known([nfproto(eval, packet, family)]),
@@ -38,7 +39,6 @@ pub(super) fn load(eval: &Eval<'_, '_>, skb: &Skb, key: MetaKey, family: Option<
         MetaKey::Iifkind => return kind(eval, devices.iif),
         MetaKey::Oifkind => return kind(eval, devices.oif),
         MetaKey::Priority
-        | MetaKey::Skgid
         | MetaKey::Nftrace
         | MetaKey::Rtclassid
         | MetaKey::Cpu
@@ -114,11 +114,12 @@ pub(super) fn no_socket(eval: &Eval<'_, '_>, skb: &Skb) -> Tri {
     }
 }
 
-fn uid(eval: &Eval<'_, '_>, skb: &Skb) -> Load {
-    match (no_socket(eval, skb), skb.uid) {
+fn owner(eval: &Eval<'_, '_>, skb: &Skb, id: Option<u32>, what: &str) -> Load {
+    match (no_socket(eval, skb), id) {
         (Tri::Yes, _) => Load::Absent,
-        (Tri::No, Some(uid)) => Load::Value(Bits::host32(Some(uid))),
-        (Tri::No, None) => Load::Unknown("the sender's uid is not known".to_owned()),
+        _ if skb.kernel => Load::Absent,
+        (Tri::No, Some(id)) => Load::Value(Bits::host32(Some(id))),
+        (Tri::No, None) => Load::Unknown(format!("the sender's {what} is not known")),
         (Tri::Unknown(why), _) => Load::Unknown(why),
     }
 }

@@ -32,6 +32,7 @@ mod text_nft;
 mod text_target;
 mod text_value;
 mod text_xt;
+mod tproxy;
 mod want;
 mod xt_match;
 mod xt_target;

@@ -100,11 +100,13 @@ pub(super) fn apply(
     let mut step = Step::new(StepKind::Nat, mapping.word);
     step.evidence = evidence;
     step.evidence.extend(assumed);
-    finish(at, vm, Some(step));
+    // A range that the rule itself gives.
+    let given = mapping.free.filter(|range| *range != UNPRIVILEGED);
+    finish(at, vm, Some((step, given)));
 }
 
 /// Translates the packet as its entry says, and leaves the NAT actor.
-fn finish(at: &HookPoint<'_>, vm: &mut Vm<'_>, by_rule: Option<Step>) {
+fn finish(at: &HookPoint<'_>, vm: &mut Vm<'_>, by_rule: Option<(Step, Option<FreePorts>)>) {
     vm.actor += 1;
     vm.nat_chain = 0;
     let CtRef::Entry { index, reply, .. } = vm.skb.ct else {
@@ -132,8 +134,11 @@ fn finish(at: &HookPoint<'_>, vm: &mut Vm<'_>, by_rule: Option<Step>) {
         }
         (addr, _) => addr.to_string(),
     };
-    let step = if let Some(mut step) = by_rule {
+    let step = if let Some((mut step, ports)) = by_rule {
         step.result = format!("{} {target}", step.result);
+        if let (None, Some((first, last))) = (port, ports) {
+            step.result += &format!(", port {first} to {last}");
+        }
         step
     } else if changed {
         let result = match (reply, manip) {

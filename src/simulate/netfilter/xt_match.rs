@@ -264,6 +264,12 @@ fn holds(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, condition: &XtMatch) -> Tri {
         },
         XtMatch::Rpfilter { flags } => reverse::rpfilter(eval, vm, *flags),
         XtMatch::Dscp { dscp, invert } => Tri::from((packet.tos >> 2 == *dscp) != *invert),
+        // They look for an extension header, which no packet here has (`rt_mt6()` and its like).
+        XtMatch::Other { name, .. }
+            if matches!(&**name, "rt" | "hbh" | "dst" | "frag" | "srh") && packet.src.is_ipv6() =>
+        {
+            Tri::No
+        }
         XtMatch::Other { name, .. } => {
             Tri::Unknown(format!("match {name} is not known to this program"))
         }
@@ -335,17 +341,20 @@ fn owner(
     match meta::no_socket(eval, skb) {
         Tri::Yes => Tri::from(negated(uid) && negated(gid) && socket != Some(true)),
         Tri::Unknown(why) => Tri::Unknown(why),
-        Tri::No => Tri::from(socket != Some(false))
-            .and(|| match (uid, skb.uid) {
+        Tri::No if skb.kernel => Tri::from(negated(uid) && negated(gid) && socket != Some(false)),
+        Tri::No => {
+            let within = |range: Option<(u32, u32, bool)>, own: Option<u32>, what: &str| match (
+                range, own,
+            ) {
                 (None, _) => Tri::Yes,
                 (Some((first, last, negated)), Some(own)) => {
                     Tri::from((first..=last).contains(&own) != negated)
                 }
-                (Some(_), None) => Tri::Unknown("the sender's uid is not known".to_owned()),
-            })
-            .and(|| match gid {
-                None => Tri::Yes,
-                Some(_) => Tri::Unknown("the sender's gid is not known".to_owned()),
-            }),
+                (Some(_), None) => Tri::Unknown(format!("the sender's {what} is not known")),
+            };
+            Tri::from(socket != Some(false))
+                .and(|| within(uid, skb.uid, "uid"))
+                .and(|| within(gid, skb.gid, "gid"))
+        }
     }
 }

@@ -6,7 +6,7 @@ use super::chain::Did;
 use super::machine::{Eval, Vm};
 use super::nat::{self, Range};
 use super::step::{note, set_mark};
-use super::{ct, ipset, queue, reject};
+use super::{ct, ipset, queue, reject, tproxy};
 use crate::model::netfilter::{Hook, Rule};
 use crate::model::xtables::XtTarget;
 use crate::simulate::conntrack::Manip;
@@ -68,7 +68,7 @@ pub(super) fn eval<'a>(
             Did::Next
         }
         XtTarget::Set(set) => ipset::target(eval, vm, rule, set),
-        XtTarget::Tproxy { .. } => Did::Blind("handed to a transparent proxy's socket".to_owned()),
+        XtTarget::Tproxy { mark, addr, port } => tproxy::xt(eval, vm, rule, *mark, (*addr, *port)),
         XtTarget::Queue { num, total, bypass } => {
             queue::hand_over(eval, vm, rule, (*num, *total), *bypass)
         }

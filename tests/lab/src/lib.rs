@@ -8,6 +8,7 @@ pub mod capture;
 pub mod cgroup;
 pub mod cluster;
 pub mod command;
+pub mod corpus;
 pub mod exchange;
 pub mod fault;
 pub mod holder;

@@ -45,6 +45,8 @@ pub struct IpPacket {
     pub destination: IpAddr,
     /// Time to live or hop limit.
     pub ttl: u8,
+    /// Differentiated services byte.
+    pub tos: u8,
     /// IP protocol number, behind extension headers.
     pub protocol: u8,
     /// Transport header.
@@ -171,6 +173,7 @@ fn ipv4(bytes: &[u8]) -> Option<IpPacket> {
         source: Ipv4Addr::from(array::<4>(bytes, 12)?).into(),
         destination: Ipv4Addr::from(array::<4>(bytes, 16)?).into(),
         ttl: *bytes.get(8)?,
+        tos: *bytes.get(1)?,
         protocol,
         transport: if first_fragment {
             transport(protocol, payload)
@@ -202,6 +205,8 @@ fn ipv6(bytes: &[u8]) -> Option<IpPacket> {
         source: Ipv6Addr::from(array::<16>(bytes, 8)?).into(),
         destination: Ipv6Addr::from(array::<16>(bytes, 24)?).into(),
         ttl: *bytes.get(7)?,
+        // Between version and flow label.
+        tos: (u16_at(bytes, 0)? >> 4).to_le_bytes()[0],
         protocol,
         transport: if first_fragment {
             transport(protocol, payload)

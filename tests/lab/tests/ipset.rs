@@ -225,6 +225,7 @@ impl Net {
             protocol: sent.protocol,
             len: 60,
             uid: Some(0),
+            gid: Some(0),
         };
         let mut asked = BTreeSet::new();
         loop {

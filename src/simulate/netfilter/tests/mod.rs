@@ -16,5 +16,6 @@ mod ipset;
 mod kube_iptables;
 mod kube_nft;
 mod order;
+mod owner;
 mod properties;
 mod unknown;

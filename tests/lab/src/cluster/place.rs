@@ -30,6 +30,14 @@ impl Place {
         })
     }
 
+    /// A network namespace by the path of its file; everything else is as it is here.
+    pub fn at(name: &str, path: &std::path::Path) -> Result<Self> {
+        Ok(Self {
+            name: name.to_owned(),
+            namespaces: Namespaces::net_at(path)?,
+        })
+    }
+
     /// Runs a program there and returns its standard output; a failing program is an error.
     pub fn run<S: AsRef<str> + Sync>(&self, argv: impl AsRef<[S]>) -> Result<String> {
         let argv = argv.as_ref();

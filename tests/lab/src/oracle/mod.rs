@@ -115,6 +115,7 @@ impl Oracle {
             protocol,
             len: 60,
             uid: Some(0),
+            gid: Some(0),
         };
         let mut asked = Wants::new();
         let mut rounds = 1;

@@ -70,6 +70,7 @@ mod tests {
                     source: "10.0.0.1".parse().unwrap(),
                     destination: "10.0.0.2".parse().unwrap(),
                     ttl: 64,
+                    tos: 0,
                     protocol: 6,
                     transport,
                 }),

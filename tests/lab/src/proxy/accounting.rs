@@ -20,7 +20,7 @@ const NAME: u16 = 1;
 /// Makes the object called `name` in the thread's network namespace unless it is there.
 ///
 /// The answer is false where the kernel has no accounting objects; kube-proxy then does without.
-pub(super) fn ensure(name: &str) -> Result<bool> {
+pub(crate) fn ensure(name: &str) -> Result<bool> {
     let socket = socket(
         AddressFamily::Netlink,
         SockType::Raw,

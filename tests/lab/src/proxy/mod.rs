@@ -1,6 +1,6 @@
 //! Rules on a node, in the shape that kube-proxy, kubelet and flannel give them.
 
-mod accounting;
+pub(crate) mod accounting;
 mod iptables;
 mod ipvs;
 mod nftables;

@@ -1,0 +1,135 @@
+//! Whom a packet belongs to: the sender's socket, and the one that TPROXY gives it to.
+
+use super::fixture::*;
+use crate::model::Section;
+use crate::model::netfilter::*;
+use crate::model::packet::TCP;
+use crate::model::socket::Socket;
+use crate::model::xtables::{XtMatch, XtTarget};
+use crate::simulate::netfilter::HookVerdict;
+use crate::simulate::skb::Flows;
+use crate::trace::DropReason;
+
+fn output(rule: Vec<Expr>) -> Vec<Table> {
+    let policy = BaseChain {
+        policy: Policy::Accept,
+        ..base(Hook::Output, 0, ChainKind::Filter)
+    };
+    let chain = chain("OUTPUT", Some(policy), vec![rule]);
+    vec![table(Family::Ip, "filter", vec![chain], Vec::new())]
+}
+
+fn owned(uid: Option<(u32, u32, bool)>, gid: Option<(u32, u32, bool)>) -> Vec<Expr> {
+    let owner = XtMatch::Owner {
+        uid,
+        gid,
+        socket: None,
+    };
+    vec![
+        Expr::Match(owner),
+        Expr::Target(XtTarget::Standard(Verdict::Drop)),
+    ]
+}
+
+#[test]
+fn rules_ask_for_the_senders_user_and_group() {
+    let group = Some((1337, 1337, false));
+    for (gid, dropped) in [(Some(1337), true), (Some(0), false)] {
+        let mut world = World::new(with_nft(output(owned(None, group))));
+        let mut skb = skb(tcp("10.88.0.11", Some(40000), "10.88.0.12", 80), true);
+        skb.gid = gid;
+        let outcome = world.one(Hook::Output, (0, 2), skb, Flows::default());
+        assert_eq!(!is_accept(&outcome), dropped, "{gid:?}");
+    }
+    let mut world = World::new(with_nft(output(owned(None, group))));
+    let skb = skb(tcp("10.88.0.11", Some(40000), "10.88.0.12", 80), true);
+    let outcome = world.one(Hook::Output, (0, 2), skb, Flows::default());
+    let said = HookVerdict::Unknown(
+        "rule 1 of ip filter chain OUTPUT (-m owner --gid-owner 1337 -j DROP): the sender's gid is not known".to_owned(),
+    );
+    assert_eq!(outcome.verdict, said);
+}
+
+fn tproxy(transparent: Option<bool>, port: u16) -> World {
+    let target = XtTarget::Tproxy {
+        mark: (0x111, 0xfff),
+        addr: ip("127.0.0.1"),
+        port: 15006,
+    };
+    let chain = chain(
+        "PREROUTING",
+        Some(base(Hook::Prerouting, -150, ChainKind::Filter)),
+        vec![vec![Expr::Target(target)]],
+    );
+    let mut ns = with_nft(vec![table(Family::Ip, "mangle", vec![chain], Vec::new())]);
+    ns.sockets = Section::Known(vec![Socket {
+        protocol: TCP,
+        addr: ip("::"),
+        port,
+        v6only: Some(false),
+        listening: true,
+        remote: None,
+        bound_dev: None,
+        bound_dev_unread: false,
+        backlog: None,
+        transparent,
+        uid: 1337,
+        inode: 1,
+    }]);
+    World::new(ns)
+}
+
+#[test]
+fn a_transparent_proxy_takes_a_packet_for_another_port() {
+    let packet = || skb(tcp("10.244.1.7", Some(40000), "10.88.0.11", 80), false);
+    let run = |world: &mut World| world.one(Hook::Prerouting, (2, 0), packet(), Flows::default());
+    let outcome = run(&mut tproxy(Some(true), 15006));
+    assert!(is_accept(&outcome), "{outcome:?}");
+    assert_eq!(outcome.skb.mark, Some(0x111));
+    let port = outcome.skb.proxy.as_ref().map(|socket| socket.port);
+    assert_eq!((port, outcome.skb.packet.dport()), (Some(15006), Some(80)));
+    // Neither a socket that is not transparent nor none takes it.
+    for mut world in [tproxy(Some(false), 15006), tproxy(Some(true), 15008)] {
+        let outcome = run(&mut world);
+        let dropped = HookVerdict::Drop(DropReason::NetfilterDrop);
+        assert_eq!(outcome.verdict, dropped);
+    }
+    let outcome = run(&mut tproxy(None, 15006));
+    let unknown =
+        matches!(&outcome.verdict, HookVerdict::Unknown(why) if why.contains("is transparent"));
+    assert!(unknown, "{:?}", outcome.verdict);
+    // What is for the connection's own socket goes to that.
+    for (transparent, accepted) in [(true, true), (false, false)] {
+        let mut skb = packet();
+        skb.party = Some((key(), transparent));
+        let mut world = tproxy(Some(true), 15006);
+        let outcome = world.one(Hook::Prerouting, (2, 0), skb, Flows::default());
+        assert_eq!(is_accept(&outcome), accepted);
+    }
+}
+
+#[test]
+fn no_packet_has_extension_headers() {
+    let routing = |data: Vec<u8>| {
+        let other = XtMatch::Other {
+            name: "rt".to_owned(),
+            revision: 0,
+            data,
+        };
+        let rule = vec![
+            Expr::Match(other),
+            Expr::Target(XtTarget::Standard(Verdict::Drop)),
+        ];
+        let chain = chain(
+            "INPUT",
+            Some(base(Hook::Input, 0, ChainKind::Filter)),
+            vec![rule],
+        );
+        let filter = table(Family::Ip6, "filter", vec![chain], Vec::new());
+        World::new(with_nft(vec![filter]))
+    };
+    let packet = tcp("fd00:88::12", Some(40000), "fd00:88::11", 80);
+    let outcome =
+        routing(vec![0; 48]).one(Hook::Input, (2, 0), skb(packet, false), Flows::default());
+    assert!(is_accept(&outcome), "{outcome:?}");
+}

@@ -1,0 +1,233 @@
+//! Random packets over the interesting addresses, ports, protocols, flags and marks of the plan.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use netpath::model::packet::{ICMP, ICMPV6, TCP, UDP};
+
+use super::net::addrs;
+use super::programs::Dice;
+
+/// What is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A connection, datagrams or echoes there and back, by sockets.
+    Exchange,
+    /// One packet from a raw socket: TCP flags, or ICMP type and code.
+    Raw { flags: u8, icmp: (u8, u8) },
+}
+
+/// A packet to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    pub from: &'static str,
+    pub kind: Kind,
+    pub protocol: u8,
+    pub src: IpAddr,
+    pub dst: IpAddr,
+    pub sport: u16,
+    pub dport: u16,
+    pub mark: u32,
+    /// Of both, user and group.
+    pub id: u32,
+}
+
+impl fmt::Display for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.protocol {
+            TCP => "tcp",
+            UDP => "udp",
+            _ => "icmp",
+        };
+        write!(
+            f,
+            "{} {name} {} port {} > {} port {}",
+            self.from, self.src, self.sport, self.dst, self.dport
+        )?;
+        match self.kind {
+            Kind::Exchange => {}
+            Kind::Raw { flags, .. } if self.protocol == TCP => write!(f, " raw flags {flags:#x}")?,
+            Kind::Raw { .. } if self.protocol == UDP => write!(f, " raw")?,
+            Kind::Raw { icmp, .. } => write!(f, " raw type {} code {}", icmp.0, icmp.1)?,
+        }
+        write!(f, " mark {:#x} id {}", self.mark, self.id)
+    }
+}
+
+const SERVICES: [u16; 10] = [1, 10, 20, 30, 40, 50, 60, 70, 80, 99];
+const EXTERNAL: [u16; 6] = [2, 20, 30, 50, 60, 70];
+const NODE_PORTS: [u16; 24] = [
+    30080, 30081, 30082, 30083, 30084, 30085, 30086, 32081, 80, 53, 8080, 8443, 9000, 9001, 9002,
+    5353, 8000, 5300, 8088, 8089, 8090, 8091, 8104, 445,
+];
+const POD_PORTS: [u16; 9] = [80, 8080, 53, 9000, 9001, 9002, 445, 15008, 15021];
+const MARKS: [u32; 5] = [0x4000, 0x8000, 0x2000, 0x539, 0x111];
+/// SYN, ACK, FIN ACK, RST, SYN ACK, none, FIN PSH URG, SYN FIN, PSH ACK, SYN RST.
+const FLAGS: [u8; 10] = [0x02, 0x10, 0x11, 0x04, 0x12, 0x00, 0x29, 0x03, 0x18, 0x06];
+
+fn one<T: Copy>(dice: &mut Dice, of: &[T]) -> T {
+    let index = dice.below(of.len() as u64);
+    of[usize::try_from(index).expect("an index")]
+}
+
+/// The packets of a set. `pod`: the rules are those of pod a, so that it takes part in most.
+pub fn questions(seed: u64, number: usize, pod: bool, has_201: bool) -> Vec<Question> {
+    let mut dice = Dice::new(seed);
+    let mut all: Vec<Question> = Vec::new();
+    for index in 0..number {
+        let sport = 40000 + u16::try_from(index % 3600 * 7).expect("few packets");
+        let again = dice.below(8) == 0;
+        let before = all.last().copied().filter(|_| again).and_then(once_more);
+        let next = before.unwrap_or_else(|| question(&mut dice, sport, pod, has_201));
+        all.push(next);
+    }
+    all
+}
+
+/// A packet of the same flow, for which conntrack has an entry by now. Later ones of TCP would have to lie in its
+/// windows, but for one that begins anew.
+fn once_more(before: Question) -> Option<Question> {
+    let (flags, icmp) = match (before.kind, before.protocol) {
+        (Kind::Raw { .. }, _) => return None,
+        (_, TCP) => (0x02, (0, 0)),
+        (_, ICMPV6) => (0, (128, 0)),
+        _ => (0, (8, 0)),
+    };
+    let kind = Kind::Raw { flags, icmp };
+    Some(Question { kind, ..before })
+}
+
+fn question(dice: &mut Dice, sport: u16, pod: bool, has_201: bool) -> Question {
+    let v6 = dice.below(5) < 2;
+    let sources = if pod {
+        ["a", "a", "a", "b", "out", "node", "a"]
+    } else {
+        ["a", "b", "out", "out", "c", "d", "node"]
+    };
+    let mut from = one(dice, &sources);
+    if !pod && dice.below(12) == 0 {
+        from = "k";
+    }
+    let own: Vec<IpAddr> = addrs(from)
+        .into_iter()
+        .filter(|addr| addr.is_ipv6() == v6)
+        .collect();
+    // A node's packets to others leave with the address of the device, unless bound otherwise.
+    let src = match from {
+        "node" if dice.below(4) > 0 => own[0],
+        _ => one(dice, &own),
+    };
+    let to_pod = |place: &str| {
+        let mut all = addrs(place).into_iter();
+        all.find(|addr| addr.is_ipv6() == v6)
+            .expect("both families")
+    };
+    let of = |v4: String, v6_text: String| -> IpAddr {
+        if v6 { v6_text } else { v4 }.parse().expect("an address")
+    };
+    let (dst, ports): (IpAddr, &[u16]) = match dice.below(20) {
+        0..=5 => {
+            let host = one(dice, &SERVICES);
+            let dst = of(format!("10.96.0.{host}"), format!("fd00:10:96::{host}"));
+            let ports: &[u16] = match host {
+                1 => &[443],
+                10 => &[53, 53, 53, 8080],
+                80 => &[53],
+                _ => &[80, 80, 80, 81],
+            };
+            (dst, ports)
+        }
+        6 | 7 => {
+            let host = one(dice, &EXTERNAL);
+            (
+                of(format!("192.0.2.{host}"), format!("2001:db8:192::{host}")),
+                &[80, 80, 80, 8080],
+            )
+        }
+        8..=11 => {
+            let all: Vec<IpAddr> = addrs("node")
+                .into_iter()
+                .filter(|addr| addr.is_ipv6() == v6)
+                .collect();
+            let dst = if dice.below(3) > 0 {
+                all[0]
+            } else {
+                one(dice, &all)
+            };
+            (dst, &NODE_PORTS)
+        }
+        12 if from != "out" => {
+            let all: Vec<IpAddr> = addrs("out")
+                .into_iter()
+                .filter(|addr| addr.is_ipv6() == v6)
+                .collect();
+            (one(dice, &all), &POD_PORTS)
+        }
+        13 if has_201 => (of("10.88.0.201".into(), "fd00:88::201".into()), &POD_PORTS),
+        14 if from == "node" || pod => (of("127.0.0.1".into(), "::1".into()), &NODE_PORTS),
+        _ => {
+            let place = if pod && from != "a" {
+                "a"
+            } else {
+                one(dice, &["a", "b", "c", "d", "k", "out"])
+            };
+            let dst = match place {
+                "out" => of("10.244.2.2".into(), "fd00:10:244:2::2".into()),
+                place => to_pod(place),
+            };
+            (dst, &POD_PORTS)
+        }
+    };
+    let src = if dst.is_loopback() { dst } else { src };
+    let dport = one(dice, ports);
+    let udp_port = matches!(dport, 53 | 5353 | 5300 | 30086 | 9000..=9002 | 8104);
+    let protocol = match dice.below(10) {
+        0 => {
+            if v6 {
+                ICMPV6
+            } else {
+                ICMP
+            }
+        }
+        1 => UDP,
+        2..=6 if udp_port => UDP,
+        _ => TCP,
+    };
+    let mut kind = Kind::Exchange;
+    let mut mark = 0;
+    if dice.below(4) == 0 {
+        let icmp = match (v6, dice.below(4)) {
+            (false, 0) => (13, 0),
+            (false, 1) => (0, 0),
+            (false, 2) => (17, 0),
+            (true, 0) => (129, 0),
+            (true, 1) => (128, 1),
+            (true, _) => (128, 0),
+            (false, _) => (8, 0),
+        };
+        kind = Kind::Raw {
+            flags: one(dice, &FLAGS),
+            icmp,
+        };
+        if dice.below(2) == 0 {
+            mark = one(dice, &MARKS);
+        }
+    }
+    let id = match dice.below(6) {
+        0 => 1337,
+        1 => 2102,
+        2 => 1000,
+        _ => 0,
+    };
+    Question {
+        from,
+        kind,
+        protocol,
+        src,
+        dst,
+        sport,
+        dport,
+        mark,
+        id,
+    }
+}
