@@ -137,7 +137,7 @@ fn finish(at: &HookPoint<'_>, vm: &mut Vm<'_>, by_rule: Option<(Step, Option<Fre
     let step = if let Some((mut step, ports)) = by_rule {
         step.result = format!("{} {target}", step.result);
         if let (None, Some((first, last))) = (port, ports) {
-            step.result += &format!(", port {first} to {last}");
+            step.result = format!("{}, port {first} to {last}", step.result);
         }
         step
     } else if changed {
