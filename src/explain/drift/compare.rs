@@ -82,7 +82,7 @@ impl<'a> Comparison<'a> {
             return self.untold("its rules were not read".to_owned(), name);
         }
         self.endpoints(port, entry, &by, &leads);
-        self.affinity(port, entry, &leads);
+        self.affinity(port, entry, &by, &leads);
     }
 
     fn endpoints(&mut self, port: &Expected<'_>, entry: Entry, by: &str, leads: &Leads) {
@@ -98,11 +98,15 @@ impl<'a> Comparison<'a> {
             } else {
                 ""
             };
-            let line = format!(
-                "chain {} does not lead to {}{but}, though the slices say that it should ({by})",
-                leads.chain,
-                self.endpoint(*target)
-            );
+            let end = self.endpoint(*target);
+            let line = match leads.chain.as_str() {
+                "" => format!(
+                    "{by} does not lead to {end}{but}, though the slices say that it should"
+                ),
+                chain => format!(
+                    "chain {chain} does not lead to {end}{but}, though the slices say that it should ({by})"
+                ),
+            };
             let group = self.add(codes::ENDPOINT_MISSING, name.clone(), &leads.chain, line);
             group.targets.insert(*target);
             group.of = ends.must.len();
@@ -144,7 +148,7 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    fn affinity(&mut self, port: &Expected<'_>, entry: Entry, leads: &Leads) {
+    fn affinity(&mut self, port: &Expected<'_>, entry: Entry, by: &str, leads: &Leads) {
         let ends = port.ends(entry);
         let asked = port.asks.affinity_seconds;
         let ways = leads
@@ -154,16 +158,19 @@ impl<'a> Comparison<'a> {
         let mut lines: BTreeSet<String> = BTreeSet::new();
         for (target, way) in ways {
             let end = words::socket_addr(target.0, Some(target.1));
-            let chain = &leads.chain;
+            let chain = match leads.chain.as_str() {
+                "" => by.to_owned(),
+                chain => format!("chain {chain}"),
+            };
             match (asked, way.sticky) {
                 (Some(_), Sticky::Not) => lines.insert(format!(
-                    "chain {chain} has no rule that leads clients of {end} there again, though sessionAffinity is ClientIP"
+                    "{chain} does not lead clients of {end} there again, though sessionAffinity is ClientIP"
                 )),
                 (Some(asked), Sticky::Seconds(seconds)) if asked != seconds => lines.insert(format!(
-                    "chain {chain} leads clients of {end} there again for {seconds} s, though sessionAffinityConfig says {asked} s"
+                    "{chain} leads clients of {end} there again for {seconds} s, though sessionAffinityConfig says {asked} s"
                 )),
                 (None, Sticky::Unsaid | Sticky::Seconds(_)) => lines.insert(format!(
-                    "chain {chain} leads clients of {end} there again, though sessionAffinity is None"
+                    "{chain} leads clients of {end} there again, though sessionAffinity is None"
                 )),
                 _ => continue,
             };

@@ -19,6 +19,8 @@ struct Fault {
     iptables: &'static str,
     /// The same for mode nftables.
     nftables: &'static str,
+    /// The same for mode ipvs.
+    ipvs: &'static str,
     /// Code of the finding.
     code: &'static str,
     /// What its title and evidence must say.
@@ -32,6 +34,7 @@ const FAULTS: [Fault; 5] = [
         what: "an endpoint is missing",
         iptables: "$I -D $SVC 2",
         nftables: "nft flush chain ip kube-proxy $NFT; nft add rule ip kube-proxy $NFT meta l4proto tcp dnat ip to numgen random mod 1 map '{ 0 : 10.244.2.12 . 8080 }'",
+        ipvs: "ipvsadm -d -t 10.96.20.2:80 -r 10.244.1.12:8080",
         code: "NP0140",
         says: &[
             SERVICE,
@@ -45,6 +48,7 @@ const FAULTS: [Fault; 5] = [
         what: "an endpoint too many",
         iptables: "$I -N KUBE-SEP-MORE; $I -A KUBE-SEP-MORE -p tcp -m tcp -j DNAT --to-destination 10.244.9.9:8080; $I -I $SVC 2 -m statistic --mode random --probability 0.3 -j KUBE-SEP-MORE",
         nftables: "nft flush chain ip kube-proxy $NFT; nft add rule ip kube-proxy $NFT meta l4proto tcp dnat ip to numgen random mod 3 map '{ 0 : 10.244.1.12 . 8080, 1 : 10.244.2.12 . 8080, 2 : 10.244.9.9 . 8080 }'",
+        ipvs: "ipvsadm -a -t 10.96.20.2:80 -r 10.244.9.9:8080 -m -w 1",
         code: "NP0141",
         says: &[SERVICE, "10.244.9.9:8080", "which no slice"],
         trace: Some("trace pod-a svc-b"),
@@ -53,6 +57,7 @@ const FAULTS: [Fault; 5] = [
         what: "a wrong port",
         iptables: "$I -R $SEP 2 -p tcp -m tcp -j DNAT --to-destination 10.244.1.12:9999",
         nftables: "nft flush chain ip kube-proxy $NFT; nft add rule ip kube-proxy $NFT meta l4proto tcp dnat ip to numgen random mod 2 map '{ 0 : 10.244.1.12 . 9999, 1 : 10.244.2.12 . 8080 }'",
+        ipvs: "ipvsadm -d -t 10.96.20.2:80 -r 10.244.1.12:8080; ipvsadm -a -t 10.96.20.2:80 -r 10.244.1.12:9999 -m -w 1",
         code: "NP0141",
         says: &[SERVICE, "10.244.1.12:9999", "whose port is 8080"],
         trace: Some("trace pod-a svc-b"),
@@ -61,14 +66,16 @@ const FAULTS: [Fault; 5] = [
         what: "rules of a Service that is gone",
         iptables: "$I -I KUBE-SERVICES 1 -d 10.96.99.9/32 -p tcp -m tcp --dport 80 -j $SVC",
         nftables: "nft add element ip kube-proxy service-ips '{ 10.96.99.9 . tcp . 80 : goto '$NFT' }'",
+        ipvs: "ip addr add 10.96.99.9/32 dev kube-ipvs0; ipvsadm -A -t 10.96.99.9:80 -s rr; ipvsadm -a -t 10.96.99.9:80 -r 10.244.1.12:8080 -m -w 1",
         code: "NP0142",
-        says: &["no Service has 10.96.99.9:80/tcp", SERVICE],
+        says: &["no Service has 10.96.99.9:80/tcp"],
         trace: Some("trace pod-a 10.96.99.9:80"),
     },
     Fault {
         what: "no rule for a Service",
         iptables: "$I -D KUBE-SERVICES $($I -S KUBE-SERVICES | grep -n -e '--dport 80 .*'$SVC | cut -d: -f1 | awk '{print $1-1}')",
         nftables: "nft delete element ip kube-proxy service-ips '{ 10.96.20.2 . tcp . 80 }'",
+        ipvs: "ipvsadm -D -t 10.96.20.2:80",
         code: "NP0137",
         says: &[SERVICE, "10.96.20.2:80/tcp"],
         // The trace names it by where the packet ends.
@@ -86,7 +93,7 @@ fn lab(proxy: Proxy, change: impl FnOnce(&mut Spec)) -> Lab {
 fn variables(proxy: Proxy) -> String {
     let tool = match proxy {
         Proxy::IptablesLegacy => "iptables-legacy",
-        Proxy::IptablesNft | Proxy::Nftables => "iptables-nft",
+        Proxy::IptablesNft | Proxy::Nftables | Proxy::Ipvs => "iptables-nft",
     };
     format!(
         "set -e; I='{tool} -t nat'; SVC=KUBE-SVC-{}; SEP=KUBE-SEP-{}; NFT=service-{}",
@@ -130,58 +137,80 @@ fn named(answer: &Value, code: &str, says: &[&str], what: &str) {
 #[test]
 fn a_clean_laboratory_has_no_drift() {
     for proxy in Proxy::ALL {
-        let lab = lab(proxy, |_| {});
-        let said = lab.run("check").exits(0);
-        let set = match proxy {
-            Proxy::IptablesNft => "iptables-nft",
-            Proxy::IptablesLegacy => "iptables-legacy",
-            Proxy::Nftables => "nftables",
-        };
-        let both = format!("10 Service ports in {set} IPv4, {set} IPv6");
-        said.says(&["node-1  ✓", "node-2  ✓", &both]);
-        let traced = lab.run("trace pod-a svc-b -o json").exits(0).json();
-        assert_eq!(traced["findings"], serde_json::json!([]));
-        // Without endpoints nothing is expected, and nothing found.
-        let answer = lab.run("check node-2 -o json").exits(0).json();
-        assert_eq!(answer["schema"], "netpath.check/v1");
-        assert_eq!(answer["verdict"], "ok");
-        assert_eq!(answer["nodes"].as_array().map(Vec::len), Some(1));
-        assert_eq!(answer["unknown"], serde_json::json!([]));
-        lab.run("check node-9").exits(2).complains(&["node-9"]);
-        lab.is_clean();
+        clean(proxy);
     }
+}
+
+#[test]
+#[ignore = "needs a kernel with IPVS"]
+fn a_clean_laboratory_in_mode_ipvs_has_no_drift() {
+    clean(Proxy::Ipvs);
+}
+
+fn clean(proxy: Proxy) {
+    let lab = lab(proxy, |_| {});
+    let said = lab.run("check").exits(0);
+    let set = match proxy {
+        Proxy::IptablesNft => "iptables-nft",
+        Proxy::IptablesLegacy => "iptables-legacy",
+        Proxy::Nftables => "nftables",
+        Proxy::Ipvs => "ipvs",
+    };
+    let both = format!("10 Service ports in {set} IPv4, {set} IPv6");
+    said.says(&["node-1  ✓", "node-2  ✓", &both]);
+    let traced = lab.run("trace pod-a svc-b -o json").exits(0).json();
+    assert_eq!(traced["findings"], serde_json::json!([]));
+    // Without endpoints nothing is expected, and nothing found.
+    let answer = lab.run("check node-2 -o json").exits(0).json();
+    assert_eq!(answer["schema"], "netpath.check/v1");
+    assert_eq!(answer["verdict"], "ok");
+    assert_eq!(answer["nodes"].as_array().map(Vec::len), Some(1));
+    assert_eq!(answer["unknown"], serde_json::json!([]));
+    lab.run("check node-9").exits(2).complains(&["node-9"]);
+    lab.is_clean();
 }
 
 #[test]
 fn faults_of_rules_are_named() {
     for proxy in Proxy::ALL {
-        for fault in &FAULTS {
-            let lab = lab(proxy, |_| {});
-            let script = match proxy {
-                Proxy::Nftables => fault.nftables,
-                Proxy::IptablesNft | Proxy::IptablesLegacy => fault.iptables,
-            };
-            on_node(&lab, proxy, script);
-            let what = format!("{} ({proxy})", fault.what);
-            let answer = lab.run("check -o json").exits(1).json();
-            assert_eq!(answer["verdict"], "faulty", "{what}");
+        broken(proxy);
+    }
+}
+
+#[test]
+#[ignore = "needs a kernel with IPVS"]
+fn faults_of_virtual_servers_are_named() {
+    broken(Proxy::Ipvs);
+}
+
+fn broken(proxy: Proxy) {
+    for fault in &FAULTS {
+        let lab = lab(proxy, |_| {});
+        let script = match proxy {
+            Proxy::Nftables => fault.nftables,
+            Proxy::IptablesNft | Proxy::IptablesLegacy => fault.iptables,
+            Proxy::Ipvs => fault.ipvs,
+        };
+        on_node(&lab, proxy, script);
+        let what = format!("{} ({proxy})", fault.what);
+        let answer = lab.run("check -o json").exits(1).json();
+        assert_eq!(answer["verdict"], "faulty", "{what}");
+        named(&answer, fault.code, fault.says, &what);
+        let others = answer["nodes"][1]["verdict"].as_str();
+        assert_eq!(others, Some("ok"), "{what}: node-2 has none of it");
+        if let Some(trace) = fault.trace {
+            let answer = lab.run(&format!("{trace} -o json")).json();
             named(&answer, fault.code, fault.says, &what);
-            let others = answer["nodes"][1]["verdict"].as_str();
-            assert_eq!(others, Some("ok"), "{what}: node-2 has none of it");
-            if let Some(trace) = fault.trace {
-                let answer = lab.run(&format!("{trace} -o json")).json();
-                named(&answer, fault.code, fault.says, &what);
-            }
-            // The same from a file.
-            let file = lab.file("net.json");
-            lab.run(&format!("snapshot save {}", file.display()))
-                .exits(0);
-            let words = ["check", "-o", "json", "--snapshot"].map(str::to_owned);
-            let words = [&words[..], &[file.display().to_string()]].concat();
-            let saved = programs::run(&words).exits(1).json();
-            named(&saved, fault.code, fault.says, &what);
-            lab.is_clean();
         }
+        // The same from a file.
+        let file = lab.file("net.json");
+        lab.run(&format!("snapshot save {}", file.display()))
+            .exits(0);
+        let words = ["check", "-o", "json", "--snapshot"].map(str::to_owned);
+        let words = [&words[..], &[file.display().to_string()]].concat();
+        let saved = programs::run(&words).exits(1).json();
+        named(&saved, fault.code, fault.says, &what);
+        lab.is_clean();
     }
 }
 

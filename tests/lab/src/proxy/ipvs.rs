@@ -3,6 +3,7 @@
 //!
 //! Source: kube-proxy, `syncProxyRules()`, `writeIptablesRules()` in pkg/proxy/ipvs/proxier.go (v1.33).
 
+use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
@@ -162,9 +163,10 @@ fn servers(input: &Input) -> String {
             .flat_map(|number| node.map(|addr| (addr, *number)));
         for (addr, number) in own.into_iter().chain(on_nodes) {
             let service = SocketAddr::new(addr, number);
-            text += &format!("-A {option} {service} -s rr\n");
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "-A {option} {service} -s rr");
             for endpoint in &port.endpoints {
-                text += &format!("-a {option} {service} -r {endpoint} -m -w 1\n");
+                let _ = writeln!(text, "-a {option} {service} -r {endpoint} -m -w 1");
             }
         }
     }
