@@ -145,7 +145,7 @@ fn sets(input: &Input, addresses: &[IpAddr]) -> String {
 
 /// As `ipvsadm-save` would print them.
 fn servers(input: &Input) -> String {
-    let mut text = String::new();
+    let mut lines = Vec::new();
     let node = [
         input.node.node_ip(input.family),
         input.node.pod_ip(input.family, 1),
@@ -162,13 +162,12 @@ fn servers(input: &Input) -> String {
             .flat_map(|number| node.map(|addr| (addr, *number)));
         for (addr, number) in own.into_iter().chain(on_nodes) {
             let service = SocketAddr::new(addr, number);
-            text += &format!("-A {option} {service} -s rr\n");
-            for endpoint in &port.endpoints {
-                text += &format!("-a {option} {service} -r {endpoint} -m -w 1\n");
-            }
+            lines.push(format!("-A {option} {service} -s rr"));
+            let servers = port.endpoints.iter();
+            lines.extend(servers.map(|to| format!("-a {option} {service} -r {to} -m -w 1")));
         }
     }
-    text
+    lines.join("\n") + "\n"
 }
 
 /// All rules of the node, as `iptables-restore` input.
