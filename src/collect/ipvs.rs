@@ -303,6 +303,53 @@ pub(super) fn conn(line: &str) -> Option<IpvsConn> {
 mod tests {
     use super::*;
 
+    /// As `ip_vs_genl_fill_service()` and `ip_vs_genl_fill_dest()` write them; cut short they are nothing.
+    #[test]
+    fn services_and_servers_are_decoded() {
+        let mut bytes = Writer::default();
+        put_key(
+            &mut bytes,
+            &IpvsKey::Address(TCP, IpAddr::from([10, 96, 14, 3]), 80),
+        );
+        bytes
+            .put_text(6, "rr")
+            .put(7, &[5, 0, 0, 0, 0xff, 0xff, 0xff, 0xff])
+            .put(8, &10_800_u32.to_ne_bytes())
+            .put(9, &[255, 255, 255, 0]);
+        let found = service(Attrs(bytes.bytes())).expect("a service");
+        assert!(found.persistent() && found.one_packet());
+        assert_eq!(
+            (found.scheduler.as_str(), found.timeout, found.netmask),
+            ("rr", 10_800, 24)
+        );
+        let mut bytes = Writer::default();
+        let mut addr = vec![10, 244, 1, 9];
+        addr.resize(ADDR, 0);
+        bytes.put(1, &addr).put(2, &8080_u16.to_be_bytes());
+        for (kind, value) in [
+            (3, 0_u32),
+            (4, 2),
+            (5, 100),
+            (6, 10),
+            (7, 7),
+            (8, 8),
+            (9, 9),
+        ] {
+            bytes.put(kind, &value.to_ne_bytes());
+        }
+        let whole = bytes.bytes();
+        let found = server(Attrs(whole), false).expect("a server");
+        assert_eq!(
+            (found.addr, found.port),
+            (IpAddr::from([10, 244, 1, 9]), 8080)
+        );
+        assert_eq!((found.method, found.weight), (IpvsMethod::Masq, 2));
+        assert_eq!((found.upper, found.lower, found.active), (100, 10, 7));
+        for len in 0..whole.len() {
+            assert!(server(Attrs(&whole[..len]), false).is_none(), "{len}");
+        }
+    }
+
     /// Lines of a 6.1 kernel.
     #[test]
     fn connections_are_read_from_their_lines() {

@@ -142,7 +142,7 @@ fn each_server_is_a_branch_and_one_of_this_host_is_reached_there() {
     let outcome = world.tcp(&pod, VIRTUAL, 80);
     assert_eq!(outcome.traces.len(), 2);
     assert!(
-        outcome.traces.iter().all(|trace| trace.works()),
+        outcome.traces.iter().all(netpath::trace::Trace::works),
         "{outcome:#?}"
     );
     let shares: Vec<f64> = outcome

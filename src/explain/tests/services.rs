@@ -1,6 +1,7 @@
 //! A Service's address that reached an end untranslated.
 
 use super::*;
+use crate::model::ipvs::{IpvsKey, IpvsService};
 use crate::model::names::{NodeName, ServicePort};
 use crate::model::netfilter::{Backend, ChainKind, Family, Hook};
 use crate::trace::evidence::ChainRef;
@@ -159,5 +160,29 @@ fn an_end_for_another_reason_keeps_its_finding() {
             .code
             .code,
         "NP0104"
+    );
+}
+
+#[test]
+fn a_virtual_service_without_servers_is_a_service_without_endpoints() {
+    let refused = Disposition::Rejected(RejectWith::PortUnreachable);
+    let service = IpvsService {
+        key: IpvsKey::Address(6, "10.0.0.2".parse().expect("an address"), 80),
+        scheduler: "rr".to_owned(),
+        flags: 1,
+        timeout: 10800,
+        netmask: 24,
+        engine: None,
+        servers: Vec::new(),
+    };
+    let met = step(StepKind::Ipvs, "no server").with(Evidence::IpvsService { service });
+    let found = only(&trace(1.0, refused, met));
+    assert_eq!(found.code.code, "NP0112");
+    assert!(found.mend.contains("shop/api"), "{}", found.mend);
+    let shown = "ipvs: -A -t 10.0.0.2:80 -s rr -p 10800 -M 255.255.255.0";
+    assert!(
+        found.evidence.iter().any(|line| line == shown),
+        "{:?}",
+        found.evidence
     );
 }

@@ -3,7 +3,6 @@
 //!
 //! Source: kube-proxy, `syncProxyRules()`, `writeIptablesRules()` in pkg/proxy/ipvs/proxier.go (v1.33).
 
-use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
@@ -146,7 +145,7 @@ fn sets(input: &Input, addresses: &[IpAddr]) -> String {
 
 /// As `ipvsadm-save` would print them.
 fn servers(input: &Input) -> String {
-    let mut text = String::new();
+    let mut lines = Vec::new();
     let node = [
         input.node.node_ip(input.family),
         input.node.pod_ip(input.family, 1),
@@ -163,14 +162,12 @@ fn servers(input: &Input) -> String {
             .flat_map(|number| node.map(|addr| (addr, *number)));
         for (addr, number) in own.into_iter().chain(on_nodes) {
             let service = SocketAddr::new(addr, number);
-            // Writing to a String cannot fail.
-            let _ = writeln!(text, "-A {option} {service} -s rr");
-            for endpoint in &port.endpoints {
-                let _ = writeln!(text, "-a {option} {service} -r {endpoint} -m -w 1");
-            }
+            lines.push(format!("-A {option} {service} -s rr"));
+            let servers = port.endpoints.iter();
+            lines.extend(servers.map(|to| format!("-a {option} {service} -r {to} -m -w 1")));
         }
     }
-    text
+    lines.join("\n") + "\n"
 }
 
 /// All rules of the node, as `iptables-restore` input.
