@@ -8,6 +8,7 @@
 pub mod codes;
 mod detect;
 mod detect_place;
+mod existing;
 pub mod naming;
 pub mod steps;
 mod unknown;
@@ -18,6 +19,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 
 pub use codes::{Code, Severity};
+pub use existing::ExistingFlow;
 pub use naming::{ChainNames, Naming};
 pub use steps::StepView;
 

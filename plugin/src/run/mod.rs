@@ -8,6 +8,7 @@
 pub mod cluster;
 mod drive;
 mod dump;
+mod existing;
 pub mod fleet;
 pub mod local;
 mod map;
