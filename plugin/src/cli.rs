@@ -173,6 +173,9 @@ pub struct TraceArgs {
     /// IPv6 only
     #[arg(short = '6', long = "ipv6")]
     pub ipv6: bool,
+    /// Also follow flows that stand already between the two, as conntrack has them
+    #[arg(long)]
+    pub existing: bool,
     /// Do not show the way of the reply (it still decides)
     #[arg(long)]
     pub no_reply: bool,

@@ -143,6 +143,16 @@ impl Collector {
                         entry: entry.into(),
                     });
                 }
+                Want::ConntrackFlows { netns, tuple } => {
+                    let flows = self.with(&mut request, *netns, |ns, shared| {
+                        ns.conntrack_flows(shared, tuple)
+                    });
+                    answer(Fact::ConntrackFlows {
+                        netns: *netns,
+                        tuple: *tuple,
+                        flows: flows.into(),
+                    });
+                }
                 Want::Ipset { netns, set } => {
                     let fact = |name, set| Fact::Ipset {
                         netns: *netns,

@@ -1,4 +1,4 @@
-//! Connection tracking entries, one by its tuple or all of a namespace, by IPCTNL_MSG_CT_GET.
+//! Connection tracking entries, one by its tuple, those between two ends, or all of a namespace, by IPCTNL_MSG_CT_GET.
 //!
 //! Source: include/uapi/linux/netfilter/nfnetlink_conntrack.h. The kernel finds an entry by the tuple of
 //! either direction, and only zone 0 is asked. A dump has all zones.
@@ -8,12 +8,19 @@ use std::net::IpAddr;
 use super::error::{Error, Result};
 use super::netlink::Netlink;
 use super::nla::{self, Attrs, Writer};
-use crate::model::conntrack::{ConntrackEntry, Tuple};
+use crate::model::conntrack::{ConntrackEntry, ConntrackFlows, ConntrackGroup, Tuple};
 use crate::model::packet::{ICMP, ICMPV6};
 
 const CT_GET: u16 = 0x0101;
 /// `sizeof(struct nfgenmsg)`
 const HEADER: usize = 4;
+/// CTA_FILTER
+const CTA_FILTER: u16 = 25;
+/// CTA_FILTER_FLAG() of addresses and protocol: CTA_IP_SRC, CTA_IP_DST, CTA_PROTO_NUM
+/// (net/netfilter/nf_internals.h, v6.12).
+const FILTER_BY: u32 = 1 << 0 | 1 << 1 | 1 << 3;
+/// Most places that entries between two ends may lead to.
+const MOST_PLACES: usize = 64;
 /// Most entries of a table that are read: about 15 MB here, 5 MB on the wire.
 pub const MOST: usize = 65_536;
 
@@ -26,6 +33,19 @@ pub fn find(socket: &mut Netlink, tuple: &Tuple) -> Result<Option<ConntrackEntry
     let (Some(sport), Some(dport)) = (tuple.sport, tuple.dport) else {
         return Err(Error::malformed(operation, "its ports are not fixed"));
     };
+    let ports = Some((sport, dport));
+    let request = request(tuple, ports);
+    let Some(answer) = socket.get(CT_GET, request.bytes(), &operation)? else {
+        return Ok(None);
+    };
+    let entry = answer.get(HEADER..).and_then(|attrs| decode(Attrs(attrs)));
+    entry
+        .map(Some)
+        .ok_or_else(|| Error::malformed(operation, "the entry can't be decoded"))
+}
+
+/// A request with a tuple in its original direction. Without ports it names addresses and protocol.
+fn request(tuple: &Tuple, ports: Option<(u16, u16)>) -> Writer {
     let family = if tuple.src.is_ipv6() {
         libc::AF_INET6
     } else {
@@ -39,6 +59,9 @@ pub fn find(socket: &mut Netlink, tuple: &Tuple) -> Result<Option<ConntrackEntry
         });
         orig.nest(2, |proto| {
             proto.put(1, &[tuple.protocol]);
+            let Some((sport, dport)) = ports else {
+                return;
+            };
             let [kind, code] = dport.to_be_bytes();
             match tuple.protocol {
                 ICMP => {
@@ -61,13 +84,69 @@ pub fn find(socket: &mut Netlink, tuple: &Tuple) -> Result<Option<ConntrackEntry
             }
         });
     });
-    let Some(answer) = socket.get(CT_GET, request.bytes(), &operation)? else {
-        return Ok(None);
+    request
+}
+
+/// Entries whose original direction has these ends; where a port is not fixed, with any.
+///
+/// The kernel filters by CTA_FILTER (`ctnetlink_alloc_filter()`, since 5.8); an older one sends all, so that
+/// what comes is looked at again. At most [`MOST_PLACES`] entries are kept, however many come.
+pub fn between(socket: &mut Netlink, tuple: &Tuple) -> Result<ConntrackFlows> {
+    let operation = format!(
+        "look up conntrack entries of {} to {} protocol {}",
+        tuple.src, tuple.dst, tuple.protocol
+    );
+    let mut request = request(tuple, None);
+    request.nest(CTA_FILTER, |filter| {
+        filter.put(1, &FILTER_BY.to_ne_bytes());
+    });
+    let any = |wanted: Option<u16>, own: Option<u16>| wanted.is_none() || wanted == own;
+    socket.try_dump(
+        CT_GET,
+        request.bytes(),
+        &operation,
+        ConntrackFlows::default,
+        |flows, _, payload| {
+            let attrs = Attrs(payload.get(HEADER..).unwrap_or_default());
+            let entry = decode(attrs).map(|entry| ConntrackEntry {
+                zone: zone(attrs).unwrap_or(0),
+                ..entry
+            });
+            let entry =
+                entry.ok_or_else(|| Error::malformed(&operation, "an entry can't be decoded"))?;
+            let own = &entry.orig;
+            if (own.src, own.dst, own.protocol) == (tuple.src, tuple.dst, tuple.protocol)
+                && any(tuple.sport, own.sport)
+                && any(tuple.dport, own.dport)
+            {
+                put(flows, entry);
+            }
+            Ok(())
+        },
+    )
+}
+
+/// Puts an entry to those that lead to the same place.
+fn put(flows: &mut ConntrackFlows, entry: ConntrackEntry) {
+    let place = |entry: &ConntrackEntry| {
+        let reply = &entry.reply;
+        (reply.src, reply.sport, reply.dst, entry.zone)
     };
-    let entry = answer.get(HEADER..).and_then(|attrs| decode(Attrs(attrs)));
-    entry
-        .map(Some)
-        .ok_or_else(|| Error::malformed(operation, "the entry can't be decoded"))
+    let full = flows.groups.len() >= MOST_PLACES;
+    let known = flows
+        .groups
+        .iter_mut()
+        .find(|group| place(&group.entry) == place(&entry));
+    match known {
+        Some(group) => {
+            group.count = group.count.saturating_add(1);
+            if entry.timeout > group.entry.timeout {
+                group.entry = entry;
+            }
+        }
+        None if full => flows.left_out = flows.left_out.saturating_add(1),
+        None => flows.groups.push(ConntrackGroup { entry, count: 1 }),
+    }
 }
 
 /// All entries of the socket's namespace, of both families and all zones, in the kernel's order; at most

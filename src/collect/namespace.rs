@@ -18,7 +18,7 @@ use super::{
     addr, bpf, conntrack, fdb, ipvs, link, neigh, nfqueue, nsid, recent, route, rule,
     socket as sockets, sysctl, tc, xfrm,
 };
-use crate::model::conntrack::{ConntrackEntry, Tuple};
+use crate::model::conntrack::{ConntrackEntry, ConntrackFlows, Tuple};
 use crate::model::ipset::{Ipset, IpsetPart};
 use crate::model::ipvs::{Ipvs, IpvsConn, IpvsConnKey, IpvsKey, IpvsService};
 use crate::model::link::{Link, LinkKind};
@@ -632,6 +632,18 @@ impl Namespace {
         match self.ctnetlink(shared, "look up a conntrack entry")? {
             Some(socket) => conntrack::find(socket, tuple),
             None => Ok(None),
+        }
+    }
+
+    /// Conntrack entries between two ends.
+    pub fn conntrack_flows(
+        &mut self,
+        shared: &mut Shared,
+        tuple: &Tuple,
+    ) -> Result<ConntrackFlows> {
+        match self.ctnetlink(shared, "look up conntrack entries")? {
+            Some(socket) => conntrack::between(socket, tuple),
+            None => Ok(ConntrackFlows::default()),
         }
     }
 

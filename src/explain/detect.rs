@@ -20,7 +20,7 @@ use crate::trace::{Disposition, DropReason, Evidence, Hop, RejectWith, Step, Ste
 use super::codes::{self, Code, Severity};
 use super::naming::Naming;
 use super::steps::{base_name, object, words_of};
-use super::{Finding, Place, words};
+use super::{Finding, Place, existing};
 
 /// What is wrong with one trace and with the way of its answer.
 pub(super) fn of_trace(naming: &Naming<'_>, trace: &Trace) -> Vec<Finding> {
@@ -416,13 +416,7 @@ fn stale_conntrack(naming: &Naming<'_>, trace: &Trace) -> Vec<Finding> {
                     object: None,
                 },
                 evidence: vec![object(naming, hop, evidence)],
-                mend: format!(
-                    "on {}: conntrack -D -p {} --orig-dst {} --orig-port-dst {}",
-                    hop.ns.node,
-                    words::protocol(entry.orig.protocol),
-                    entry.orig.dst,
-                    entry.orig.dport.unwrap_or(0)
-                ),
+                mend: existing::mend(&hop.ns.node, entry),
                 branches: Vec::new(),
             });
         }

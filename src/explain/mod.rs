@@ -10,6 +10,7 @@ pub mod codes;
 mod detect;
 mod detect_place;
 mod drift;
+mod existing;
 pub mod ipvs;
 pub mod naming;
 pub mod owners;
@@ -23,6 +24,7 @@ use serde::Serialize;
 
 pub use check::{Checkup, NodeCheck, check};
 pub use codes::{Code, Severity};
+pub use existing::ExistingFlow;
 pub use naming::{ChainNames, Naming};
 pub use steps::StepView;
 

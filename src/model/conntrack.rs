@@ -79,6 +79,24 @@ pub struct ConntrackEntry {
     pub helper: Option<String>,
 }
 
+/// Entries between two ends, put together by where they lead.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConntrackFlows {
+    /// One for each place that they lead to, in the kernel's order.
+    pub groups: Vec<ConntrackGroup>,
+    /// Entries that lead to more places than are kept.
+    pub left_out: u32,
+}
+
+/// Entries that are translated alike: same reply source, port and destination, same zone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConntrackGroup {
+    /// That of them which lasts longest.
+    pub entry: ConntrackEntry,
+    /// How many there are.
+    pub count: u32,
+}
+
 /// IPS_* bits of [`ConntrackEntry::status`].
 pub mod status {
     /// A reply was seen.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::addr::Addr;
-use super::conntrack::{ConntrackEntry, Tuple};
+use super::conntrack::{ConntrackEntry, ConntrackFlows, Tuple};
 use super::fdb::FdbEntry;
 use super::ipset::Ipset;
 use super::ipvs::Ipvs;
@@ -73,6 +73,9 @@ pub struct NetNs {
     /// Conntrack entries that were asked for, by tuple and zone 0; `Known(None)`: there is none. Where
     /// the whole table was read: its entries of all zones, by the tuple of their original direction.
     pub conntrack: Vec<(Tuple, Section<Option<ConntrackEntry>>)>,
+    /// Conntrack entries by their ends, where ports are not fixed, as they were asked for.
+    #[serde(default)]
+    pub conntrack_flows: Vec<(Tuple, Section<ConntrackFlows>)>,
     /// Number of entries of the whole conntrack table, where that was read.
     #[serde(default)]
     pub conntrack_table: Section<u32>,
@@ -102,6 +105,7 @@ impl NetNs {
             ipsets: BTreeMap::new(),
             xfrm: Section::NotAsked,
             conntrack: Vec::new(),
+            conntrack_flows: Vec::new(),
             conntrack_table: Section::NotAsked,
         }
     }

@@ -214,6 +214,16 @@ impl Topology {
                     ns.conntrack.push((tuple, entry));
                 }
             }
+            Fact::ConntrackFlows {
+                netns,
+                tuple,
+                flows,
+            } => {
+                if let Some(ns) = snapshot.netns.get_mut(&netns) {
+                    ns.conntrack_flows.retain(|(known, _)| *known != tuple);
+                    ns.conntrack_flows.push((tuple, flows));
+                }
+            }
             Fact::Ipset { netns, name, set } => {
                 let set = match set {
                     Section::Known(Some(set)) => Section::Known(set),

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::conntrack::{ConntrackEntry, Tuple};
+use super::conntrack::{ConntrackEntry, ConntrackFlows, Tuple};
 use super::ipset::Ipset;
 use super::ipvs::{IpvsConn, IpvsConnKey, IpvsKey, IpvsService};
 use super::netfilter::{Backend, Chain, Family, Set, SetElem};
@@ -117,6 +117,14 @@ pub enum Want {
         /// Tuple.
         tuple: Tuple,
     },
+    /// Conntrack entries of all zones whose original direction has these ends, whatever its ports are where
+    /// they are not fixed. The kernel filters; the table is not sent.
+    ConntrackFlows {
+        /// Namespace.
+        netns: NetNsId,
+        /// Ends.
+        tuple: Tuple,
+    },
     /// The whole conntrack table, all zones and both families. Answered by one
     /// [`Fact::ConntrackTable`] per namespace found, or one [`Fact::NoNetNs`].
     ConntrackTable {
@@ -216,6 +224,15 @@ pub enum Fact {
         tuple: Tuple,
         /// The entry.
         entry: Section<Option<ConntrackEntry>>,
+    },
+    /// Entries between two ends.
+    ConntrackFlows {
+        /// Namespace.
+        netns: NetNsId,
+        /// Ends that were asked for.
+        tuple: Tuple,
+        /// The entries.
+        flows: Section<ConntrackFlows>,
     },
     /// The whole conntrack table of a namespace that is there.
     ConntrackTable {

@@ -1,6 +1,6 @@
 //! Connection tracking: which entry a packet belongs to, and what NAT does to it.
 //!
-//! Not modelled: expectations and helpers (RELATED), zones other than 0, port clashes, windows.
+//! Not modelled: expectations and helpers (RELATED), zones other than 0, windows.
 
 use crate::model::conntrack::{ConntrackEntry, Tuple, status};
 use crate::model::netfilter::{Expr, Family};
@@ -250,7 +250,11 @@ fn open(cx: &Cx<'_>, ns: &NsKey, skb: &mut Skb, flows: &mut Flows) -> Result<Opt
 }
 
 /// The kernel's own entry. A flow whose port is any free one can't have one.
-fn in_kernel(cx: &mut Cx<'_>, ns: &NsKey, tuple: &Tuple) -> Result<Option<ConntrackEntry>, String> {
+pub(crate) fn in_kernel(
+    cx: &mut Cx<'_>,
+    ns: &NsKey,
+    tuple: &Tuple,
+) -> Result<Option<ConntrackEntry>, String> {
     if tuple.sport.is_none() || tuple.dport.is_none() {
         return Ok(None);
     }

@@ -83,8 +83,32 @@ pub(crate) struct Flows {
     noted: Vec<(NsKey, String, IpAddr, bool)>,
     /// Connections of IPVS, by namespace.
     ipvs: Vec<(NsKey, Conn)>,
+    /// What hashes gave.
+    drawn: Vec<(Hashed, u32)>,
     /// Keys that rules added to sets of nf_tables or deleted from them, in order; `None`: one that is not known.
     changed: Vec<Changed>,
+}
+
+/// A hash that a rule makes. Equal ones give equal numbers, which ones can't be told: kernels draw their seeds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Hashed {
+    /// Namespace.
+    pub(crate) ns: NsKey,
+    /// What is hashed: bytes, or all of a flow whose bytes are not known.
+    pub(crate) of: HashedOf,
+    /// Seed; `None`: the kernel's own, of flows.
+    pub(crate) seed: Option<u32>,
+    /// How many numbers there are, and the first.
+    pub(crate) range: (u32, u32),
+}
+
+/// What is hashed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum HashedOf {
+    /// These bytes.
+    Bytes(Vec<u8>),
+    /// Something of this flow, as this register holds it.
+    Flow(Tuple, Option<(u8, u32)>),
 }
 
 /// A key that a rule added to a set or deleted from it.
@@ -198,6 +222,17 @@ impl Flows {
             }
         }
         last
+    }
+
+    /// What a hash gave before.
+    pub(crate) fn drawn(&self, hashed: &Hashed) -> Option<u32> {
+        let mut drawn = self.drawn.iter();
+        drawn.find(|own| own.0 == *hashed).map(|own| own.1)
+    }
+
+    /// Notes what a hash gives.
+    pub(crate) fn draw(&mut self, hashed: Hashed, number: u32) {
+        self.drawn.push((hashed, number));
     }
 
     /// How often an address was noted in a list under way.

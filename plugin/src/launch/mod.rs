@@ -17,7 +17,7 @@ mod state;
 
 pub use cleanup::{CleanupScope, cleanup};
 pub use local::spawn_local;
-pub use manifest::HelperFlags;
+pub use manifest::{HelperFlags, SETUP_LABEL};
 pub use pods::{Launcher, NodeTarget};
 pub use session::Session;
 pub use signals::{Outcome, Signal, guard};

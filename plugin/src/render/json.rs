@@ -1,12 +1,12 @@
 //! An explanation in the shape of [`super::json_types`].
 
-use netpath::explain::{Explanation, Finding, HopView, Way, words};
+use netpath::explain::{ExistingFlow, Explanation, Finding, HopView, Way, words};
 use netpath::model::packet::Packet;
 use netpath::trace::{Disposition, Tap};
 
 use super::json_types::{
-    BranchJson, DispositionJson, EvidenceJson, FindingJson, FlowJson, HopJson, LaterJson,
-    PacketJson, PlacedTapJson, ReplyJson, SCHEMA, StepJson, TapJson, TraceJson,
+    BranchJson, DispositionJson, EvidenceJson, ExistingJson, FindingJson, FlowJson, HopJson,
+    LaterJson, PacketJson, PlacedTapJson, ReplyJson, SCHEMA, StepJson, TapJson, TraceJson,
 };
 use crate::run::fleet::Stats;
 
@@ -47,6 +47,7 @@ pub fn trace(answer: &Explanation, stats: Stats, replies: bool) -> TraceJson<'_>
         unknown: &answer.unknown,
         assumed: &answer.assumed,
         notes: &answer.notes,
+        existing: None,
         stats,
     }
 }
@@ -60,6 +61,16 @@ pub(super) fn finding(finding: &Finding) -> FindingJson<'_> {
         evidence: &finding.evidence,
         mend: &finding.mend,
         branches: &finding.branches,
+    }
+}
+
+/// An existing flow as data.
+pub fn existing(flow: &ExistingFlow, stats: Stats, replies: bool) -> ExistingJson<'_> {
+    ExistingJson {
+        entry: words::conntrack(&flow.entry),
+        count: flow.count,
+        place: &flow.place,
+        trace: trace(&flow.answer, stats, replies),
     }
 }
 

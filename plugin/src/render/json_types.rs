@@ -30,8 +30,24 @@ pub struct TraceJson<'a> {
     pub assumed: &'a [String],
     /// How the ends were chosen.
     pub notes: &'a [String],
+    /// With `--existing`: flows that stand already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub existing: Option<Vec<ExistingJson<'a>>>,
     /// What the answer cost.
     pub stats: Stats,
+}
+
+/// Conntrack entries that lead to the same place, and what becomes of their packets.
+#[derive(Serialize)]
+pub struct ExistingJson<'a> {
+    /// One of them, as `conntrack -L` prints it.
+    pub entry: String,
+    /// How many there are.
+    pub count: u32,
+    /// Where they are.
+    pub place: &'a Place,
+    /// As an answer of its own.
+    pub trace: TraceJson<'a>,
 }
 
 /// The question.

@@ -5,7 +5,7 @@
     reason = "writing to a String cannot fail, and its result would have to be ignored"
 )]
 
-use netpath::explain::{Branch, End, Explanation, Verdict, Way, words};
+use netpath::explain::{Branch, End, ExistingFlow, Explanation, Verdict, Way, words};
 use netpath::model::packet::Packet;
 use netpath::trace::{Disposition, Evidence, StepKind};
 
@@ -44,6 +44,19 @@ pub fn trace(answer: &Explanation, options: &Options) -> String {
     findings::list(&mut text, "unknown", &answer.unknown, options);
     findings::list(&mut text, "assumed", &answer.assumed, options);
     options.plain(&text)
+}
+
+/// An existing flow: its entry, and its answer below.
+pub fn existing(flow: &ExistingFlow, options: &Options) -> String {
+    let more = match flow.count {
+        0 | 1 => String::new(),
+        count => format!(" ({count} entries lead there)"),
+    };
+    let (node, netns) = (&flow.place.node, &flow.place.netns);
+    let entry = words::conntrack(&flow.entry);
+    let line = format!("{entry} in {netns} on {node}{more}");
+    let head = fold(options, "existing flow: ", "      ", &line);
+    format!("\n{head}{}", trace(&flow.answer, options))
 }
 
 fn end(end: &End, with_ip: bool) -> String {

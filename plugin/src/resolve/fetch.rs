@@ -8,7 +8,7 @@ use kube::api::ListParams;
 use kube::core::Request;
 use serde::de::DeserializeOwned;
 
-use super::objects::{ClusterView, NodeInfo, Unread};
+use super::objects::{ClusterView, NodeInfo, PodInfo, ServiceKind, Unread};
 use super::parse::{EndSpec, ObjectKind, readings};
 use super::wire;
 use crate::kube_client::Kube;
@@ -64,6 +64,9 @@ impl Scope {
         scope
     }
 }
+
+/// Most pods that are asked for one by one.
+const MOST_NAMES: usize = 32;
 
 /// One list that was asked for.
 struct Listed<T> {
@@ -132,11 +135,149 @@ pub async fn fetch(kube: &Kube, scope: &Scope) -> Result<ClusterView, ApiError> 
     Ok(view)
 }
 
+/// Reads what a question from a pod or node to a Service or pod needs, all of it by name or by the labels that
+/// tie endpoints and pods to a Service: little, however much the cluster holds. `helpers`: where helpers run,
+/// and the label that all of them have.
+///
+/// `None`: the ends need lists, or the user may not read one of these; [`fetch`] says what that is. Errors: as
+/// there.
+pub async fn near(
+    kube: &Kube,
+    ends: (&EndSpec, &EndSpec),
+    helpers: (&str, &str),
+) -> Result<Option<ClusterView>, ApiError> {
+    match read_near(kube, ends, helpers).await {
+        Err(error) if error.refusal == Refusal::Forbidden => Ok(None),
+        other => other,
+    }
+}
+
+async fn read_near(
+    kube: &Kube,
+    (source, destination): (&EndSpec, &EndSpec),
+    helpers: (&str, &str),
+) -> Result<Option<ClusterView>, ApiError> {
+    let by_name = |end: &EndSpec, node: bool| match end {
+        EndSpec::Object { kind, .. } => match kind {
+            None | Some(ObjectKind::Pod | ObjectKind::Service) => true,
+            Some(kind) => node && *kind == ObjectKind::Node,
+        },
+        _ => false,
+    };
+    if !by_name(source, true) || !by_name(destination, false) {
+        return Ok(None);
+    }
+    let scope = Scope::of(&[source, destination], &kube.namespace);
+    let labelled = |key: String| ListParams::default().labels(&key);
+    let (core, nodes) = ("/api/v1", ListParams::default());
+    let warm = labelled(helpers.1.to_owned());
+    let (nodes, warm, pods, services) = futures::try_join!(
+        get_list::<wire::Node>(kube, core, "nodes", None, &nodes),
+        get_list::<wire::Pod>(kube, core, "pods", Some(helpers.0), &warm),
+        get_named::<wire::Pod>(kube, &scope, ObjectKind::Pod),
+        get_named::<wire::Service>(kube, &scope, ObjectKind::Service),
+    )?;
+    let mut view = ClusterView {
+        nodes: nodes.into_iter().map(Into::into).collect(),
+        pods: pods.into_iter().chain(warm).map(Into::into).collect(),
+        services: services.into_iter().map(Into::into).collect(),
+        ..ClusterView::default()
+    };
+    let behind = try_join_all(view.services.iter().map(async |service| {
+        let namespace = Some(service.namespace.as_str());
+        let slices = labelled(format!("kubernetes.io/service-name={}", service.name));
+        let selector = service.selector.iter();
+        let selector: Vec<String> = selector
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        let discovery = "/apis/discovery.k8s.io/v1";
+        let pods = labelled(selector.join(","));
+        futures::try_join!(
+            get_list::<wire::EndpointSlice>(kube, discovery, "endpointslices", namespace, &slices),
+            async {
+                if selector.is_empty() {
+                    return Ok(Vec::new());
+                }
+                get_list::<wire::Pod>(kube, core, "pods", namespace, &pods).await
+            },
+        )
+    }))
+    .await?;
+    // What leads out of the cluster or to another Service is looked up among all.
+    let kinds = view.services.iter().map(|service| service.kind);
+    if kinds
+        .into_iter()
+        .any(|kind| kind == ServiceKind::ExternalName)
+    {
+        return Ok(None);
+    }
+    let (mut slices, mut pods) = (Vec::new(), Vec::new());
+    for (more, selected) in behind {
+        slices.extend(more);
+        pods.extend(selected.into_iter().map(PodInfo::from));
+    }
+    view.endpoints = wire::gather_slices(slices);
+    for pod in pods {
+        if view.pod(&pod.namespace, &pod.name).is_none() {
+            view.pods.push(pod);
+        }
+    }
+    // Slices may name pods that no selector does.
+    let endpoints = view.endpoints.iter().flat_map(|set| &set.endpoints);
+    let mut scope = Scope::default();
+    for endpoint in endpoints {
+        let Some((namespace, name)) = &endpoint.pod else {
+            return Ok(None);
+        };
+        if view.pod(namespace, name).is_none() {
+            let name = (Some(ObjectKind::Pod), namespace.clone(), name.clone());
+            scope.names.insert(name);
+        }
+    }
+    if scope.names.len() > MOST_NAMES {
+        return Ok(None);
+    }
+    let named = get_named::<wire::Pod>(kube, &scope, ObjectKind::Pod).await?;
+    view.pods.extend(named.into_iter().map(Into::into));
+    Ok(Some(view))
+}
+
+/// Objects of a kind that the ends may mean, those that there are. Listed by name, which takes no other right
+/// than listing all does.
+async fn get_named<T: DeserializeOwned>(
+    kube: &Kube,
+    scope: &Scope,
+    wanted: ObjectKind,
+) -> Result<Vec<T>, ApiError> {
+    let names = scope.names.iter();
+    let meant = names.filter(|(kind, ..)| kind.is_none_or(|kind| kind == wanted));
+    let found = try_join_all(meant.map(async |(_, namespace, name)| {
+        let which = ListParams::default().fields(&format!("metadata.name={name}"));
+        get_list(kube, "/api/v1", wanted.plural(), Some(namespace), &which).await
+    }));
+    Ok(found.await?.into_iter().flatten().collect())
+}
+
+async fn get<T: DeserializeOwned>(
+    kube: &Kube,
+    kind: ObjectKind,
+    namespace: &str,
+    name: &str,
+) -> Result<T, ApiError> {
+    let plural = kind.plural();
+    let doing = Doing::new("get", plural, Some(namespace)).named(name);
+    let request = Request::new(format!("/api/v1/namespaces/{namespace}/{plural}"))
+        .get(name, &kube::api::GetParams::default())
+        .map_err(|error| kube.explain(&doing, &kube::Error::BuildRequest(error)))?;
+    kube.ask(&doing, kube.client.request::<T>(request)).await
+}
+
 async fn get_list<T: DeserializeOwned>(
     kube: &Kube,
     group: &str,
     plural: &'static str,
     namespace: Option<&str>,
+    which: &ListParams,
 ) -> Result<Vec<T>, ApiError> {
     let path = match namespace {
         Some(namespace) => format!("{group}/namespaces/{namespace}/{plural}"),
@@ -144,7 +285,7 @@ async fn get_list<T: DeserializeOwned>(
     };
     let doing = Doing::new("list", plural, namespace);
     let request = Request::new(path)
-        .list(&ListParams::default())
+        .list(which)
         .map_err(|error| kube.explain(&doing, &kube::Error::BuildRequest(error)))?;
     let list: wire::List<T> = kube.ask(&doing, kube.client.request(request)).await?;
     Ok(list.items)
@@ -157,7 +298,8 @@ async fn list<T: DeserializeOwned>(
     plural: &'static str,
     namespaced: bool,
 ) -> Result<Listed<T>, ApiError> {
-    let refused = match get_list(kube, group, plural, None).await {
+    let every = ListParams::default();
+    let refused = match get_list(kube, group, plural, None, &every).await {
         Ok(items) => {
             return Ok(Listed {
                 items,
@@ -177,7 +319,7 @@ async fn list<T: DeserializeOwned>(
         let answers = join_all(scope.namespaces.iter().map(async |namespace| {
             (
                 namespace,
-                get_list::<T>(kube, group, plural, Some(namespace)).await,
+                get_list::<T>(kube, group, plural, Some(namespace), &every).await,
             )
         }))
         .await;
@@ -209,14 +351,8 @@ async fn by_name<T: DeserializeOwned>(
     let meant = scope.names.iter().filter(|(kind, namespace, _)| {
         kind.is_none_or(|kind| kind == wanted) && !view.knows(plural, namespace)
     });
-    let answers = join_all(meant.map(async |(_, namespace, name)| {
-        let doing = Doing::new("get", plural, Some(namespace)).named(name);
-        let request = Request::new(format!("/api/v1/namespaces/{namespace}/{plural}"))
-            .get(name, &kube::api::GetParams::default())
-            .map_err(|error| kube.explain(&doing, &kube::Error::BuildRequest(error)))?;
-        kube.ask(&doing, kube.client.request::<T>(request)).await
-    }))
-    .await;
+    let answers = meant.map(|(_, namespace, name)| get(kube, wanted, namespace, name));
+    let answers = join_all(answers).await;
     let mut found = Vec::new();
     for answer in answers {
         match answer {

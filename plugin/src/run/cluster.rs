@@ -8,8 +8,8 @@ use netpath::model::topology::{NodeHint, Topology};
 
 use crate::kube_client::Kube;
 use crate::kube_flags::ConnectionFlags;
-use crate::launch::HelperFlags;
-use crate::resolve::fetch::{Scope, fetch};
+use crate::launch::{HelperFlags, SETUP_LABEL};
+use crate::resolve::fetch::{Scope, fetch, near};
 use crate::resolve::{Ask, ClusterView, EndSpec, Family, Protocol};
 use crate::resolve::{names::names, parse_end};
 
@@ -23,6 +23,57 @@ pub struct Cluster {
     pub view: ClusterView,
     /// The same as names.
     pub names: Names,
+    /// What to read where the view is not of all that there is.
+    rest: Option<Scope>,
+}
+
+impl Cluster {
+    /// The same with all that there is; `None` where it is so already.
+    pub async fn whole(&self, progress: Progress) -> anyhow::Result<Option<Self>> {
+        let Some(scope) = &self.rest else {
+            return Ok(None);
+        };
+        let kube = self.kube.clone();
+        let view = progress
+            .during("reading the cluster", Box::pin(fetch(&kube, scope)))
+            .await?;
+        let names = names(&view);
+        Ok(Some(Self {
+            kube,
+            view,
+            names,
+            rest: None,
+        }))
+    }
+}
+
+/// Connects and reads what a question from one end to the other needs: by name where that does, else all.
+pub async fn read_between(
+    flags: &ConnectionFlags,
+    helpers: &HelperFlags,
+    ends: (&EndSpec, &EndSpec),
+    progress: Progress,
+) -> anyhow::Result<Cluster> {
+    let kube = flags.connect().await?;
+    let mut scope = Scope::of(&[ends.0, ends.1], &kube.namespace);
+    scope.namespaces.extend(helpers.helper_namespace.clone());
+    let namespace = helpers.helper_namespace.as_ref().unwrap_or(&kube.namespace);
+    let warm = (namespace.as_str(), SETUP_LABEL);
+    let reading = Box::pin(near(&kube, ends, warm));
+    let mut cluster = Cluster {
+        view: ClusterView::default(),
+        names: Names::default(),
+        rest: Some(scope),
+        kube: kube.clone(),
+    };
+    match progress.during("reading the cluster", reading).await? {
+        Some(view) => {
+            cluster.names = names(&view);
+            cluster.view = view;
+            Ok(cluster)
+        }
+        None => Ok(cluster.whole(progress).await?.unwrap_or(cluster)),
+    }
 }
 
 /// Connects and reads the objects that `ends` and helpers may need.
@@ -41,7 +92,12 @@ pub async fn read(
         .during("reading the cluster", Box::pin(fetch(&kube, &scope)))
         .await?;
     let names = names(&view);
-    Ok(Cluster { kube, view, names })
+    Ok(Cluster {
+        kube,
+        view,
+        names,
+        rest: None,
+    })
 }
 
 /// The question for the resolver.

@@ -9,6 +9,7 @@ mod check;
 pub mod cluster;
 mod drive;
 mod dump;
+mod existing;
 pub mod fleet;
 pub mod local;
 mod map;

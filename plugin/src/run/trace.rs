@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail};
 use netpath::explain::{
-    ChainNames, End, Explanation, FlowTraces, Naming, Question, Verdict, explain, naming,
+    ChainNames, End, ExistingFlow, Explanation, FlowTraces, HopView, Naming, Place, Question,
+    Verdict, Way, explain, naming,
 };
 use netpath::model::NsKey;
 use netpath::model::names::Names;
@@ -16,6 +17,7 @@ use netpath::model::want::{Depth, NsTarget, Packets, Towards, Want};
 use netpath::simulate::{Flow, Outcome, Wants};
 
 use super::cluster::{self, Cluster};
+use super::existing::{self, Existing};
 use super::fleet::{Fleet, Source as FleetSource, Stats};
 use super::progress::Progress;
 use super::{BROKEN, INCONCLUSIVE, drive, local, plan, saved};
@@ -39,7 +41,7 @@ pub async fn run(args: &TraceArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
         start: Instant::now(),
     };
     match &request.facts {
-        Facts::Cluster(flags) => job.cluster(flags).await,
+        Facts::Cluster(flags) => Box::pin(job.cluster(flags)).await,
         Facts::Local => super::interruptible(job.local()).await,
         Facts::File(path) => super::interruptible(job.file(path)).await,
     }
@@ -66,27 +68,24 @@ impl Job<'_> {
     async fn cluster(&self, flags: &HelperFlags) -> anyhow::Result<u8> {
         let source = cluster::parse(&self.request.source)?;
         let destination = cluster::parse(&self.request.destination)?.of_sender(self.request.family);
-        let cluster = cluster::read(
-            &self.global.connection,
-            flags,
-            &[&source, &destination],
-            self.progress,
-        )
-        .await?;
-        let resolved = self
-            .resolve(
-                &cluster.view,
-                &cluster.kube.namespace,
-                cluster.kube.typed_flags.clone(),
-                (&source, &destination),
-            )
-            .await?;
+        let connection = &self.global.connection;
+        let ends = (&source, &destination);
+        let mut cluster = cluster::read_between(connection, flags, ends, self.progress).await?;
+        let mut resolved = self.resolve_in(&cluster, ends).await;
+        if resolved.is_err()
+            && let Some(whole) = cluster.whole(self.progress).await?
+        {
+            // What is wrong is said with what there is instead.
+            resolved = self.resolve_in(&whole, ends).await;
+            cluster = whole;
+        }
+        let resolved = resolved?;
         let launcher = Launcher::new(cluster.kube.clone(), flags.clone());
         if flags.dry_run {
             let nodes = likely(&resolved, &cluster.view).into_keys();
             return plan::print(&launcher, &cluster, nodes);
         }
-        let work = self.with_helpers(&launcher, &cluster, &resolved);
+        let work = Box::pin(self.with_helpers(&launcher, &cluster, &resolved, ends));
         let (outcome, left) = guard(&launcher, work, Result::is_ok).await;
         match outcome {
             Guarded::Done(Err(error)) => {
@@ -136,11 +135,21 @@ impl Job<'_> {
         Ok(resolved)
     }
 
+    async fn resolve_in(
+        &self,
+        cluster: &Cluster,
+        ends: (&EndSpec, &EndSpec),
+    ) -> anyhow::Result<Resolved> {
+        let (namespace, flags) = (&cluster.kube.namespace, cluster.kube.typed_flags.clone());
+        self.resolve(&cluster.view, namespace, flags, ends).await
+    }
+
     async fn with_helpers(
         &self,
         launcher: &Launcher,
         cluster: &Cluster,
         resolved: &Resolved,
+        specs: (&EndSpec, &EndSpec),
     ) -> anyhow::Result<u8> {
         let source = FleetSource::Cluster {
             launcher,
@@ -164,19 +173,39 @@ impl Job<'_> {
         if let Some(why) = fleet.failure(node) {
             bail!("{why}");
         }
+        let ends = ends_of(self.request, resolved);
+        let existing = self.existing(&mut fleet, &flows, &outcomes).await;
+        let topology = &fleet.topology;
+        let mut answer = self.explain(topology, &cluster.names, &ends, &flows, &shares, &outcomes);
+        let mut existing = self.compare(&mut answer, topology, &cluster.names, &ends, existing);
+        // Whom else it concerns is only asked where something is wrong.
+        if !is_plain(&answer, &fleet.topology, &cluster.names)
+            && let Some(whole) = cluster.whole(self.progress).await?
+        {
+            let resolved = self.resolve_in(&whole, specs).await?;
+            widen(
+                &mut fleet.topology,
+                cluster::topology(&whole.view, &whole.names),
+            );
+            fleet.about = Some(about(&resolved, &whole.view));
+            let (flows, shares) = self.flows(&from, &resolved)?;
+            let outcomes = drive::drive(&mut fleet, &flows).await;
+            let ends = ends_of(self.request, &resolved);
+            let found = self.existing(&mut fleet, &flows, &outcomes).await;
+            let topology = &fleet.topology;
+            answer = self.explain(topology, &whole.names, &ends, &flows, &shares, &outcomes);
+            existing = self.compare(&mut answer, topology, &whole.names, &ends, found);
+        }
         let failures = fleet.reasons();
         for why in &failures {
             super::say(&format!("warning: {why}"));
         }
-        let ends = ends_of(self.request, resolved);
-        let topology = &fleet.topology;
-        let mut answer = self.explain(topology, &cluster.names, &ends, &flows, &shares, &outcomes);
         for why in failures {
             if !answer.unknown.contains(&why) {
                 answer.unknown.push(why);
             }
         }
-        self.finish(&answer, fleet).await
+        self.finish(&answer, &existing, fleet).await
     }
 
     /// The namespace of the source. A pod's is found by its UID; where the node's cgroups do not tell,
@@ -306,12 +335,14 @@ impl Job<'_> {
             notes: Vec::new(),
         };
         let names = Names::default();
+        let existing = self.existing(&mut fleet, &flows, &outcomes).await;
         let topology = &fleet.topology;
-        let answer = self.explain(topology, &names, &ends, &flows, &[1.0], &outcomes);
+        let mut answer = self.explain(topology, &names, &ends, &flows, &[1.0], &outcomes);
+        let existing = self.compare(&mut answer, topology, &names, &ends, existing);
         if matches!(self.request.facts, Facts::Local) && exit_code(&answer) == INCONCLUSIVE {
             local::permitted(answer.unknown.iter().map(String::as_str))?;
         }
-        self.finish(&answer, fleet).await
+        self.finish(&answer, &existing, fleet).await
     }
 
     async fn file(&self, path: &Path) -> anyhow::Result<u8> {
@@ -347,9 +378,77 @@ impl Job<'_> {
         let (flows, shares) = self.flows(&from, &resolved)?;
         let outcomes = drive::drive(&mut fleet, &flows).await;
         let ends = ends_of(self.request, &resolved);
+        let existing = self.existing(&mut fleet, &flows, &outcomes).await;
         let topology = &fleet.topology;
-        let answer = self.explain(topology, &file.names, &ends, &flows, &shares, &outcomes);
-        self.finish(&answer, fleet).await
+        let mut answer = self.explain(topology, &file.names, &ends, &flows, &shares, &outcomes);
+        let existing = self.compare(&mut answer, topology, &file.names, &ends, existing);
+        self.finish(&answer, &existing, fleet).await
+    }
+
+    /// Flows that stand already. A file has none of them.
+    async fn existing(
+        &self,
+        fleet: &mut Fleet<'_>,
+        flows: &[Flow],
+        outcomes: &[Outcome],
+    ) -> Existing {
+        match (&self.request.facts, self.args.existing) {
+            (Facts::File(_), false) => Existing::default(),
+            (Facts::File(_), true) => Existing {
+                flows: Vec::new(),
+                unknown: vec![
+                    "existing flows: snapshot files hold no tables of flows; trace the cluster itself"
+                        .to_owned(),
+                ],
+            },
+            (_, all) => existing::find(fleet, flows, outcomes, all).await,
+        }
+    }
+
+    /// Existing flows in words, where they are to be shown. What is wrong with them goes into the answer.
+    fn compare(
+        &self,
+        answer: &mut Explanation,
+        topology: &Topology,
+        names: &Names,
+        ends: &Ends,
+        existing: Existing,
+    ) -> Vec<ExistingFlow> {
+        let chains = ChainNames::default();
+        let naming = Naming {
+            topology,
+            names,
+            chains: &chains,
+        };
+        let flows = existing.flows.into_iter().map(|found| {
+            let place = Place {
+                node: found.ns.node.clone(),
+                netns: naming.netns(&found.ns),
+                object: None,
+            };
+            let ends = Ends {
+                source_port: found.flow.sport,
+                notes: Vec::new(),
+                source: ends.source.clone(),
+                destination: ends.destination.clone(),
+                protocol: ends.protocol,
+            };
+            let (flows, outcomes) = ([found.flow], [found.outcome]);
+            ExistingFlow {
+                entry: found.group.entry,
+                count: found.group.count,
+                place,
+                answer: self.explain(topology, names, &ends, &flows, &[1.0], &outcomes),
+            }
+        });
+        let flows: Vec<ExistingFlow> = flows.collect();
+        answer.compare(&flows);
+        answer.unknown.extend(existing.unknown);
+        if self.args.existing {
+            flows
+        } else {
+            Vec::new()
+        }
     }
 
     fn explain(
@@ -393,10 +492,15 @@ impl Job<'_> {
 
     /// Gives the answer as soon as it is there; the helpers end afterwards, whether it could be written
     /// or not.
-    async fn finish(&self, answer: &Explanation, fleet: Fleet<'_>) -> anyhow::Result<u8> {
+    async fn finish(
+        &self,
+        answer: &Explanation,
+        existing: &[ExistingFlow],
+        fleet: Fleet<'_>,
+    ) -> anyhow::Result<u8> {
         let begin = Instant::now();
         let mut stages = fleet.stages;
-        let printed = self.print(answer, fleet.stats(self.start));
+        let printed = self.print(answer, existing, fleet.stats(self.start));
         stages.render = begin.elapsed();
         let begin = Instant::now();
         fleet.close().await;
@@ -406,17 +510,32 @@ impl Job<'_> {
         printed
     }
 
-    fn print(&self, answer: &Explanation, stats: Stats) -> anyhow::Result<u8> {
+    fn print(
+        &self,
+        answer: &Explanation,
+        existing: &[ExistingFlow],
+        stats: Stats,
+    ) -> anyhow::Result<u8> {
         match self.args.output {
             Format::Text | Format::Wide => {
                 let mut options = super::options(self.global);
                 options.wide = self.args.output == Format::Wide;
                 options.reply = !self.args.no_reply;
-                super::print(&render::text::trace(answer, &options))?;
+                let mut text = render::text::trace(answer, &options);
+                for flow in existing {
+                    text.push_str(&render::text::existing(flow, &options));
+                }
+                super::print(&text)?;
             }
             Format::Json | Format::Yaml => {
                 let reply = !self.args.no_reply;
-                super::print_data(&render::json::trace(answer, stats, reply), self.args.output)?;
+                let mut data = render::json::trace(answer, stats, reply);
+                if self.args.existing {
+                    let flows = existing.iter();
+                    let flows = flows.map(|flow| render::json::existing(flow, stats, reply));
+                    data.existing = Some(flows.collect());
+                }
+                super::print_data(&data, self.args.output)?;
             }
         }
         Ok(exit_code(answer))
@@ -433,6 +552,39 @@ pub fn exit_code(answer: &Explanation) -> u8 {
     } else {
         0
     }
+}
+
+/// Whether all arrives at whom was asked for, nothing is wrong or unknown, and who is on the way has a name.
+fn is_plain(answer: &Explanation, topology: &Topology, names: &Names) -> bool {
+    let named = |hop: &HopView| {
+        let uid = topology
+            .netns(&hop.key)
+            .and_then(|ns| ns.identity.pod_uid.as_ref());
+        uid.is_none_or(|uid| names.pods.iter().any(|pod| pod.uid == *uid))
+    };
+    answer.verdict == Verdict::Delivered
+        && answer.findings.is_empty()
+        && answer.unknown.is_empty()
+        && answer.branches.iter().all(|branch| {
+            !branch.diverted
+                && branch.way.to.is_some()
+                && ways(&branch.way).all(|way| way.hops.iter().all(named))
+        })
+}
+
+/// The way of a packet and those of the packets that follow it.
+fn ways(way: &Way) -> impl Iterator<Item = &Way> {
+    std::iter::successors(Some(way), |way| way.reply.as_deref())
+}
+
+/// Takes what the whole cluster says over, but for what was found out of its nodes.
+fn widen(topology: &mut Topology, whole: Topology) {
+    let old = std::mem::replace(&mut topology.hints, whole.hints);
+    for (node, hint) in &mut topology.hints {
+        hint.reachable &= old.get(node).is_none_or(|old| old.reachable);
+    }
+    topology.service_ips = whole.service_ips;
+    topology.unlisted = whole.unlisted;
 }
 
 /// Destinations that packets of the flows and their answers may have on their way.

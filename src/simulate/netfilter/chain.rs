@@ -14,12 +14,16 @@ use crate::model::Section;
 use crate::model::netfilter::{Backend, Chain, Expr, Family, Policy, Rule, Table, Verdict};
 use crate::model::want::Want;
 use crate::model::xtables::{XtMatch, XtTarget};
+use crate::simulate::skb::Hashed;
 use crate::trace::{DropReason, RejectWith};
 
 /// NFT_JUMP_STACK_SIZE: deeper jumps can't be loaded.
 const NFT_DEPTH: usize = 16;
 /// x_tables allows as many as there are chains; this many are walked.
 const LEGACY_DEPTH: usize = 512;
+
+/// One of several numbers that a register may hold: its share, the registers, what a hash gave.
+pub(super) type Choice = (f64, Registers, Option<(Hashed, u32)>);
 
 /// What an expression does.
 pub(super) enum Did {
@@ -31,8 +35,8 @@ pub(super) enum Did {
     Doubt(String),
     /// Matches for this share of packets.
     Chance(f64),
-    /// Registers differ from here on, by share.
-    Choose(Vec<(f64, Registers)>),
+    /// Registers differ from here on, by share, and what a hash gave, which later ones give too.
+    Choose(Vec<Choice>),
     /// A verdict.
     Verdict(Verdict),
     /// Refuses.
@@ -185,11 +189,14 @@ pub(super) fn step<'a>(eval: &mut Eval<'_, 'a>, vm: &mut Vm<'a>) -> Next<'a> {
                 return Next::Chance(share, yes);
             }
             Did::Choose(choices) => {
-                let way = |(share, regs): (f64, Registers)| {
+                let way = |(share, regs, drawn): Choice| {
                     let mut way = vm.clone();
                     way.share *= share;
                     if let Some(walk) = way.walk.as_mut() {
                         walk.regs = regs;
+                    }
+                    if let Some((hashed, number)) = drawn {
+                        way.flows.draw(hashed, number);
                     }
                     way
                 };

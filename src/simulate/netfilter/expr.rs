@@ -13,7 +13,7 @@ use super::want::{asks_by_key, want_set};
 use super::{ct, meta, nat, queue, reject, reverse, text, tproxy, xt_match, xt_target};
 use crate::model::netfilter::{BitwiseOp, CmpOp, Expr, MetaKey, Reg, Rule, SetData, SetElem};
 use crate::simulate::conntrack::Manip;
-use crate::simulate::skb::CtRef;
+use crate::simulate::skb::{CtRef, Hashed, HashedOf};
 use crate::trace::Evidence;
 
 const NO_CHAIN: &str = "no chain is walked";
@@ -181,19 +181,25 @@ pub(super) fn eval<'a>(
                     "numgen inc: which packet of a series this is is not known",
                 );
             }
-            choose(eval, vm, *dreg, *modulus, *offset)
+            choose(eval, vm, *dreg, (*modulus, *offset), None)
         }
         Expr::Hash {
             dreg,
             modulus,
             offset,
-            ..
+            jhash,
         } => {
+            let range = (*modulus, *offset);
+            let hashed = hashed(eval, vm, *jhash, range);
+            if let Some(number) = vm.flows.drawn(&hashed) {
+                let value = Bits::host32(Some(number));
+                return store(vm, *dreg, Load::Value(value));
+            }
             assume(
                 vm,
                 "hash of the flow: each flow always takes the same way, which one is not known",
             );
-            choose(eval, vm, *dreg, *modulus, *offset)
+            choose(eval, vm, *dreg, range, Some(&hashed))
         }
         Expr::Nat {
             source,
@@ -368,8 +374,41 @@ fn ports(regs: &Registers, min: Option<Reg>, max: Option<Reg>) -> Option<Option<
     Some(Some((first, last)))
 }
 
-/// A number of which each value takes the same share.
-fn choose(eval: &Eval<'_, '_>, vm: &Vm<'_>, dreg: Reg, modulus: u32, offset: u32) -> Did {
+/// What a hash is made of: that of a flow is the same for both directions (`__skb_get_hash_symmetric()`).
+fn hashed(
+    eval: &Eval<'_, '_>,
+    vm: &Vm<'_>,
+    jhash: Option<(Reg, u32, u32)>,
+    range: (u32, u32),
+) -> Hashed {
+    let tuple = vm.skb.packet.tuple();
+    let (of, seed) = match jhash {
+        None => (HashedOf::Flow(tuple.min(tuple.inverted()), None), None),
+        Some((reg, len, seed)) => {
+            let value = vm.walk.as_ref().map(|walk| walk.regs.load(reg, size(len)));
+            let of = match value.as_ref().and_then(Bits::bytes) {
+                Some(bytes) => HashedOf::Bytes(bytes.to_vec()),
+                None => HashedOf::Flow(tuple, Some((reg, len))),
+            };
+            (of, Some(seed))
+        }
+    };
+    Hashed {
+        ns: eval.at.ns.clone(),
+        of,
+        seed,
+        range,
+    }
+}
+
+/// A number of which each value takes the same share; a hash gives the same one ever after.
+fn choose(
+    eval: &Eval<'_, '_>,
+    vm: &Vm<'_>,
+    dreg: Reg,
+    (modulus, offset): (u32, u32),
+    hashed: Option<&Hashed>,
+) -> Did {
     let Some(walk) = vm.walk.as_ref() else {
         return Did::Blind(NO_CHAIN.to_owned());
     };
@@ -379,8 +418,9 @@ fn choose(eval: &Eval<'_, '_>, vm: &Vm<'_>, dreg: Reg, modulus: u32, offset: u32
     let share = 1.0 / f64::from(modulus);
     let way = |number: u32| {
         let mut regs = walk.regs.clone();
-        regs.store(dreg, &Bits::host32(Some(offset.wrapping_add(number))));
-        (share, regs)
+        let number = offset.wrapping_add(number);
+        regs.store(dreg, &Bits::host32(Some(number)));
+        (share, regs, hashed.map(|hashed| (hashed.clone(), number)))
     };
     Did::Choose((0..modulus).map(way).collect())
 }

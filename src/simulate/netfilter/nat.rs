@@ -13,7 +13,7 @@ use super::nat_addr::{netmap, spread};
 use crate::model::conntrack::{NatRange, Tuple};
 use crate::model::netfilter::Hook;
 use crate::model::packet::{ICMP, ICMPV6, SCTP, TCP, UDP};
-use crate::simulate::conntrack::{Manip, NewPort, set_up, translate};
+use crate::simulate::conntrack::{self, Manip, NewPort, set_up, translate};
 use crate::simulate::fib;
 use crate::simulate::skb::CtRef;
 use crate::trace::{Evidence, Step, StepKind};
@@ -195,7 +195,7 @@ pub(super) fn to_range(
     let Some(flow) = vm.flows.get(eval.at.ns, index) else {
         return Did::Blind("connection not known".to_owned());
     };
-    let current = flow.entry.reply.inverted();
+    let (own_orig, current) = (flow.entry.orig, flow.entry.reply.inverted());
     let own = match manip {
         Manip::Src => current.src,
         Manip::Dst => current.dst,
@@ -214,8 +214,25 @@ pub(super) fn to_range(
         }
         Some((first, last)) => Some(spread(&current, first, last, range.flags)),
     };
-    let port = port(&current, manip, range);
-    let free = (port == NewPort::Free).then(|| range.ports.unwrap_or(UNPRIVILEGED));
+    let mut port = port(&current, manip, range);
+    let mut word = word;
+    match is_taken(eval, (&own_orig, &current), manip, addr, port) {
+        Ok(None) => {}
+        Ok(Some(other)) => match range.ports {
+            Some((first, last)) if first == last => {
+                return Did::Blind(format!("its only port is taken by another flow ({other})"));
+            }
+            _ => {
+                port = NewPort::Free;
+                word = match word {
+                    "masquerade as" => "masquerade, its port being taken, as",
+                    _ => "snat, its port being taken, to",
+                };
+            }
+        },
+        Err(why) => return Did::Blind(why),
+    }
+    let free = (port == NewPort::Free).then(|| range.ports.unwrap_or(beside(&current)));
     Did::Map(vec![Mapping {
         share: 1.0,
         manip,
@@ -226,8 +243,44 @@ pub(super) fn to_range(
     }])
 }
 
-/// The new port (`get_unique_tuple()`, `nf_nat_l4proto_unique_tuple()`): a clash with another flow
-/// is not modelled.
+/// Ports among which the kernel looks for a free one where the rule names none
+/// (`nf_nat_l4proto_unique_tuple()`).
+fn beside(current: &Tuple) -> FreePorts {
+    match current.sport {
+        Some(0..512) => (1, 511),
+        Some(512..1024) => (600, 1023),
+        _ => UNPRIVILEGED,
+    }
+}
+
+/// Another flow of the kernel's table whose answers would look the same, so that the source can't be this one
+/// (`nf_nat_used_tuple()`). Destinations are not looked at: no rule that names one takes another.
+fn is_taken(
+    eval: &mut Eval<'_, '_>,
+    (orig, current): (&Tuple, &Tuple),
+    manip: Manip,
+    addr: Option<IpAddr>,
+    port: NewPort,
+) -> Result<Option<String>, String> {
+    if manip == Manip::Dst || !matches!(current.protocol, TCP | UDP | SCTP) {
+        return Ok(None);
+    }
+    let new = Tuple {
+        src: addr.unwrap_or(current.src),
+        sport: match port {
+            NewPort::Keep => current.sport,
+            NewPort::Free => None,
+            NewPort::Is(port) => Some(port),
+        },
+        ..*current
+    };
+    let other = conntrack::in_kernel(eval.cx, eval.at.ns, &new.inverted())?;
+    // The rest of a closed connection makes room for the same one anew.
+    let other = other.filter(|other| other.orig != *orig);
+    Ok(other.map(|other| conntrack::words(&other.orig)))
+}
+
+/// The new port (`get_unique_tuple()`, `nf_nat_l4proto_unique_tuple()`).
 fn port(current: &Tuple, manip: Manip, range: Range) -> NewPort {
     let echo = matches!(current.protocol, ICMP | ICMPV6);
     if !echo && !matches!(current.protocol, TCP | UDP | SCTP) {

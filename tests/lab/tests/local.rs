@@ -17,7 +17,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, bind, listen,
     socket,
 };
-use programs::{Machine, Netns, Said, program, run, steady, words};
+use programs::{Machine, Netns, Said, program, run, steady, until, words};
 use serde_json::Value;
 
 /// One echo request; whether it was answered by who was asked.
@@ -1188,4 +1188,118 @@ fn queueing_disciplines_drop_where_the_kernel_drops() {
     // On lo too.
     net1.tool("tc qdisc add dev lo root blackhole");
     agrees(&net1, "127.0.0.1", 8080);
+}
+
+/// One datagram from a fixed port; who answered.
+fn datagram(from: &Netns, port: u16, to: &str) -> Option<std::net::IpAddr> {
+    from.enter()
+        .run(|| {
+            let socket = std::net::UdpSocket::bind(("0.0.0.0", port)).expect("a free port");
+            let wait = Some(Duration::from_millis(700));
+            socket.set_read_timeout(wait).expect("a time");
+            socket.send_to(b"who", to).expect("sent");
+            let answer = socket.recv_from(&mut [0; 64]).ok();
+            Ok::<_, anyhow::Error>(answer.map(|(_, peer)| peer.ip()))
+        })
+        .expect("a datagram can be tried")
+}
+
+/// A datagram flow keeps its translation after the rules have changed: found without knowing its port.
+#[test]
+fn a_stale_entry_is_found_without_its_port() {
+    let (hosts, _bridge) = bridged();
+    let [client, old, new] = &hosts[..] else {
+        panic!("three hosts");
+    };
+    let _listeners = [old, new].map(|host| host.listen("--udp 5353 --tcp 5353"));
+    client.ip("route add 10.9.9.0/24 dev eth0");
+    client.tool("nft add table ip n");
+    client.tool("nft add chain ip n out { type nat hook output priority -100 ; }");
+    let lead_to = |address: &str| {
+        client.tool("nft flush chain ip n out");
+        for protocol in ["udp", "tcp"] {
+            client.tool(&format!(
+                "nft add rule ip n out ip daddr 10.9.9.9 {protocol} dport 5353 dnat to {address}"
+            ));
+        }
+    };
+    let service = "10.9.9.9:5353";
+    lead_to("10.0.1.3");
+    // The first one may be lost while the bridge's ports come up.
+    until("the old server answers", Duration::from_secs(10), || {
+        datagram(client, 40053, service).is_some()
+    });
+    let udp = "--protocol udp";
+    let said = trace(client, service, udp).exits(0);
+    assert!(!said.out.contains("NP0110"), "{}", said.out);
+    let shown = trace(client, service, "--protocol udp --existing").exits(0);
+    shown.says(&["existing flow: udp", "src=10.0.1.3", "sport=40053"]);
+
+    lead_to("10.0.1.4");
+    // The entry leads where the rules do not, yet to a server that still answers.
+    assert!(datagram(client, 40053, service).is_some());
+    let said = trace(client, service, udp).exits(0);
+    assert!(!said.out.contains("NP0110"), "{}", said.out);
+
+    old.ip("addr del 10.0.1.3/24 dev eth0");
+    client.ip("neigh flush dev eth0");
+    assert_eq!(datagram(client, 40053, service), None);
+    assert!(datagram(client, 40054, service).is_some());
+    let said = trace(client, service, udp).exits(0);
+    said.says(&["NP0110", "leads to 10.0.1.3", "sport=40053"]);
+    trace(client, service, "--protocol udp --source-port 40053").exits(1);
+    let said = trace(client, service, "--protocol udp --existing -o json").exits(0);
+    let flows = said.json()["existing"].as_array().unwrap().clone();
+    let mut verdicts: Vec<&str> = flows
+        .iter()
+        .map(|flow| flow["trace"]["verdict"].as_str().unwrap())
+        .collect();
+    verdicts.sort_unstable();
+    // The one that was just made, and the one to the old server, for whom nobody answers any more.
+    assert_eq!(verdicts, ["delivered", "rejected"], "{}", said.out);
+    // Connections of TCP make a new entry each.
+    let said = trace(client, service, "").exits(0);
+    assert!(!said.out.contains("NP0110"), "{}", said.out);
+}
+
+/// Two senders behind one address use the same port to the same server: the second one gets another.
+#[test]
+fn a_source_port_that_another_flow_has_is_not_given_twice() {
+    let (hosts, router) = bridged();
+    let machine = Arc::clone(&router.machine);
+    let server = Netns::add(&machine, "server");
+    router.ip(&format!(
+        "link add out type veth peer name eth0 netns {}",
+        server.name
+    ));
+    for (ns, device, address) in [
+        (&router, "br0", "10.0.1.1/24"),
+        (&router, "out", "10.0.2.1/24"),
+        (&server, "eth0", "10.0.2.2/24"),
+    ] {
+        ns.ip(&format!("addr add {address} dev {device}"));
+        ns.ip(&format!("link set {device} up"));
+    }
+    router.tool("sysctl -qw net.ipv4.ip_forward=1");
+    router.tool("nft add table ip n");
+    router.tool("nft add chain ip n post { type nat hook postrouting priority 100 ; }");
+    router.tool("nft add rule ip n post oifname out masquerade");
+    for host in &hosts {
+        host.ip("route add default via 10.0.1.1");
+    }
+    let _listener = server.listen("--udp 5353");
+    let to = "10.0.2.2:5353";
+    let fixed = "--protocol udp --source-port 4000 -o wide";
+    let taken = "its port being taken";
+    until("the server answers", Duration::from_secs(10), || {
+        datagram(&hosts[1], 4001, to).is_some()
+    });
+    let said = trace(&hosts[1], to, fixed).exits(0);
+    assert!(!said.out.contains(taken), "{}", said.out);
+    assert!(datagram(&hosts[0], 4000, to).is_some());
+    trace(&hosts[1], to, fixed).exits(0).says(&[taken]);
+    assert!(datagram(&hosts[1], 4000, to).is_some());
+    let entries = router.tool("conntrack -L -p udp -s 10.0.1.3 --sport 4000");
+    assert!(!entries.contains("dport=4000"), "{entries}");
+    assert!(entries.contains("src=10.0.2.2 dst=10.0.2.1"), "{entries}");
 }

@@ -13,6 +13,7 @@ use crate::model::route::{NextHop, Route, RouteKind};
 use crate::model::rule as policy;
 use crate::model::snapshot::NodeSnapshot;
 use crate::model::topology::Topology;
+use crate::model::want::Want;
 use crate::model::xtables::*;
 use crate::model::{IfIndex, NetNsId, NsKey, Prefix, Section};
 use crate::simulate::netfilter::{HookOutcome, HookPoint, HookVerdict, Index, run};
@@ -576,6 +577,8 @@ pub(super) struct World {
     pub(super) topology: Topology,
     pub(super) wants: Wants,
     pub(super) limits: Limits,
+    /// Entries that are asked for are not there.
+    pub(super) no_other_flows: bool,
     /// Without the index.
     pub(super) one_by_one: bool,
 }
@@ -591,6 +594,7 @@ impl World {
             wants: Wants::new(),
             limits: Limits::default(),
             one_by_one: false,
+            no_other_flows: false,
         }
     }
 
@@ -602,6 +606,7 @@ impl World {
         skb: Skb,
         flows: Flows,
     ) -> Vec<HookOutcome> {
+        let before = (self.wants.clone(), skb.clone(), flows.clone());
         let mut cx = Cx {
             topology: &self.topology,
             index: if self.one_by_one {
@@ -625,7 +630,20 @@ impl World {
             },
         };
         let outcomes = run(&mut cx, &at, skb, flows);
-        self.wants = cx.wants;
+        let wants = cx.wants;
+        let mut asked = wants.values().flatten().filter_map(|want| match want {
+            Want::Conntrack { tuple, .. } => Some(*tuple),
+            _ => None,
+        });
+        if let Some(tuple) = asked.next().filter(|_| self.no_other_flows) {
+            let ns = self.topology.nodes.get_mut(NODE).unwrap();
+            let ns = ns.netns.get_mut(&key().netns).unwrap();
+            ns.conntrack.push((tuple, Section::Known(None)));
+            let (wants, skb, flows) = before;
+            self.wants = wants;
+            return self.run(hook, (iif, oif), skb, flows);
+        }
+        self.wants = wants;
         outcomes
     }
 

@@ -343,3 +343,54 @@ fn sets_and_chains_that_were_not_read_are_asked_for() {
     };
     assert!(has("__map0"));
 }
+
+/// The kernel hashes equal bytes alike: packets of one sender, and both directions of one flow, go one way.
+#[test]
+fn a_hash_is_drawn_once() {
+    let mark_by = |jhash: Option<(Reg, u32, u32)>| {
+        let (dreg, sreg) = (9, 9);
+        let load = Expr::Payload {
+            base: PayloadBase::Network,
+            offset: 12,
+            len: 4,
+            dreg: 4,
+        };
+        let hash = Expr::Hash {
+            dreg,
+            modulus: 4,
+            offset: 0,
+            jhash,
+        };
+        let key = MetaKey::Mark;
+        let exprs = vec![load, hash, Expr::MetaSet { key, sreg }];
+        let base = base(Hook::Prerouting, -150, ChainKind::Filter);
+        let chain = chain("prerouting", Some(base), vec![exprs]);
+        World::new(with_nft(vec![table(
+            Family::Ip,
+            "t",
+            vec![chain],
+            Vec::new(),
+        )]))
+    };
+    let to = |dport: u16| tcp("10.244.1.7", None, "10.96.0.10", dport);
+    let answer = to(80).reply(64);
+    let run = |world: &mut World, packet, flows| {
+        world.run(Hook::Prerouting, (3, 0), skb(packet, false), flows)
+    };
+    let mut by_sender = mark_by(Some((4, 4, 7)));
+    let ways = run(&mut by_sender, to(80), Flows::default());
+    assert_eq!(ways.len(), 4);
+    for way in ways {
+        let later = run(&mut by_sender, to(81), way.flows.clone());
+        assert_eq!(later.len(), 1);
+        assert_eq!(later[0].skb.mark, way.skb.mark);
+        assert_eq!(run(&mut by_sender, answer.clone(), way.flows).len(), 4);
+    }
+    let mut by_flow = mark_by(None);
+    for way in run(&mut by_flow, to(80), Flows::default()) {
+        let back = run(&mut by_flow, answer.clone(), way.flows.clone());
+        assert_eq!(back.len(), 1);
+        assert_eq!(back[0].skb.mark, way.skb.mark);
+        assert_eq!(run(&mut by_flow, to(81), way.flows).len(), 4);
+    }
+}

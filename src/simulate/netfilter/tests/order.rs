@@ -1,6 +1,8 @@
 //! Order of chains, conntrack's place, and verdicts.
 
 use super::fixture::*;
+use crate::model::Section;
+use crate::model::conntrack::ConntrackEntry;
 use crate::model::netfilter::*;
 use crate::simulate::netfilter::HookVerdict;
 use crate::simulate::skb::{CtRef, Flows};
@@ -259,4 +261,48 @@ fn a_redirect_of_local_packets_goes_to_loopback() {
     let packet = skb(tcp("10.244.1.7", None, "1.1.1.1", 80), false);
     let pre = world.one(Hook::Prerouting, (3, 0), packet, Flows::default());
     assert_eq!(said(&pre), "redirect to 10.244.1.1:80");
+}
+
+/// A source that another flow's answers come back to is not given twice: the port is another one.
+#[test]
+fn a_port_that_is_taken_is_another() {
+    let save = "*nat\n:POSTROUTING ACCEPT\n-A POSTROUTING -o eth0 -j MASQUERADE\n";
+    let first = tcp("10.244.1.7", Some(4000), "198.51.100.1", 80);
+    let reply = |sport: u16| {
+        tcp("10.88.0.11", Some(sport), "198.51.100.1", 80)
+            .tuple()
+            .inverted()
+    };
+    let other = |src: &str| ConntrackEntry {
+        orig: tcp(src, Some(4000), "198.51.100.1", 80).tuple(),
+        reply: reply(4000),
+        status: 0,
+        mark: 0,
+        zone: 0,
+        timeout: None,
+        tcp_state: Some(3),
+        labels: Vec::new(),
+        helper: None,
+    };
+    let through = |entry: Option<ConntrackEntry>| {
+        let mut ns = with_iptables(save);
+        ns.conntrack = vec![
+            (first.tuple(), Section::Known(None)),
+            (reply(4000), Section::Known(entry)),
+        ];
+        let mut world = World::new(ns);
+        let skb = skb(first.clone(), false);
+        let out = world.one(Hook::Prerouting, (3, 0), skb, Flows::default());
+        let out = world.one(Hook::Postrouting, (0, 2), out.skb, out.flows);
+        (out.skb.packet.sport(), said(&out))
+    };
+    assert_eq!(
+        through(None),
+        (Some(4000), "masquerade as 10.88.0.11".to_owned())
+    );
+    let (port, words) = through(Some(other("10.244.1.8")));
+    assert_eq!(port, None);
+    assert_eq!(words, "masquerade, its port being taken, as 10.88.0.11");
+    // The rest of the same connection makes room.
+    assert_eq!(through(Some(other("10.244.1.7"))).0, Some(4000));
 }

@@ -129,6 +129,7 @@ proptest! {
         let mut ns = with_iptables(&save);
         ns.conntrack = vec![(first.tuple(), Section::Known(None))];
         let mut world = World::new(ns);
+        world.no_other_flows = true;
         let out = world.one(Hook::Prerouting, (3, 0), skb(first.clone(), false), Flows::default());
         let out = world.one(Hook::Postrouting, (0, 2), out.skb, out.flows);
         prop_assert_ne!(out.skb.packet.dst, first.dst);

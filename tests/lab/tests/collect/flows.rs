@@ -218,3 +218,66 @@ fn a_table_of_no_namespace() {
         "{facts:?}"
     );
 }
+
+/// Of many entries between many ends, those between two: put together by where they lead.
+#[test]
+fn flows_between_two_ends_are_filtered_by_the_kernel() {
+    let ns = Ns::new();
+    let add = |src: &str, sport: u16, dport: u16, leads: &str, more: &str| {
+        ns.run(&format!(
+            "conntrack -I -p udp -s {src} -d 10.96.0.10 --sport {sport} --dport {dport} -r {leads} -q {src} --reply-port-src 5353 --reply-port-dst {sport} {more}"
+        ));
+    };
+    for port in 0..5 {
+        add("10.244.1.7", 40_000 + port, 53, "10.244.2.4", "-t 60");
+    }
+    add("10.244.1.7", 40_009, 53, "10.244.2.4", "-t 100");
+    add("10.244.1.7", 41_000, 53, "10.244.2.5", "-t 60");
+    add("10.244.1.7", 41_001, 53, "10.244.2.5", "-t 60 --zone 7");
+    // Another port, another sender.
+    add("10.244.1.7", 42_000, 54, "10.244.2.6", "-t 60");
+    add("10.244.1.8", 43_000, 53, "10.244.2.6", "-t 60");
+    ns.run("conntrack -I -p tcp -s 10.244.1.7 -d 10.96.0.10 --sport 44000 --dport 53 --state SYN_SENT -t 60");
+    let netns = ns.read(Depth::Identity).identity.id;
+    let ask = |sport: Option<u16>| {
+        let tuple = Tuple {
+            sport,
+            ..tuple("10.244.1.7", "10.96.0.10", 17, 0, 53)
+        };
+        let want = Want::ConntrackFlows { netns, tuple };
+        let facts = collector().collect(&[want], Duration::from_secs(5));
+        match facts.as_slice() {
+            [
+                Fact::ConntrackFlows {
+                    flows: Section::Known(flows),
+                    ..
+                },
+            ] => {
+                assert_eq!(flows.left_out, 0);
+                let groups = flows.groups.iter();
+                let mut found: Vec<_> = groups
+                    .map(|g| (g.entry.reply.src.to_string(), g.entry.zone, g.count))
+                    .collect();
+                found.sort();
+                (found, flows.groups.clone())
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let (found, groups) = ask(None);
+    let wanted = [
+        ("10.244.2.4", 0, 6),
+        ("10.244.2.5", 0, 1),
+        ("10.244.2.5", 7, 1),
+    ];
+    let wanted = wanted.map(|(to, zone, count)| (to.to_owned(), zone, count));
+    assert_eq!(found, wanted);
+    // The one that lasts longest speaks for its like.
+    let lasting = groups.iter().find(|group| group.count == 6);
+    assert_eq!(
+        lasting.map(|group| group.entry.orig.sport),
+        Some(Some(40_009))
+    );
+    assert_eq!(ask(Some(41_000)).0.len(), 1);
+    assert_eq!(ask(Some(1)).0, []);
+}
