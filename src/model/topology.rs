@@ -125,6 +125,8 @@ impl Topology {
                                 base: None,
                                 rules: Section::NotAsked,
                                 sieved: None,
+                                comment: None,
+                                bound: false,
                             })
                             .rules = Section::Missing(why);
                     }
@@ -139,6 +141,8 @@ impl Topology {
                                         .to_owned(),
                                 ),
                                 sieved: None,
+                                comment: None,
+                                bound: false,
                             }
                         });
                     }
@@ -283,6 +287,7 @@ fn unread_set(name: String) -> Set {
         field_lens: Vec::new(),
         data_len: 0,
         elements: Elements::NotAsked,
+        decl: super::netfilter::SetDecl::default(),
     }
 }
 
@@ -317,6 +322,8 @@ mod tests {
             sets: BTreeMap::new(),
             sets_complete: false,
             flowtables: BTreeMap::new(),
+            objects: Vec::new(),
+            comment: None,
         }
     }
 
@@ -358,6 +365,8 @@ mod tests {
                 base: None,
                 rules: Section::Known(Vec::new()),
                 sieved,
+                comment: None,
+                bound: false,
             })),
         };
         let lean = || {

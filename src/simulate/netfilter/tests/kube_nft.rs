@@ -17,6 +17,7 @@ fn set(name: &str, fields: &[u32], map: bool, elements: Vec<SetElem>) -> Set {
         key_len: fields.iter().map(|len| len.next_multiple_of(4)).sum(),
         field_lens: fields.to_vec(),
         data_len: 0,
+        decl: crate::model::netfilter::SetDecl::default(),
         elements: Elements::Known(elements),
     }
 }
@@ -30,6 +31,7 @@ fn elem(key: &[u8], data: Option<SetData>) -> SetElem {
         data,
         comment: None,
         expires_ms: None,
+        timeout_ms: None,
         exprs: Vec::new(),
     }
 }

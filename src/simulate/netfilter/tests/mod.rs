@@ -17,4 +17,5 @@ mod kube_iptables;
 mod kube_nft;
 mod order;
 mod properties;
+mod rare;
 mod unknown;
