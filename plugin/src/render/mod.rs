@@ -4,6 +4,7 @@ pub mod dump;
 pub mod json;
 pub mod json_types;
 pub mod map;
+mod netfilter;
 mod paint;
 pub mod text;
 #[cfg(test)]
