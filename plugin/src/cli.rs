@@ -254,6 +254,7 @@ Examples:
   kubectl netpath dump routes web-0          inside the pod's namespace
   kubectl netpath dump netfilter node/worker-1
   kubectl netpath dump neigh node/worker-1 -o json
+  kubectl netpath dump netfilter node/worker-1 --syntax iptables-save
   kubectl-netpath dump links host --local
   kubectl-netpath dump sockets netns/net0 --local")]
 pub struct DumpArgs {
@@ -263,6 +264,9 @@ pub struct DumpArgs {
     /// A pod, a node (node/NAME), or with --local netns/NAME, pid/N, host
     #[arg(value_name = "WHERE")]
     pub place: String,
+    /// Rules of netfilter as this program alone prints them, to be piped [default: all, each as its own]
+    #[arg(long, value_enum, value_name = "PROGRAM")]
+    pub syntax: Option<RuleSyntax>,
     /// Format of the answer
     #[arg(short, long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
     pub output: Format,
@@ -297,6 +301,21 @@ pub struct CheckArgs {
     /// Where facts come from.
     #[command(flatten)]
     pub access: AccessFlags,
+}
+
+/// Whose words rules are printed in, and so which of them.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RuleSyntax {
+    /// IPv4 tables of iptables-nft, as `iptables-nft-save -c` prints them.
+    IptablesSave,
+    /// IPv6 tables of iptables-nft.
+    Ip6tablesSave,
+    /// IPv4 tables of iptables-legacy.
+    IptablesLegacySave,
+    /// IPv6 tables of iptables-legacy.
+    Ip6tablesLegacySave,
+    /// Tables of nf_tables that no iptables made, as `nft -f` reads them.
+    Nft,
 }
 
 /// `snapshot`.

@@ -71,8 +71,8 @@ pub fn is_read(protocol: Protocol, kind: u16, command: Option<u8>) -> bool {
             (1, message) => message == 1,
             // IPSET_CMD_LIST and _GET_BYINDEX
             (6, message) => matches!(message, 7 | 15),
-            // NFT_MSG_GETTABLE, CHAIN, RULE, SET, SETELEM, GEN, FLOWTABLE; none of the _RESET kind.
-            (10, message) => matches!(message, 1 | 4 | 7 | 10 | 13 | 16 | 23),
+            // NFT_MSG_GETTABLE, CHAIN, RULE, SET, SETELEM, GEN, OBJ, FLOWTABLE; none of the _RESET kind.
+            (10, message) => matches!(message, 1 | 4 | 7 | 10 | 13 | 16 | 19 | 23),
             _ => false,
         },
         // SOCK_DIAG_BY_FAMILY; not SOCK_DESTROY (21).

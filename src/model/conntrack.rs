@@ -127,4 +127,7 @@ pub struct NatRange {
     pub addrs: Option<(IpAddr, IpAddr)>,
     /// First and last port, where flag 2 is set.
     pub ports: Option<(u16, u16)>,
+    /// Port that the first port stands for, where flag 32 is set (`base_proto`).
+    #[serde(default)]
+    pub base: u16,
 }

@@ -126,6 +126,8 @@ impl Topology {
                                 base: None,
                                 rules: Section::NotAsked,
                                 sieved: None,
+                                comment: None,
+                                bound: false,
                             })
                             .rules = Section::Missing(why);
                     }
@@ -140,6 +142,8 @@ impl Topology {
                                         .to_owned(),
                                 ),
                                 sieved: None,
+                                comment: None,
+                                bound: false,
                             }
                         });
                     }
@@ -336,6 +340,7 @@ fn unread_set(name: String) -> Set {
         field_lens: Vec::new(),
         data_len: 0,
         elements: Elements::NotAsked,
+        decl: super::netfilter::SetDecl::default(),
     }
 }
 
@@ -370,6 +375,8 @@ mod tests {
             sets: BTreeMap::new(),
             sets_complete: false,
             flowtables: BTreeMap::new(),
+            objects: Vec::new(),
+            comment: None,
         }
     }
 
@@ -411,6 +418,8 @@ mod tests {
                 base: None,
                 rules: Section::Known(Vec::new()),
                 sieved,
+                comment: None,
+                bound: false,
             })),
         };
         let lean = || {

@@ -9,6 +9,12 @@ use serde::{Deserialize, Serialize};
 use super::conntrack::NatRange;
 use super::netfilter::Verdict;
 
+mod rare_match;
+mod rare_target;
+
+pub use rare_match::{PolicyElement, RareMatch, SpiHeader, TimeMatch, U32Test};
+pub use rare_target::{CtTarget, RareTarget};
+
 /// Conditions in the head of a legacy rule (`struct ipt_ip`, `struct ip6t_ip6`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeaderMatch {
@@ -141,6 +147,9 @@ pub enum XtMatch {
         /// IPSET_FLAG_*: 0x20 compares counters, 0x80 looks for `nomatch` members. Bits that decide nothing
         /// are left out.
         flags: u32,
+        /// Counters that are compared or left alone.
+        #[serde(default)]
+        counters: Option<Box<SetCounters>>,
     },
     /// `recent`
     Recent {
@@ -161,12 +170,14 @@ pub enum XtMatch {
         mask: Option<IpAddr>,
     },
     /// `limit`: matches while the rate is not used up.
-    Limit,
-    /// `hashlimit`
-    Hashlimit {
-        /// Matches above the rate.
-        invert: bool,
+    Limit {
+        /// Ten-thousandths of a second per packet.
+        cost: u32,
+        /// Packets at once.
+        burst: u32,
     },
+    /// `hashlimit`
+    Hashlimit(Box<HashlimitMatch>),
     /// `iprange`
     Iprange {
         /// Source range, negated.
@@ -191,6 +202,9 @@ pub enum XtMatch {
         gid: Option<(u32, u32, bool)>,
         /// `--socket-exists`: wanted value.
         socket: Option<bool>,
+        /// Supplementary groups count too.
+        #[serde(default)]
+        supplementary: bool,
     },
     /// `pkttype`
     Pkttype {
@@ -212,19 +226,24 @@ pub enum XtMatch {
         mode: u8,
         /// Value.
         value: u8,
+        /// `hl`
+        #[serde(default)]
+        v6: bool,
     },
     /// `rpfilter`
     Rpfilter {
         /// XT_RPFILTER_*: 1 loose, 2 validmark, 4 accept_local, 8 invert.
         flags: u8,
     },
-    /// `dscp`, `tos` shifted
+    /// `dscp`
     Dscp {
         /// Value of the six bits.
         dscp: u8,
         /// Negated.
         invert: bool,
     },
+    /// One of those that few rule sets have.
+    Rare(Box<RareMatch>),
     /// A match that this program does not know.
     Other {
         /// Name.
@@ -234,6 +253,51 @@ pub enum XtMatch {
         /// Its structure as the kernel holds it.
         data: Vec<u8>,
     },
+}
+
+/// `hashlimit` (`struct xt_hashlimit_mtinfo3`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HashlimitMatch {
+    /// Table.
+    pub name: String,
+    /// XT_HASHLIMIT_*: 1 destination, 2 its port, 4 source, 8 its port, 0x10 above, 0x20 bytes, 0x40 rate.
+    pub mode: u32,
+    /// Parts of a second per packet, of which a second has `scale`; sixteenths of bytes per second.
+    pub average: u64,
+    /// Packets or bytes at once.
+    pub burst: u64,
+    /// 10,000 in revisions 0 and 1, then 1,000,000.
+    pub scale: u64,
+    /// Buckets; 0 as many as the memory suggests.
+    pub size: u32,
+    /// Most entries.
+    pub max: u32,
+    /// Milliseconds between searches for old entries.
+    pub gc_interval: u32,
+    /// Milliseconds that an entry lives.
+    pub expire: u32,
+    /// Seconds over which a rate is measured.
+    pub interval: u32,
+    /// Prefix lengths of source and destination.
+    pub masks: (u8, u8),
+}
+
+impl HashlimitMatch {
+    /// Matches above the rate.
+    pub fn inverted(&self) -> bool {
+        self.mode & 0x10 != 0
+    }
+}
+
+/// Counters that `set` compares or leaves alone (`struct xt_set_info_match_v4`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetCounters {
+    /// 0 none, 1 equal, 2 not equal, 3 less, 4 greater; and the number of packets.
+    pub packets: (u8, u64),
+    /// Likewise bytes.
+    pub bytes: (u8, u64),
+    /// IPSET_FLAG_*: 8 counters of the member are left alone, 0x10 those of lists.
+    pub left_alone: u32,
 }
 
 /// `statistic`
@@ -325,6 +389,9 @@ pub enum XtTarget {
         ctmask: u32,
         /// Packet mask.
         nfmask: u32,
+        /// Bits that the value is shifted by; the other way where negative (revision 2).
+        #[serde(default)]
+        shift: i16,
     },
     /// `REJECT`
     Reject {
@@ -333,15 +400,8 @@ pub enum XtTarget {
         /// ICMPv6.
         v6: bool,
     },
-    /// `LOG`, `NFLOG`, `AUDIT`, `TRACE`: continues. By name.
-    Log(String),
-    /// `CT`: NOTRACK, zone, helper.
-    Ct {
-        /// XT_CT_NOTRACK.
-        notrack: bool,
-        /// Zone.
-        zone: u16,
-    },
+    /// `CT`, `NOTRACK`
+    Ct(Box<CtTarget>),
     /// `TPROXY`
     Tproxy {
         /// Mark value and mask.
@@ -361,11 +421,14 @@ pub enum XtTarget {
         total: u16,
         /// Accept where no program listens.
         bypass: bool,
+        /// The queue is chosen by CPU.
+        #[serde(default)]
+        fanout: bool,
     },
     /// `SET`: changes sets, or takes a mark from one.
     Set(Box<SetTarget>),
-    /// `CHECKSUM`, `CLASSIFY` and others that no decision here depends on: continues. By name.
-    Nop(String),
+    /// One of those that few rule sets have.
+    Rare(Box<RareTarget>),
     /// A target that this program does not know.
     Other {
         /// Name.

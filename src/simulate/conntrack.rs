@@ -7,7 +7,7 @@ use crate::model::netfilter::{Expr, Family};
 use crate::model::netns::NetNs;
 use crate::model::packet::{ICMP, ICMPV6, L4, Packet};
 use crate::model::want::Want;
-use crate::model::xtables::{XtMatch, XtTarget};
+use crate::model::xtables::{RareMatch, RareTarget, XtMatch, XtTarget};
 use crate::model::{NsKey, Section};
 use crate::trace::{Evidence, Step, StepKind};
 
@@ -113,6 +113,8 @@ fn needs_ct(expr: &Expr) -> bool {
         | Expr::Masq { .. }
         | Expr::Redir { .. }
         | Expr::FlowOffload(_)
+        | Expr::Connlimit { .. }
+        | Expr::Synproxy { .. }
         | Expr::Match(XtMatch::Conntrack(_) | XtMatch::Connmark { .. })
         | Expr::Target(
             XtTarget::Dnat(_)
@@ -121,8 +123,20 @@ fn needs_ct(expr: &Expr) -> bool {
             | XtTarget::Redirect(_)
             | XtTarget::Netmap(_)
             | XtTarget::Connmark { .. }
-            | XtTarget::Ct { .. },
+            | XtTarget::Ct(_),
         ) => true,
+        Expr::Match(XtMatch::Rare(rare)) => matches!(
+            **rare,
+            RareMatch::Connbytes { .. }
+                | RareMatch::Connlabel { .. }
+                | RareMatch::Connlimit { .. }
+                | RareMatch::Cluster { .. }
+                | RareMatch::Helper { .. }
+        ),
+        Expr::Target(XtTarget::Rare(rare)) => matches!(
+            **rare,
+            RareTarget::Connsecmark(_) | RareTarget::Synproxy { .. } | RareTarget::Clusterip { .. }
+        ),
         // connlimit 5, helper 3, timeout 7, expectation 9.
         Expr::Objref { kind, .. } => matches!(kind, 3 | 5 | 7 | 9),
         Expr::Match(XtMatch::Other { name, .. }) | Expr::Other { name, .. } => {

@@ -31,7 +31,7 @@ pub(crate) mod vxlan;
 pub(crate) mod walk;
 pub(crate) mod xfrm;
 
-pub use netfilter::{element_text, rule_text};
+pub use netfilter::{element_text, iptables_save, is_iptables, nft_ruleset, rule_text};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -1,6 +1,7 @@
 //! Tests that need no kernel: they run on any operating system.
 #![allow(missing_docs, reason = "tests")]
 
+mod coverage;
 mod hostile;
 mod ipvs;
 mod layering;

@@ -131,6 +131,8 @@ fn ways_are_bounded_over_the_whole_exchange() {
         }),
         rules: Section::Known((0..8).map(fork).collect()),
         sieved: None,
+        comment: None,
+        bound: false,
     };
     let table = Table {
         backend: Backend::Nft,
@@ -142,6 +144,8 @@ fn ways_are_bounded_over_the_whole_exchange() {
         sets: [].into(),
         sets_complete: true,
         flowtables: [].into(),
+        objects: Vec::new(),
+        comment: None,
     };
     for ns in [&a, &b] {
         world.get(ns).nft = Section::Known(Ruleset {

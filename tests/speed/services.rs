@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use netpath::model::conntrack::NatRange;
 use netpath::model::netfilter::{
     Backend, BaseChain, Chain, ChainKind, CmpOp, Counters, Elements, Expr, Family, Hook, MetaKey,
-    PayloadBase, Policy, Reg, Rule, Ruleset, Set, SetData, SetElem, SetFlags, Table, Verdict,
+    PayloadBase, Policy, Reg, Rule, Ruleset, Set, SetData, SetDecl, SetElem, SetFlags, Table,
+    Verdict,
 };
 use netpath::model::netns::{NetNs, NsIdentity};
 use netpath::model::packet::{L4, Packet};
@@ -102,6 +103,8 @@ fn table(backend: Backend, name: &str, chains: Vec<Chain>, sets: Vec<Set>) -> Ta
         sets: sets.into_iter().map(|s| (s.name.clone(), s)).collect(),
         sets_complete: true,
         flowtables: BTreeMap::new(),
+        objects: Vec::new(),
+        comment: None,
     }
 }
 
@@ -117,6 +120,8 @@ fn chain(name: &str, base: Option<BaseChain>, rules: Vec<Vec<Expr>>) -> Chain {
         base,
         rules: Section::Known(rules.into_iter().zip(1..).map(rule).collect()),
         sieved: None,
+        comment: None,
+        bound: false,
     }
 }
 
@@ -172,6 +177,7 @@ fn elem(key: Vec<u8>, data: SetData) -> SetElem {
         data: Some(data),
         comment: None,
         expires_ms: None,
+        timeout_ms: None,
         exprs: Vec::new(),
     }
 }
@@ -188,6 +194,7 @@ fn map(name: String, key_len: u32, elements: Vec<SetElem>) -> Set {
         field_lens: Vec::new(),
         data_len: 0,
         elements: Elements::Known(elements),
+        decl: SetDecl::default(),
     }
 }
 
@@ -331,6 +338,7 @@ fn iptables(services: u32, backend: Backend) -> Table {
                 flags: 3,
                 addrs: Some((to, to)),
                 ports: Some((PORT, PORT)),
+                base: 0,
             }));
             chains.push(chain(
                 &end,

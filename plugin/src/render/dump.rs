@@ -8,15 +8,15 @@ use netpath::model::ipset::Ipset;
 use netpath::model::ipvs::IpvsService;
 use netpath::model::link::{Inet6Conf, InetConf};
 use netpath::model::names::Names;
-use netpath::model::netfilter::{ChainKind, Counters, Elements, Policy, Ruleset, Table};
 use netpath::model::netns::NetNs;
 use netpath::model::sysctl::Sysctls;
 use netpath::model::topology::Topology;
 use netpath::model::{IfIndex, NsKey, Section};
 use serde::Serialize;
 
+use super::netfilter;
 use super::paint::escaped;
-use crate::cli::DumpWhat;
+use crate::cli::{DumpWhat, RuleSyntax};
 
 /// Only `dump conntrack` asks for a table, so that one that was not asked for is one of a file.
 const NO_TABLE: &str = "conntrack: the table was not read: snapshot files hold no tables of flows, \
@@ -28,6 +28,7 @@ pub struct Dump<'a> {
     key: &'a NsKey,
     place: String,
     what: DumpWhat,
+    syntax: Option<RuleSyntax>,
 }
 
 /// A dump as data, schema `netpath.dump/v1`: items are the objects as the snapshot file holds them.
@@ -49,6 +50,7 @@ impl<'a> Dump<'a> {
         names: &Names,
         key: &'a NsKey,
         what: DumpWhat,
+        syntax: Option<RuleSyntax>,
     ) -> anyhow::Result<Self> {
         let Some(ns) = topology.netns(key) else {
             anyhow::bail!("dump: nothing was read of {key}");
@@ -64,6 +66,7 @@ impl<'a> Dump<'a> {
             key,
             place: format!("{} on {}", naming.netns(key), key.node),
             what,
+            syntax,
         })
     }
 
@@ -183,22 +186,17 @@ impl<'a> Dump<'a> {
                 }
             }
             DumpWhat::Netfilter => {
-                for ruleset in [&ns.nft, &ns.legacy] {
-                    if let Some(ruleset) = ruleset.known() {
-                        rules(&mut lines, ruleset);
-                    }
+                if let Some(syntax) = self.syntax {
+                    lines.extend(netfilter::only(ns, syntax));
+                    return said(&lines);
                 }
+                lines.extend(netfilter::all(ns));
                 for set in ns.ipsets.values().filter_map(Section::known) {
                     ipset(&mut lines, set);
                 }
             }
         }
-        let lines: Vec<_> = lines.iter().map(|line| escaped(line)).collect();
-        let mut text = lines.join("\n");
-        if !text.is_empty() {
-            text.push('\n');
-        }
-        text
+        said(&lines)
     }
 
     /// Who makes the tables, chains and sets of a dump of rules, and what for: a line each, behind the dump.
@@ -284,6 +282,15 @@ impl<'a> Dump<'a> {
             items,
         }
     }
+}
+
+fn said(lines: &[String]) -> String {
+    let lines: Vec<_> = lines.iter().map(|line| escaped(line)).collect();
+    let mut text = lines.join("\n");
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    text
 }
 
 /// The model's types serialise without fail: their maps have text keys.
@@ -449,78 +456,6 @@ fn inet6(lines: &mut Vec<String>, dev: &str, conf: Inet6Conf) {
     }
 }
 
-fn rules(lines: &mut Vec<String>, ruleset: &Ruleset) {
-    for table in &ruleset.tables {
-        let backend = match table.backend {
-            netpath::model::netfilter::Backend::Nft => "nf_tables",
-            netpath::model::netfilter::Backend::Legacy => "x_tables (iptables-legacy)",
-        };
-        let dormant = if table.dormant {
-            " (dormant: not in use)"
-        } else {
-            ""
-        };
-        lines.push(format!(
-            "table {} {} # {backend}{dormant}",
-            table.family.name(),
-            table.name
-        ));
-        sets(lines, table);
-        for chain in table.chains.values() {
-            let base = chain.base.as_ref().map_or(String::new(), |base| {
-                let kind = match base.kind {
-                    ChainKind::Filter => "filter",
-                    ChainKind::Nat => "nat",
-                    ChainKind::Route => "route",
-                };
-                let policy = match base.policy {
-                    Policy::Accept => "accept",
-                    Policy::Drop => "drop",
-                };
-                format!(
-                    " # type {kind} hook {} priority {} policy {policy}{}",
-                    base.hook.name(),
-                    base.priority,
-                    counted(base.counters)
-                )
-            });
-            lines.push(format!("  chain {}{base}", chain.name));
-            match &chain.rules {
-                Section::Known(rules) => {
-                    for rule in rules {
-                        lines.push(format!(
-                            "    {} # handle {}",
-                            netpath::simulate::rule_text(table, rule),
-                            rule.handle
-                        ));
-                    }
-                }
-                Section::Missing(why) => lines.push(format!("    # could not be read: {why}")),
-                Section::NotAsked => lines.push("    # not read".to_owned()),
-            }
-        }
-    }
-}
-
-fn sets(lines: &mut Vec<String>, table: &Table) {
-    for set in table.sets.values() {
-        let kind = if set.flags.map { "map" } else { "set" };
-        lines.push(format!("  {kind} {}", set.name));
-        match &set.elements {
-            Elements::Known(elements) => {
-                for element in elements {
-                    lines.push(format!(
-                        "    {}",
-                        netpath::simulate::element_text(set, element)
-                    ));
-                }
-            }
-            Elements::Missing(why) => lines.push(format!("    # could not be read: {why}")),
-            Elements::NotAsked | Elements::ByKey(_) => lines.push("    # not read".to_owned()),
-        }
-    }
-}
-
 /// As `ipset list` names it, with what decides.
 fn ipset(lines: &mut Vec<String>, set: &Ipset) {
     let family = match set.v6 {
@@ -534,10 +469,4 @@ fn ipset(lines: &mut Vec<String>, set: &Ipset) {
         set.name, set.kind, set.revision
     ));
     lines.extend(set.members.iter().map(|member| format!("  {member}")));
-}
-
-fn counted(counters: Option<Counters>) -> String {
-    counters.map_or(String::new(), |count| {
-        format!(" packets {} bytes {}", count.packets, count.bytes)
-    })
 }

@@ -6,6 +6,7 @@ mod findings;
 pub mod json;
 pub mod json_types;
 pub mod map;
+mod netfilter;
 mod paint;
 pub mod text;
 #[cfg(test)]

@@ -18,6 +18,12 @@ use crate::resolve::{ClusterView, EndSpec, Source, parse_local, resolve_place};
 
 /// Does it and gives the exit code.
 pub async fn run(args: &DumpArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
+    if args.syntax.is_some() && args.what != DumpWhat::Netfilter {
+        bail!("--syntax: only `dump netfilter` prints rules");
+    }
+    if args.syntax.is_some() && matches!(args.output, Format::Json | Format::Yaml) {
+        bail!("--syntax: it is the text that has words of a program; leave out -o json or yaml");
+    }
     let facts = Facts::of(&args.access)?;
     let depth = match args.what {
         DumpWhat::Netfilter => Depth::Full,
@@ -176,7 +182,7 @@ fn show(
     key: &NsKey,
     code: u8,
 ) -> anyhow::Result<u8> {
-    let dump = render::dump::Dump::of(topology, names, key, args.what)?;
+    let dump = render::dump::Dump::of(topology, names, key, args.what, args.syntax)?;
     match args.output {
         Format::Text | Format::Wide => {
             let options = super::options(global);

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::iptables::Blob;
-use super::{nft, set, sieve};
+use super::{nft, object, set, sieve};
 use crate::collect::error::{Error, Result};
 use crate::collect::netlink::Netlink;
 use crate::model::Section;
@@ -66,6 +66,8 @@ fn tables(socket: &mut Netlink, depth: Depth, about: Option<&Packets>) -> Result
             sets: BTreeMap::new(),
             sets_complete: false,
             flowtables: BTreeMap::new(),
+            objects: Vec::new(),
+            comment: head.comment,
         })
         .collect();
     for (family, name, chain) in chains {
@@ -73,9 +75,9 @@ fn tables(socket: &mut Netlink, depth: Depth, about: Option<&Packets>) -> Result
             table.chains.insert(chain.name.clone(), chain);
         }
     }
-    for (family, name, flowtable, devices) in flowtables {
+    for (family, name, flowtable, state) in flowtables {
         if let Some(table) = find(&mut tables, family, &name) {
-            table.flowtables.insert(flowtable, devices);
+            table.flowtables.insert(flowtable, state);
         }
     }
     let mut budget = MOST_CHAINS;
@@ -110,6 +112,7 @@ fn full(socket: &mut Netlink, table: &mut Table) -> Result<()> {
         table.sets.insert(set.name.clone(), set);
     }
     table.sets_complete = true;
+    table.objects = object::all(socket, table.family, &table.name)?;
     Ok(())
 }
 
@@ -290,7 +293,9 @@ fn sets_of(rules: &[Rule]) -> BTreeSet<String> {
     let exprs = rules.iter().flat_map(|rule| &rule.exprs);
     exprs
         .filter_map(|expr| match expr {
-            Expr::Lookup { set, .. } | Expr::Dynset { set, .. } => Some(set.clone()),
+            Expr::Lookup { set, .. } | Expr::Dynset { set, .. } | Expr::ObjrefMap { set, .. } => {
+                Some(set.clone())
+            }
             _ => None,
         })
         .collect()

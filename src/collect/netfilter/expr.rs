@@ -6,8 +6,8 @@
 use super::{xt_match, xt_target};
 use crate::collect::nla::{Attrs, be16_at, be32, be64, text};
 use crate::model::netfilter::{
-    BitwiseOp, CmpOp, Counters, CtKey, Expr, Family, FibResult, MetaKey, PayloadBase, Reg, SetData,
-    Verdict,
+    BitwiseOp, CmpOp, Counters, CtKey, Expr, Exthdr, Family, FibResult, Log, MetaKey, PayloadBase,
+    Reg, SetData, Verdict,
 };
 
 const NFTA_LIST_ELEM: u16 = 1;
@@ -18,10 +18,20 @@ const NFTA_DATA_VERDICT: u16 = 2;
 
 /// Decodes NFTA_RULE_EXPRESSIONS.
 pub fn decode_list(bytes: &[u8], family: Family) -> Vec<Expr> {
+    list(bytes).map(|elem| decode(elem, family)).collect()
+}
+
+/// Payloads of a list.
+fn list(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     Attrs(bytes)
         .filter(|(kind, _)| *kind == NFTA_LIST_ELEM)
-        .map(|(_, elem)| decode(elem, family))
-        .collect()
+        .map(|(_, elem)| elem)
+}
+
+/// Expressions of a set's elements or of an element: one that is an attribute by itself, or a list.
+pub fn stateful(one: Option<&[u8]>, many: Option<&[u8]>, family: Family) -> Vec<Expr> {
+    let all = one.into_iter().chain(list(many.unwrap_or_default()));
+    all.map(|elem| decode(elem, family)).collect()
 }
 
 fn decode(elem: &[u8], family: Family) -> Expr {
@@ -51,6 +61,10 @@ impl<'a> Args<'a> {
 
     fn text(self, kind: u16) -> Option<String> {
         self.0.find(kind).map(text)
+    }
+
+    fn half(self, kind: u16) -> Option<u16> {
+        be16_at(self.0.find(kind)?, 0)
     }
 
     fn byte(self, kind: u16) -> Option<u8> {
@@ -120,7 +134,7 @@ fn known(name: &str, args: Args<'_>, family: Family) -> Option<Expr> {
             },
             inverted: args.or_zero(5) & 1 != 0,
         },
-        "dynset" => dynset(args)?,
+        "dynset" => dynset(args, family)?,
         "ct" => ct(args)?,
         "fib" => fib(args)?,
         "numgen" => Expr::Numgen {
@@ -172,33 +186,103 @@ fn known(name: &str, args: Args<'_>, family: Family) -> Option<Expr> {
         },
         "counter" => Expr::Counter(counters(args.0)?),
         "limit" => Expr::Limit {
+            rate: be64(args.0.find(1)?)?,
+            unit: be64(args.0.find(2)?)?,
+            burst: args.or_zero(3),
+            bytes: args.or_zero(4) == 1,
             inverted: args.or_zero(5) & 1 != 0,
+        },
+        "connlimit" => Expr::Connlimit {
+            count: args.num(1)?,
+            inverted: args.or_zero(2) & 1 != 0,
         },
         "quota" => Expr::Quota {
             bytes: be64(args.0.find(1)?)?,
             inverted: args.or_zero(2) & 1 != 0,
             consumed: args.0.find(4).and_then(be64).unwrap_or(0),
         },
-        "log" => Expr::Log,
-        // A queue number from a register (4) is not modelled.
-        "queue" if args.num(4).is_none() => Expr::Queue {
-            num: be16_at(args.0.find(1)?, 0)?,
-            total: args.0.find(2).and_then(|b| be16_at(b, 0)).unwrap_or(1),
-            bypass: args.0.find(3).and_then(|b| be16_at(b, 0)).unwrap_or(0) & 1 != 0,
+        "log" => Expr::Log(Box::new(Log {
+            group: args.half(1),
+            prefix: args.text(2).unwrap_or_default(),
+            snaplen: args.num(3),
+            qthreshold: args.half(4),
+            level: args.num(5),
+            flags: args.or_zero(6),
+        })),
+        "queue" => Expr::Queue {
+            num: args.half(1).unwrap_or(0),
+            total: args.half(2).unwrap_or(1),
+            bypass: args.half(3).unwrap_or(0) & 1 != 0,
+            fanout: args.half(3).unwrap_or(0) & 2 != 0,
+            sreg: match args.num(4) {
+                Some(number) => Some(register(number)?),
+                None => None,
+            },
         },
         "notrack" => Expr::Notrack,
-        // A map of objects (4) breaks off the rule where it has no such key: not modelled.
-        "objref" if args.text(4).is_none() => Expr::Objref {
-            kind: args.num(1)?,
-            name: args.text(2)?,
+        "objref" => match args.text(4) {
+            Some(set) => Expr::ObjrefMap {
+                set,
+                sreg: args.reg(3)?,
+            },
+            None => Expr::Objref {
+                kind: args.num(1)?,
+                name: args.text(2)?,
+            },
         },
         "flow_offload" => Expr::FlowOffload(args.text(1)?),
-        // Sets or strips a TCP option (7 is NFTA_EXTHDR_SREG), which decides nothing.
-        "exthdr" if args.reg(1).is_none() => Expr::Nop(name.to_owned()),
-        "exthdr" => opaque(name, args, 1, args.or_zero(4).max(1))?,
-        "rt" | "xfrm" | "osf" => opaque(name, args, 1, 16)?,
-        "socket" | "tunnel" => opaque(name, args, 2, 8)?,
-        "last" | "dup" => Expr::Nop(name.to_owned()),
+        // When it was used comes only where it was.
+        "last" => Expr::Last(match args.or_zero(1) {
+            0 => None,
+            _ => args.0.find(2).and_then(be64),
+        }),
+        "synproxy" => Expr::Synproxy {
+            mss: args.half(1).unwrap_or(0),
+            wscale: args.byte(2).unwrap_or(0),
+            flags: args.or_zero(3),
+        },
+        "dup" => Expr::Dup {
+            addr: args.reg(1),
+            dev: args.reg(2),
+        },
+        "fwd" => Expr::Fwd {
+            dev: args.reg(1)?,
+            addr: args.reg(2),
+            family: args.or_zero(3),
+        },
+        "exthdr" => exthdr(args)?,
+        "socket" => Expr::Socket {
+            key: args.num(1)?,
+            dreg: args.reg(2)?,
+            level: args.or_zero(3),
+        },
+        "rt" => Expr::Rt {
+            dreg: args.reg(1)?,
+            key: args.num(2)?,
+        },
+        "osf" => Expr::Osf {
+            dreg: args.reg(1)?,
+            ttl: args.byte(2).unwrap_or(0),
+            flags: args.or_zero(3),
+        },
+        "xfrm" => Expr::Xfrm {
+            dreg: args.reg(1)?,
+            key: args.num(2)?,
+            dir: args.byte(3).unwrap_or(0),
+            spnum: args.or_zero(4),
+        },
+        "tunnel" => Expr::Tunnel {
+            key: args.num(1)?,
+            dreg: args.reg(2)?,
+            mode: args.or_zero(3),
+        },
+        "inner" => Expr::Inner {
+            kind: args.num(2)?,
+            flags: args.num(3)?,
+            hdrsize: args.num(4)?,
+            // One expression stands in it; the kernel nests none of these.
+            expr: Box::new(inner(args.0.find(5)?, family)?),
+        },
         "match" => Expr::Match(xt_match::decode(
             &args.text(1)?,
             u8::try_from(args.num(2)?).ok()?,
@@ -215,13 +299,34 @@ fn known(name: &str, args: Args<'_>, family: Family) -> Option<Expr> {
     })
 }
 
-/// A load whose value is not evaluated; `kind` is the attribute that names its register.
-fn opaque(name: &str, args: Args<'_>, kind: u16, len: u32) -> Option<Expr> {
-    Some(Expr::Opaque {
-        name: name.to_owned(),
-        dreg: args.reg(kind)?,
-        len: len.min(64),
+/// NFTA_EXTHDR_*
+fn exthdr(args: Args<'_>) -> Option<Expr> {
+    let place = Exthdr {
+        op: args.or_zero(6),
+        kind: args.byte(2)?,
+        offset: args.or_zero(3),
+        len: args.or_zero(4),
+    };
+    Some(match args.num(1) {
+        Some(dreg) => Expr::Exthdr {
+            place,
+            dreg: register(dreg)?,
+            present: args.or_zero(5) & 1 != 0,
+        },
+        None => Expr::ExthdrSet {
+            place,
+            sreg: match args.num(7) {
+                Some(sreg) => Some(register(sreg)?),
+                None => None,
+            },
+        },
     })
+}
+
+/// The expression in a tunnel's: loads from headers only.
+fn inner(elem: &[u8], family: Family) -> Option<Expr> {
+    let name = Attrs(elem).find(NFTA_EXPR_NAME).map(text)?;
+    matches!(name.as_str(), "payload" | "meta").then(|| decode(elem, family))
 }
 
 /// NFTA_COUNTER_*: bytes, packets.
@@ -366,24 +471,18 @@ fn bitwise(args: Args<'_>) -> Option<Expr> {
     })
 }
 
-/// Names of expressions that are an attribute by themselves, or a list of such.
-pub fn names(one: Option<&[u8]>, list: Option<&[u8]>) -> Vec<String> {
-    let many = Attrs(list.unwrap_or_default())
-        .filter(|(kind, _)| *kind == NFTA_LIST_ELEM)
-        .map(|(_, expr)| expr);
-    one.into_iter()
-        .chain(many)
-        .filter_map(|expr| Attrs(expr).find(NFTA_EXPR_NAME).map(text))
-        .collect()
-}
-
-fn dynset(args: Args<'_>) -> Option<Expr> {
+fn dynset(args: Args<'_>, family: Family) -> Option<Expr> {
     // One expression stands alone (7), several in a list (10).
-    let exprs = names(args.0.find(7), args.0.find(10));
+    let exprs = stateful(args.0.find(7), args.0.find(10), family);
     Some(Expr::Dynset {
         set: args.text(1)?,
         op: args.num(3)?,
         sreg: args.reg(4)?,
+        data: match args.num(5) {
+            Some(number) => Some(register(number)?),
+            None => None,
+        },
+        timeout_ms: args.0.find(6).and_then(be64),
         exprs,
     })
 }
@@ -458,7 +557,7 @@ fn fib(args: Args<'_>) -> Option<Expr> {
 
 fn hash(args: Args<'_>) -> Option<Expr> {
     let jhash = match args.or_zero(7) {
-        0 => Some((args.reg(1)?, args.num(3)?, args.or_zero(5))),
+        0 => Some((args.reg(1)?, args.num(3)?, args.num(5))),
         1 => None,
         _ => return None,
     };

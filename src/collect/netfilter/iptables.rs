@@ -93,6 +93,8 @@ pub fn outline(socket: &File, v6: bool, name: &str) -> Result<Option<Table>> {
             }),
             rules: Section::NotAsked,
             sieved: None,
+            comment: None,
+            bound: false,
         };
         table.chains.insert(chain.name.clone(), chain);
     }
@@ -118,6 +120,8 @@ fn empty_table(v6: bool, name: &str) -> Table {
         sets: BTreeMap::new(),
         sets_complete: true,
         flowtables: BTreeMap::new(),
+        objects: Vec::new(),
+        comment: None,
     }
 }
 
@@ -363,6 +367,8 @@ impl Blob {
             base: base.cloned(),
             rules: Section::NotAsked,
             sieved: None,
+            comment: None,
+            bound: false,
         })
     }
 

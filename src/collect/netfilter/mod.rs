@@ -5,10 +5,13 @@ pub mod expr;
 pub mod ipset;
 pub mod iptables;
 pub mod nft;
+pub mod object;
 pub mod set;
 pub mod sieve;
 mod sockopt;
 pub mod xt_match;
+pub mod xt_rare_match;
+pub mod xt_rare_target;
 pub mod xt_target;
 
 #[cfg(test)]

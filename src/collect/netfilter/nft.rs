@@ -10,7 +10,7 @@ use crate::collect::netlink::Netlink;
 use crate::collect::nla::{Attrs, Writer, be32, be64, text};
 use crate::model::Section;
 use crate::model::netfilter::{
-    BaseChain, Chain, ChainKind, Expr, Family, Hook, Policy, Rule, Sieved,
+    BaseChain, Chain, ChainKind, Expr, Family, Flowtable, Hook, Policy, Rule, Sieved,
 };
 use crate::model::want::Packets;
 use crate::model::xtables::XtMatch;
@@ -71,6 +71,8 @@ pub struct TableHead {
     pub name: String,
     /// NFT_TABLE_F_DORMANT
     pub dormant: bool,
+    /// Comment.
+    pub comment: Option<String>,
 }
 
 /// All tables.
@@ -91,6 +93,7 @@ pub(in crate::collect) fn table(body: &[u8]) -> Option<TableHead> {
         family: family(*body.first()?)?,
         name: text(attrs.find(1)?),
         dormant: flags & NFT_TABLE_F_DORMANT != 0,
+        comment: attrs.find(6).and_then(user_comment),
     })
 }
 
@@ -98,8 +101,8 @@ pub(in crate::collect) fn table(body: &[u8]) -> Option<TableHead> {
 pub type ChainOf = (Family, String, Chain);
 /// Chains, and the tables of those that were left out.
 pub type Chains = (Vec<ChainOf>, Vec<(Family, String)>);
-/// Family, table, name and devices of a flowtable.
-pub type Flowtable = (Family, String, String, Vec<String>);
+/// Family, table and name of a flowtable.
+pub type FlowtableOf = (Family, String, String, Flowtable);
 
 /// All chains of all tables, without their rules. `only_base` leaves out those without a hook and counts
 /// them.
@@ -162,12 +165,16 @@ pub(in crate::collect) fn chain(body: &[u8]) -> std::result::Result<ChainOf, Str
         }
         None => None,
     };
+    let flags = attrs.find(10).and_then(be32).unwrap_or(0);
     let chain = Chain {
         handle: attrs.find(2).and_then(be64).unwrap_or(0),
         name,
         base,
         rules: Section::NotAsked,
         sieved: None,
+        comment: attrs.find(12).and_then(user_comment),
+        // NFT_CHAIN_BINDING
+        bound: flags & 4 != 0,
     };
     Ok((family, table, chain))
 }
@@ -267,12 +274,17 @@ pub(in crate::collect) fn rule(family: Family, body: &[u8]) -> Option<Rule> {
     })
 }
 
-/// Comment in user data: type 0 of libnftnl's own list of type, length, value.
-pub fn user_comment(mut data: &[u8]) -> Option<String> {
+/// Comment in the user data of a table, chain, rule, object or element.
+pub fn user_comment(data: &[u8]) -> Option<String> {
+    user_data(data, 0).map(text)
+}
+
+/// A value in user data, which is libnftnl's own list of type, length, value.
+pub fn user_data(mut data: &[u8], wanted: u8) -> Option<&[u8]> {
     while let [kind, len, rest @ ..] = data {
         let (value, after) = rest.split_at_checked(usize::from(*len))?;
-        if *kind == 0 {
-            return Some(text(value));
+        if *kind == wanted {
+            return Some(value);
         }
         data = after;
     }
@@ -288,7 +300,7 @@ pub fn comment_of(exprs: &[Expr]) -> Option<String> {
 }
 
 /// Flowtables of all tables, as family, table, name and devices.
-pub fn flowtables(socket: &mut Netlink) -> Result<Vec<Flowtable>> {
+pub fn flowtables(socket: &mut Netlink) -> Result<Vec<FlowtableOf>> {
     let found = socket.dump(
         GET_FLOWTABLE,
         request(0).bytes(),
@@ -305,16 +317,19 @@ pub fn flowtables(socket: &mut Netlink) -> Result<Vec<Flowtable>> {
     }
 }
 
-pub(in crate::collect) fn flowtable(body: &[u8]) -> Option<Flowtable> {
+pub(in crate::collect) fn flowtable(body: &[u8]) -> Option<FlowtableOf> {
     let attrs = Attrs(body.get(HEADER..)?);
-    let devices = attrs
-        .find(3)
-        .and_then(|hook| Attrs(hook).find(3))
-        .map(|list| Attrs(list).map(|(kind, name)| device(kind, name)).collect());
+    let hook = Attrs(attrs.find(3).unwrap_or_default());
+    let devices = Attrs(hook.find(3).unwrap_or_default());
+    let priority = hook.find(2).and_then(be32).unwrap_or(0);
     Some((
         family(*body.first()?)?,
         text(attrs.find(1)?),
         text(attrs.find(2)?),
-        devices.unwrap_or_default(),
+        Flowtable {
+            devices: devices.map(|(kind, name)| device(kind, name)).collect(),
+            priority: priority.cast_signed(),
+            flags: attrs.find(7).and_then(be32).unwrap_or(0),
+        },
     ))
 }

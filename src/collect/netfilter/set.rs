@@ -4,11 +4,11 @@
 //! thousand sets takes seconds; a single element is found in microseconds. Hence sets are read by name.
 
 use super::expr;
-use super::nft::{family_number, request, user_comment};
+use super::nft::{family_number, request, user_comment, user_data};
 use crate::collect::error::{Error, Result};
 use crate::collect::netlink::Netlink;
 use crate::collect::nla::{Attrs, be32, be64, text};
-use crate::model::netfilter::{Elements, Family, Set, SetData, SetElem, SetFlags};
+use crate::model::netfilter::{Elements, Family, Set, SetData, SetDecl, SetElem, SetFlags};
 
 const GET_SET: u16 = 0x0a0a;
 const GET_SETELEM: u16 = 0x0a0d;
@@ -27,7 +27,7 @@ pub fn heads(socket: &mut Netlink, family: Family, table: &str) -> Result<Vec<Se
         message.bytes(),
         &operation,
         Vec::new,
-        |sets, _, body| sets.push(head(body)),
+        |sets, _, body| sets.push(head(family, body)),
     )?;
     sets.into_iter()
         .map(|set| set.ok_or_else(|| Error::malformed(&operation, "a set that can't be decoded")))
@@ -42,12 +42,12 @@ pub fn find(socket: &mut Netlink, family: Family, table: &str, name: &str) -> Re
     let Some(body) = socket.get(GET_SET, message.bytes(), &operation)? else {
         return Ok(None);
     };
-    head(&body)
+    head(family, &body)
         .map(Some)
         .ok_or_else(|| Error::malformed(operation, "the set can't be decoded"))
 }
 
-pub(in crate::collect) fn head(body: &[u8]) -> Option<Set> {
+pub(in crate::collect) fn head(family: Family, body: &[u8]) -> Option<Set> {
     let attrs = Attrs(body.get(HEADER..)?);
     let number = |kind| attrs.find(kind).and_then(be32).unwrap_or(0);
     let flags = number(3);
@@ -76,7 +76,46 @@ pub(in crate::collect) fn head(body: &[u8]) -> Option<Set> {
         field_lens,
         data_len: if verdicts { 0 } else { number(7) },
         elements: Elements::NotAsked,
+        decl: decl(family, attrs),
     })
+}
+
+/// What decides nothing.
+fn decl(family: Family, attrs: Attrs<'_>) -> SetDecl {
+    /// NFTNL_UDATA_SET_*, numbered by libnftnl.
+    const KEY_ORDER: u8 = 0;
+    const MERGE: u8 = 2;
+    const KEY_TYPEOF: u8 = 3;
+    const DATA_TYPEOF: u8 = 4;
+    const DATA_INTERVAL: u8 = 6;
+    const COMMENT: u8 = 7;
+    /// BYTEORDER_HOST_ENDIAN of nft
+    const HOST: u8 = 1;
+    let number = |kind| attrs.find(kind).and_then(be32).unwrap_or(0);
+    let milliseconds = |kind| attrs.find(kind).and_then(be64).unwrap_or(0);
+    let data = attrs.find(13).unwrap_or_default();
+    let user = |kind| user_data(data, kind);
+    // Numbers in user data are in the order of the machine that wrote them.
+    let is = |kind, wanted| user(kind).is_some_and(|value| value.contains(&wanted));
+    SetDecl {
+        key_type: number(4),
+        data_type: number(6),
+        object_type: number(15),
+        host_order: is(KEY_ORDER, HOST),
+        typeof_key: user(KEY_TYPEOF).unwrap_or_default().to_vec(),
+        typeof_data: user(DATA_TYPEOF).unwrap_or_default().to_vec(),
+        data_interval: is(DATA_INTERVAL, 1),
+        timeout_ms: milliseconds(11),
+        gc_interval_ms: number(12),
+        size: attrs
+            .find(9)
+            .and_then(|desc| Attrs(desc).find(1).and_then(be32))
+            .unwrap_or(0),
+        policy: attrs.find(8).and_then(be32),
+        exprs: expr::stateful(attrs.find(17), attrs.find(18), family),
+        auto_merge: is(MERGE, 1),
+        comment: user(COMMENT).map(text),
+    }
 }
 
 /// Elements of a set. More than `limit` of them: `None`.
@@ -98,7 +137,7 @@ pub fn elements(
         message.bytes(),
         &operation,
         || Ok(Vec::new()),
-        |elements, _, body| take(elements, body, limit),
+        |elements, _, body| take(elements, family, body, limit),
     )?;
     match elements {
         Ok(elements) => Ok(Some(elements)),
@@ -115,9 +154,14 @@ enum TooFar {
     Damaged,
 }
 
-fn take(elements: &mut std::result::Result<Vec<SetElem>, TooFar>, body: &[u8], limit: usize) {
+fn take(
+    elements: &mut std::result::Result<Vec<SetElem>, TooFar>,
+    family: Family,
+    body: &[u8],
+    limit: usize,
+) {
     let Ok(known) = elements else { return };
-    for elem in list(body) {
+    for elem in list(family, body) {
         match elem {
             _ if known.len() >= limit => {
                 *elements = Err(TooFar::Limit);
@@ -133,15 +177,18 @@ fn take(elements: &mut std::result::Result<Vec<SetElem>, TooFar>, body: &[u8], l
 }
 
 /// Elements of one message.
-pub(in crate::collect) fn list(body: &[u8]) -> impl Iterator<Item = Option<SetElem>> + '_ {
+pub(in crate::collect) fn list(
+    family: Family,
+    body: &[u8],
+) -> impl Iterator<Item = Option<SetElem>> + '_ {
     let attrs = Attrs(body.get(HEADER..).unwrap_or_default());
     let list = attrs.find(3).unwrap_or_default();
     Attrs(list)
         .filter(|(kind, _)| *kind == NFTA_LIST_ELEM)
-        .map(|(_, elem)| element(elem))
+        .map(move |(_, elem)| element(family, elem))
 }
 
-fn element(bytes: &[u8]) -> Option<SetElem> {
+fn element(family: Family, bytes: &[u8]) -> Option<SetElem> {
     let attrs = Attrs(bytes);
     let key = |kind| Some(Attrs(attrs.find(kind)?).find(1)?.to_vec());
     let flags = attrs.find(3).and_then(be32).unwrap_or(0);
@@ -161,7 +208,8 @@ fn element(bytes: &[u8]) -> Option<SetElem> {
         data,
         comment: attrs.find(6).and_then(user_comment),
         expires_ms: attrs.find(5).and_then(be64),
-        exprs: expr::names(attrs.find(7), attrs.find(11)),
+        timeout_ms: attrs.find(4).and_then(be64),
+        exprs: expr::stateful(attrs.find(7), attrs.find(11), family),
     })
 }
 
@@ -212,7 +260,7 @@ fn ask(
     let Some(body) = socket.get(GET_SETELEM, message.bytes(), operation)? else {
         return Ok(None);
     };
-    match list(&body).next() {
+    match list(family, &body).next() {
         Some(Some(elem)) => Ok(Some(elem)),
         _ => Err(Error::malformed(operation, "the element can't be decoded")),
     }

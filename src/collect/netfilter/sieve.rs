@@ -344,8 +344,14 @@ mod tests {
             exprs.push(jump());
             exprs
         };
-        assert!(!is_left_out(with(0, Expr::Log)));
-        assert!(!is_left_out(with(2, Expr::Limit { inverted: false })));
+        assert!(!is_left_out(with(0, Expr::Log(Box::default()))));
+        assert!(!is_left_out(with(
+            2,
+            Expr::Connlimit {
+                count: 1,
+                inverted: false
+            }
+        )));
         let (key, dreg, dir) = (CtKey::State, 1, None);
         assert!(!is_left_out(with(0, Expr::Ct { key, dreg, dir })));
         // The register was overwritten in between.
@@ -417,6 +423,7 @@ mod tests {
                 key_len,
                 field_lens: Vec::new(),
                 data_len: 0,
+                decl: crate::model::netfilter::SetDecl::default(),
                 elements: Elements::NotAsked,
             };
             keys(&set, Family::Ip, &packets())

@@ -114,7 +114,11 @@ fn mark_and_type_matches() {
         "ttl",
         0,
         "0205000000000000",
-        &XtMatch::Ttl { mode: 2, value: 5 },
+        &XtMatch::Ttl {
+            mode: 2,
+            value: 5,
+            v6: false,
+        },
     );
     // iptables-legacy -t raw -A PREROUTING -m rpfilter --loose --invert
     check(
@@ -123,12 +127,12 @@ fn mark_and_type_matches() {
         "0900000000000000",
         &XtMatch::Rpfilter { flags: 9 },
     );
-    // iptables-legacy -A INPUT -m tos --tos 0x10/0x3f: a mask that is not that of the DSCP bits.
-    let tos = XtMatch::Other {
-        name: "tos".to_owned(),
-        revision: 1,
-        data: bytes("3f10000000000000"),
-    };
+    // iptables-legacy -A INPUT -m tos --tos 0x10/0x3f
+    let tos = XtMatch::Rare(Box::new(crate::model::xtables::RareMatch::Tos {
+        value: 0x10,
+        mask: 0x3f,
+        invert: false,
+    }));
     check("tos", 1, "3f10000000000000", &tos);
 }
 
@@ -185,6 +189,7 @@ fn names_and_addresses() {
         uid: Some((0, 99, false)),
         gid: Some((1000, 1000, true)),
         socket: None,
+        supplementary: false,
     };
     check(
         "owner",
@@ -200,6 +205,7 @@ fn names_and_addresses() {
         dims: vec![true, false],
         invert: true,
         flags: 0,
+        counters: None,
     };
     let data = padded("00000203", 48);
     assert_eq!(xt_match::decode("set", 4, &data, false), set);
@@ -232,7 +238,7 @@ fn conntrack_and_state() {
     assert_eq!(found, XtMatch::Conntrack(Box::new(expected)));
     // -m state --state INVALID,UNTRACKED, as revision 0 of `state` kept it
     let expected = ConntrackMatch {
-        match_flags: 1,
+        match_flags: 0x2001,
         state_mask: 0x101,
         ..ConntrackMatch::default()
     };
@@ -267,6 +273,7 @@ fn nat_targets() {
         flags,
         addrs: addrs.map(|(first, last)| (ip(first), ip(last))),
         ports,
+        base: 0,
     };
     // iptables-legacy -t nat -A PREROUTING -p tcp -j DNAT --to-destination 10.244.1.9-10.244.1.11:8080-8090
     // --random --persistent
@@ -319,6 +326,7 @@ fn other_targets() {
         ctmark: 0,
         ctmask: 0xf0,
         nfmask: 0x0f,
+        shift: 0,
     };
     check("CONNMARK", 2, "00000000f00000000f00000000000200", connmark);
     // iptables-legacy -A INPUT -j REJECT --reject-with icmp-host-prohibited
@@ -346,13 +354,14 @@ fn other_targets() {
         num: 3,
         total: 4,
         bypass: true,
+        fanout: false,
     };
     check("NFQUEUE", 3, "0300040001000000", queue);
     // iptables-legacy -t raw -A PREROUTING -j CT --notrack
-    let ct = XtTarget::Ct {
-        notrack: true,
-        zone: 0,
-    };
+    let ct = XtTarget::Ct(Box::new(crate::model::xtables::CtTarget {
+        flags: 1,
+        ..crate::model::xtables::CtTarget::default()
+    }));
     assert_eq!(xt_target::decode("CT", 2, &padded("0100", 72), false), ct);
 }
 
@@ -485,4 +494,88 @@ fn unknown_expressions_keep_their_bytes() {
         panic!("{found:?}");
     };
     assert_eq!((name.as_str(), data.len()), ("xfrm", 8));
+}
+
+/// Structures of what the kernel of the tests has not, laid out after the header files.
+#[test]
+fn structures_from_the_header_files_alone() {
+    use crate::model::xtables::{RareMatch, RareTarget};
+    let rare = |found| match found {
+        XtMatch::Rare(rare) => *rare,
+        other => panic!("{other:?}"),
+    };
+    // iptables -m ipvs --vproto 6 ! --vaddr 10.0.0.1 --vport 22 --vdir REPLY
+    let data = "0a000001000000000000000000000000ffffffff000000000000000000000000001606000000141e";
+    assert_eq!(
+        rare(xt_match::decode("ipvs", 0, &bytes(data), false)),
+        RareMatch::Ipvs {
+            vaddr: (ip("10.0.0.1"), ip("255.255.255.255")),
+            vport: 22,
+            proto: 6,
+            method: 0,
+            vportctl: 0,
+            invert: 0x14,
+            flags: 0x1e,
+        }
+    );
+    // iptables -m l2tp --tid 5 --type data
+    let found = rare(xt_match::decode(
+        "l2tp",
+        0,
+        &bytes("050000000000000002010900"),
+        false,
+    ));
+    assert_eq!(
+        found,
+        RareMatch::L2tp {
+            tunnel: 5,
+            session: 0,
+            version: 2,
+            kind: 1,
+            flags: 9,
+        }
+    );
+    let target =
+        |name: &str, revision, data: &[u8]| match xt_target::decode(name, revision, data, false) {
+            XtTarget::Rare(rare) => *rare,
+            other => panic!("{other:?}"),
+        };
+    // iptables -j CLUSTERIP --new --hashmode sourceip --clustermac 01:02:03:04:05:06 --total-nodes 2 --local-node 1
+    let data = padded("010000000102030405060200010001", 64);
+    assert_eq!(
+        target("CLUSTERIP", 0, &data),
+        RareTarget::Clusterip {
+            flags: 1,
+            mac: crate::model::MacAddr([1, 2, 3, 4, 5, 6]),
+            total: 2,
+            local: vec![1],
+            mode: 0,
+            seed: 0,
+        }
+    );
+    // iptables -j LED --led-trigger-id foo --led-delay 42 --led-always-blink
+    let mut data = b"netfilter-foo".to_vec();
+    data.resize(40, 0);
+    (data[27], data[28]) = (1, 42);
+    assert_eq!(
+        target("LED", 0, &data),
+        RareTarget::Led {
+            id: "foo".to_owned(),
+            delay: 42,
+            always_blink: true,
+        }
+    );
+    // iptables -j SECMARK --selctx system_u, of both revisions
+    for (revision, at) in [(0, 8), (1, 1)] {
+        let mut data = vec![0; 264];
+        data[0] = 1;
+        data[at..at + 8].copy_from_slice(b"system_u");
+        assert_eq!(
+            target("SECMARK", revision, &data),
+            RareTarget::Secmark {
+                mode: 1,
+                context: "system_u".to_owned(),
+            }
+        );
+    }
 }

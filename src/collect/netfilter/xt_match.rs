@@ -5,21 +5,30 @@
 
 use std::net::IpAddr;
 
-use crate::collect::nla::{be16_at, ip, text, u16_at, u32_at};
+use super::xt_rare_match;
+use crate::collect::nla::{be16_at, ip, text, u16_at, u32_at, u64_at};
 use crate::model::MacAddr;
-use crate::model::xtables::{ConntrackMatch, Statistic, XtMatch};
+use crate::model::xtables::{ConntrackMatch, HashlimitMatch, SetCounters, Statistic, XtMatch};
 
 /// Bit of `state` for untracked packets, and of `conntrack` for the same.
 const STATE_UNTRACKED: u32 = 1 << 6;
 const CONNTRACK_UNTRACKED: u16 = 1 << 8;
+/// XT_CONNTRACK_STATE_ALIAS: the rule was written with `state`.
+const STATE_ALIAS: u16 = 1 << 13;
 
 /// Decodes a match. `v6`: it stands in a table of IPv6, which decides how addresses are kept.
 pub fn decode(name: &str, revision: u8, data: &[u8], v6: bool) -> XtMatch {
-    known(name, revision, data, v6).unwrap_or_else(|| XtMatch::Other {
-        name: name.to_owned(),
-        revision,
-        data: data.to_vec(),
-    })
+    let rare = || {
+        let found = xt_rare_match::decode(name, revision, data, v6)?;
+        Some(XtMatch::Rare(Box::new(found)))
+    };
+    known(name, revision, data, v6)
+        .or_else(rare)
+        .unwrap_or_else(|| XtMatch::Other {
+            name: name.to_owned(),
+            revision,
+            data: data.to_vec(),
+        })
 }
 
 fn known(name: &str, revision: u8, data: &[u8], v6: bool) -> Option<XtMatch> {
@@ -96,15 +105,11 @@ fn known(name: &str, revision: u8, data: &[u8], v6: bool) -> Option<XtMatch> {
                 (_, false) => ip(data.get(212..216)?),
             },
         },
-        ("limit", 0) => XtMatch::Limit,
-        // The first revision can't invert; its mode has other bits.
-        ("hashlimit", 0) => XtMatch::Hashlimit { invert: false },
-        ("hashlimit", 1) => XtMatch::Hashlimit {
-            invert: u32_at(data, 16)? & 0x10 != 0,
+        ("limit", 0) => XtMatch::Limit {
+            cost: u32_at(data, 0)?,
+            burst: u32_at(data, 4)?,
         },
-        ("hashlimit", 2 | 3) => XtMatch::Hashlimit {
-            invert: u32_at(data, 272)? & 0x10 != 0,
-        },
+        ("hashlimit", 0..=3) => XtMatch::Hashlimit(Box::new(hashlimit(revision, data)?)),
         ("iprange", 1) => iprange(data, v6)?,
         ("nfacct", 0 | 1) => XtMatch::Nfacct(text(data.get(..32)?)),
         ("mac", 0) => XtMatch::Mac {
@@ -123,16 +128,12 @@ fn known(name: &str, revision: u8, data: &[u8], v6: bool) -> Option<XtMatch> {
         ("ttl" | "hl", 0) => XtMatch::Ttl {
             mode: byte(0)?,
             value: byte(1)?,
+            v6: name == "hl",
         },
         ("rpfilter", 0) => XtMatch::Rpfilter { flags: byte(0)? },
         ("dscp", 0) => XtMatch::Dscp {
             dscp: byte(0)?,
             invert: flag(1)?,
-        },
-        // mask, value: only where the mask is that of the DSCP bits.
-        ("tos", 1) if byte(0)? == 0xfc => XtMatch::Dscp {
-            dscp: byte(1)? >> 2,
-            invert: flag(2)?,
         },
         _ => return None,
     })
@@ -166,7 +167,7 @@ fn state(mask: u32) -> XtMatch {
     };
     let low = u16::try_from(mask & 0x3f).unwrap_or_default();
     XtMatch::Conntrack(Box::new(ConntrackMatch {
-        match_flags: 1,
+        match_flags: 1 | STATE_ALIAS,
         state_mask: low | untracked,
         ..ConntrackMatch::default()
     }))
@@ -292,12 +293,20 @@ fn set(revision: u8, data: &[u8]) -> Option<XtMatch> {
     /// IPSET_FLAG_SKIP_COUNTER_UPDATE, _SKIP_SUBCOUNTER_UPDATE: no decision depends on them.
     const HARMLESS: u32 = 0x18;
     let (index, dim, flags) = set_info(revision == 0, data, 0)?;
+    let mut compared = None;
     let other = if revision < 3 {
         u32::from(flags & RETURN_NOMATCH)
     } else {
         // Revision 3 has the operator before the value, revision 4 behind it.
         let (packets, bytes) = if revision == 3 { (8, 24) } else { (16, 32) };
-        let counted = *data.get(packets)? != 0 || *data.get(bytes)? != 0;
+        let value = |at: usize| if revision == 3 { at + 8 } else { at - 8 };
+        let counters = SetCounters {
+            packets: (*data.get(packets)?, u64_at(data, value(packets))?),
+            bytes: (*data.get(bytes)?, u64_at(data, value(bytes))?),
+            left_alone: u32_at(data, 40)? & HARMLESS,
+        };
+        let counted = counters.packets.0 != 0 || counters.bytes.0 != 0;
+        compared = (counted || counters.left_alone != 0).then(|| Box::new(counters));
         let given = u32_at(data, 40)? & !(HARMLESS | MATCH_COUNTERS);
         given | if counted { MATCH_COUNTERS } else { 0 }
     };
@@ -308,6 +317,7 @@ fn set(revision: u8, data: &[u8]) -> Option<XtMatch> {
         dims: set_dims(dim, flags),
         invert: set_is_inverted(flags),
         flags: other,
+        counters: compared,
     })
 }
 
@@ -329,10 +339,6 @@ fn iprange(data: &[u8], v6: bool) -> Option<XtMatch> {
 
 fn owner(data: &[u8]) -> Option<XtMatch> {
     let (wanted, invert) = (*data.get(16)?, *data.get(17)?);
-    // Supplementary groups of the sender are not known.
-    if wanted & 8 != 0 {
-        return None;
-    }
     let range = |bit: u8, at: usize| {
         (wanted & bit != 0)
             .then(|| Some((u32_at(data, at)?, u32_at(data, at + 4)?, invert & bit != 0)))
@@ -342,5 +348,49 @@ fn owner(data: &[u8]) -> Option<XtMatch> {
         uid: range(1, 0),
         gid: range(2, 8),
         socket: (wanted & 4 != 0).then_some(invert & 4 == 0),
+        supplementary: wanted & 8 != 0,
+    })
+}
+
+/// `struct xt_hashlimit_info` and `struct xt_hashlimit_mtinfo1` to `3`.
+fn hashlimit(revision: u8, data: &[u8]) -> Option<HashlimitMatch> {
+    // Up to revision 1 numbers of 32 bits behind a short name, mode first; then of 64 bits behind a long one.
+    let old = revision < 2;
+    let wide = |at: usize| {
+        if old {
+            Some(u64::from(u32_at(data, at)?))
+        } else {
+            u64_at(data, at)
+        }
+    };
+    let (name, mode, average, burst, rest) = if old {
+        (0..16, 16, 20, 24, 28)
+    } else {
+        // The name takes 255 bytes, and what follows is aligned to 8.
+        (0..255, 272, 256, 264, 276)
+    };
+    let masks = match revision {
+        0 => (32, 32),
+        3 => (*data.get(rest + 20)?, *data.get(rest + 21)?),
+        _ => (*data.get(rest + 16)?, *data.get(rest + 17)?),
+    };
+    let mode = u32_at(data, mode)?;
+    Some(HashlimitMatch {
+        name: text(data.get(name)?),
+        // The first revision can't invert.
+        mode: if revision == 0 { mode & 0xf } else { mode },
+        average: wide(average)?,
+        burst: wide(burst)?,
+        scale: if old { 10_000 } else { 1_000_000 },
+        size: u32_at(data, rest)?,
+        max: u32_at(data, rest + 4)?,
+        gc_interval: u32_at(data, rest + 8)?,
+        expire: u32_at(data, rest + 12)?,
+        interval: if revision == 3 {
+            u32_at(data, rest + 16)?
+        } else {
+            0
+        },
+        masks,
     })
 }

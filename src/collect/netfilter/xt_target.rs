@@ -5,9 +5,10 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::xt_match::{inet_addr, set_dims, set_info, set_is_inverted};
-use crate::collect::nla::{be16_at, u16_at, u32_at};
+use super::xt_rare_target;
+use crate::collect::nla::{be16_at, text, u16_at, u32_at};
 use crate::model::conntrack::NatRange;
-use crate::model::xtables::{SetRef, SetTarget, XtTarget};
+use crate::model::xtables::{CtTarget, SetRef, SetTarget, XtTarget};
 
 const MAP_IPS: u32 = 1;
 const PROTO_SPECIFIED: u32 = 2;
@@ -15,18 +16,28 @@ const NETMAP: u32 = 64;
 
 /// Decodes a target. `v6`: it stands in a table of IPv6.
 pub fn decode(name: &str, revision: u8, data: &[u8], v6: bool) -> XtTarget {
-    known(name, revision, data, v6).unwrap_or_else(|| XtTarget::Other {
-        name: name.to_owned(),
-        revision,
-        data: data.to_vec(),
-    })
+    let rare = || {
+        let target = xt_rare_target::decode(name, revision, data, v6)?;
+        Some(XtTarget::Rare(Box::new(target)))
+    };
+    known(name, revision, data, v6)
+        .or_else(rare)
+        .unwrap_or_else(|| XtTarget::Other {
+            name: name.to_owned(),
+            revision,
+            data: data.to_vec(),
+        })
 }
 
 fn known(name: &str, revision: u8, data: &[u8], v6: bool) -> Option<XtTarget> {
     Some(match (name, revision) {
         ("DNAT", 0) if !v6 => XtTarget::Dnat(old_range(data)?),
         ("SNAT", 0) if !v6 => XtTarget::Snat(old_range(data)?),
-        ("DNAT", 1 | 2) => XtTarget::Dnat(range(data, v6)?),
+        ("DNAT", 2) => XtTarget::Dnat(NatRange {
+            base: be16_at(data, 40)?,
+            ..range(data, v6)?
+        }),
+        ("DNAT", 1) => XtTarget::Dnat(range(data, v6)?),
         ("SNAT", 1 | 2) => XtTarget::Snat(range(data, v6)?),
         ("MASQUERADE", 0) => XtTarget::Masquerade(by_family(data, v6)?),
         ("REDIRECT", 0) => XtTarget::Redirect(by_family(data, v6)?),
@@ -39,23 +50,32 @@ fn known(name: &str, revision: u8, data: &[u8], v6: bool) -> Option<XtTarget> {
             mark: u32_at(data, 0)?,
             mask: u32_at(data, 4)?,
         },
-        ("CONNMARK", 1) => connmark(data, *data.get(12)?)?,
-        // Direction, bits, mode; a shift is not modelled.
-        ("CONNMARK", 2) if *data.get(13)? == 0 => connmark(data, *data.get(14)?)?,
+        ("CONNMARK", 1) => connmark(data, *data.get(12)?, 0)?,
+        // Direction, bits, mode.
+        ("CONNMARK", 2) => {
+            let bits = i16::from(*data.get(13)?);
+            let right = *data.get(12)? != 0;
+            connmark(data, *data.get(14)?, if right { -bits } else { bits })?
+        }
         ("REJECT", 0) => XtTarget::Reject {
             with: u32_at(data, 0)?,
             v6,
         },
-        ("LOG" | "NFLOG" | "AUDIT" | "TRACE", _) => XtTarget::Log(name.to_owned()),
-        ("NOTRACK", 0) => XtTarget::Ct {
-            notrack: true,
-            zone: 0,
-        },
-        // Zones by direction or mark (4, 8, 16) are not modelled.
-        ("CT", 0..=2) if u16_at(data, 0)? & 0x1c == 0 => XtTarget::Ct {
-            notrack: u16_at(data, 0)? & 1 != 0,
+        ("NOTRACK", 0) => XtTarget::Ct(Box::new(CtTarget {
+            flags: 3,
+            ..CtTarget::default()
+        })),
+        ("CT", 0..=2) => XtTarget::Ct(Box::new(CtTarget {
+            flags: u16_at(data, 0)?,
             zone: u16_at(data, 2)?,
-        },
+            events: u32_at(data, 4)?,
+            expectation_events: u32_at(data, 8)?,
+            helper: text(data.get(12..28)?),
+            timeout: match revision {
+                0 => String::new(),
+                _ => text(data.get(28..60)?),
+            },
+        })),
         ("TPROXY", 0) => XtTarget::Tproxy {
             mark: (u32_at(data, 4)?, u32_at(data, 0)?),
             addr: IpAddr::V4(Ipv4Addr::from(*data.get(8..)?.first_chunk::<4>()?)),
@@ -71,12 +91,8 @@ fn known(name: &str, revision: u8, data: &[u8], v6: bool) -> Option<XtTarget> {
             num: u16_at(data, 0)?,
             total: if revision == 0 { 1 } else { u16_at(data, 2)? },
             bypass: revision >= 2 && u16_at(data, 4)? & 1 != 0,
+            fanout: revision >= 3 && u16_at(data, 4)? & 2 != 0,
         },
-        (
-            "CHECKSUM" | "CLASSIFY" | "SECMARK" | "CONNSECMARK" | "RATEEST" | "LED" | "IDLETIMER"
-            | "TCPOPTSTRIP" | "TEE" | "ECN",
-            _,
-        ) => XtTarget::Nop(name.to_owned()),
         ("SET", 0..=3) => XtTarget::Set(Box::new(set(revision, data)?)),
         _ => return None,
     })
@@ -110,9 +126,10 @@ fn set(revision: u8, data: &[u8]) -> Option<SetTarget> {
     })
 }
 
-fn connmark(data: &[u8], mode: u8) -> Option<XtTarget> {
+fn connmark(data: &[u8], mode: u8, shift: i16) -> Option<XtTarget> {
     Some(XtTarget::Connmark {
         mode,
+        shift,
         ctmark: u32_at(data, 0)?,
         ctmask: u32_at(data, 4)?,
         nfmask: u32_at(data, 8)?,
@@ -144,5 +161,6 @@ fn nat_range(flags: u32, addrs: (IpAddr, IpAddr), ports: (u16, u16)) -> NatRange
         flags,
         addrs: (flags & MAP_IPS != 0).then_some(addrs),
         ports: (flags & PROTO_SPECIFIED != 0).then_some(ports),
+        base: 0,
     }
 }

@@ -188,20 +188,32 @@ impl<'a> Reader<'a> {
             | Expr::Fib { dreg, .. }
             | Expr::Hash { dreg, .. }
             | Expr::Bitwise { dreg, .. }
-            | Expr::Opaque { dreg, .. } => self.hold(*dreg, Held::Other),
-            Expr::Range { .. } | Expr::Limit { .. } | Expr::Quota { .. } => {
-                self.facts.other = true;
-            }
+            | Expr::Exthdr { dreg, .. }
+            | Expr::Socket { dreg, .. }
+            | Expr::Osf { dreg, .. }
+            | Expr::Rt { dreg, .. }
+            | Expr::Xfrm { dreg, .. }
+            | Expr::Tunnel { dreg, .. } => self.hold(*dreg, Held::Other),
+            Expr::Range { .. }
+            | Expr::Limit { .. }
+            | Expr::Quota { .. }
+            | Expr::Connlimit { .. }
+            | Expr::Inner { .. } => self.facts.other = true,
             Expr::MetaSet { .. }
             | Expr::PayloadSet { .. }
             | Expr::CtSet { .. }
             | Expr::Dynset { .. }
             | Expr::Counter(_)
-            | Expr::Log
+            | Expr::ExthdrSet { .. }
+            | Expr::Log(_)
             | Expr::Notrack
             | Expr::Objref { .. }
+            | Expr::ObjrefMap { .. }
             | Expr::FlowOffload(_)
-            | Expr::Nop(_) => {}
+            | Expr::Last(_)
+            | Expr::Dup { .. } => {}
+            Expr::Synproxy { .. } => self.facts.opaque = Some("synproxy".to_owned()),
+            Expr::Fwd { .. } => self.facts.opaque = Some("fwd".to_owned()),
             Expr::Other { name, .. } => self.facts.opaque = Some(name.clone()),
         }
     }

@@ -9,7 +9,7 @@ use crate::model::conntrack::NatRange;
 use crate::model::names::{Endpoint, Names, NodeName, Proxying};
 use crate::model::netfilter::{
     Backend, Chain, CmpOp, Elements, Expr, Family, MetaKey, PayloadBase, Rule, Ruleset, Set,
-    SetData, SetElem, SetFlags, Sieved, Table, Verdict,
+    SetData, SetDecl, SetElem, SetFlags, Sieved, Table, Verdict,
 };
 use crate::model::netns::NsIdentity;
 use crate::model::snapshot::NodeSnapshot;
@@ -71,6 +71,8 @@ fn chain(name: &str, rules: Vec<Vec<Expr>>) -> (String, Chain) {
         base: None,
         rules: Section::Known(rules.collect()),
         sieved: None,
+        comment: None,
+        bound: false,
     };
     (name.to_owned(), chain)
 }
@@ -105,6 +107,7 @@ fn dnat(ip: Ipv4Addr, port: u16) -> Expr {
         flags: 3,
         addrs: Some((ip, ip)),
         ports: Some((port, port)),
+        base: 0,
     }))
 }
 
@@ -137,6 +140,8 @@ fn iptables() -> Table {
         sets: BTreeMap::new(),
         sets_complete: true,
         flowtables: BTreeMap::new(),
+        objects: Vec::new(),
+        comment: None,
     }
 }
 
@@ -149,6 +154,7 @@ fn set(name: &str, elements: Vec<(Vec<u8>, SetData)>) -> (String, Set) {
         data: Some(data),
         comment: None,
         expires_ms: None,
+        timeout_ms: None,
         exprs: Vec::new(),
     });
     let set = Set {
@@ -158,6 +164,7 @@ fn set(name: &str, elements: Vec<(Vec<u8>, SetData)>) -> (String, Set) {
         field_lens: Vec::new(),
         data_len: 0,
         elements: Elements::Known(elements.collect()),
+        decl: SetDecl::default(),
     };
     (name.to_owned(), set)
 }

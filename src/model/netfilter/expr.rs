@@ -123,8 +123,14 @@ pub enum Expr {
         sreg: Reg,
         /// Operation: 0 add, 1 update, 2 delete (NFT_DYNSET_OP_*).
         op: u32,
-        /// Has stateful expressions (a limit per element, say) that may refuse the packet, by name.
-        exprs: Vec<String>,
+        /// What a map's element leads to.
+        #[serde(default)]
+        data: Option<Reg>,
+        /// Milliseconds that the element lives, where the rule says so.
+        #[serde(default)]
+        timeout_ms: Option<u64>,
+        /// Stateful expressions of the element: a limit, say, may refuse the packet.
+        exprs: Vec<Expr>,
     },
     /// Loads from the conntrack entry.
     Ct {
@@ -180,8 +186,9 @@ pub enum Expr {
         modulus: u32,
         /// First result.
         offset: u32,
-        /// Register and length that are hashed with seed; `None`: symmetric hash of the flow.
-        jhash: Option<(Reg, u32, u32)>,
+        /// Register and length that are hashed with seed, where the rule gives one; `None`: symmetric hash
+        /// of the flow.
+        jhash: Option<(Reg, u32, Option<u32>)>,
     },
     /// Source or destination NAT.
     Nat {
@@ -238,7 +245,22 @@ pub enum Expr {
     Counter(Counters),
     /// Matches while the rate is not used up.
     Limit {
+        /// Packets or bytes per unit.
+        rate: u64,
+        /// Seconds.
+        unit: u64,
+        /// Packets or bytes at once.
+        burst: u32,
+        /// Bytes rather than packets.
+        bytes: bool,
         /// Matches once the rate is used up.
+        inverted: bool,
+    },
+    /// Matches while there are not more connections.
+    Connlimit {
+        /// Connections.
+        count: u32,
+        /// Matches above.
         inverted: bool,
     },
     /// Matches while the quota is not used up.
@@ -251,7 +273,7 @@ pub enum Expr {
         consumed: u64,
     },
     /// Logs and matches.
-    Log,
+    Log(Box<Log>),
     /// Hands the packet to a program.
     Queue {
         /// First queue.
@@ -260,6 +282,12 @@ pub enum Expr {
         total: u16,
         /// Accept where no program listens.
         bypass: bool,
+        /// The queue is chosen by CPU.
+        #[serde(default)]
+        fanout: bool,
+        /// The number of the queue, by register.
+        #[serde(default)]
+        sreg: Option<Reg>,
     },
     /// The packet is not tracked.
     Notrack,
@@ -270,25 +298,119 @@ pub enum Expr {
         /// NFT_OBJECT_*.
         kind: u32,
     },
+    /// The stateful object that a map leads to; breaks off the rule where it leads to none.
+    ObjrefMap {
+        /// Name of the map.
+        set: String,
+        /// Key.
+        sreg: Reg,
+    },
     /// Offers the flow to a flowtable and matches.
     FlowOffload(String),
-    /// A sink that matches always and that no decision depends on (last, nftrace ...), by name.
-    Nop(String),
+    /// Notes when it was last used, and matches: milliseconds ago, where it ever was.
+    Last(Option<u64>),
+    /// Answers in place of the server.
+    Synproxy {
+        /// Segment size.
+        mss: u16,
+        /// Window scale.
+        wscale: u8,
+        /// NF_SYNPROXY_OPT_*: 1 mss, 2 window scale, 4 sack, 8 timestamp.
+        flags: u32,
+    },
+    /// Sends a copy, and matches.
+    Dup {
+        /// Gateway, by register.
+        addr: Option<Reg>,
+        /// Index of the device, by register.
+        dev: Option<Reg>,
+    },
+    /// Sends the packet out of another device.
+    Fwd {
+        /// Index of the device, by register.
+        dev: Reg,
+        /// Neighbour, by register.
+        addr: Option<Reg>,
+        /// Family of the neighbour: 2 or 10.
+        family: u32,
+    },
     /// Address, device and protocol conditions of a legacy rule.
     Header(HeaderMatch),
     /// An x_tables match.
     Match(XtMatch),
     /// An x_tables target.
     Target(XtTarget),
-    /// Loads something that is not evaluated (an extension header, a TCP option, a route's or socket's
-    /// attribute): its value is unknown, or there is none and the rule does not match.
-    Opaque {
-        /// Name of the expression.
-        name: String,
+    /// Loads bytes of an extension header or option, or whether there is one.
+    Exthdr {
+        /// Where.
+        place: Exthdr,
         /// Where to.
         dreg: Reg,
-        /// Bytes.
-        len: u32,
+        /// Load 1 or 0 rather than the bytes (NFT_EXTHDR_F_PRESENT).
+        present: bool,
+    },
+    /// Changes bytes of an option; without a value, removes the option.
+    ExthdrSet {
+        /// Where.
+        place: Exthdr,
+        /// Value.
+        sreg: Option<Reg>,
+    },
+    /// Loads what belongs to the socket that takes the packet.
+    Socket {
+        /// NFT_SOCKET_*: 0 transparent, 1 mark, 2 wildcard, 3 control group.
+        key: u32,
+        /// Level of the control group.
+        level: u32,
+        /// Where to.
+        dreg: Reg,
+    },
+    /// Loads what belongs to the route.
+    Rt {
+        /// NFT_RT_*: 0 class, 1 IPv4 next hop, 2 IPv6 next hop, 3 segment size, 4 IPsec.
+        key: u32,
+        /// Where to.
+        dreg: Reg,
+    },
+    /// Loads the name of the sender's system.
+    Osf {
+        /// Where to.
+        dreg: Reg,
+        /// How ttl is compared: 0 equal, 1 at most, 2 not.
+        ttl: u8,
+        /// 1: with its version.
+        flags: u32,
+    },
+    /// Loads what belongs to an IPsec transform.
+    Xfrm {
+        /// NFT_XFRM_KEY_*: 1 to 4 addresses, 5 request, 6 index.
+        key: u32,
+        /// 0 in, 1 out.
+        dir: u8,
+        /// Which transform.
+        spnum: u32,
+        /// Where to.
+        dreg: Reg,
+    },
+    /// Loads what belongs to a tunnel's metadata.
+    Tunnel {
+        /// NFT_TUNNEL_*: 0 whether there is a tunnel, 1 its id.
+        key: u32,
+        /// 0 either, 1 received, 2 to be sent.
+        mode: u32,
+        /// Where to.
+        dreg: Reg,
+    },
+    /// Runs an expression on the packet inside a tunnel's packet.
+    Inner {
+        /// NFT_INNER_*: which tunnel.
+        kind: u32,
+        /// Which headers count.
+        flags: u32,
+        /// Length of the tunnel's header.
+        hdrsize: u32,
+        /// What is run.
+        expr: Box<Expr>,
     },
     /// An expression that this program does not know: the rule is unknown from here on.
     Other {
@@ -297,6 +419,86 @@ pub enum Expr {
         /// Attributes as they came.
         data: Vec<u8>,
     },
+}
+
+impl Expr {
+    /// Name of the kernel's expression.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Meta { .. } | Self::MetaSet { .. } => "meta",
+            Self::Payload { .. } | Self::PayloadSet { .. } => "payload",
+            Self::Cmp { .. } => "cmp",
+            Self::Range { .. } => "range",
+            Self::Bitwise { .. } => "bitwise",
+            Self::Byteorder { .. } => "byteorder",
+            Self::Immediate { .. } | Self::Verdict(_) => "immediate",
+            Self::Lookup { .. } => "lookup",
+            Self::Dynset { .. } => "dynset",
+            Self::Ct { .. } | Self::CtSet { .. } => "ct",
+            Self::Fib { .. } => "fib",
+            Self::Numgen { .. } => "numgen",
+            Self::Hash { .. } => "hash",
+            Self::Nat { .. } => "nat",
+            Self::Masq { .. } => "masq",
+            Self::Redir { .. } => "redir",
+            Self::Reject { .. } => "reject",
+            Self::Tproxy { .. } => "tproxy",
+            Self::Counter(_) => "counter",
+            Self::Limit { .. } => "limit",
+            Self::Connlimit { .. } => "connlimit",
+            Self::Quota { .. } => "quota",
+            Self::Log(_) => "log",
+            Self::Queue { .. } => "queue",
+            Self::Notrack => "notrack",
+            Self::Objref { .. } | Self::ObjrefMap { .. } => "objref",
+            Self::FlowOffload(_) => "flow_offload",
+            Self::Last(_) => "last",
+            Self::Synproxy { .. } => "synproxy",
+            Self::Dup { .. } => "dup",
+            Self::Fwd { .. } => "fwd",
+            Self::Header(_) => "header",
+            Self::Match(_) => "match",
+            Self::Target(_) => "target",
+            Self::Exthdr { .. } | Self::ExthdrSet { .. } => "exthdr",
+            Self::Socket { .. } => "socket",
+            Self::Rt { .. } => "rt",
+            Self::Osf { .. } => "osf",
+            Self::Xfrm { .. } => "xfrm",
+            Self::Tunnel { .. } => "tunnel",
+            Self::Inner { .. } => "inner",
+            Self::Other { name, .. } => name,
+        }
+    }
+}
+
+/// What is told of a packet that is logged; absent is what the rule does not say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Log {
+    /// Group that programs listen on; `None`: the kernel's log.
+    pub group: Option<u16>,
+    /// Text before it.
+    pub prefix: String,
+    /// Bytes of the packet.
+    pub snaplen: Option<u32>,
+    /// Packets sent at once.
+    pub qthreshold: Option<u16>,
+    /// Syslog level.
+    pub level: Option<u32>,
+    /// NF_LOG_*: 1 TCP sequence, 2 TCP options, 4 IP options, 8 uid, 0x20 link layer.
+    pub flags: u32,
+}
+
+/// Place in an extension header or option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exthdr {
+    /// NFT_EXTHDR_OP_*: 0 IPv6 header, 1 TCP option, 2 IPv4 option, 3 SCTP chunk, 4 DCCP option.
+    pub op: u32,
+    /// Header or option by number.
+    pub kind: u8,
+    /// Bytes from its beginning.
+    pub offset: u32,
+    /// Bytes.
+    pub len: u32,
 }
 
 /// A verdict (NF_*, NFT_*).

@@ -12,10 +12,14 @@ use serde::{Deserialize, Serialize};
 use super::Section;
 
 mod expr;
+mod object;
 mod set;
 
-pub use expr::{BitwiseOp, CmpOp, CtKey, Expr, FibResult, MetaKey, PayloadBase, Reg, Verdict};
-pub use set::{Elements, Set, SetData, SetElem, SetFlags};
+pub use expr::{
+    BitwiseOp, CmpOp, CtKey, Expr, Exthdr, FibResult, Log, MetaKey, PayloadBase, Reg, Verdict,
+};
+pub use object::{Expectation, Object, ObjectState};
+pub use set::{Elements, Set, SetData, SetDecl, SetElem, SetFlags};
 
 /// All rules of one backend in one namespace, or as much of them as was asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,8 +89,27 @@ pub struct Table {
     pub sets: BTreeMap<String, Set>,
     /// All sets of the table are in `sets` (their elements may still be unread).
     pub sets_complete: bool,
-    /// Flowtables by name, with the devices that feed them: packets of offloaded flows skip rules.
-    pub flowtables: BTreeMap<String, Vec<String>>,
+    /// Flowtables by name.
+    pub flowtables: BTreeMap<String, Flowtable>,
+    /// Stateful objects, where the whole table was read.
+    #[serde(default)]
+    pub objects: Vec<Object>,
+    /// Comment (NFTA_TABLE_USERDATA).
+    #[serde(default)]
+    pub comment: Option<String>,
+}
+
+/// A flowtable: packets of flows that it holds skip rules.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flowtable {
+    /// Devices that feed it.
+    pub devices: Vec<String>,
+    /// Priority at their ingress hook.
+    #[serde(default)]
+    pub priority: i32,
+    /// NFT_FLOWTABLE_*: 1 by the device's hardware, 2 with counters.
+    #[serde(default)]
+    pub flags: u32,
 }
 
 /// One chain.
@@ -103,6 +126,12 @@ pub struct Chain {
     /// `Some`: of a long chain, only rules that packets to some destinations can match.
     #[serde(default)]
     pub sieved: Option<Sieved>,
+    /// Comment (NFTA_CHAIN_USERDATA).
+    #[serde(default)]
+    pub comment: Option<String>,
+    /// NFT_CHAIN_BINDING: belongs to the one rule that leads to it.
+    #[serde(default)]
+    pub bound: bool,
 }
 
 /// What was left out of a chain's rules. Each of these rules needs another destination, and neither

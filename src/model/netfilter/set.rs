@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Verdict;
+use super::{Expr, Verdict};
 
 /// A set or map.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +19,43 @@ pub struct Set {
     pub data_len: u32,
     /// Elements.
     pub elements: Elements,
+    /// What it was declared with beside that.
+    #[serde(default)]
+    pub decl: SetDecl,
+}
+
+/// What decides nothing, but that the tools print.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetDecl {
+    /// Types of the key's fields as `nft` numbers them, six bits each, the last in the lowest
+    /// (NFTA_SET_KEY_TYPE).
+    pub key_type: u32,
+    /// Likewise of a map's data (NFTA_SET_DATA_TYPE).
+    pub data_type: u32,
+    /// NFT_OBJECT_* that a map of objects leads to.
+    pub object_type: u32,
+    /// Numbers in the key are in host order (user data of `nft`).
+    pub host_order: bool,
+    /// What `typeof` names, where the types are not told by number: expressions of `nft` as it keeps them.
+    pub typeof_key: Vec<u8>,
+    /// Likewise of the data.
+    pub typeof_data: Vec<u8>,
+    /// Data are ranges.
+    pub data_interval: bool,
+    /// Milliseconds that elements live, where they don't say otherwise.
+    pub timeout_ms: u64,
+    /// Milliseconds between searches for old elements.
+    pub gc_interval_ms: u32,
+    /// Most elements; 0 any.
+    pub size: u32,
+    /// NFT_SET_POL_*: 0 performance, 1 memory; `None`: not said.
+    pub policy: Option<u32>,
+    /// Expressions that every element has.
+    pub exprs: Vec<Expr>,
+    /// Ranges that touch are joined (user data of `nft`).
+    pub auto_merge: bool,
+    /// Comment.
+    pub comment: Option<String>,
 }
 
 /// Flags of a set (NFT_SET_*).
@@ -72,10 +109,13 @@ pub struct SetElem {
     pub comment: Option<String>,
     /// Milliseconds to live, where it expires.
     pub expires_ms: Option<u64>,
-    /// Names of expressions that run when the element is found (NFTA_SET_ELEM_EXPRESSIONS): counters
-    /// only count, a limit or quota may refuse the packet.
+    /// Milliseconds that it lives in all.
     #[serde(default)]
-    pub exprs: Vec<String>,
+    pub timeout_ms: Option<u64>,
+    /// Expressions that run when the element is found (NFTA_SET_ELEM_EXPRESSIONS): counters only count, a
+    /// limit or quota may refuse the packet.
+    #[serde(default)]
+    pub exprs: Vec<Expr>,
 }
 
 /// Data of a map's element.

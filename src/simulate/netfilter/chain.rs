@@ -9,7 +9,7 @@ use super::machine::{Eval, Frame, Next, Note, Via, Vm, Walk};
 use super::nat::{self, Mapping};
 use super::registers::Registers;
 use super::step::{path, summed_up};
-use super::{HookVerdict, expr, text};
+use super::{HookVerdict, expr, text, xt_rare_target};
 use crate::model::Section;
 use crate::model::netfilter::{Backend, Chain, Expr, Family, Policy, Rule, Table, Verdict};
 use crate::model::want::Want;
@@ -232,18 +232,31 @@ fn next_rule<'a>(
 fn is_harmless(expr: &Expr) -> bool {
     match expr {
         Expr::Counter(_)
-        | Expr::Log
-        | Expr::Nop(_)
-        | Expr::Opaque { .. }
+        | Expr::Log(_)
+        | Expr::Last(_)
+        | Expr::Dup { .. }
+        | Expr::Exthdr { .. }
+        | Expr::ExthdrSet { .. }
+        | Expr::Socket { .. }
+        | Expr::Rt { .. }
+        | Expr::Osf { .. }
+        | Expr::Xfrm { .. }
+        | Expr::Tunnel { .. }
+        | Expr::Inner { .. }
+        | Expr::Connlimit { .. }
         | Expr::Limit { .. }
         | Expr::Quota { .. }
         | Expr::Cmp { .. }
         | Expr::Range { .. }
         | Expr::Header(_)
         | Expr::Match(
-            XtMatch::Comment(_) | XtMatch::Limit | XtMatch::Hashlimit { .. } | XtMatch::Nfacct(_),
+            XtMatch::Comment(_)
+            | XtMatch::Limit { .. }
+            | XtMatch::Hashlimit(_)
+            | XtMatch::Nfacct(_),
         )
-        | Expr::Target(XtTarget::Log(_) | XtTarget::Nop(_) | XtTarget::Tcpmss(_)) => true,
+        | Expr::Target(XtTarget::Tcpmss(_)) => true,
+        Expr::Target(XtTarget::Rare(rare)) => xt_rare_target::decides_nothing(rare),
         Expr::Verdict(verdict) | Expr::Target(XtTarget::Standard(verdict)) => {
             *verdict == Verdict::Continue
         }

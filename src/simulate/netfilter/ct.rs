@@ -45,6 +45,11 @@ fn entry<'v>(eval: &Eval<'_, '_>, vm: &'v Vm<'_>) -> Option<(&'v FlowEntry, bool
     Some((vm.flows.get(eval.at.ns, index)?, reply))
 }
 
+/// The packet's connection, where it has one.
+pub(super) fn flow<'v>(eval: &Eval<'_, '_>, vm: &'v Vm<'_>) -> Option<&'v FlowEntry> {
+    entry(eval, vm).map(|(flow, _)| flow)
+}
+
 /// Loads part of the connection.
 pub(super) fn load(eval: &Eval<'_, '_>, vm: &Vm<'_>, key: CtKey, dir: Option<u8>) -> Load {
     if chain::family(vm) == Some(Family::Bridge) {

@@ -10,12 +10,17 @@ use super::machine::{Eval, Vm};
 use super::registers::Registers;
 use super::step::{assume, note, set_mark};
 use super::want::{asks_by_key, want_set};
-use super::{ct, meta, nat, queue, reject, reverse, text, tproxy, xt_match, xt_target};
-use crate::model::netfilter::{BitwiseOp, CmpOp, Expr, MetaKey, Reg, Rule, SetData, SetElem};
+use super::{ct, meta, nat, queue, reject, reverse, text_set, tproxy, xt_match, xt_target};
+use crate::model::netfilter::{
+    BitwiseOp, CmpOp, Expr, Exthdr, MetaKey, Reg, Rule, SetData, SetElem,
+};
+use crate::model::packet::L4;
 use crate::simulate::conntrack::Manip;
 use crate::simulate::skb::{CtRef, Hashed, HashedOf};
 use crate::trace::Evidence;
 
+/// IPPROTO_DCCP
+const DCCP: u8 = 33;
 const NO_CHAIN: &str = "no chain is walked";
 
 /// Runs one expression.
@@ -146,7 +151,8 @@ pub(super) fn eval<'a>(
             sreg,
             op,
             exprs,
-        } if exprs.is_empty() => {
+            ..
+        } if exprs.iter().all(only_counts) => {
             let table = walk.base.table;
             let len = table.sets.get(set).map_or(0, |set| size(set.key_len));
             let key = regs.load(*sreg, len);
@@ -157,7 +163,8 @@ pub(super) fn eval<'a>(
             Did::Next
         }
         Expr::Dynset { exprs, .. } => {
-            let state = exprs.join(", ");
+            let names: Vec<&str> = exprs.iter().map(Expr::name).collect();
+            let state = names.join(", ");
             Did::Doubt(format!("the set keeps state for each element ({state})"))
         }
         Expr::Ct { key, dreg, dir } => {
@@ -280,11 +287,53 @@ pub(super) fn eval<'a>(
                 (to, port) => tproxy::nft(eval, vm, rule, (to.flatten(), port.flatten())),
             }
         }
-        Expr::Opaque { dreg, len, .. } => {
-            regs.store(*dreg, &Bits::unknown(size(*len)));
+        Expr::Exthdr {
+            place,
+            dreg,
+            present,
+        } => exthdr(vm, *place, *dreg, *present),
+        // The value is unknown, or there is none and the rule does not match.
+        Expr::Socket { dreg, .. } => {
+            doubt(vm, *dreg, 8, "which socket takes the packet is not known")
+        }
+        Expr::Osf { dreg, .. } => doubt(vm, *dreg, 16, "the sender's system is not known"),
+        Expr::Rt { dreg, key } => {
+            let len = match key {
+                2 => 16,
+                3 => 2,
+                4 => 1,
+                _ => 4,
+            };
+            regs.store(*dreg, &Bits::unknown(len));
             Did::Next
         }
-        Expr::Counter(_) | Expr::Log | Expr::FlowOffload(_) | Expr::Nop(_) => Did::Next,
+        // Packets that pass a transform are not followed: none came through one.
+        Expr::Xfrm { .. } => Did::Break,
+        Expr::Tunnel { dreg, .. } => doubt(vm, *dreg, 4, "the metadata of a tunnel are not known"),
+        Expr::Inner { expr, .. } => match **expr {
+            Expr::Payload { dreg, len, .. } => {
+                doubt(vm, dreg, len, "headers inside a tunnel are not evaluated")
+            }
+            Expr::Meta { dreg, .. } => {
+                doubt(vm, dreg, 16, "headers inside a tunnel are not evaluated")
+            }
+            _ => Did::Blind("headers inside a tunnel are not evaluated".to_owned()),
+        },
+        Expr::Connlimit { .. } => {
+            Did::Doubt("how many connections there are is not known".to_owned())
+        }
+        Expr::Synproxy { .. } => Did::Blind("answered in place of the server".to_owned()),
+        Expr::Fwd { .. } => Did::Blind("sent out of another device".to_owned()),
+        Expr::ObjrefMap { set, .. } => {
+            Did::Doubt(format!("the object that map {set} leads to is not known"))
+        }
+        // Options of TCP are what ExthdrSet changes, and no rule is known to ask for them afterwards.
+        Expr::ExthdrSet { .. }
+        | Expr::Counter(_)
+        | Expr::Log(_)
+        | Expr::FlowOffload(_)
+        | Expr::Last(_)
+        | Expr::Dup { .. } => Did::Next,
         Expr::Limit { .. } => Did::Doubt("whether the rate is used up is not known".to_owned()),
         Expr::Quota {
             inverted,
@@ -297,9 +346,12 @@ pub(super) fn eval<'a>(
             let over = consumed.saturating_add(u64::from(vm.skb.packet.len)) >= *bytes;
             Did::when(Tri::from(over == *inverted))
         }
-        Expr::Queue { num, total, bypass } => {
-            queue::hand_over(eval, vm, rule, (*num, *total), *bypass)
-        }
+        Expr::Queue { sreg: Some(_), .. } => Did::Blind(
+            "handed to the program that listens on a queue of the packet's own".to_owned(),
+        ),
+        Expr::Queue {
+            num, total, bypass, ..
+        } => queue::hand_over(eval, vm, rule, (*num, *total), *bypass),
         Expr::Notrack => {
             if vm.skb.ct == CtRef::None {
                 vm.skb.ct = CtRef::Untracked;
@@ -321,6 +373,52 @@ pub(super) fn eval<'a>(
             Did::Blind(format!("expression {name} is not known to this program"))
         }
     }
+}
+
+/// Whether a stateful expression never refuses a packet.
+fn only_counts(expr: &Expr) -> bool {
+    matches!(expr, Expr::Counter(_) | Expr::Last(_))
+}
+
+/// Extension headers and options. Packets under way have neither IPv6 extension headers nor IPv4 options
+/// (`nft_exthdr_ipv6_eval()`, `nft_exthdr_ipv4_eval()`); the options of TCP are not known.
+fn exthdr(vm: &mut Vm<'_>, place: Exthdr, dreg: Reg, present: bool) -> Did {
+    let packet = &vm.skb.packet;
+    let there = match (place.op, packet.l4) {
+        (0 | 2, L4::Other(_)) | (1, L4::Tcp { .. }) | (3, L4::Sctp { .. }) => None,
+        (4, L4::Other(protocol)) if protocol == DCCP => None,
+        (0..=4, _) => Some(false),
+        _ => None,
+    };
+    let Some(walk) = vm.walk.as_mut() else {
+        return Did::Blind(NO_CHAIN.to_owned());
+    };
+    match (there, present) {
+        (Some(there), true) => {
+            walk.regs.store(dreg, &Bits::known([u8::from(there)]));
+            Did::Next
+        }
+        (Some(_), false) => Did::Break,
+        (None, true) => {
+            walk.regs.store(dreg, &Bits::unknown(1));
+            Did::Next
+        }
+        (None, false) => doubt(
+            vm,
+            dreg,
+            place.len,
+            "an extension header or option is not known",
+        ),
+    }
+}
+
+/// A load of what is not known, where it is not known either whether there is anything to load.
+fn doubt(vm: &mut Vm<'_>, dreg: Reg, len: u32, why: &str) -> Did {
+    if let Some(walk) = vm.walk.as_mut() {
+        // What the register held before must not be taken for what was asked.
+        walk.regs.store(dreg, &Bits::unknown(size(len.min(64))));
+    }
+    Did::Doubt(why.to_owned())
 }
 
 /// Upper end of a range of which `expr` compares the lower one.
@@ -355,7 +453,8 @@ fn store(vm: &mut Vm<'_>, dreg: Reg, load: Load) -> Did {
             Did::Next
         }
         (Load::Absent, _) => Did::Break,
-        (Load::Unknown(why), _) => Did::Doubt(why),
+        // The longest load that is not known has 16 bytes.
+        (Load::Unknown(why), _) => doubt(vm, dreg, 16, &why),
         (_, None) => Did::Blind(NO_CHAIN.to_owned()),
     }
 }
@@ -378,7 +477,7 @@ fn ports(regs: &Registers, min: Option<Reg>, max: Option<Reg>) -> Option<Option<
 fn hashed(
     eval: &Eval<'_, '_>,
     vm: &Vm<'_>,
-    jhash: Option<(Reg, u32, u32)>,
+    jhash: Option<(Reg, u32, Option<u32>)>,
     range: (u32, u32),
 ) -> Hashed {
     let tuple = vm.skb.packet.tuple();
@@ -390,7 +489,7 @@ fn hashed(
                 Some(bytes) => HashedOf::Bytes(bytes.to_vec()),
                 None => HashedOf::Flow(tuple, Some((reg, len))),
             };
-            (of, Some(seed))
+            (of, seed)
         }
     };
     Hashed {
@@ -475,18 +574,16 @@ fn look_up<'a>(
         Found::Absent => Did::Break,
         Found::Elem(_) if inverted => Did::Break,
         Found::Elem(elem) => {
-            let state = elem
-                .exprs
-                .iter()
-                .find(|name| !matches!(name.as_str(), "counter" | "last"));
+            let state = elem.exprs.iter().find(|expr| !only_counts(expr));
             if let Some(state) = state {
+                let state = state.name();
                 return lacking(format!(
                     "the element found in set {name} has a {state} of its own"
                 ));
             }
             walk.elements.push(Evidence::SetElement {
                 set: name.to_owned(),
-                text: text::element(set, elem),
+                text: text_set::element(set, elem),
             });
             found(vm, dreg, elem)
         }

@@ -228,6 +228,7 @@ mod tests {
             data: None,
             comment: None,
             expires_ms: None,
+            timeout_ms: None,
             exprs: Vec::new(),
         }
     }
@@ -242,6 +243,7 @@ mod tests {
             key_len,
             field_lens: Vec::new(),
             data_len: 0,
+            decl: crate::model::netfilter::SetDecl::default(),
             elements: Elements::Known(elements),
         }
     }

@@ -28,13 +28,22 @@ mod step;
 mod tests;
 mod text;
 mod text_field;
+mod text_iptables;
 mod text_nft;
+mod text_rare_match;
+mod text_rare_target;
+mod text_save;
+mod text_set;
+mod text_statement;
+mod text_table;
 mod text_target;
 mod text_value;
 mod text_xt;
 mod tproxy;
 mod want;
 mod xt_match;
+mod xt_rare_match;
+mod xt_rare_target;
 mod xt_target;
 
 use super::Cx;
@@ -55,8 +64,11 @@ pub fn rule_text(table: &Table, rule: &Rule) -> String {
 
 /// An element in the words of `nft`.
 pub fn element_text(set: &Set, element: &SetElem) -> String {
-    text::element(set, element)
+    text_set::element(set, element)
 }
+
+pub use text_save::{iptables_save, is_iptables};
+pub use text_table::nft_ruleset;
 
 /// Where and at which hook.
 #[derive(Clone, Debug)]

@@ -1,7 +1,8 @@
 //! Rules and set elements in the words of `iptables-save` and `nft list ruleset`.
 
-use super::{header, text_nft, text_target, text_xt};
-use crate::model::netfilter::{Backend, Expr, Family, Rule, Set, SetData, SetElem, Table, Verdict};
+use super::text_value::quoted;
+use super::{header, text_iptables, text_nft, text_target, text_xt};
+use crate::model::netfilter::{Backend, Expr, Family, Rule, Table, Verdict};
 
 /// Whose words are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,23 +26,37 @@ fn style(table: &Table) -> Style {
 
 /// A rule on one line, as the tool prints it that most likely made its table.
 pub(super) fn rule(rule: &Rule, table: Option<&Table>) -> String {
-    let style = table.map_or(Style::Nft, style);
-    let mut words = text_nft::Words::new(style, table);
+    if let Some(table) = table
+        && style(table) == Style::Iptables
+        && let Some(text) = text_iptables::rule(rule, table.family)
+    {
+        return text;
+    }
+    nft(rule, table).0
+}
+
+/// A rule in the words of `nft`, and what of it has no words there.
+pub(super) fn nft(rule: &Rule, table: Option<&Table>) -> (String, Vec<String>) {
+    let mut words = text_nft::Words::new(table);
     for expr in &rule.exprs {
         match expr {
             Expr::Header(head) => words.push(&text_xt::header(head)),
-            Expr::Match(condition) => words.push(&text_xt::condition(condition)),
-            Expr::Target(target) => words.push(&text_target::target(target)),
+            Expr::Match(condition) => {
+                words.lose("a match of x_tables");
+                words.push(&text_xt::condition(condition));
+            }
+            Expr::Target(target) => {
+                words.lose("a target of x_tables");
+                words.push(&text_target::target(target));
+            }
             other => words.native(other),
         }
     }
-    let mut text = words.done();
-    if style == Style::Nft
-        && let Some(comment) = &rule.comment
-    {
-        text = format!("{text} comment \"{comment}\"");
+    let (mut text, lost) = words.done();
+    if let Some(comment) = &rule.comment {
+        text = format!("{text} comment {}", quoted(comment));
     }
-    text
+    (text, lost)
 }
 
 /// A verdict; in `iptables-save` words with `-j` or `-g`.
@@ -63,69 +78,6 @@ pub(super) fn verdict(verdict: &Verdict, style: Style) -> String {
     match style {
         Style::Iptables => xt,
         Style::Nft => nft,
-    }
-}
-
-/// An element. Types of keys are not known, so that they are told by their lengths.
-pub(super) fn element(set: &Set, elem: &SetElem) -> String {
-    let mut text = match &elem.key_end {
-        _ if elem.catchall => "*".to_owned(),
-        Some(end) if *end != elem.key => {
-            format!("{}-{}", key(set, &elem.key), key(set, end))
-        }
-        _ => key(set, &elem.key),
-    };
-    match &elem.data {
-        None => {}
-        Some(SetData::Verdict(to)) => {
-            text = format!("{text} : {}", verdict(to, Style::Nft));
-        }
-        Some(SetData::Value(value)) => text = format!("{text} : {}", key_text(value)),
-    }
-    if let Some(comment) = &elem.comment {
-        text = format!("{text} comment \"{comment}\"");
-    }
-    text
-}
-
-fn key(set: &Set, bytes: &[u8]) -> String {
-    let lens: Vec<usize> = if set.field_lens.len() > 1 {
-        let lens = set.field_lens.iter();
-        lens.map(|len| usize::try_from(*len).unwrap_or(4)).collect()
-    } else {
-        match bytes.len() {
-            len if len > 4 && len != 6 && len != 16 => guess_fields(bytes),
-            len => vec![len],
-        }
-    };
-    let mut at = 0;
-    let mut fields = Vec::new();
-    for len in lens {
-        let field: Vec<u8> = bytes.iter().skip(at).take(len).copied().collect();
-        fields.push(key_text(&field));
-        at += len.next_multiple_of(4);
-    }
-    fields.join(" . ")
-}
-
-/// Lengths of the fields of a concatenation whose description is not kept: words that end in zeros
-/// hold a protocol or a port, others an address.
-fn guess_fields(bytes: &[u8]) -> Vec<usize> {
-    let words = bytes.chunks(4);
-    words
-        .map(|word| match word {
-            [_, 0, 0, 0] => 1,
-            [_, _, 0, 0] => 2,
-            _ => 4,
-        })
-        .collect()
-}
-
-/// A field of a key as the type that its length suggests: one byte is a protocol.
-pub(super) fn key_text(bytes: &[u8]) -> String {
-    match *bytes {
-        [one] => protocol_name(one),
-        ref other => data(other),
     }
 }
 
@@ -154,7 +106,12 @@ pub(super) fn data(bytes: &[u8]) -> String {
 
 /// Bytes in hexadecimal.
 pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold("0x".to_owned(), |mut text, byte| {
+    format!("0x{}", hex_bytes(bytes))
+}
+
+/// Hexadecimal digits of bytes.
+pub(super) fn hex_bytes(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
         let digit = |half: u8| char::from_digit(u32::from(half), 16).unwrap_or('?');
         text.push(digit(byte >> 4));
         text.push(digit(byte & 15));
@@ -162,23 +119,69 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Name of an IP protocol, or its number.
+/// Name of an IP protocol as Debian's `/etc/protocols` has it, or its number.
 pub(crate) fn protocol_name(number: u8) -> String {
-    match number {
-        1 => "icmp",
-        2 => "igmp",
-        4 => "ipencap",
-        6 => "tcp",
-        17 => "udp",
-        47 => "gre",
-        50 => "esp",
-        58 => "icmpv6",
-        89 => "ospf",
-        132 => "sctp",
-        other => return other.to_string(),
-    }
-    .to_owned()
+    let found = PROTOCOLS.iter().find(|(own, _)| *own == number);
+    found.map_or_else(|| number.to_string(), |(_, name)| (*name).to_owned())
 }
+
+const PROTOCOLS: [(u8, &str); 55] = [
+    (0, "ip"),
+    (1, "icmp"),
+    (2, "igmp"),
+    (3, "ggp"),
+    (4, "ipencap"),
+    (5, "st"),
+    (6, "tcp"),
+    (8, "egp"),
+    (9, "igp"),
+    (12, "pup"),
+    (17, "udp"),
+    (20, "hmp"),
+    (22, "xns-idp"),
+    (27, "rdp"),
+    (29, "iso-tp4"),
+    (33, "dccp"),
+    (36, "xtp"),
+    (37, "ddp"),
+    (38, "idpr-cmtp"),
+    (41, "ipv6"),
+    (43, "ipv6-route"),
+    (44, "ipv6-frag"),
+    (45, "idrp"),
+    (46, "rsvp"),
+    (47, "gre"),
+    (50, "esp"),
+    (51, "ah"),
+    (57, "skip"),
+    (58, "ipv6-icmp"),
+    (59, "ipv6-nonxt"),
+    (60, "ipv6-opts"),
+    (73, "rspf"),
+    (81, "vmtp"),
+    (88, "eigrp"),
+    (89, "ospf"),
+    (93, "ax.25"),
+    (94, "ipip"),
+    (97, "etherip"),
+    (98, "encap"),
+    (103, "pim"),
+    (108, "ipcomp"),
+    (112, "vrrp"),
+    (115, "l2tp"),
+    (124, "isis"),
+    (132, "sctp"),
+    (133, "fc"),
+    (135, "mobility-header"),
+    (136, "udplite"),
+    (137, "mpls-in-ip"),
+    (138, "manet"),
+    (139, "hip"),
+    (140, "shim6"),
+    (141, "wesp"),
+    (142, "rohc"),
+    (143, "ethernet"),
+];
 
 #[cfg(test)]
 mod tests {

@@ -1,9 +1,29 @@
 //! x_tables targets in the words of `iptables-save`.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use super::text::{Style, verdict};
-use super::text_xt::set_sides;
+use super::text_xt::{set_sides, with_mask};
+use super::{text_rare_target, text_rare_target::ct};
 use crate::model::conntrack::NatRange;
 use crate::model::xtables::{SetTarget, XtTarget};
+
+/// `NETMAP`: the bits that the two ends share are replaced.
+fn netmap(to: &NatRange) -> String {
+    let Some((first, last)) = to.addrs else {
+        return "-j NETMAP".to_owned();
+    };
+    let mask = match (first, last) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => {
+            IpAddr::from(Ipv4Addr::from(!(u32::from(first) ^ u32::from(last))))
+        }
+        (IpAddr::V6(first), IpAddr::V6(last)) => {
+            IpAddr::from(Ipv6Addr::from(!(u128::from(first) ^ u128::from(last))))
+        }
+        _ => return "-j NETMAP ...".to_owned(),
+    };
+    format!("-j NETMAP --to {}", with_mask(first, mask))
+}
 
 fn nat_range(to: &NatRange) -> String {
     let mut text = String::new();
@@ -30,6 +50,10 @@ fn nat_range(to: &NatRange) -> String {
             format!("{text}:{first}-{last}")
         };
     }
+    // NF_NAT_RANGE_PROTO_OFFSET
+    if to.flags & 32 != 0 && to.ports.is_some() {
+        text = format!("{text}/{}", to.base);
+    }
     text
 }
 
@@ -45,7 +69,10 @@ fn with_flags(mut text: String, flags: u32) -> String {
 /// One target.
 pub(super) fn target(target: &XtTarget) -> String {
     let nat = |word: &str, flag: &str, to: &NatRange| {
-        let range = nat_range(to);
+        let mut range = nat_range(to);
+        if to.addrs.is_none() && to.ports.is_some() && flag != "--to-ports" {
+            range = format!(":{range}");
+        }
         let text = if range.is_empty() {
             format!("-j {word}")
         } else {
@@ -59,30 +86,59 @@ pub(super) fn target(target: &XtTarget) -> String {
         XtTarget::Snat(to) => nat("SNAT", "--to-source", to),
         XtTarget::Masquerade(to) => nat("MASQUERADE", "--to-ports", to),
         XtTarget::Redirect(to) => nat("REDIRECT", "--to-ports", to),
-        XtTarget::Netmap(to) => nat("NETMAP", "--to", to),
+        XtTarget::Netmap(to) => netmap(to),
         XtTarget::Mark { mark, mask } => format!("-j MARK --set-xmark {mark:#x}/{mask:#x}"),
         XtTarget::Connmark {
             mode,
             ctmark,
             ctmask,
             nfmask,
-        } => match mode {
-            0 => format!("-j CONNMARK --set-xmark {ctmark:#x}/{ctmask:#x}"),
-            1 => format!("-j CONNMARK --save-mark --nfmask {nfmask:#x} --ctmask {ctmask:#x}"),
-            _ => format!("-j CONNMARK --restore-mark --nfmask {nfmask:#x} --ctmask {ctmask:#x}"),
-        },
+            shift,
+        } => {
+            let text = match mode {
+                0 => format!("-j CONNMARK --set-xmark {ctmark:#x}/{ctmask:#x}"),
+                1 => format!("-j CONNMARK --save-mark --nfmask {nfmask:#x} --ctmask {ctmask:#x}"),
+                _ => {
+                    format!("-j CONNMARK --restore-mark --nfmask {nfmask:#x} --ctmask {ctmask:#x}")
+                }
+            };
+            match shift {
+                0 => text,
+                1.. => format!("{text} --left-shift-mark {shift}"),
+                _ => format!("{text} --right-shift-mark {}", shift.unsigned_abs()),
+            }
+        }
         XtTarget::Reject { with, v6 } => format!("-j REJECT --reject-with {}", reject(*with, *v6)),
-        XtTarget::Log(name) | XtTarget::Nop(name) => format!("-j {name}"),
-        XtTarget::Ct { notrack, zone } => match (notrack, zone) {
-            (true, _) => "-j CT --notrack".to_owned(),
-            (false, 0) => "-j CT".to_owned(),
-            (false, zone) => format!("-j CT --zone {zone}"),
-        },
+        XtTarget::Ct(to) => ct(to),
         XtTarget::Set(set) => set_target(set),
-        XtTarget::Tproxy { addr, port, .. } => format!("-j TPROXY --on-ip {addr} --on-port {port}"),
+        XtTarget::Tproxy { mark, addr, port } => {
+            let (value, mask) = mark;
+            format!("-j TPROXY --on-port {port} --on-ip {addr} --tproxy-mark {value:#x}/{mask:#x}")
+        }
         XtTarget::Tcpmss(0xffff) => "-j TCPMSS --clamp-mss-to-pmtu".to_owned(),
         XtTarget::Tcpmss(size) => format!("-j TCPMSS --set-mss {size}"),
-        XtTarget::Queue { num, .. } => format!("-j NFQUEUE --queue-num {num}"),
+        XtTarget::Queue {
+            num,
+            total,
+            bypass,
+            fanout,
+        } => {
+            let mut text = match total {
+                0 | 1 => format!("-j NFQUEUE --queue-num {num}"),
+                _ => format!(
+                    "-j NFQUEUE --queue-balance {num}:{}",
+                    num.saturating_add(total - 1)
+                ),
+            };
+            if *bypass {
+                text.push_str(" --queue-bypass");
+            }
+            if *fanout {
+                text.push_str(" --queue-cpu-fanout");
+            }
+            text
+        }
+        XtTarget::Rare(rare) => text_rare_target::target(rare),
         XtTarget::Other { name, .. } => format!("-j {name} ..."),
     }
 }

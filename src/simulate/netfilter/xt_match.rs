@@ -9,7 +9,7 @@ use super::chain::Did;
 use super::ct::{self, masked_equal, port_within};
 use super::machine::{Eval, Vm};
 use super::step::assume;
-use super::{ipset, meta, recent, reverse};
+use super::{ipset, meta, recent, reverse, xt_rare_match};
 use crate::model::IfIndex;
 use crate::model::packet::L4;
 use crate::model::xtables::{HeaderMatch, Statistic, XtMatch};
@@ -94,6 +94,7 @@ pub(super) fn eval(eval: &mut Eval<'_, '_>, vm: &mut Vm<'_>, condition: &XtMatch
             dims,
             invert,
             flags,
+            ..
         } => {
             let asked = ipset::Asked {
                 index: *index,
@@ -224,7 +225,7 @@ fn holds(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, condition: &XtMatch) -> Tri {
             is_out,
             is_bridged,
         } => physdev(eval, (physin, physout), (*is_in, *is_out, *is_bridged)),
-        XtMatch::Limit | XtMatch::Hashlimit { .. } => {
+        XtMatch::Limit { .. } | XtMatch::Hashlimit(_) => {
             Tri::Unknown("whether the rate is used up is not known".to_owned())
         }
         XtMatch::Iprange { src, dst } => {
@@ -238,7 +239,9 @@ fn holds(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, condition: &XtMatch) -> Tri {
             None if skb.local => Tri::No,
             None => Tri::Unknown("link-layer source not known here".to_owned()),
         },
-        XtMatch::Owner { uid, gid, socket } => owner(eval, skb, *uid, *gid, *socket),
+        XtMatch::Owner {
+            uid, gid, socket, ..
+        } => owner(eval, skb, *uid, *gid, *socket),
         XtMatch::Pkttype { kind, invert } => {
             if packet.dst.is_multicast() {
                 return Tri::Unknown("packet type of a multicast packet".to_owned());
@@ -255,7 +258,7 @@ fn holds(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, condition: &XtMatch) -> Tri {
             let within = (u32::from(*first)..=u32::from(*last)).contains(&packet.len);
             Tri::from(within != *invert)
         }
-        XtMatch::Ttl { mode, value } => match mode {
+        XtMatch::Ttl { mode, value, .. } => match mode {
             0 => Tri::from(packet.ttl == *value),
             1 => Tri::from(packet.ttl != *value),
             2 => Tri::from(packet.ttl < *value),
@@ -264,12 +267,7 @@ fn holds(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, condition: &XtMatch) -> Tri {
         },
         XtMatch::Rpfilter { flags } => reverse::rpfilter(eval, vm, *flags),
         XtMatch::Dscp { dscp, invert } => Tri::from((packet.tos >> 2 == *dscp) != *invert),
-        // They look for an extension header, which no packet here has (`rt_mt6()` and its like).
-        XtMatch::Other { name, .. }
-            if matches!(&**name, "rt" | "hbh" | "dst" | "frag" | "srh") && packet.src.is_ipv6() =>
-        {
-            Tri::No
-        }
+        XtMatch::Rare(rare) => xt_rare_match::holds(eval, vm, rare),
         XtMatch::Other { name, .. } => {
             Tri::Unknown(format!("match {name} is not known to this program"))
         }

@@ -6,7 +6,7 @@ use super::chain::Did;
 use super::machine::{Eval, Vm};
 use super::nat::{self, Range};
 use super::step::{note, set_mark};
-use super::{ct, ipset, queue, reject, tproxy};
+use super::{ct, ipset, queue, reject, tproxy, xt_rare_target};
 use crate::model::netfilter::{Hook, Rule};
 use crate::model::xtables::XtTarget;
 use crate::simulate::conntrack::Manip;
@@ -51,17 +51,24 @@ pub(super) fn eval<'a>(
             ctmark,
             ctmask,
             nfmask,
-        } => connmark(eval, vm, rule, *mode, (*ctmark, *ctmask, *nfmask)),
+            shift,
+        } => connmark(eval, vm, rule, *mode, (*ctmark, *ctmask, *nfmask), *shift),
         XtTarget::Reject { with, v6 } => reject::xt(&vm.skb.packet, *with, *v6),
-        XtTarget::Log(_) | XtTarget::Nop(_) | XtTarget::Tcpmss(_) => Did::Next,
-        XtTarget::Ct { notrack, zone } => {
+        XtTarget::Tcpmss(_) => Did::Next,
+        XtTarget::Rare(rare) => xt_rare_target::eval(vm, rule, rare),
+        XtTarget::Ct(to) => {
             if vm.skb.ct != CtRef::None {
                 return Did::Next;
             }
-            if *zone != 0 {
-                return Did::Blind(format!("puts the connection in zone {zone}"));
+            if to.zone_varies() {
+                return Did::Blind(
+                    "puts the connection in a zone of its mark or direction".to_owned(),
+                );
             }
-            if *notrack {
+            if to.zone != 0 {
+                return Did::Blind(format!("puts the connection in zone {}", to.zone));
+            }
+            if to.notrack() {
                 vm.skb.ct = CtRef::Untracked;
                 note(vm, rule, "not tracked".to_owned(), Vec::new());
             }
@@ -69,40 +76,33 @@ pub(super) fn eval<'a>(
         }
         XtTarget::Set(set) => ipset::target(eval, vm, rule, set),
         XtTarget::Tproxy { mark, addr, port } => tproxy::xt(eval, vm, rule, *mark, (*addr, *port)),
-        XtTarget::Queue { num, total, bypass } => {
-            queue::hand_over(eval, vm, rule, (*num, *total), *bypass)
-        }
-        XtTarget::Other { name, data, .. } if header(vm, name, data) => Did::Next,
+        XtTarget::Queue {
+            num, total, bypass, ..
+        } => queue::hand_over(eval, vm, rule, (*num, *total), *bypass),
         XtTarget::Other { name, .. } => {
             Did::Blind(format!("target {name} is not known to this program"))
         }
     }
 }
 
-/// Targets that rewrite the IP header; false for others.
-///
-/// Source: `struct ipt_TTL_info`, `struct xt_DSCP_info`, `struct xt_tos_target_info`.
-fn header(vm: &mut Vm<'_>, name: &str, data: &[u8]) -> bool {
-    let packet = &mut vm.skb.packet;
-    match (name, data) {
-        ("TTL" | "HL", [0, value, ..]) => packet.ttl = *value,
-        ("TTL" | "HL", [1, value, ..]) => packet.ttl = packet.ttl.saturating_add(*value),
-        ("TTL" | "HL", [2, value, ..]) => packet.ttl = packet.ttl.saturating_sub(*value),
-        ("DSCP", [dscp, ..]) => packet.tos = packet.tos & 3 | dscp << 2,
-        ("TOS", [value, mask, ..]) => packet.tos = packet.tos & !mask ^ value,
-        _ => return false,
-    }
-    true
-}
-
-/// `connmark_tg_shift()` without shifts.
+/// `connmark_tg_shift()`; `shift` is by how many bits to the left, or to the right where negative.
 fn connmark(
     eval: &Eval<'_, '_>,
     vm: &mut Vm<'_>,
     rule: &Rule,
     mode: u8,
     (ctmark, ctmask, nfmask): (u32, u32, u32),
+    shift: i16,
 ) -> Did {
+    let shifted = |mark: u32| {
+        let bits = u32::from(shift.unsigned_abs());
+        let moved = if shift < 0 {
+            mark.checked_shr(bits)
+        } else {
+            mark.checked_shl(bits)
+        };
+        moved.unwrap_or(0)
+    };
     let Some(own) = ct::mark(eval, vm) else {
         return Did::Next;
     };
@@ -112,16 +112,17 @@ fn connmark(
                 _ if ctmask == u32::MAX => Some(ctmark),
                 own => own.map(|own| own & !ctmask ^ ctmark),
             };
+            let new = new.map(shifted);
             ct::set_mark(eval, vm, rule, new);
         }
         1 => {
             let both = own.zip(vm.skb.mark);
-            let new = both.map(|(own, mark)| own & !ctmask ^ (mark & nfmask));
+            let new = both.map(|(own, mark)| own & !ctmask ^ shifted(mark & nfmask));
             ct::set_mark(eval, vm, rule, new);
         }
         2 => {
             let both = own.zip(vm.skb.mark);
-            let new = both.map(|(own, mark)| mark & !nfmask ^ (own & ctmask));
+            let new = both.map(|(own, mark)| mark & !nfmask ^ shifted(own & ctmask));
             set_mark(vm, rule, new);
         }
         other => return Did::Blind(format!("CONNMARK mode {other}")),

@@ -186,6 +186,8 @@ pub(super) fn chain(name: &str, base: Option<BaseChain>, rules: Vec<Vec<Expr>>) 
         handle: 1,
         base,
         sieved: None,
+        comment: None,
+        bound: false,
         rules: Section::Known(
             rules
                 .map(|(exprs, handle)| Rule {
@@ -209,6 +211,8 @@ pub(super) fn table(family: Family, name: &str, chains: Vec<Chain>, sets: Vec<Se
         sets: sets.into_iter().map(|s| (s.name.clone(), s)).collect(),
         sets_complete: true,
         flowtables: BTreeMap::new(),
+        objects: Vec::new(),
+        comment: None,
     }
 }
 
@@ -351,6 +355,7 @@ fn nat_to(text: &str, flags: u32) -> NatRange {
         flags: flags | u32::from(has_addr) | if ports.is_some() { 2 } else { 0 },
         addrs: has_addr.then(|| (ip(first), ip(last))),
         ports,
+        base: 0,
     }
 }
 
@@ -401,7 +406,10 @@ pub(super) fn parse_rule(words: &[String]) -> Vec<Expr> {
                     dports: (0, u16::MAX),
                     invert: 0,
                 }),
-                "limit" => matches.push(XtMatch::Limit),
+                "limit" => matches.push(XtMatch::Limit {
+                    cost: 1000,
+                    burst: 5,
+                }),
                 "mystery" => matches.push(XtMatch::Other {
                     name: "mystery".to_owned(),
                     revision: 0,
@@ -497,10 +505,10 @@ pub(super) fn parse_rule(words: &[String]) -> Vec<Expr> {
                 target = Some(XtTarget::Reject { with, v6: false });
             }
             "--notrack" => {
-                target = Some(XtTarget::Ct {
-                    notrack: true,
-                    zone: 0,
-                });
+                target = Some(XtTarget::Ct(Box::new(CtTarget {
+                    flags: 1,
+                    ..CtTarget::default()
+                })));
             }
             other => panic!("iptables word {other}"),
         }
@@ -517,6 +525,7 @@ fn parse_target(word: &str) -> XtTarget {
         flags: 0,
         addrs: None,
         ports: None,
+        base: 0,
     };
     match word {
         "ACCEPT" => XtTarget::Standard(Verdict::Accept),
@@ -525,8 +534,7 @@ fn parse_target(word: &str) -> XtTarget {
         "MASQUERADE" => XtTarget::Masquerade(empty),
         "REDIRECT" => XtTarget::Redirect(empty),
         "REJECT" => XtTarget::Reject { with: 3, v6: false },
-        "LOG" => XtTarget::Log("LOG".to_owned()),
-        "MARK" | "DNAT" | "SNAT" | "CT" => XtTarget::Log("unfinished".to_owned()),
+        "LOG" | "MARK" | "DNAT" | "SNAT" | "CT" => XtTarget::Rare(Box::new(RareTarget::Trace)),
         "MYSTERY" => XtTarget::Other {
             name: "MYSTERY".to_owned(),
             revision: 0,

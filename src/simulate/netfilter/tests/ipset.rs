@@ -66,6 +66,7 @@ fn asks(name: &str, sides: &str, invert: bool, flags: u32) -> XtMatch {
         dims: sides.split(',').map(|side| side == "src").collect(),
         invert,
         flags,
+        counters: None,
     }
 }
 
@@ -275,6 +276,7 @@ fn what_can_not_be_had_is_told_by_name() {
         dims: vec![true],
         invert: false,
         flags: 0,
+        counters: None,
     };
     let told = why(&mut drops(Vec::new(), vec![nameless]));
     assert!(told.contains("ipset number 3: EPERM"), "{told}");

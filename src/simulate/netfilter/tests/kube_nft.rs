@@ -17,6 +17,7 @@ fn set(name: &str, fields: &[u32], map: bool, elements: Vec<SetElem>) -> Set {
         key_len: fields.iter().map(|len| len.next_multiple_of(4)).sum(),
         field_lens: fields.to_vec(),
         data_len: 0,
+        decl: crate::model::netfilter::SetDecl::default(),
         elements: Elements::Known(elements),
     }
 }
@@ -30,6 +31,7 @@ fn elem(key: &[u8], data: Option<SetData>) -> SetElem {
         data,
         comment: None,
         expires_ms: None,
+        timeout_ms: None,
         exprs: Vec::new(),
     }
 }
@@ -347,7 +349,7 @@ fn sets_and_chains_that_were_not_read_are_asked_for() {
 /// The kernel hashes equal bytes alike: packets of one sender, and both directions of one flow, go one way.
 #[test]
 fn a_hash_is_drawn_once() {
-    let mark_by = |jhash: Option<(Reg, u32, u32)>| {
+    let mark_by = |jhash: Option<(Reg, u32, Option<u32>)>| {
         let (dreg, sreg) = (9, 9);
         let load = Expr::Payload {
             base: PayloadBase::Network,
@@ -377,7 +379,7 @@ fn a_hash_is_drawn_once() {
     let run = |world: &mut World, packet, flows| {
         world.run(Hook::Prerouting, (3, 0), skb(packet, false), flows)
     };
-    let mut by_sender = mark_by(Some((4, 4, 7)));
+    let mut by_sender = mark_by(Some((4, 4, Some(7))));
     let ways = run(&mut by_sender, to(80), Flows::default());
     assert_eq!(ways.len(), 4);
     for way in ways {

@@ -18,4 +18,5 @@ mod kube_nft;
 mod order;
 mod owner;
 mod properties;
+mod rare;
 mod unknown;

@@ -25,6 +25,7 @@ fn owned(uid: Option<(u32, u32, bool)>, gid: Option<(u32, u32, bool)>) -> Vec<Ex
         uid,
         gid,
         socket: None,
+        supplementary: false,
     };
     vec![
         Expr::Match(owner),
@@ -153,6 +154,7 @@ fn the_ports_that_a_rule_gives_are_told() {
         flags: 1 | 2 | 4,
         addrs: Some((ip("10.88.0.11"), ip("10.88.0.11"))),
         ports: Some((20000, 20100)),
+        base: 0,
     };
     let chain = chain(
         "POSTROUTING",

@@ -201,7 +201,13 @@ fn expressions() -> impl Strategy<Value = Vec<Expr>> {
         meta(MetaKey::Oifname, b"eth0\0"),
         meta(MetaKey::Mark, &[1, 0, 0, 0]),
         vec![Expr::Counter(Counters::default())],
-        vec![Expr::Limit { inverted: false }],
+        vec![Expr::Limit {
+            rate: 1,
+            unit: 1,
+            burst: 5,
+            bytes: false,
+            inverted: false,
+        }],
         vec![],
     ];
     let range = Just(vec![
@@ -308,6 +314,7 @@ fn many(interval: bool, catchall: bool) -> Set {
         data: None,
         comment: None,
         expires_ms: None,
+        timeout_ms: None,
         exprs: Vec::new(),
     };
     let mut elements: Vec<SetElem> = (0..60)
@@ -331,6 +338,7 @@ fn many(interval: bool, catchall: bool) -> Set {
         field_lens: Vec::new(),
         data_len: 0,
         elements: Elements::Known(elements),
+        decl: crate::model::netfilter::SetDecl::default(),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Needs root: namespaces called `npc-*` are made and removed again. The helper binary must have been
 //! built (`cargo build -p netpath --bin netpath-helper --features collect`).
 
+mod decoder;
 mod discovery;
 mod flows;
 mod helper;

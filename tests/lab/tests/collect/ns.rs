@@ -44,28 +44,56 @@ impl Ns {
 
     /// Runs a command inside that reads a text.
     pub fn feed(&self, command: &str, text: &str) {
+        if let Err(error) = self.try_feed(command, text) {
+            panic!("{command}: {error}");
+        }
+    }
+
+    /// Likewise; what it says where it fails.
+    pub fn try_feed(&self, command: &str, text: &str) -> Result<(), String> {
         use std::io::Write;
         let mut child = Command::new("ip")
             .args(["netns", "exec", &self.0])
             .args(command.split_whitespace())
             .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .expect("the command starts");
         let mut input = child.stdin.take().expect("its input");
-        input.write_all(text.as_bytes()).expect("it reads");
+        // A command that fails early does not read all.
+        let fed = input.write_all(text.as_bytes());
         drop(input);
-        assert!(child.wait().expect("it ends").success(), "{command}");
+        let output = child.wait_with_output().expect("it ends");
+        if output.status.success() && fed.is_ok() {
+            return Ok(());
+        }
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
-    /// Makes the accounting objects that kube-proxy's rules name (NFNL_MSG_ACCT_NEW).
+    /// Makes the accounting objects that kube-proxy's rules name.
     pub fn accounting(&self) {
-        let script = "import socket,struct\n\
+        self.account("ct_state_invalid_dropped_pkts\nlocalhost_nps_accepted_pkts\n");
+    }
+
+    /// Makes accounting objects (NFNL_MSG_ACCT_NEW), whose names stand one to a line.
+    pub fn account(&self, names: &str) {
+        if names.trim().is_empty() {
+            return;
+        }
+        let list: Vec<String> = names
+            .lines()
+            .map(|name| format!("'{}'", name.trim()))
+            .collect();
+        let list = list.join(",");
+        let script = format!(
+            "import socket,struct\n\
             s=socket.socket(socket.AF_NETLINK,socket.SOCK_RAW,12)\n\
-            for n in ('ct_state_invalid_dropped_pkts','localhost_nps_accepted_pkts'):\n \
+            for n in ({list},):\n \
             m=n.encode()+b'\\0'; a=struct.pack('=HH',4+len(m),1)+m; a+=b'\\0'*(-len(a)%4)\n \
             b=bytes(4)+a\n \
-            s.send(struct.pack('=IHHII',16+len(b),0x700,0x405,1,0)+b); s.recv(4096)\n";
-        self.feed("python3 -", script);
+            s.send(struct.pack('=IHHII',16+len(b),0x700,0x405,1,0)+b); s.recv(4096)\n"
+        );
+        self.feed("python3 -", &script);
     }
 
     /// Attaches a program that does nothing at a device's tcx ingress (BPF_PROG_LOAD, BPF_PROG_ATTACH).

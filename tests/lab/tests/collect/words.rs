@@ -103,15 +103,8 @@ const NFT_SNAT: &[&str] = &[
     "meta l4proto tcp masquerade to :1024-65535",
 ];
 
-/// What is printed otherwise, as docs/kernel-coverage.md says: rates and prefixes of logs decide nothing
-/// here and are not kept, and a rule holds the index of a device rather than its name.
-const OTHERWISE: &[(&str, &str)] = &[
-    ("iif \"lo\" accept", "iif 1 accept"),
-    ("limit rate 10/second accept", "limit rate ... accept"),
-    ("log prefix \"dropped \" drop", "log drop"),
-    ("-m limit --limit 10/sec -j ACCEPT", "-m limit -j ACCEPT"),
-    ("-j LOG --log-prefix \"dropped: \"", "-j LOG"),
-];
+/// What is printed otherwise: a rule holds the index of a device rather than its name.
+const OTHERWISE: &[(&str, &str)] = &[("iif \"lo\" accept", "iif 1 accept")];
 
 /// Rules of `iptables-save`.
 const IPTABLES: &[&str] = &[
