@@ -1290,7 +1290,7 @@ fn a_source_port_that_another_flow_has_is_not_given_twice() {
     let _listener = server.listen("--udp 5353");
     let to = "10.0.2.2:5353";
     let fixed = "--protocol udp --source-port 4000 -o wide";
-    let taken = "its port being taken";
+    let taken = "to 10.0.2.1:any";
     until("the server answers", Duration::from_secs(10), || {
         datagram(&hosts[1], 4001, to).is_some()
     });
