@@ -1,4 +1,5 @@
-//! IPVS services in the words of `ipvsadm-save -n`, which `ipvsadm-restore` takes.
+//! IPVS services in the words of `ipvsadm-save -n`, which `ipvsadm-restore` takes. Bounds of servers, which that
+//! leaves out, are there too.
 
 #![expect(
     clippy::format_push_string,
@@ -64,13 +65,16 @@ pub fn key(key: &IpvsKey) -> String {
 pub fn server(server: &IpvsServer) -> String {
     let method = match server.method {
         IpvsMethod::Masq => "-m".to_owned(),
-        IpvsMethod::Tunnel => tunnel(server.tunnel),
+        IpvsMethod::Tunnel => "-i".to_owned(),
         IpvsMethod::Direct | IpvsMethod::Local => "-g".to_owned(),
         IpvsMethod::Bypass => "bypass".to_owned(),
         IpvsMethod::Other(number) => format!("method {number}"),
     };
     let addr = words::socket_addr(server.addr, Some(server.port));
     let mut text = format!("-r {addr} {method} -w {}", server.weight);
+    if server.method == IpvsMethod::Tunnel {
+        text.push_str(&format!(" --tun-type {}", tunnel(server.tunnel)));
+    }
     for (option, bound) in [("-x", server.upper), ("-y", server.lower)] {
         if bound > 0 {
             text.push_str(&format!(" {option} {bound}"));
@@ -81,10 +85,10 @@ pub fn server(server: &IpvsServer) -> String {
 
 fn tunnel(kind: u8) -> String {
     match kind {
-        0 => "-i".to_owned(),
-        1 => "-i --tun-type gue".to_owned(),
-        2 => "-i --tun-type gre".to_owned(),
-        other => format!("-i --tun-type {other}"),
+        0 => "ipip".to_owned(),
+        1 => "gue".to_owned(),
+        2 => "gre".to_owned(),
+        other => other.to_string(),
     }
 }
 
