@@ -154,7 +154,11 @@ fn remedy(end: &End) -> &'static str {
 
 /// Last bytes of a helper's stderr, filled while it runs.
 #[derive(Clone, Debug, Default)]
-pub struct StderrTail(Arc<Mutex<Vec<u8>>>);
+pub struct StderrTail {
+    kept: Arc<Mutex<Vec<u8>>>,
+    /// It was read to its end.
+    whole: watch::Sender<bool>,
+}
 
 impl StderrTail {
     /// Reads `from` to its end, so that it never blocks the other streams, and keeps the tail.
@@ -163,19 +167,27 @@ impl StderrTail {
         // A read error ends stderr like an end of file: the run's end is reported elsewhere.
         while let Ok(count @ 1..) = from.read(&mut chunk).await {
             let mut kept = self
-                .0
+                .kept
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
             kept.extend(chunk.iter().take(count));
             let over = kept.len().saturating_sub(STDERR_TAIL);
             kept.drain(..over);
         }
+        self.whole.send_replace(true);
+    }
+
+    /// Waits until it was read to its end, at most so long: an abrupt close ends the run but not always this.
+    pub async fn end(&self, limit: Duration) {
+        let mut whole = self.whole.subscribe();
+        // Whatever was read until then is what there is.
+        let _ = tokio::time::timeout(limit, whole.wait_for(|whole| *whole)).await;
     }
 
     /// What was kept, in one line.
     pub fn text(&self) -> String {
         let kept = self
-            .0
+            .kept
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         let text = String::from_utf8_lossy(&kept);
@@ -474,6 +486,7 @@ impl Session {
             _ => None,
         };
         let end = told.unwrap_or_else(|| End::Cut(cause.to_owned()));
+        self.pipe.stderr.end(BYE_LIMIT).await;
         if self.greeting.version.is_empty() && self.decoder.pending() > 0 {
             return self.foreign(format!("{end} after its first bytes"));
         }

@@ -6,7 +6,7 @@ use crate::model::conntrack::NatRange;
 use crate::model::netfilter::*;
 use crate::model::packet::TCP;
 use crate::model::socket::Socket;
-use crate::model::xtables::{XtMatch, XtTarget};
+use crate::model::xtables::{RareMatch, XtMatch, XtTarget};
 use crate::simulate::netfilter::HookVerdict;
 use crate::simulate::skb::Flows;
 use crate::trace::DropReason;
@@ -112,27 +112,28 @@ fn a_transparent_proxy_takes_a_packet_for_another_port() {
 
 #[test]
 fn no_packet_has_extension_headers() {
-    let routing = |data: Vec<u8>| {
-        let other = XtMatch::Other {
-            name: "rt".to_owned(),
-            revision: 0,
-            data,
-        };
-        let rule = vec![
-            Expr::Match(other),
-            Expr::Target(XtTarget::Standard(Verdict::Drop)),
-        ];
-        let chain = chain(
-            "INPUT",
-            Some(base(Hook::Input, 0, ChainKind::Filter)),
-            vec![rule],
-        );
-        let filter = table(Family::Ip6, "filter", vec![chain], Vec::new());
-        World::new(with_nft(vec![filter]))
+    // ip6tables -m rt
+    let routing = RareMatch::Rt {
+        kind: 0,
+        left: (0, u32::MAX),
+        length: 0,
+        flags: 0,
+        invert: 0,
+        addrs: Vec::new(),
     };
+    let rule = vec![
+        Expr::Match(XtMatch::Rare(Box::new(routing))),
+        Expr::Target(XtTarget::Standard(Verdict::Drop)),
+    ];
+    let chain = chain(
+        "INPUT",
+        Some(base(Hook::Input, 0, ChainKind::Filter)),
+        vec![rule],
+    );
+    let filter = table(Family::Ip6, "filter", vec![chain], Vec::new());
+    let mut world = World::new(with_nft(vec![filter]));
     let packet = tcp("fd00:88::12", Some(40000), "fd00:88::11", 80);
-    let outcome =
-        routing(vec![0; 48]).one(Hook::Input, (2, 0), skb(packet, false), Flows::default());
+    let outcome = world.one(Hook::Input, (2, 0), skb(packet, false), Flows::default());
     assert!(is_accept(&outcome), "{outcome:?}");
 }
 
