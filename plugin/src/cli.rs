@@ -164,6 +164,12 @@ pub struct TraceArgs {
     /// Source port [default: any free one]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub source_port: Option<u16>,
+    /// User id of the sending program, where rules ask for it, as those of service meshes do [default: not known]
+    #[arg(long, value_name = "UID")]
+    pub uid: Option<u32>,
+    /// Its group id [default: not known]
+    #[arg(long, value_name = "GID")]
+    pub gid: Option<u32>,
     /// Size of the packet in bytes, IP header included: try 1500 where large answers hang
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(28..=65535))]
     pub size: Option<u32>,

@@ -17,6 +17,8 @@ use super::fleet::Fleet;
 
 /// Most flows that are followed.
 const MOST: usize = 8;
+/// Entries of a table that is searched unasked: the kernel looks at each, some microsecond apiece.
+const SEARCHED: u32 = 200_000;
 
 /// Entries that lead to the same place.
 pub struct Found {
@@ -57,6 +59,20 @@ pub async fn find(
             });
             places.extend(asked);
         }
+    }
+    if !all {
+        places.retain(|(ns, _, _)| match entries(&fleet.topology, ns) {
+            Some(count) if count > SEARCHED => {
+                let why = format!(
+                    "existing flows in {ns}: not searched for among {count} entries; --existing does"
+                );
+                if !existing.unknown.contains(&why) {
+                    existing.unknown.push(why);
+                }
+                false
+            }
+            _ => true,
+        });
     }
     let mut wants = Wants::new();
     for (ns, tuple, _) in &places {
@@ -135,6 +151,12 @@ pub async fn find(
         })
         .collect();
     existing
+}
+
+/// Entries of a namespace's table, where that is known.
+fn entries(topology: &Topology, ns: &NsKey) -> Option<u32> {
+    let sysctls = topology.netns(ns)?.sysctls.known()?;
+    *sysctls.nf_conntrack_count.known()?
 }
 
 /// Namespaces that a first packet crosses before its source is translated, with its ends there, the port any.

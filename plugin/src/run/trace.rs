@@ -253,8 +253,8 @@ impl Job<'_> {
                 dport: flow.port,
                 protocol: protocol_number(resolved.protocol, v6),
                 len: self.request.size(resolved.protocol, v6),
-                uid: None,
-                gid: None,
+                uid: self.args.uid,
+                gid: self.args.gid,
             });
             shares.push(flow.probability);
         }
@@ -318,8 +318,8 @@ impl Job<'_> {
             dport: local.port,
             protocol: protocol_number(local.protocol, v6),
             len: self.request.size(local.protocol, v6),
-            uid: None,
-            gid: None,
+            uid: self.args.uid,
+            gid: self.args.gid,
         };
         fleet.about = Some(about_one(&fleet.topology, &flow));
         let flows = [flow];

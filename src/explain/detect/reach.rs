@@ -61,7 +61,10 @@ impl<'a> Case<'a> {
         let here = self.here();
         let lower = what.to_ascii_lowercase();
         let says = |words: &[&str]| words.iter().any(|word| lower.contains(word));
-        if says(&["eperm", "eacces", "not permitted", "permission", "cap_"]) {
+        if says(&["the sender's uid", "the sender's gid"]) {
+            "a rule asks who sends: say it by --uid and --gid (kubectl exec POD -- id tells both)"
+                .to_owned()
+        } else if says(&["eperm", "eacces", "not permitted", "permission", "cap_"]) {
             format!(
                 "the helper {here} lacks a right: try --privileged, or let its namespace allow the capabilities of docs/security.md"
             )

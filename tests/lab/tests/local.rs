@@ -718,6 +718,23 @@ fn recent_addresses_are_looked_up() {
     }
 }
 
+/// Rules of service meshes ask for the sender's user, which nobody but the asker knows.
+#[test]
+fn rules_that_ask_who_sends() {
+    let (net0, net1) = pair();
+    let _listener = net1.listen("--tcp 8080 --udp 8080");
+    net0.tool("iptables-nft -A OUTPUT -p tcp -m owner --uid-owner 1337 --gid-owner 7 -j REJECT");
+    let outcome = net0.tcp("10.0.1.3:8080");
+    assert!(matches!(outcome, Outcome::Connected { .. }), "{outcome:?}");
+    let at = |more: &str| trace(&net0, "10.0.1.3:8080", more);
+    at("")
+        .exits(3)
+        .says(&["the sender's uid is not known", "--uid and --gid"]);
+    at("--uid 0").exits(0);
+    at("--uid 1337 --gid 7").exits(1).says(&["NP0126"]);
+    at("--uid 1337 --gid 8").exits(0);
+}
+
 /// A program that takes the packets of queue 7 and never says what is to become of them.
 fn silent_listener(ns: &Netns) -> std::os::fd::OwnedFd {
     let bound = ns.enter().run(|| {
