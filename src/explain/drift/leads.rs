@@ -139,6 +139,10 @@ impl<'a> Walk<'a> {
                 by: number,
                 chain: name,
             };
+            if side && matches!(facts.act, Some(Act::Return | Act::Ends(_))) {
+                // kube-proxy writes no such rule.
+                self.unknown(format!("{}: it takes some packets out of the way", next.by));
+            }
             let surely = !side && !facts.random && facts.sticky == Sticky::Not;
             let Some(act) = &facts.act else { continue };
             let then = self.act(act, &next, from, depth);

@@ -799,7 +799,7 @@ fn a_denied_policy_is_explained_and_kept_in_a_file() {
     for from in ["--local".to_owned(), format!("--snapshot {file}")] {
         trace(&from).exits(1).says(&[
             "NP0119",
-            "KUBE-NWPLCY-X, rule 2: -j DROP",
+            "KUBE-NWPLCY-X (kube-router: a network policy), rule 2: -j DROP",
             "set KUBE-SRC-A: 10.0.1.2 is no member (1 member), so that rule 1 of chain KUBE-NWPLCY-X does not match",
         ]);
     }
