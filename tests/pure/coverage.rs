@@ -64,7 +64,6 @@ const YES: &[&str] = &[
     "counter",
     "dup",
     "fib",
-    "flow_offload",
     "immediate",
     "last",
     "log",
@@ -165,6 +164,11 @@ const IN_PART: &[&str] = &[
     "u32",
     "CT",
     "SET",
+    "queue",
+    "tproxy",
+    "NFQUEUE",
+    "TPROXY",
+    "flow_offload",
 ];
 
 /// Named wherever it can decide. HMARK sets a mark that is not known.
@@ -173,10 +177,8 @@ const UNKNOWN: &[&str] = &[
     "fwd",
     "inner",
     "limit",
-    "queue",
     "socket",
     "synproxy",
-    "tproxy",
     "tunnel",
     "bpf",
     "cgroup",
@@ -193,10 +195,8 @@ const UNKNOWN: &[&str] = &[
     "CLUSTERIP",
     "DNPT",
     "HMARK",
-    "NFQUEUE",
     "SNPT",
     "SYNPROXY",
-    "TPROXY",
 ];
 
 /// Names that mean one thing as an expression and another as a match.

@@ -239,6 +239,7 @@ pub(super) fn eval<'a>(
                 flags: *flags,
                 addrs,
                 ports,
+                base: 0,
             };
             let (manip, word) = if *source {
                 (Manip::Src, "snat to")
@@ -264,6 +265,7 @@ pub(super) fn eval<'a>(
                 flags: *flags,
                 addrs: None,
                 ports,
+                base: 0,
             };
             if matches!(expr, Expr::Masq { .. }) {
                 nat::masquerade(eval, vm, range)

@@ -163,6 +163,8 @@ pub(super) struct Range {
     pub(super) flags: u32,
     pub(super) addrs: Option<(IpAddr, IpAddr)>,
     pub(super) ports: Option<(u16, u16)>,
+    /// Port that the first one stands for, with NF_NAT_RANGE_PROTO_OFFSET.
+    pub(super) base: u16,
 }
 
 impl From<NatRange> for Range {
@@ -171,6 +173,7 @@ impl From<NatRange> for Range {
             flags: range.flags,
             addrs: range.addrs.filter(|_| range.flags & MAP_IPS != 0),
             ports: range.ports.filter(|_| range.flags & PROTO_SPECIFIED != 0),
+            base: range.base,
         }
     }
 }
@@ -294,7 +297,13 @@ fn port(current: &Tuple, manip: Manip, range: Range) -> NewPort {
     let random = range.flags & PROTO_RANDOM_ALL != 0;
     match range.ports {
         Some((first, last)) if first == last => NewPort::Is(first),
-        Some(_) if range.flags & PROTO_OFFSET != 0 => NewPort::Free,
+        Some((first, last)) if range.flags & PROTO_OFFSET != 0 => {
+            let size = last.checked_sub(first).and_then(|more| more.checked_add(1));
+            let Some((own, size)) = own.zip(size) else {
+                return NewPort::Free;
+            };
+            NewPort::Is(first.wrapping_add(own.wrapping_sub(range.base) % size))
+        }
         Some((first, last)) if !random && own.is_some_and(|p| (first..=last).contains(&p)) => {
             NewPort::Keep
         }

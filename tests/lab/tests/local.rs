@@ -718,6 +718,24 @@ fn recent_addresses_are_looked_up() {
     }
 }
 
+/// A range of ports stands for another one, port for port.
+#[test]
+fn ports_that_a_rule_shifts() {
+    let (net0, net1) = pair();
+    let _listener = net1.listen("--tcp 9002 --udp 9002");
+    for iptables in ["iptables-nft", "iptables-legacy"] {
+        let rule = "-t nat -A PREROUTING -p tcp --dport 8000:8003 -j DNAT --to-destination 10.0.1.3:9000-9003/8000";
+        net1.tool(&format!("{iptables} {rule}"));
+        for (port, works) in [(8002, true), (8001, false)] {
+            let at = format!("10.0.1.3:{port}");
+            let connected = matches!(net0.tcp(&at), Outcome::Connected { .. });
+            assert_eq!(connected, works, "{iptables} {at}");
+            trace(&net0, &at, "").exits(i32::from(!works));
+        }
+        net1.tool(&format!("{iptables} -t nat -F"));
+    }
+}
+
 /// Rules of service meshes ask for the sender's user, which nobody but the asker knows.
 #[test]
 fn rules_that_ask_who_sends() {
