@@ -326,8 +326,13 @@ pub(super) fn eval<'a>(
         }
         Expr::Synproxy { .. } => Did::Blind("answered in place of the server".to_owned()),
         Expr::Fwd { .. } => Did::Blind("sent out of another device".to_owned()),
-        Expr::ObjrefMap { set, .. } => {
-            Did::Doubt(format!("the object that map {set} leads to is not known"))
+        Expr::ObjrefMap { set, sreg } => {
+            let kind = walk.base.table.sets.get(set);
+            let kind = kind.map_or(0, |set| set.decl.object_type);
+            match look_up(eval, vm, set, *sreg, None, false) {
+                Did::Next => object(&format!("that map {set} leads to"), kind),
+                other => other,
+            }
         }
         // Options of TCP are what ExthdrSet changes, and no rule is known to ask for them afterwards.
         Expr::ExthdrSet { .. }
@@ -361,13 +366,7 @@ pub(super) fn eval<'a>(
             }
             Did::Next
         }
-        Expr::Objref { name, kind } => match kind {
-            // counter, conntrack helper, timeout, secmark, expectation.
-            1 | 3 | 7 | 8 | 9 => Did::Next,
-            // quota, limit, connlimit.
-            2 | 4 | 5 => Did::Doubt(format!("state of object {name} is not known")),
-            _ => Did::Blind(format!("object {name} of type {kind} is not evaluated")),
-        },
+        Expr::Objref { name, kind } => object(name, *kind),
         Expr::Header(header) => Did::when(xt_match::header(eval, &vm.skb, header)),
         Expr::Match(condition) => xt_match::eval(eval, vm, condition),
         Expr::Target(target) => xt_target::eval(eval, vm, rule, target),
@@ -589,6 +588,17 @@ fn look_up<'a>(
             });
             found(vm, dreg, elem)
         }
+    }
+}
+
+/// A stateful object of kind NFT_OBJECT_*.
+fn object(name: &str, kind: u32) -> Did {
+    match kind {
+        // counter, conntrack helper, timeout, secmark, expectation.
+        1 | 3 | 7 | 8 | 9 => Did::Next,
+        // quota, limit, connlimit.
+        2 | 4 | 5 => Did::Doubt(format!("state of object {name} is not known")),
+        _ => Did::Blind(format!("object {name} of type {kind} is not evaluated")),
     }
 }
 
