@@ -322,6 +322,7 @@ impl<'a> Case<'a> {
                 (codes::HAIRPIN_OFF, mend)
             }
             DropReason::BridgeNoPort if self.switched_off().is_some() => self.link_down(),
+            DropReason::BridgePortState if self.bridge_of_port().is_some() => self.link_down(),
             DropReason::BridgePortState
             | DropReason::BridgeNoPort
             | DropReason::BridgeIsolated

@@ -86,7 +86,6 @@ const YES: &[&str] = &[
     "iprange",
     "mark",
     "multiport",
-    "nfacct",
     "physdev",
     "policy",
     "rpfilter",
@@ -169,6 +168,7 @@ const IN_PART: &[&str] = &[
     "NFQUEUE",
     "TPROXY",
     "flow_offload",
+    "nfacct",
 ];
 
 /// Named wherever it can decide. HMARK sets a mark that is not known.

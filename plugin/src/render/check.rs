@@ -72,7 +72,7 @@ pub fn text(checkup: &Checkup, options: &Options) -> String {
     let width = width.max().unwrap_or(0);
     for node in &checkup.nodes {
         let (style, sign, words) = match verdict(node.findings, node.unknown) {
-            "ok" => (Style::Good, "✓", "as it should be".to_owned()),
+            "ok" => (Style::Good, "✓", "endpoints agree".to_owned()),
             "inconclusive" => (Style::Unsure, "?", "can't be told".to_owned()),
             _ if node.findings == 1 => (Style::Bad, "✗", "1 finding".to_owned()),
             _ => (Style::Bad, "✗", format!("{} findings", node.findings)),

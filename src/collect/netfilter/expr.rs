@@ -450,7 +450,8 @@ fn cmp_op(op: u32) -> Option<CmpOp> {
 }
 
 fn bitwise(args: Args<'_>) -> Option<Expr> {
-    let shift = || be32(args.value(7)?);
+    // A value of a register, not a number of netlink: host order (`nft_bitwise_init_shift()`).
+    let shift = || Some(u32::from_ne_bytes(*args.value(7)?.first_chunk()?));
     let op = match args.or_zero(6) {
         0 => BitwiseOp::MaskXor {
             mask: args.value(4)?.to_vec(),

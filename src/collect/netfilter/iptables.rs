@@ -516,12 +516,16 @@ fn header(layout: &Layout, entry: &[u8]) -> Option<HeaderMatch> {
     let address = |index: usize, inverted: u8| {
         let addr = inet_addr(entry, index * width, v6)?;
         let mask = inet_addr(entry, (index + 2) * width, v6)?;
-        Some((!unspecified(mask)).then_some((addr, mask, invert & inverted != 0)))
+        let inverted = invert & inverted != 0;
+        // "Not any" matches nothing, and so counts.
+        Some((inverted || !unspecified(mask)).then_some((addr, mask, inverted)))
     };
     let name = |index: usize, inverted: u8| {
         let at = names + 16 * index;
         let found = masked_name(entry.get(at..at + 16)?, entry.get(at + 32..at + 48)?);
-        Some(found.map(|name| (name, invert & inverted != 0)))
+        let inverted = invert & inverted != 0;
+        let any = inverted.then(|| "+".to_owned());
+        Some(found.or(any).map(|name| (name, inverted)))
     };
     let proto = u8::try_from(u16_at(entry, proto_at)?).ok()?;
     // IPv6 says by a flag that the protocol counts; IPv4 by its not being 0.

@@ -254,7 +254,8 @@ fn multiport(revision: u8, data: &[u8]) -> Option<XtMatch> {
 fn physdev(data: &[u8]) -> Option<XtMatch> {
     let (invert, wanted) = (*data.get(64)?, *data.get(65)?);
     let name = |bit: u8, at: usize| {
-        let found = masked_name(data.get(at..at + 16)?, data.get(at + 16..at + 32)?)?;
+        let found = masked_name(data.get(at..at + 16)?, data.get(at + 16..at + 32)?);
+        let found = found.unwrap_or_else(|| "+".to_owned());
         (wanted & bit != 0).then_some((found, invert & bit != 0))
     };
     let is = |bit: u8| (wanted & bit != 0).then_some(invert & bit == 0);

@@ -13,6 +13,9 @@ impl Case<'_> {
     /// The device that is down, its namespace, and how: of a pair without carrier, the end that was
     /// switched off.
     pub(super) fn down_end(&self) -> Option<(NsKey, String, String)> {
+        if let Some((key, dev)) = self.bridge_of_port() {
+            return Some((key, dev, "down".to_owned()));
+        }
         let Some((dev, state)) = self.down() else {
             let (key, dev) = self.switched_off()?;
             return Some((key, dev, "down".to_owned()));
@@ -78,6 +81,17 @@ impl Case<'_> {
             | Disposition::Rejected(RejectWith::HostUnreachable) => self.link_off(),
             _ => self.route_off(),
         }
+    }
+
+    /// The bridge of a port that does not forward since the bridge is switched off.
+    pub(super) fn bridge_of_port(&self) -> Option<(NsKey, String)> {
+        if self.trace.disposition != Disposition::Dropped(DropReason::BridgePortState) {
+            return None;
+        }
+        let (port, _) = self.down()?;
+        let ns = self.ns()?;
+        let bridge = ns.link(ns.link_named(&port)?.master?)?;
+        (!bridge.up).then(|| (self.hop.ns.clone(), bridge.name.clone()))
     }
 
     fn route_off(&self) -> Option<(NsKey, String)> {

@@ -1,12 +1,13 @@
 //! What differs between what is expected of a node and what its rules lead to.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::NsKey;
 
-use super::expect::{Entry, Expected, Portal, Target};
+use super::expect::{Ends, Entry, Expected, Portal, Target};
 use super::leads::{Leads, Way};
-use super::proxy::{Look, Proxy};
+use super::proxy::{Kind, Known, Look, Proxy};
 use super::rule::Sticky;
 use super::{words, words_of};
 use crate::explain::codes::{self, Code, Severity};
@@ -68,7 +69,8 @@ impl<'a> Comparison<'a> {
             Look::NotRead => return self.untold("its rules were not read".to_owned(), name),
             Look::Nothing => {
                 // Of a flow without rules the trace says so itself.
-                if self.whole && entry != Entry::Optional && !port.ends(entry).must.is_empty() {
+                if self.whole && entry != Entry::Optional && !self.ends(port, entry).must.is_empty()
+                {
                     let line = format!("no rule takes {} in", words_of_portal(portal));
                     self.add(codes::UNTRANSLATED, name, "", line);
                 }
@@ -87,7 +89,7 @@ impl<'a> Comparison<'a> {
 
     fn endpoints(&mut self, port: &Expected<'_>, entry: Entry, by: &str, leads: &Leads) {
         let name = port.name();
-        let ends = port.ends(entry);
+        let ends = self.ends(port, entry);
         for target in &ends.must {
             let way = leads.always.get(target);
             if way.is_some_and(|way| way.fresh) {
@@ -149,7 +151,7 @@ impl<'a> Comparison<'a> {
     }
 
     fn affinity(&mut self, port: &Expected<'_>, entry: Entry, by: &str, leads: &Leads) {
-        let ends = port.ends(entry);
+        let ends = self.ends(port, entry);
         let asked = port.asks.affinity_seconds;
         let ways = leads
             .always
@@ -180,13 +182,37 @@ impl<'a> Comparison<'a> {
         }
     }
 
+    /// What is expected; mode ipvs leads to all endpoints where the policy is Local and none is
+    /// (`syncEndpoint()`, pkg/proxy/ipvs/proxier.go).
+    fn ends<'e>(&self, port: &'e Expected<'_>, entry: Entry) -> Cow<'e, Ends> {
+        let ends = port.ends(entry);
+        if self.proxy.kind != Kind::Ipvs || !port.is_local(entry) || !ends.must.is_empty() {
+            return Cow::Borrowed(ends);
+        }
+        if ends.may.is_empty() {
+            return Cow::Borrowed(&port.cluster);
+        }
+        let may = ends.may.union(&port.cluster.may).copied().collect();
+        Cow::Owned(Ends {
+            must: BTreeSet::new(),
+            may,
+        })
+    }
+
     /// Ways in that no Service has.
     pub fn stale(&mut self, expected: &BTreeSet<Portal>) {
         let Some(known) = self.proxy.all() else {
             let why = "its map or chain was not read whole".to_owned();
             return self.untold(why, "Services that are gone".to_owned());
         };
-        for own in known.iter().filter(|own| !expected.contains(&own.portal)) {
+        let asked = |own: &Known<'_>| {
+            let as_address = Portal {
+                addr: own.addr,
+                ..own.portal
+            };
+            expected.contains(&own.portal) || own.addr.is_some() && expected.contains(&as_address)
+        };
+        for own in known.iter().filter(|own| !asked(own)) {
             self.left(own);
         }
     }
@@ -208,7 +234,7 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    fn left(&mut self, own: &super::proxy::Known<'_>) {
+    fn left(&mut self, own: &Known<'_>) {
         let words = words_of_portal(own.portal);
         let name = own
             .chain

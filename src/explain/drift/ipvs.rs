@@ -83,6 +83,7 @@ impl<'a> Servers<'a> {
                     portal,
                     by: format!("ipvs virtual server {}", words(portal)),
                     chain: None,
+                    addr: Some(*addr),
                     comment: None,
                 });
             }

@@ -94,6 +94,8 @@ pub(super) struct Known<'a> {
     pub by: String,
     /// The chain that it leads to.
     pub chain: Option<&'a str>,
+    /// The address, where that of a NodePort may also be one that a Service names.
+    pub addr: Option<IpAddr>,
     /// The comment that it carries.
     pub comment: Option<&'a str>,
 }
@@ -167,6 +169,7 @@ impl<'a> Proxy<'a> {
                             portal,
                             by: format!("map {name} element {}", words(portal)),
                             chain: Some(chain),
+                            addr: None,
                             comment: element.comment.as_deref(),
                         })
                     }));
@@ -272,6 +275,7 @@ impl<'a> Iptables<'a> {
                 portal: *portal,
                 by: entry.by.clone(),
                 chain: Some(entry.chain),
+                addr: None,
                 comment: entry.comment,
             }));
         }

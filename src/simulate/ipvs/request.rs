@@ -168,9 +168,10 @@ impl At<'_, '_> {
     ) -> Result<Request, String> {
         let name = table::name(&service.key);
         let dropping = table::number(&self.ipvs.sysctls.drop_packet, "drop_packet", self.ns)?;
-        if dropping == 3 {
+        // 2: automatic, and on since memory is short; 3: always.
+        if dropping >= 2 {
             return Err(format!(
-                "IPVS drops some new connections (net.ipv4.vs.drop_packet is 3) of {name}"
+                "IPVS drops some new connections (net.ipv4.vs.drop_packet is {dropping}) of {name}"
             ));
         }
         let (port, by_mark) = match service.key {

@@ -434,10 +434,12 @@ fn end<'a>(eval: &mut Eval<'_, 'a>, vm: &mut Vm<'a>, how: &End<'a>) -> Next<'a> 
 /// Ends a NAT chain with a mapping.
 fn map<'a>(eval: &mut Eval<'_, 'a>, vm: &Vm<'a>, rule: &'a Rule, ways: Vec<Mapping>) -> Next<'a> {
     let mut forks = Vec::new();
+    let tie = vm.walk.as_ref().and_then(|walk| eval.tied(vm, &walk.base));
     for mapping in ways {
         let mut way = vm.clone();
         way.share *= mapping.share;
         if let Some(mut walk) = way.walk.take() {
+            walk.assumed.extend(tie.clone());
             let evidence = path(&walk, Some(rule));
             let notes = std::mem::take(&mut walk.notes);
             way.steps.extend(summed_up(notes, &[]));

@@ -223,9 +223,23 @@ fn device<'a>(ns: &'a NetNs, at: &HookPoint<'_>) -> Option<&'a Link> {
     ns.link(index?)
 }
 
+/// A device's name, or with `*` behind it the beginning of names (6.16 and later).
+fn stands_for(own: &str, name: &str) -> bool {
+    match own.strip_suffix('*') {
+        Some(prefix) => name.starts_with(prefix),
+        None => own == name,
+    }
+}
+
 fn runs_here(chain: &BaseRef<'_>, hook: Hook, device: Option<&Link>) -> bool {
     let devices = &chain.base.devices;
-    let bound = devices.is_empty() || device.is_some_and(|link| devices.contains(&link.name));
+    // A chain at devices whose devices are gone stays, and sees nothing.
+    let bound = match hook {
+        Hook::Ingress | Hook::Egress => {
+            device.is_some_and(|link| devices.iter().any(|own| stands_for(own, &link.name)))
+        }
+        _ => true,
+    };
     chain.base.hook == hook && bound
 }
 

@@ -311,6 +311,28 @@ impl<'c, 'a> Eval<'c, 'a> {
     pub(super) fn in_nat(&self, vm: &Vm<'_>) -> bool {
         matches!(self.agenda.get(vm.actor), Some(Actor::Nat(_)))
     }
+
+    /// A NAT chain of the other backend with the priority of `own`: the last one registered is asked first, and
+    /// neither tells when that was.
+    pub(super) fn tied(&self, vm: &Vm<'_>, own: &BaseRef<'_>) -> Option<Evidence> {
+        let Some(Actor::Nat(chains)) = self.agenda.get(vm.actor) else {
+            return None;
+        };
+        let other = chains.iter().find(|other| {
+            other.base.priority == own.base.priority && other.table.backend != own.table.backend
+        })?;
+        let name = |base: &BaseRef<'_>| {
+            let place = base.table.family.name();
+            format!("{place} {} {}", base.table.name, base.chain.name)
+        };
+        Some(Evidence::Assumed {
+            why: format!(
+                "{} and {}, of x_tables and nf_tables, have one priority: which of them translates first is not told, that of nf_tables is taken to",
+                name(own),
+                name(other)
+            ),
+        })
+    }
 }
 
 impl Vm<'_> {

@@ -2,10 +2,13 @@
 //!
 //! Source: `nft_meta_get_eval()`, net/netfilter/nft_meta.c (v6.12).
 
+use std::net::IpAddr;
+
 use super::bits::{Bits, Tri};
 use super::header::Load;
 use super::machine::Eval;
 use crate::model::IfIndex;
+use crate::model::addr::Addr;
 use crate::model::link::{Link, LinkKind};
 use crate::model::netfilter::{Family, Hook, MetaKey};
 use crate::model::packet::{L4, Packet};
@@ -33,7 +36,11 @@ pub(super) fn load(eval: &Eval<'_, '_>, skb: &Skb, key: MetaKey, family: Option<
         MetaKey::L4proto => Bits::known([skb.packet.protocol()]),
         MetaKey::BriIifname => return bridge(eval, devices.iif),
         MetaKey::BriOifname => return bridge(eval, devices.oif),
-        MetaKey::Pkttype if !skb.packet.dst.is_multicast() => Bits::known([0]),
+        MetaKey::Pkttype
+            if !skb.packet.dst.is_multicast() && !is_broadcast(eval, skb.packet.dst) =>
+        {
+            Bits::known([0])
+        }
         MetaKey::Pkttype | MetaKey::Secpath => Bits::unknown(1),
         MetaKey::Iiftype | MetaKey::Oiftype => Bits::unknown(2),
         MetaKey::Iifkind => return kind(eval, devices.iif),
@@ -112,6 +119,18 @@ pub(super) fn no_socket(eval: &Eval<'_, '_>, skb: &Skb) -> Tri {
         (false, Hook::Input) => Tri::Unknown("the receiving socket is not known here".to_owned()),
         (false, _) => Tri::Yes,
     }
+}
+
+/// Whether an address stands for all hosts of a link, as far as this namespace knows.
+pub(super) fn is_broadcast(eval: &Eval<'_, '_>, dst: IpAddr) -> bool {
+    let IpAddr::V4(dst) = dst else {
+        return false;
+    };
+    let last = |addr: &Addr| {
+        let mask = u32::MAX.checked_shr(addr.prefix_len.into()).unwrap_or(0);
+        matches!(addr.local, IpAddr::V4(own) if mask > 1 && u32::from(own) | mask == u32::from(dst))
+    };
+    dst.is_broadcast() || eval.ns.addrs.known().into_iter().flatten().any(last)
 }
 
 fn owner(eval: &Eval<'_, '_>, skb: &Skb, id: Option<u32>, what: &str) -> Load {

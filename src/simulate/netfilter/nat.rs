@@ -350,8 +350,15 @@ pub(super) fn redirect(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, range: Range) -> Di
         let Some(addrs) = eval.ns.addrs.known() else {
             return Did::Blind("addresses of the incoming device not read".to_owned());
         };
+        // `nf_nat_redirect_ipv6_usable()` (6.7): what is sent to an address of the link is not sent out of it.
+        let of_link =
+            |addr: IpAddr| matches!(addr, IpAddr::V6(addr) if addr.is_unicast_link_local());
+        let scoped = of_link(vm.skb.packet.dst);
         let mut own = addrs.iter().filter(|addr| {
-            addr.link == iif && addr.local.is_ipv6() == v6 && !(v6 && addr.tentative)
+            addr.link == iif
+                && addr.local.is_ipv6() == v6
+                && !(v6 && addr.tentative)
+                && (!scoped || of_link(addr.local))
         });
         match own.find(|addr| !addr.secondary || v6) {
             Some(addr) => addr.local,

@@ -72,7 +72,7 @@ pub(super) fn eval(eval: &mut Eval<'_, '_>, vm: &mut Vm<'_>, asked: &Asked<'_>) 
         vm.flows.remove(eval.at.ns, asked.list, addr);
     }
     let matches = hit != asked.invert;
-    if matches && asked.check_set & UPDATE != 0 {
+    if matches && asked.check_set & UPDATE != 0 && (entry.is_some() || now > 0) {
         vm.flows.note(eval.at.ns, asked.list, addr);
     }
     Did::when(Tri::from(matches))

@@ -167,7 +167,10 @@ fn holds(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, condition: &XtMatch) -> Tri {
             let hit = any || (kind == *wanted && (*first..=*last).contains(&code));
             Tri::from(hit != *invert)
         }
-        XtMatch::Comment(_) | XtMatch::Nfacct(_) => Tri::Yes,
+        XtMatch::Comment(_) => Tri::Yes,
+        // One with a quota matches only once that is used up; kube-proxy's have none.
+        XtMatch::Nfacct(name) if PROXYS_OBJECTS.contains(&name.as_str()) => Tri::Yes,
+        XtMatch::Nfacct(name) => Tri::Unknown(format!("whether object {name} has a quota")),
         XtMatch::Conntrack(wanted) => ct::matches(eval, vm, wanted),
         XtMatch::Addrtype {
             source,
@@ -202,8 +205,12 @@ fn holds(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, condition: &XtMatch) -> Tri {
             ports,
             invert,
         } => {
-            if !matches!(packet.l4, L4::Tcp { .. } | L4::Udp { .. } | L4::Sctp { .. }) {
-                return Tri::No;
+            match packet.l4 {
+                L4::Tcp { .. } | L4::Udp { .. } | L4::Sctp { .. } => {}
+                L4::Other(DCCP | UDPLITE) => {
+                    return Tri::Unknown("ports of this protocol are not modelled".to_owned());
+                }
+                _ => return Tri::No,
             }
             let any = |port: Option<u16>| {
                 let ranges = ports
@@ -240,11 +247,18 @@ fn holds(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, condition: &XtMatch) -> Tri {
             None => Tri::Unknown("link-layer source not known here".to_owned()),
         },
         XtMatch::Owner {
+            gid: Some((first, last, _)),
+            supplementary: true,
+            ..
+        } if !skb.gid.is_some_and(|own| (*first..=*last).contains(&own)) => {
+            Tri::Unknown("the sender's supplementary groups are not known".to_owned())
+        }
+        XtMatch::Owner {
             uid, gid, socket, ..
         } => owner(eval, skb, *uid, *gid, *socket),
         XtMatch::Pkttype { kind, invert } => {
-            if packet.dst.is_multicast() {
-                return Tri::Unknown("packet type of a multicast packet".to_owned());
+            if packet.dst.is_multicast() || meta::is_broadcast(eval, packet.dst) {
+                return Tri::Unknown("packet type of a packet for many".to_owned());
             }
             Tri::from((*kind == 0) != *invert)
         }
@@ -286,6 +300,16 @@ fn mark_is(own: Option<u32>, mark: u32, mask: u32) -> Tri {
     };
     Tri::from_option(answer, || "the mark is not known".to_owned())
 }
+
+/// Objects of nfnetlink_acct that kube-proxy makes: they count, without quota.
+const PROXYS_OBJECTS: [&str; 2] = [
+    "ct_state_invalid_dropped_pkts",
+    "localhost_nps_accepted_pkts",
+];
+/// IPPROTO_DCCP
+const DCCP: u8 = 33;
+/// IPPROTO_UDPLITE
+const UDPLITE: u8 = 136;
 
 /// A device name to match, and whether it is negated.
 type Pattern<'a> = &'a Option<(String, bool)>;

@@ -539,7 +539,8 @@ fn rules_on_ports_that_the_kernel_chooses_and_on_options() {
         ],
         0,
     );
-    asks(&["tcp option maxseg size 1-65535 drop", "accept"], 3).says(&["an extension header or option is not known"]);
+    asks(&["tcp option maxseg size 1-65535 drop", "accept"], 3)
+        .says(&["an extension header or option is not known"]);
 }
 
 /// A listener that accepts nothing: once its backlog is full the kernel drops what comes.
@@ -718,6 +719,47 @@ fn recent_addresses_are_looked_up() {
     }
 }
 
+/// Bits that rules shift, and conditions that hold for nothing.
+#[test]
+fn rules_that_shift_and_rules_that_never_match() {
+    let (net0, net1) = pair();
+    let _listener = net1.listen("--tcp 8080 --udp 8080");
+    for (rules, works) in [
+        (
+            "meta mark set 3; meta mark set meta mark << 8; meta mark 0x300 drop",
+            false,
+        ),
+        (
+            "meta mark set 0x300; meta mark set meta mark >> 8; meta mark 3 drop",
+            false,
+        ),
+        (
+            "meta mark set 3; meta mark set meta mark << 8; meta mark 3 drop",
+            true,
+        ),
+    ] {
+        net1.tool("nft add table ip f");
+        net1.tool("nft add chain ip f c { type filter hook input priority 0 ; }");
+        for rule in rules.split("; ") {
+            net1.tool(&format!("nft add rule ip f c {rule}"));
+        }
+        let connected = matches!(net0.tcp("10.0.1.3:8080"), Outcome::Connected { .. });
+        assert_eq!(connected, works, "{rules}");
+        trace(&net0, "10.0.1.3:8080", "").exits(i32::from(!works));
+        net1.tool("nft delete table ip f");
+    }
+    for rule in ["! -s 0.0.0.0/0 -j DROP", "! -i + -j DROP"] {
+        net1.tool(&format!("iptables-legacy -A INPUT {rule}"));
+        let outcome = net0.tcp("10.0.1.3:8080");
+        assert!(
+            matches!(outcome, Outcome::Connected { .. }),
+            "{rule}: {outcome:?}"
+        );
+        trace(&net0, "10.0.1.3:8080", "").exits(0);
+        net1.tool("iptables-legacy -F");
+    }
+}
+
 /// A range of ports stands for another one, port for port.
 #[test]
 fn ports_that_a_rule_shifts() {
@@ -751,6 +793,10 @@ fn rules_that_ask_who_sends() {
     at("--uid 0").exits(0);
     at("--uid 1337 --gid 7").exits(1).says(&["NP0126"]);
     at("--uid 1337 --gid 8").exits(0);
+    net0.tool("iptables-nft -F");
+    net0.tool("iptables-nft -A OUTPUT -p tcp -m owner --gid-owner 7 --suppl-groups -j REJECT");
+    at("--gid 8").exits(3).says(&["supplementary groups"]);
+    at("--gid 7").exits(1);
 }
 
 /// A program that takes the packets of queue 7 and never says what is to become of them.
