@@ -1,10 +1,12 @@
 //! Each capability of the helper taken away in turn: what it is for can't be read then, which is said with the
 //! capability's name; whatever else is answered is right.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, NAMESPACE, Said, steady};
+use crate::cluster::{Cluster, NAMESPACE, Said, steady, until};
 use crate::workload;
 
 /// The pods that a kept helper would be, with a change.
@@ -89,7 +91,13 @@ pub fn each_is_needed(cluster: &Cluster) -> Result<()> {
     cluster.kubectl(&format!(
         "wait -n {NAMESPACE} --for=condition=Ready pod/legacy --timeout=60s"
     ))?;
-    let serving = cluster.processes("node-1", &["/netpath-lab", "serve", "--name", "legacy"])?;
+    // A container that has just started may not be its program yet.
+    let words = ["/netpath-lab", "serve", "--name", "legacy"];
+    let mut serving = Vec::new();
+    until("the program of pod legacy", Duration::from_secs(30), || {
+        serving = cluster.processes("node-1", &words)?;
+        Ok(!serving.is_empty())
+    })?;
     let [pid] = serving.as_slice() else {
         bail!("the pod legacy runs one process: {serving:?}");
     };

@@ -394,7 +394,17 @@ pub fn until(what: &str, within: Duration, mut holds: impl FnMut() -> Result<boo
     Ok(())
 }
 
-/// An answer without what moves on meanwhile: numbers beside these words.
+/// `[12:720]`: packets and bytes as iptables-save prints them.
+fn is_counted(word: &str) -> bool {
+    let inner = word
+        .strip_prefix('[')
+        .and_then(|word| word.strip_suffix(']'));
+    let pair = inner.and_then(|inner| inner.split_once(':'));
+    let number = |word: &str| word.bytes().all(|byte| byte.is_ascii_digit());
+    pair.is_some_and(|(packets, bytes)| number(packets) && number(bytes))
+}
+
+/// An answer without what moves on meanwhile: counters, and numbers beside these words.
 pub fn steady(text: &str) -> String {
     let moves = |word: Option<&&str>| {
         word.is_some_and(|word| matches!(*word, "packets" | "bytes" | "expires" | "used" | "age"))
@@ -405,7 +415,11 @@ pub fn steady(text: &str) -> String {
         let shown = words.iter().enumerate().map(|(at, word)| {
             let beside = moves(words.get(at + 1)) || (at > 0 && moves(words.get(at - 1)));
             let number = word.starts_with(|c: char| c.is_ascii_digit());
-            if beside && number { "*" } else { word }
+            if beside && number || is_counted(word) {
+                "*"
+            } else {
+                word
+            }
         });
         kept.push(shown.collect::<Vec<_>>().join(" "));
     }
@@ -435,7 +449,7 @@ mod tests {
     fn only_what_moves_on_is_masked() {
         let text = |n| {
             format!(
-                "  counter packets {n} bytes {n} drop, counted {n} packets {n} bytes so far\n  dport 80"
+                "  counter packets {n} bytes {n} drop, counted {n} packets {n} bytes so far\n[{n}:{n}] -A INPUT\n  dport 80"
             )
         };
         assert_eq!(steady(&text(1)), steady(&text(23)));
