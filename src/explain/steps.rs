@@ -8,6 +8,7 @@
 use std::net::IpAddr;
 
 use crate::model::netfilter::{Backend, Counters, Hook, Policy};
+use crate::model::nfqueue;
 use crate::trace::evidence::ChainRef;
 use crate::trace::{Evidence, FieldChange, Hop, Step, StepKind};
 
@@ -395,7 +396,7 @@ pub(super) fn object(naming: &Naming<'_>, hop: &Hop, evidence: &Evidence) -> Str
         Evidence::UnheardQueue { num, last } => {
             format!(
                 "not there: a program that listens on {}",
-                words::queues(*num, *last)
+                nfqueue::range(*num, *last)
             )
         }
         Evidence::Assumed { why } => format!("assumed: {why}"),

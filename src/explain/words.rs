@@ -34,15 +34,6 @@ pub fn protocol(number: u8) -> String {
     }
 }
 
-/// `queue 100`, `queues 100 to 103`.
-pub fn queues(num: u16, last: u16) -> String {
-    if num == last {
-        format!("queue {num}")
-    } else {
-        format!("queues {num} to {last}")
-    }
-}
-
 /// A routing table as `ip` names it.
 pub fn table(number: u32) -> String {
     match number {

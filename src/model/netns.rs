@@ -11,7 +11,7 @@ use super::ipset::Ipset;
 use super::ipvs::Ipvs;
 use super::link::Link;
 use super::neigh::Neigh;
-use super::netfilter::Ruleset;
+use super::netfilter::{BaseChain, Ruleset};
 use super::nfqueue::NfQueue;
 use super::recent::RecentList;
 use super::route::Route;
@@ -108,6 +108,17 @@ impl NetNs {
             conntrack_flows: Vec::new(),
             conntrack_table: Section::NotAsked,
         }
+    }
+
+    /// Base chains of both backends, as far as they were read.
+    pub fn base_chains(&self) -> impl Iterator<Item = &BaseChain> {
+        let rulesets = [self.nft.known(), self.legacy.known()];
+        let tables = rulesets
+            .into_iter()
+            .flatten()
+            .flat_map(|rules| &rules.tables);
+        let chains = tables.flat_map(|table| table.chains.values());
+        chains.filter_map(|chain| chain.base.as_ref())
     }
 
     /// The device of this index, where the devices are known.

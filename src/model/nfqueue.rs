@@ -16,3 +16,12 @@ pub struct NfQueue {
     /// Packets that were dropped since they could not be sent to the program.
     pub user_dropped: u32,
 }
+
+/// `queue 100`, `queues 100 to 103`.
+pub fn range(num: u16, last: u16) -> String {
+    if num == last {
+        format!("queue {num}")
+    } else {
+        format!("queues {num} to {last}")
+    }
+}

@@ -4,7 +4,7 @@
 //! `loopback_xmit()`, v6.12. Not modelled: what XDP and tc programs do (a device that has any makes the
 //! way unknown), VLAN tags.
 
-use super::l2::{self, want_netns};
+use super::l2;
 use super::peer::{Peer, peer};
 use super::skb::Devices;
 use super::walk::{Next, Walk, Ways};
@@ -125,7 +125,7 @@ fn to_peer(cx: &mut Cx<'_>, mut walk: Walk, link: &Link) -> Ways {
     match peer(cx.topology, &walk.ns, link) {
         Peer::Found(ns, index) => arrive(cx, walk, &link.name, ns, index),
         Peer::Unread(ns) => {
-            want_netns(cx, &ns);
+            cx.want_netns(&ns);
             walk.unknown(format!("{ns}, behind {}, was not read", link.name))
         }
         Peer::OutsideView(_) => underlay::cross(cx, walk, link),
@@ -170,7 +170,7 @@ pub(crate) fn arrive(cx: &Cx<'_>, mut walk: Walk, from: &str, ns: NsKey, dev: If
 pub(crate) fn receive(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
     let Some(link) = walk.link(cx, dev) else {
         let why = format!("device {dev} of {} was not read", walk.ns);
-        l2::want_netns(cx, &walk.ns);
+        cx.want_netns(&walk.ns);
         return walk.unknown(why);
     };
     if !link.up {
@@ -286,7 +286,7 @@ fn macvlan(cx: &mut Cx<'_>, walk: Walk, link: &Link) -> Ways {
     }
     let topology = cx.topology;
     let Some(parent) = topology.netns(&ns).and_then(|netns| netns.link(dev)) else {
-        want_netns(cx, &ns);
+        cx.want_netns(&ns);
         return walk.unknown(format!("{ns}, below {}, was not read", link.name));
     };
     let mut walk = walk;

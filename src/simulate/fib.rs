@@ -11,7 +11,6 @@ use crate::model::link::LinkKind;
 use crate::model::netns::NetNs;
 use crate::model::route::{NextHop, RT_TABLE_LOCAL, Route, RouteKind};
 use crate::model::rule::{Rule, RuleAction};
-use crate::model::want::{Depth, NsTarget, Want};
 use crate::model::{IfIndex, NsKey, Section};
 
 /// What is looked up (`struct flowi4`, `struct flowi6`).
@@ -84,7 +83,7 @@ pub(crate) enum FibAnswer {
 /// The namespace with links, addresses, rules and routes, or what is missing of it.
 pub(crate) fn tables<'t>(cx: &mut Cx<'t>, key: &NsKey) -> Result<Tables<'t>, String> {
     let Some(ns) = cx.topology.netns(key) else {
-        cx.want(&key.node, base_want(key));
+        cx.want_netns(key);
         return Err(format!("{key} was not read"));
     };
     Ok(Tables {
@@ -101,13 +100,6 @@ pub(crate) struct Tables<'t> {
     routes: &'t [Route],
 }
 
-fn base_want(key: &NsKey) -> Want {
-    Want::NetNs {
-        target: NsTarget::Id(key.netns),
-        depth: Depth::Likely,
-    }
-}
-
 /// The value of a section, or a want and the words for what is missing.
 pub(crate) fn section<'t, T>(
     cx: &mut Cx<'_>,
@@ -118,7 +110,7 @@ pub(crate) fn section<'t, T>(
     match section {
         Section::Known(list) => Ok(list),
         Section::NotAsked => {
-            cx.want(&key.node, base_want(key));
+            cx.want_netns(key);
             Err(format!("{what} of {key} were not read"))
         }
         Section::Missing(why) => Err(format!("{what} of {key} can't be read: {why}")),

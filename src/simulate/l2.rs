@@ -15,7 +15,6 @@ use super::peer::{Peer, peer};
 use super::solicit::{self, Stop, Way};
 use crate::model::link::{Link, LinkKind, MacvlanMode, PortState};
 use crate::model::route::RouteKind;
-use crate::model::want::{Depth, NsTarget, Want};
 use crate::model::{IfIndex, MacAddr, NsKey};
 use crate::trace::Step;
 
@@ -125,7 +124,7 @@ fn emit(
             }),
             Peer::Unread(peer_ns) => {
                 found.unknown = Some(format!("{peer_ns}, behind {}, was not read", link.name));
-                want_netns(cx, &peer_ns);
+                cx.want_netns(&peer_ns);
             }
             Peer::OutsideView(_) => found.outside = Some(link.name.clone()),
             Peer::Ambiguous(_) => {
@@ -162,15 +161,6 @@ fn emit(
         _ if link.loopback => {}
         _ => found.outside = Some(link.name.clone()),
     }
-}
-
-/// Asks for a namespace.
-pub(crate) fn want_netns(cx: &mut Cx<'_>, ns: &NsKey) {
-    let want = Want::NetNs {
-        target: NsTarget::Id(ns.netns),
-        depth: Depth::Likely,
-    };
-    cx.want(&ns.node, want);
 }
 
 fn forwards(port: &Link) -> bool {

@@ -141,6 +141,13 @@ impl Cx<'_> {
     pub(crate) fn want(&mut self, node: &str, want: Want) {
         self.wants.entry(node.to_owned()).or_default().insert(want);
     }
+
+    /// Asks for what a question most likely needs of a namespace.
+    pub(crate) fn want_netns(&mut self, ns: &NsKey) {
+        let target = NsTarget::Id(ns.netns);
+        let depth = Depth::Likely;
+        self.want(&ns.node, Want::NetNs { target, depth });
+    }
 }
 
 /// TTL of packets where the setting was not read (IPDEFTTL).
@@ -253,11 +260,7 @@ pub fn send(topology: &Topology, sent: &Sent, limits: &Limits) -> Outcome {
 /// Wishes for the namespace that a packet starts in, where it was not read.
 fn want_start(cx: &mut Cx<'_>, from: &NsKey) {
     if cx.topology.netns(from).is_none() {
-        let want = Want::NetNs {
-            target: NsTarget::Id(from.netns),
-            depth: Depth::Likely,
-        };
-        cx.want(&from.node, want);
+        cx.want_netns(from);
     }
 }
 

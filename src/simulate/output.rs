@@ -9,6 +9,7 @@ use super::walk::{Next, Out, Walk, Ways};
 use super::{Cx, ipvs, source, xfrm};
 use crate::model::IfIndex;
 use crate::model::netfilter::{ChainKind, Hook};
+use crate::model::netns::NetNs;
 use crate::model::packet::L4;
 use crate::model::route::RouteKind;
 use crate::model::rule::RuleAction;
@@ -247,14 +248,7 @@ fn hop_limit(cx: &Cx<'_>, walk: &mut Walk, oif: IfIndex) {
 /// Whether a changed mark leads to a new lookup: only chains of type route (and x_tables' mangle) ask for
 /// one (`nf_route_table_hook4()`, `ipt_mangle_out()`), NAT for a changed address.
 pub(crate) fn reroutes_by_mark(cx: &Cx<'_>, walk: &Walk) -> bool {
-    let rulesets = walk
-        .netns(cx)
-        .into_iter()
-        .flat_map(|ns| [ns.nft.known(), ns.legacy.known()]);
-    let tables = rulesets.flatten().flat_map(|ruleset| &ruleset.tables);
-    let mut bases = tables
-        .flat_map(|table| table.chains.values())
-        .filter_map(|c| c.base.as_ref());
+    let mut bases = walk.netns(cx).into_iter().flat_map(NetNs::base_chains);
     bases.any(|base| base.hook == Hook::Output && base.kind == ChainKind::Route)
 }
 

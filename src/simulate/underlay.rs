@@ -8,7 +8,6 @@ use std::net::IpAddr;
 use super::Cx;
 use super::device::VLAN_HLEN;
 use super::fib::{FibAnswer, FibKey, lookup};
-use super::l2::want_netns;
 use super::peer::{Peer, peer};
 use super::walk::{Next, Walk, Ways};
 use crate::model::link::{Link, LinkKind};
@@ -126,7 +125,7 @@ pub(crate) fn cross(cx: &mut Cx<'_>, mut walk: Walk, link: &Link) -> Ways {
         (None, None) => match by_destination(cx, &walk, dst) {
             Target::At(key, index, why) => Some((key, index, why)),
             Target::Unread(key, why) => {
-                want_netns(cx, &key);
+                cx.want_netns(&key);
                 return walk.unknown(why);
             }
             Target::NoHelper(why) => return walk.unknown(why),

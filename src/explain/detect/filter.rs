@@ -6,7 +6,8 @@ use crate::trace::evidence::ChainRef;
 
 use super::Case;
 use crate::explain::codes::{self, Code};
-use crate::explain::{owners, words};
+use crate::explain::owners;
+use crate::model::nfqueue;
 
 impl<'a> Case<'a> {
     pub(super) fn filtered(&self) -> (Code, String) {
@@ -162,7 +163,7 @@ impl<'a> Case<'a> {
     /// The queue of a rule for which no program listens.
     fn unheard_queue(&self) -> Option<String> {
         let unheard = |evidence: &Evidence| match evidence {
-            Evidence::UnheardQueue { num, last } => Some(words::queues(*num, *last)),
+            Evidence::UnheardQueue { num, last } => Some(nfqueue::range(*num, *last)),
             _ => None,
         };
         self.step.evidence.iter().rev().find_map(unheard)

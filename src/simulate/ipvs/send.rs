@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use crate::model::conntrack::Tuple;
 use crate::model::netfilter::{ChainKind, Hook};
+use crate::model::netns::NetNs;
 use crate::simulate::Cx;
 use crate::simulate::fib::{FibKey, lookup};
 use crate::simulate::output::{key, reroutes_by_mark, routed};
@@ -101,14 +102,7 @@ fn is_translated(cx: &Cx<'_>, walk: &Walk) -> bool {
     } else {
         differ(orig, answer)
     };
-    let rulesets = walk
-        .netns(cx)
-        .into_iter()
-        .flat_map(|ns| [ns.nft.known(), ns.legacy.known()]);
-    let tables = rulesets.flatten().flat_map(|ruleset| &ruleset.tables);
-    let mut bases = tables
-        .flat_map(|table| table.chains.values())
-        .filter_map(|chain| chain.base.as_ref());
+    let mut bases = walk.netns(cx).into_iter().flat_map(NetNs::base_chains);
     differ && bases.any(|base| base.kind == ChainKind::Nat)
 }
 

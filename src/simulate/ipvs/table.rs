@@ -7,7 +7,7 @@ use crate::model::ipvs::{
     Ipvs, IpvsConn, IpvsConnKey, IpvsKey, IpvsMethod, IpvsServer, IpvsService,
 };
 use crate::model::packet::TCP;
-use crate::model::want::{Depth, NsTarget, Want};
+use crate::model::want::Want;
 use crate::model::{NsKey, Section};
 use crate::simulate::Cx;
 use crate::simulate::netfilter::protocol_name;
@@ -20,11 +20,7 @@ pub(super) fn of<'t>(cx: &mut Cx<'t>, ns: &NsKey) -> Result<Option<&'t Ipvs>, St
         Some(Section::Known(ipvs)) => Ok(ipvs.as_ref()),
         Some(Section::Missing(why)) => Err(format!("IPVS of {ns} can't be read: {why}")),
         Some(Section::NotAsked) | None => {
-            let want = Want::NetNs {
-                target: NsTarget::Id(ns.netns),
-                depth: Depth::Likely,
-            };
-            cx.want(&ns.node, want);
+            cx.want_netns(ns);
             Err(format!("IPVS of {ns} was not read"))
         }
     }

@@ -8,7 +8,7 @@ use crate::model::netfilter::{
 };
 use crate::model::netns::NetNs;
 use crate::model::packet::Packet;
-use crate::model::want::{Depth, NsTarget, Want};
+use crate::model::want::Want;
 use crate::simulate::{Cx, conntrack};
 use crate::trace::Evidence;
 use crate::trace::evidence::ChainRef;
@@ -84,15 +84,8 @@ pub(super) fn agenda<'a>(
 ) -> Result<(&'a NetNs, Vec<Actor<'a>>), String> {
     let v6 = packet.src.is_ipv6();
     let arp = packet.ethertype() == ETH_P_ARP;
-    let want = |cx: &mut Cx<'a>| {
-        let want = Want::NetNs {
-            target: NsTarget::Id(at.ns.netns),
-            depth: Depth::Likely,
-        };
-        cx.want(&at.ns.node, want);
-    };
     let Some(ns) = cx.topology.netns(at.ns) else {
-        want(cx);
+        cx.want_netns(at.ns);
         return Err(format!("namespace {} not read", at.ns));
     };
     let mut chains: Vec<BaseRef<'a>> = Vec::new();
@@ -103,7 +96,7 @@ pub(super) fn agenda<'a>(
                 chains.extend(bases.filter(|base| runs_for(base, at, packet.ethertype())));
             }
             Section::NotAsked => {
-                want(cx);
+                cx.want_netns(at.ns);
                 return Err(format!("{name} rules of {} not read", at.ns));
             }
             Section::Missing(why) => return Err(format!("{name} rules of {}: {why}", at.ns)),

@@ -6,9 +6,9 @@
 use super::chain::Did;
 use super::machine::{Eval, Vm};
 use super::step::note;
-use crate::model::Section;
 use crate::model::netfilter::{Rule, Verdict};
-use crate::model::want::{Depth, NsTarget, Want};
+use crate::model::nfqueue;
+use crate::simulate::fib::section;
 use crate::trace::Evidence;
 
 /// Queues `num` to `num + total - 1`, of which the packet's hash or CPU chooses one.
@@ -20,24 +20,14 @@ pub(super) fn hand_over(
     bypass: bool,
 ) -> Did {
     let last = num.saturating_add(total.saturating_sub(1));
-    let place = if last == num {
-        format!("queue {num}")
-    } else {
-        format!("queues {num} to {last}")
-    };
-    let queues = match &eval.ns.nfqueues {
-        Section::Known(queues) => queues,
-        Section::Missing(why) => {
-            return Did::Blind(format!("programs that listen on {place}: {why}"));
-        }
-        Section::NotAsked => {
-            let want = Want::NetNs {
-                target: NsTarget::Id(eval.at.ns.netns),
-                depth: Depth::Likely,
-            };
-            eval.cx.want(&eval.at.ns.node, want);
-            return Did::Blind(format!("programs that listen on {place} were not read"));
-        }
+    let queues = match section(
+        eval.cx,
+        eval.at.ns,
+        &eval.ns.nfqueues,
+        "programs behind queues",
+    ) {
+        Ok(queues) => queues,
+        Err(why) => return Did::Blind(why),
     };
     let mut listening = queues
         .iter()
@@ -49,7 +39,10 @@ pub(super) fn hand_over(
         ));
     }
     if bypass {
-        let bypassed = format!("no program listens on {place}: passed by");
+        let bypassed = format!(
+            "no program listens on {}: passed by",
+            nfqueue::range(num, last)
+        );
         note(vm, rule, bypassed, Vec::new());
         return Did::Verdict(Verdict::Accept);
     }

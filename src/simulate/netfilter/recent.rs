@@ -9,7 +9,6 @@ use super::chain::Did;
 use super::machine::{Eval, Vm};
 use crate::model::Section;
 use crate::model::recent::RecentEntry;
-use crate::model::want::{Depth, NsTarget, Want};
 use crate::trace::Evidence;
 
 /// XT_RECENT_SET
@@ -113,11 +112,7 @@ fn entry<'a>(
         Section::Known(lists) => lists,
         Section::Missing(why) => return Err(format!("list {name} of recent addresses: {why}")),
         Section::NotAsked => {
-            let want = Want::NetNs {
-                target: NsTarget::Id(eval.at.ns.netns),
-                depth: Depth::Likely,
-            };
-            eval.cx.want(&eval.at.ns.node, want);
+            eval.cx.want_netns(eval.at.ns);
             return Err(format!("list {name} of recent addresses was not read"));
         }
     };

@@ -247,15 +247,11 @@ fn holds(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, condition: &XtMatch) -> Tri {
             None => Tri::Unknown("link-layer source not known here".to_owned()),
         },
         XtMatch::Owner {
-            gid: Some((first, last, _)),
-            supplementary: true,
-            ..
-        } if !skb.gid.is_some_and(|own| (*first..=*last).contains(&own)) => {
-            Tri::Unknown("the sender's supplementary groups are not known".to_owned())
-        }
-        XtMatch::Owner {
-            uid, gid, socket, ..
-        } => owner(eval, skb, *uid, *gid, *socket),
+            uid,
+            gid,
+            socket,
+            supplementary,
+        } => owner(eval, skb, (*uid, *gid, *socket), *supplementary),
         XtMatch::Pkttype { kind, invert } => {
             if packet.dst.is_multicast() || meta::is_broadcast(eval, packet.dst) {
                 return Tri::Unknown("packet type of a packet for many".to_owned());
@@ -351,32 +347,41 @@ fn physdev(
     fits(physin, devices.physin, Tri::Yes).and(|| fits(physout, devices.physout, Tri::No))
 }
 
+/// First and last id, and whether the range is negated.
+type OwnerRange = Option<(u32, u32, bool)>;
+
 /// `owner_mt()`.
 fn owner(
     eval: &Eval<'_, '_>,
     skb: &Skb,
-    uid: Option<(u32, u32, bool)>,
-    gid: Option<(u32, u32, bool)>,
-    socket: Option<bool>,
+    (uid, gid, socket): (OwnerRange, OwnerRange, Option<bool>),
+    supplementary: bool,
 ) -> Tri {
-    let negated = |range: Option<(u32, u32, bool)>| range.is_none_or(|(_, _, negated)| negated);
+    let negated = |range: OwnerRange| range.is_none_or(|(_, _, negated)| negated);
+    // Without a socket the kernel compares the flags of the rule only, and this one has no negated form.
+    let nobody = negated(uid) && negated(gid) && !supplementary;
     match meta::no_socket(eval, skb) {
-        Tri::Yes => Tri::from(negated(uid) && negated(gid) && socket != Some(true)),
+        Tri::Yes => Tri::from(nobody && socket != Some(true)),
         Tri::Unknown(why) => Tri::Unknown(why),
-        Tri::No if skb.kernel => Tri::from(negated(uid) && negated(gid) && socket != Some(false)),
+        Tri::No if skb.kernel => Tri::from(nobody && socket != Some(false)),
         Tri::No => {
-            let within = |range: Option<(u32, u32, bool)>, own: Option<u32>, what: &str| match (
-                range, own,
-            ) {
+            let within = |range: OwnerRange, own: Option<u32>, what: &str| match (range, own) {
                 (None, _) => Tri::Yes,
                 (Some((first, last, negated)), Some(own)) => {
                     Tri::from((first..=last).contains(&own) != negated)
                 }
                 (Some(_), None) => Tri::Unknown(format!("the sender's {what} is not known")),
             };
+            let outside =
+                |(first, last, _)| !skb.gid.is_some_and(|own| (first..=last).contains(&own));
             Tri::from(socket != Some(false))
                 .and(|| within(uid, skb.uid, "uid"))
-                .and(|| within(gid, skb.gid, "gid"))
+                .and(|| match gid {
+                    Some(range) if supplementary && outside(range) => {
+                        Tri::Unknown("the sender's supplementary groups are not known".to_owned())
+                    }
+                    _ => within(gid, skb.gid, "gid"),
+                })
         }
     }
 }

@@ -5,12 +5,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use netpath_cluster::undo::Undo;
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::cluster::{Cluster, NAMESPACE, Running, Said, finish, until};
 use crate::{rbac, workload};
 
-/// A helper on node-2 that is kept, and so slow that things can happen while it works; free again when dropped.
+/// A helper on node-2 that is kept, and so slow that it can be stopped before it answers; its quota is lifted when
+/// dropped, and the sweep after a failed case removes one that stands still.
 pub struct Slow<'a> {
     cluster: &'a Cluster,
     undo: Undo<'a>,
@@ -40,8 +44,7 @@ impl<'a> Slow<'a> {
             match std::fs::write(&place, before.trim()) {
                 // The helper is gone, or goes just now.
                 Err(error)
-                    if !place.exists()
-                        || error.raw_os_error() == Some(nix::errno::Errno::ENODEV as i32) =>
+                    if !place.exists() || error.raw_os_error() == Some(Errno::ENODEV as i32) =>
                 {
                     Ok(())
                 }
@@ -52,19 +55,31 @@ impl<'a> Slow<'a> {
         Ok(Self { cluster, undo })
     }
 
-    /// Waits until the helper works.
+    /// Waits until the helper works, and makes it stand still there, before its first answer.
     pub fn working(&self) -> Result<()> {
         until("the helper to work", Duration::from_secs(30), || {
-            Ok(!self
-                .cluster
-                .processes("node-2", &["/netpath-helper", "serve"])?
-                .is_empty())
+            let serving = self.serving()?;
+            for pid in &serving {
+                kill(Pid::from_raw(*pid), Signal::SIGSTOP).context("stop the helper")?;
+            }
+            Ok(!serving.is_empty())
         })
     }
 
     /// Lets it run freely.
     pub fn freely(self) -> Result<()> {
+        for pid in self.serving()? {
+            match kill(Pid::from_raw(pid), Signal::SIGCONT) {
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(error) => return Err(error).context("let the helper go on"),
+            }
+        }
         self.undo.now()
+    }
+
+    fn serving(&self) -> Result<Vec<i32>> {
+        self.cluster
+            .processes("node-2", &["/netpath-helper", "serve"])
     }
 }
 
