@@ -235,6 +235,8 @@ fn alone(name: &str, ino: u64) -> NetNs {
         tc: Vec::new(),
         qdisc: None,
         qdiscs: Vec::new(),
+        group: 0,
+        hardware: 1,
         stats: None,
     }]);
     ns.addrs = Section::Known(vec![Addr {
@@ -266,6 +268,7 @@ fn alone(name: &str, ino: u64) -> NetNs {
         l3mdev: false,
         suppress_prefixlen: None,
         suppress_ifgroup: None,
+        realm: None,
         action: RuleAction::Table(RT_TABLE_LOCAL),
         unknown: Vec::new(),
     }]);
@@ -291,6 +294,7 @@ fn alone(name: &str, ino: u64) -> NetNs {
         nh_id: None,
         mtu: None,
         pref: 0,
+        realm: None,
         unknown: Vec::new(),
     }]);
     ns.neighs = Section::Known(Vec::new());

@@ -79,6 +79,8 @@ pub(super) fn flatten(message: &LinkMessage, lost: &[u16]) -> Option<Link> {
         tc: Vec::new(),
         qdisc: None,
         qdiscs: Vec::new(),
+        group: 0,
+        hardware: u16::from(header.link_layer_type),
         stats: None,
     };
     if lost.contains(&IFLA_LINKINFO) {
@@ -98,6 +100,7 @@ pub(super) fn flatten(message: &LinkMessage, lost: &[u16]) -> Option<Link> {
             LinkAttribute::Controller(index) => link.master = IfIndex::new(*index),
             LinkAttribute::Link(index) => link.link = IfIndex::new(*index),
             LinkAttribute::LinkNetNsId(id) => link.link_netnsid = Some(*id),
+            LinkAttribute::Group(group) => link.group = *group,
             LinkAttribute::Qdisc(name) => link.qdisc = Some(name.clone()),
             LinkAttribute::LinkInfo(infos) => take_info(&mut link, infos),
             LinkAttribute::AfSpecUnspec(specs) => take_af_spec(&mut link, specs),

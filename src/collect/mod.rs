@@ -17,6 +17,7 @@ pub mod conntrack;
 pub mod discovery;
 pub mod error;
 pub mod fdb;
+mod hashlimit;
 pub mod idle;
 pub mod ipvs;
 pub mod limits;

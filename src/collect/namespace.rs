@@ -15,10 +15,11 @@ use super::netlink::{Netlink, Protocol};
 use super::netns::{Hopper, NsFile};
 use super::rtnl::{Route, Session};
 use super::{
-    addr, bpf, conntrack, fdb, ipvs, link, neigh, nfqueue, nsid, recent, route, rule,
+    addr, bpf, conntrack, fdb, hashlimit, ipvs, link, neigh, nfqueue, nsid, recent, route, rule,
     socket as sockets, sysctl, tc, xfrm,
 };
 use crate::model::conntrack::{ConntrackEntry, ConntrackFlows, Tuple};
+use crate::model::hashlimit::HashlimitTable;
 use crate::model::ipset::{Ipset, IpsetPart};
 use crate::model::ipvs::{Ipvs, IpvsConn, IpvsConnKey, IpvsKey, IpvsService};
 use crate::model::link::{Link, LinkKind};
@@ -79,6 +80,7 @@ pub struct Inside {
     sysctls: Sysctls,
     ipvs: Result<Option<Ipvs>>,
     recent: Result<Vec<RecentList>>,
+    hashlimits: Result<Vec<HashlimitTable>>,
     nfqueues: Result<Vec<NfQueue>>,
     legacy: [Section<Vec<String>>; 2],
     unread_tables: Section<Vec<String>>,
@@ -94,6 +96,7 @@ impl Inside {
             sysctls: sysctl::read(proc),
             ipvs: ipvs::read(proc),
             recent: recent::read(proc),
+            hashlimits: hashlimit::read(proc),
             nfqueues: nfqueue::read(proc),
             legacy: [
                 sysctl::legacy_tables(proc, false),
@@ -258,6 +261,7 @@ impl Namespace {
                 let ipvs = inside.ipvs.and_then(|ipvs| self.ipvs(shared, ipvs, asked));
                 ns.ipvs = ipvs.into();
                 ns.recent = inside.recent.into();
+                ns.hashlimits = inside.hashlimits.into();
                 ns.nfqueues = inside.nfqueues.into();
                 ns.unread_tables = inside.unread_tables;
                 ns.legacy = self.legacy(shared, &inside.legacy, asked).into();
@@ -276,6 +280,7 @@ impl Namespace {
                 ns.sysctls = Section::Missing(error.to_string());
                 ns.ipvs = Section::Missing(error.to_string());
                 ns.recent = Section::Missing(error.to_string());
+                ns.hashlimits = Section::Missing(error.to_string());
                 ns.nfqueues = Section::Missing(error.to_string());
                 ns.unread_tables = Section::Missing(error.to_string());
                 ns.legacy = Section::Missing(error.to_string());

@@ -98,6 +98,7 @@ pub(super) fn flatten(message: &RouteMessage, lost: &[u16]) -> Option<Route> {
         nh_id: None,
         mtu: None,
         pref: 0,
+        realm: None,
         unknown: lost.iter().map(|kind| format!("RTA_{kind}")).collect(),
     };
     let mut hop = Hop::default();
@@ -122,12 +123,17 @@ pub(super) fn flatten(message: &RouteMessage, lost: &[u16]) -> Option<Route> {
                 });
             }
             RouteAttribute::MultiPath(hops) => {
+                let realms = hops.iter().flat_map(|next| &next.attributes);
+                route.realm = realms.filter_map(realm).next();
                 route.nexthops = hops
                     .iter()
                     .map(|next| next_hop(next, &mut route.unknown))
                     .collect();
             }
-            other => hop.take(other, &mut route.unknown),
+            other => {
+                route.realm = realm(other).or(route.realm);
+                hop.take(other, &mut route.unknown);
+            }
         }
     }
     if route.nexthops.is_empty() && (hop.link.is_some() || hop.via.is_some()) {
@@ -154,6 +160,16 @@ pub(super) fn flatten(message: &RouteMessage, lost: &[u16]) -> Option<Route> {
         route.nexthops.clear();
     }
     Some(route)
+}
+
+/// RTA_FLOW: the source's realm in the upper half.
+fn realm(attribute: &RouteAttribute) -> Option<u32> {
+    match attribute {
+        RouteAttribute::Realm(realm) => {
+            Some(u32::from(realm.source) << 16 | u32::from(realm.destination))
+        }
+        _ => None,
+    }
 }
 
 /// Attributes that a route has for its only hop, and a multipath route per hop.

@@ -90,6 +90,7 @@ pub(super) fn flatten(v6: bool, message: &RuleMessage, lost: &[u16]) -> Rule {
         l3mdev: false,
         suppress_prefixlen: None,
         suppress_ifgroup: None,
+        realm: None,
         action: RuleAction::Nop,
         unknown: lost.iter().map(|kind| format!("FRA_{kind}")).collect(),
     };
@@ -117,6 +118,10 @@ pub(super) fn flatten(v6: bool, message: &RuleMessage, lost: &[u16]) -> Rule {
             }
             RuleAttribute::SuppressIfGroup(group) => {
                 rule.suppress_ifgroup = (*group != u32::MAX).then_some(*group);
+            }
+            RuleAttribute::Realm(realm) => {
+                let (source, destination) = (u32::from(realm.source), realm.destination);
+                rule.realm = Some(source << 16 | u32::from(destination));
             }
             RuleAttribute::TunId(id) if *id != 0 => {
                 rule.unknown.push(format!("tun_id (FRA_{FRA_TUN_ID}) {id}"));

@@ -234,6 +234,7 @@ fn findings_name_the_objects_of_their_case() {
         action: RuleAction::Blackhole,
         suppress_prefixlen: None,
         suppress_ifgroup: None,
+        realm: None,
         unknown: Vec::new(),
     };
     let refused = Disposition::Rejected(RejectWith::InvalidArgument);

@@ -555,6 +555,7 @@ mod tests {
             nh_id: None,
             mtu: None,
             pref: 0,
+            realm: None,
             unknown: Vec::new(),
         };
         assert_eq!(

@@ -57,6 +57,12 @@ pub struct Link {
     /// Queueing disciplines that may drop a single packet.
     #[serde(default)]
     pub qdiscs: Vec<Qdisc>,
+    /// IFLA_GROUP: number that `ip link set group` gave; 0 unless set.
+    #[serde(default)]
+    pub group: u32,
+    /// ARPHRD_* of the device (`ifi_type`): 1 Ethernet, 772 loopback; 0: not known.
+    #[serde(default)]
+    pub hardware: u16,
     /// Receive and transmit counters since the device was made (IFLA_STATS64).
     pub stats: Option<LinkStats>,
 }

@@ -8,6 +8,7 @@
 pub mod addr;
 pub mod conntrack;
 pub mod fdb;
+pub mod hashlimit;
 pub mod ids;
 pub mod ipset;
 pub mod ipvs;

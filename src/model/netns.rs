@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::addr::Addr;
 use super::conntrack::{ConntrackEntry, ConntrackFlows, Tuple};
 use super::fdb::FdbEntry;
+use super::hashlimit::HashlimitTable;
 use super::ipset::Ipset;
 use super::ipvs::Ipvs;
 use super::link::Link;
@@ -58,6 +59,9 @@ pub struct NetNs {
     /// Lists of recently seen addresses.
     #[serde(default)]
     pub recent: Section<Vec<RecentList>>,
+    /// Tables of hashlimit.
+    #[serde(default)]
+    pub hashlimits: Section<Vec<HashlimitTable>>,
     /// Queues that programs listen on.
     #[serde(default)]
     pub nfqueues: Section<Vec<NfQueue>>,
@@ -100,6 +104,7 @@ impl NetNs {
             ipvs: Section::NotAsked,
             unread_tables: Section::NotAsked,
             recent: Section::NotAsked,
+            hashlimits: Section::NotAsked,
             nfqueues: Section::NotAsked,
             ipset_names: Section::NotAsked,
             ipsets: BTreeMap::new(),
@@ -194,6 +199,7 @@ impl NetNs {
             ("ipvs", self.ipvs.missing()),
             ("arp_tables_names", self.unread_tables.missing()),
             ("xt_recent", self.recent.missing()),
+            ("xt_hashlimit", self.hashlimits.missing()),
             ("nfnetlink_queue", self.nfqueues.missing()),
             ("xfrm", self.xfrm.missing()),
             ("conntrack", self.conntrack_table.missing()),

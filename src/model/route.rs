@@ -42,6 +42,9 @@ pub struct Route {
     pub mtu: Option<u32>,
     /// IPv6 router preference (RTA_PREF) as the kernel numbers it: 0 medium, 1 high, 3 low.
     pub pref: u8,
+    /// Realms that it or one of its hops gives to packets (RTA_FLOW), where it names any.
+    #[serde(default)]
+    pub realm: Option<u32>,
     /// Attributes that may change the way and that this program can't evaluate, by name.
     pub unknown: Vec<String>,
 }

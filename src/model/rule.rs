@@ -39,6 +39,9 @@ pub struct Rule {
     pub suppress_prefixlen: Option<u32>,
     /// Results through a device of this group are refused (FRA_SUPPRESS_IFGROUP).
     pub suppress_ifgroup: Option<u32>,
+    /// Realms that packets get where it matches (FRA_FLOW), where it names any.
+    #[serde(default)]
+    pub realm: Option<u32>,
     /// What it does.
     pub action: RuleAction,
     /// Selectors that this program can't evaluate, by name: the rule may or may not match.

@@ -87,6 +87,8 @@ pub(crate) struct Flows {
     drawn: Vec<(Hashed, u32)>,
     /// Keys that rules added to sets of nf_tables or deleted from them, in order; `None`: one that is not known.
     changed: Vec<Changed>,
+    /// What packets took out of rates, by namespace and what keeps the rate.
+    spent: Vec<(NsKey, String, u64)>,
 }
 
 /// A hash that a rule makes. Equal ones give equal numbers, which ones can't be told: kernels draw their seeds.
@@ -222,6 +224,33 @@ impl Flows {
             }
         }
         last
+    }
+
+    /// What packets under way took out of a rate.
+    pub(crate) fn spent(&self, ns: &NsKey, rate: &str) -> u64 {
+        let mut spent = self.spent.iter();
+        let own = spent.find(|own| own.0 == *ns && own.1 == rate);
+        own.map_or(0, |own| own.2)
+    }
+
+    /// Takes something out of a rate.
+    pub(crate) fn spend(&mut self, ns: &NsKey, rate: String, much: u64) {
+        let mut spent = self.spent.iter_mut();
+        match spent.find(|own| own.0 == *ns && own.1 == rate) {
+            Some(own) => own.2 = own.2.saturating_add(much),
+            None => self.spent.push((ns.clone(), rate, much)),
+        }
+    }
+
+    /// Takes as much out of each rate as another way did, where that took more.
+    pub(crate) fn spend_like(&mut self, other: &Self) {
+        for (ns, rate, much) in &other.spent {
+            let own = self.spent(ns, rate);
+            if *much > own {
+                self.spend(ns, rate.clone(), much.saturating_sub(own));
+            }
+        }
+        self.spent.sort();
     }
 
     /// What a hash gave before.

@@ -76,6 +76,7 @@ impl World {
             l3mdev: false,
             suppress_prefixlen: None,
             suppress_ifgroup: None,
+            realm: None,
             action: RuleAction::Table(table),
             unknown: Vec::new(),
         };
@@ -96,6 +97,7 @@ impl World {
         ns.legacy = Section::Known(Ruleset::default());
         ns.ipvs = Section::Known(None);
         ns.recent = Section::Known(Vec::new());
+        ns.hashlimits = Section::Known(Vec::new());
         ns.nfqueues = Section::Known(Vec::new());
         ns.unread_tables = Section::Known(Vec::new());
         ns.sysctls = Section::Known(Sysctls {
@@ -169,6 +171,8 @@ impl World {
             tc: Vec::new(),
             qdisc: None,
             qdiscs: Vec::new(),
+            group: 0,
+            hardware: 1,
             stats: None,
         };
         change(&mut link);
@@ -334,6 +338,7 @@ impl World {
                 nh_id: None,
                 mtu: None,
                 pref: 0,
+                realm: None,
                 unknown: Vec::new(),
             });
     }

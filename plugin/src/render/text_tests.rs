@@ -47,6 +47,8 @@ fn link(index: u32, name: &str, kind: LinkKind, peer: Option<u32>) -> Link {
         tc: Vec::new(),
         qdisc: None,
         qdiscs: Vec::new(),
+        group: 0,
+        hardware: 1,
         stats: None,
     }
 }
@@ -188,6 +190,7 @@ fn route(dst: &str, via: Option<&str>, dev: u32) -> Step {
             nh_id: None,
             mtu: None,
             pref: 0,
+            realm: None,
             unknown: Vec::new(),
         },
         devs: Vec::new(),

@@ -185,6 +185,8 @@ fn device(index: u32, name: &str, up: bool, other_end: Option<u32>) -> Link {
         tc: Vec::new(),
         qdisc: None,
         qdiscs: Vec::new(),
+        group: 0,
+        hardware: 1,
         stats: None,
     }
 }

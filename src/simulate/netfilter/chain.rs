@@ -86,6 +86,7 @@ pub(super) fn enter_base<'a>(
         misses: Vec::new(),
         notes: Vec::new(),
         assumed: Vec::new(),
+        shown: eval.cx.index.shown(),
     });
     Next::Go
 }
@@ -232,6 +233,14 @@ fn next_rule<'a>(
 fn is_harmless(expr: &Expr) -> bool {
     match expr {
         Expr::Counter(_)
+        | Expr::Meta { .. }
+        | Expr::Payload { .. }
+        | Expr::Bitwise { .. }
+        | Expr::Byteorder { .. }
+        | Expr::Immediate { .. }
+        | Expr::Ct { .. }
+        | Expr::Fib { .. }
+        | Expr::Lookup { dreg: None, .. }
         | Expr::Log(_)
         | Expr::Last(_)
         | Expr::Dup { .. }
@@ -253,6 +262,18 @@ fn is_harmless(expr: &Expr) -> bool {
             XtMatch::Comment(_)
             | XtMatch::Limit { .. }
             | XtMatch::Hashlimit(_)
+            | XtMatch::Tcp { .. }
+            | XtMatch::Udp { .. }
+            | XtMatch::Icmp { .. }
+            | XtMatch::Conntrack(_)
+            | XtMatch::Addrtype { .. }
+            | XtMatch::Mark { .. }
+            | XtMatch::Connmark { .. }
+            | XtMatch::Multiport { .. }
+            | XtMatch::Physdev { .. }
+            | XtMatch::Iprange { .. }
+            | XtMatch::Owner { .. }
+            | XtMatch::Length { .. }
             | XtMatch::Nfacct(_),
         )
         | Expr::Target(XtTarget::Tcpmss(_)) => true,

@@ -10,7 +10,9 @@ use super::machine::{Eval, Vm};
 use super::registers::Registers;
 use super::step::{assume, note, set_mark};
 use super::want::{asks_by_key, want_set};
-use super::{ct, meta, nat, queue, reject, reverse, text_set, tproxy, xt_match, xt_target};
+use super::{
+    ct, limit, meta, nat, queue, reject, reverse, text_set, time, tproxy, xt_match, xt_target,
+};
 use crate::model::netfilter::{
     BitwiseOp, CmpOp, Expr, Exthdr, MetaKey, Reg, Rule, SetData, SetElem,
 };
@@ -33,11 +35,17 @@ pub(super) fn eval<'a>(
     let Some(walk) = vm.walk.as_mut() else {
         return Did::Blind(NO_CHAIN.to_owned());
     };
+    if limit::is_one(expr) {
+        return limit::eval(eval, vm, rule, expr);
+    }
     let regs = &mut walk.regs;
     match expr {
         Expr::Meta { key, dreg } => {
             let family = walk.base.table.family;
             let load = meta::load(eval, &vm.skb, *key, Some(family));
+            if *key == MetaKey::Other(time::NFT_DAY) {
+                assume(vm, time::ZONE);
+            }
             store(vm, *dreg, load)
         }
         Expr::MetaSet { key, sreg } => match key {
@@ -162,11 +170,9 @@ pub(super) fn eval<'a>(
             vm.flows.change(eval.at.ns, place, key, *op != 2);
             Did::Next
         }
-        Expr::Dynset { exprs, .. } => {
-            let names: Vec<&str> = exprs.iter().map(Expr::name).collect();
-            let state = names.join(", ");
-            Did::Doubt(format!("the set keeps state for each element ({state})"))
-        }
+        Expr::Dynset {
+            set, sreg, exprs, ..
+        } => limit::of_element(eval, vm, (set, *sreg), exprs),
         Expr::Ct { key, dreg, dir } => {
             let load = ct::load(eval, vm, *key, *dir);
             store(vm, *dreg, load)
@@ -299,6 +305,10 @@ pub(super) fn eval<'a>(
             doubt(vm, *dreg, 8, "which socket takes the packet is not known")
         }
         Expr::Osf { dreg, .. } => doubt(vm, *dreg, 16, "the sender's system is not known"),
+        Expr::Rt { dreg, key: 0 } => {
+            let load = meta::realm(eval, &vm.skb);
+            store(vm, *dreg, load)
+        }
         Expr::Rt { dreg, key } => {
             let len = match key {
                 2 => 16,
@@ -321,9 +331,6 @@ pub(super) fn eval<'a>(
             }
             _ => Did::Blind("headers inside a tunnel are not evaluated".to_owned()),
         },
-        Expr::Connlimit { .. } => {
-            Did::Doubt("how many connections there are is not known".to_owned())
-        }
         Expr::Synproxy { .. } => Did::Blind("answered in place of the server".to_owned()),
         Expr::Fwd { .. } => Did::Blind("sent out of another device".to_owned()),
         Expr::ObjrefMap { set, sreg } => {
@@ -341,18 +348,6 @@ pub(super) fn eval<'a>(
         | Expr::FlowOffload(_)
         | Expr::Last(_)
         | Expr::Dup { .. } => Did::Next,
-        Expr::Limit { .. } => Did::Doubt("whether the rate is used up is not known".to_owned()),
-        Expr::Quota {
-            inverted,
-            bytes,
-            consumed,
-        } => {
-            if !vm.skb.sized && consumed < bytes {
-                return Did::Doubt("whether the quota is used up by then".to_owned());
-            }
-            let over = consumed.saturating_add(u64::from(vm.skb.packet.len)) >= *bytes;
-            Did::when(Tri::from(over == *inverted))
-        }
         Expr::Queue { sreg: Some(_), .. } => Did::Blind(
             "handed to the program that listens on a queue of the packet's own".to_owned(),
         ),
@@ -367,7 +362,10 @@ pub(super) fn eval<'a>(
             Did::Next
         }
         Expr::Objref { name, kind } => object(name, *kind),
-        Expr::Header(header) => Did::when(xt_match::header(eval, &vm.skb, header)),
+        Expr::Limit { .. } | Expr::Quota { .. } | Expr::Connlimit { .. } => {
+            Did::Blind("a limit".to_owned())
+        }
+        Expr::Header(header) => Did::when(xt_match::head(eval, &vm.skb, header)),
         Expr::Match(condition) => xt_match::eval(eval, vm, condition),
         Expr::Target(target) => xt_target::eval(eval, vm, rule, target),
         Expr::Other { name, .. } => {

@@ -58,6 +58,9 @@ pub(super) fn load(
     from: usize,
     len: usize,
 ) -> Load {
+    if let Some(bits) = usual(packet, known, base, (from, len)) {
+        return Load::Value(bits);
+    }
     let (bytes, total) = match base {
         PayloadBase::LinkLayer => match packet.eth {
             Some((src, dst)) => {
@@ -95,6 +98,31 @@ pub(super) fn load(
     Load::Value(bytes.slice(from, len))
 }
 
+/// The fields that nearly all rules ask for, without laying out the whole packet.
+fn usual(packet: &Packet, known: Known, base: PayloadBase, field: (usize, usize)) -> Option<Bits> {
+    let addr = |addr: IpAddr| match addr {
+        IpAddr::V4(addr) => Bits::known(addr.octets()),
+        IpAddr::V6(addr) => Bits::known(addr.octets()),
+    };
+    let ports = matches!(packet.l4, L4::Tcp { .. } | L4::Udp { .. } | L4::Sctp { .. });
+    match (base, field, packet.src) {
+        _ if matches!(packet.l4, L4::Arp { .. }) => None,
+        (PayloadBase::Network, (12, 4), IpAddr::V4(_))
+        | (PayloadBase::Network, (8, 16), IpAddr::V6(_)) => Some(addr(packet.src)),
+        (PayloadBase::Network, (16, 4), IpAddr::V4(_))
+        | (PayloadBase::Network, (24, 16), IpAddr::V6(_)) => Some(addr(packet.dst)),
+        (PayloadBase::Network, (9, 1), IpAddr::V4(_))
+        | (PayloadBase::Network, (6, 1), IpAddr::V6(_)) => Some(Bits::known([packet.protocol()])),
+        (PayloadBase::Transport, (0, 2), _) if ports => {
+            Some(Bits::port(packet.sport(), known.free))
+        }
+        (PayloadBase::Transport, (2, 2), _) if ports => {
+            Some(Bits::port(packet.dport(), known.free))
+        }
+        _ => None,
+    }
+}
+
 /// Overwrites header bytes. `Err`: what can't be represented.
 pub(super) fn store(
     packet: &mut Packet,
@@ -112,7 +140,27 @@ pub(super) fn store(
             if from.saturating_add(value.len()) > bytes.len() {
                 return Err("writes behind the ip header".to_owned());
             }
+            let old = bytes.clone();
             bytes.overwrite(from, value);
+            // Version, header length, length, protocol, fragments: such packets are not modelled. Bytes that are
+            // not known anyway (identification, checksum, flow label) decide nothing here.
+            let kept: &[(usize, usize, u8)] = if packet.src.is_ipv6() {
+                &[(0, 1, 0xf0), (4, 3, 0xff)]
+            } else {
+                &[
+                    (0, 1, 0xff),
+                    (2, 2, 0xff),
+                    (6, 1, 0xbf),
+                    (7, 1, 0xff),
+                    (9, 1, 0xff),
+                ]
+            };
+            for (at, len, mask) in kept {
+                let part = |bytes: &Bits| bytes.slice(*at, *len).mask_xor(&vec![*mask; *len], &[]);
+                if part(&old) != part(&bytes) {
+                    return Err("changes version, length, fragments or protocol".to_owned());
+                }
+            }
             let byte = |at: usize| bytes.slice(at, 1).bytes().and_then(|b| b.first().copied());
             let addr = |at: usize, len: usize| {
                 let part = bytes.slice(at, len);
@@ -142,9 +190,25 @@ pub(super) fn store(
             if !has_ports || from.saturating_add(value.len()) > bytes.len() {
                 return Err("writes transport bytes that are not modelled".to_owned());
             }
+            let old = bytes.clone();
             bytes.overwrite(from, value);
+            // Numbers and header length of TCP, length of UDP. nft writes back what stands beside a field.
+            let (at, len) = match packet.l4 {
+                L4::Tcp { .. } => (4, 9),
+                L4::Udp { .. } => (4, 2),
+                _ => (4, 8),
+            };
+            let part = |bytes: &Bits| (bytes.slice(at, len).min(), bytes.slice(at, len).max());
+            if part(&old) != part(&bytes) {
+                return Err("writes transport bytes that are not modelled".to_owned());
+            }
             packet.set_sport(bytes.slice(0, 2).net_u16());
             packet.set_dport(bytes.slice(2, 2).net_u16());
+            if let L4::Tcp { flags, .. } = &mut packet.l4 {
+                let own = bytes.slice(13, 1);
+                let own = own.bytes().and_then(|own| own.first().copied());
+                *flags = own.ok_or_else(doubt)?;
+            }
             Ok(())
         }
         PayloadBase::LinkLayer => Err("rewrites link-layer addresses".to_owned()),
@@ -175,10 +239,22 @@ fn network_len(packet: &Packet) -> usize {
     if packet.src.is_ipv6() { 40 } else { 20 }
 }
 
+/// Length of a packet's headers without options: no such packet is shorter.
+pub(super) fn least(packet: &Packet) -> u32 {
+    let network = if packet.src.is_ipv6() { 40 } else { 20 };
+    network
+        + match packet.l4 {
+            L4::Tcp { .. } => 20,
+            L4::Udp { .. } | L4::Icmp { .. } => 8,
+            L4::Sctp { .. } => 12,
+            L4::Arp { .. } | L4::Other(_) => 0,
+        }
+}
+
 /// Length of the packet; never less than its headers.
 fn total(packet: &Packet) -> usize {
-    let headers = network_len(packet) + transport(packet, UNPRIVILEGED).len();
-    usize::try_from(packet.len).map_or(headers, |len| len.max(headers))
+    let len = packet.len.max(least(packet));
+    usize::try_from(len).unwrap_or(usize::MAX)
 }
 
 fn network(packet: &Packet, sized: bool) -> Bits {
@@ -300,6 +376,30 @@ mod tests {
     }
 
     #[test]
+    fn usual_fields_are_those_of_the_whole_packet() {
+        for p in [packet("10.0.0.1", "10.0.0.2"), packet("fd00::1", "fd00::2")] {
+            let mut whole = network(&p, true);
+            whole.push(&transport(&p, KNOWN.free));
+            let headers = network_len(&p);
+            let mut usuals = 0;
+            for len in [1, 2, 4, 16] {
+                for from in 0..whole.len() - len {
+                    for (base, start) in
+                        [(PayloadBase::Network, 0), (PayloadBase::Transport, headers)]
+                    {
+                        let Some(own) = usual(&p, KNOWN, base, (from, len)) else {
+                            continue;
+                        };
+                        usuals += 1;
+                        assert_eq!(own, whole.slice(start + from, len), "{base:?} {from} {len}");
+                    }
+                }
+            }
+            assert_eq!(usuals, 5);
+        }
+    }
+
+    #[test]
     fn ipv6_traffic_class_straddles_two_bytes() {
         let p = packet("fd00::1", "fd00::2");
         let Load::Value(bits) = load(&p, KNOWN, PayloadBase::Network, 0, 2) else {
@@ -316,6 +416,25 @@ mod tests {
         assert_eq!(p.tos, 0);
         store(&mut p, PayloadBase::Transport, 2, &Bits::net16(Some(8080))).unwrap();
         assert_eq!(p.dport(), Some(8080));
+        store(&mut p, PayloadBase::Transport, 13, &Bits::known([0x10])).unwrap();
+        assert!(matches!(p.l4, L4::Tcp { flags: 0x10, .. }));
         assert!(store(&mut p, PayloadBase::Network, 16, &Bits::unknown(4)).is_err());
+        // Protocol, fragment offset, total length, sequence number.
+        for (base, at, byte) in [
+            (PayloadBase::Network, 9, 17),
+            (PayloadBase::Network, 7, 1),
+            (PayloadBase::Network, 3, 1),
+            (PayloadBase::Transport, 4, 1),
+        ] {
+            assert!(
+                store(&mut p, base, at, &Bits::known([byte])).is_err(),
+                "{at}"
+            );
+        }
+        // As they were, or of no importance.
+        store(&mut p, PayloadBase::Network, 9, &Bits::known([6])).unwrap();
+        store(&mut p, PayloadBase::Network, 4, &Bits::known([1, 2])).unwrap();
+        store(&mut p, PayloadBase::Network, 6, &Bits::known([0])).unwrap();
+        assert!(!p.df);
     }
 }

@@ -6,8 +6,10 @@
 //! than the packet's fails there, before it had any effect, so that leaving it out changes no answer. Where a
 //! packet's field is not known, the rules that ask for it are walked one by one as ever.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use super::header::{self, Load};
 use super::hook::BaseRef;
@@ -19,6 +21,7 @@ use crate::model::netfilter::{
 };
 use crate::model::netns::NetNs;
 use crate::model::xtables::{HeaderMatch, XtMatch};
+use crate::trace::Evidence;
 
 /// Shorter chains and sets are walked.
 const MANY: usize = 32;
@@ -34,6 +37,32 @@ pub(crate) struct Index<'a> {
     sets: BTreeMap<*const Set, Order>,
     bases: BTreeMap<*const Ruleset, Vec<BaseRef<'a>>>,
     tracked: BTreeMap<(*const NetNs, bool), bool>,
+    shown: Shown,
+}
+
+/// Rules as evidence shows them: put in words when they first led somewhere. Ways that fork share it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Shown(Rc<RefCell<BTreeMap<(*const Chain, *const Rule), Evidence>>>);
+
+impl Shown {
+    /// A rule under a base chain, as `make` gives it the first time.
+    pub(super) fn of(
+        &self,
+        base: &Chain,
+        rule: &Rule,
+        make: impl FnOnce() -> Evidence,
+    ) -> Evidence {
+        let key = (std::ptr::from_ref(base), std::ptr::from_ref(rule));
+        let known = self.0.try_borrow().ok();
+        if let Some(known) = known.and_then(|all| all.get(&key).cloned()) {
+            return known;
+        }
+        let made = make();
+        if let Ok(mut all) = self.0.try_borrow_mut() {
+            all.insert(key, made.clone());
+        }
+        made
+    }
 }
 
 impl<'a> Index<'a> {
@@ -43,6 +72,11 @@ impl<'a> Index<'a> {
             off: true,
             ..Self::default()
         }
+    }
+
+    /// Rules in words, for a walk to keep.
+    pub(super) fn shown(&self) -> Shown {
+        self.shown.clone()
     }
 
     /// Makes ready what `filed` gives of a chain.

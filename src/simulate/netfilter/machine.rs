@@ -5,6 +5,7 @@
 //! names the rule.
 
 use super::hook::{Actor, BaseRef};
+use super::index::Shown;
 use super::registers::Registers;
 use super::{HookOutcome, HookPoint, HookVerdict, chain, nat};
 use crate::model::netfilter::{Chain, Rule};
@@ -64,6 +65,8 @@ pub(super) struct Walk<'a> {
     pub(super) notes: Vec<Note>,
     /// What was taken to be so on the way.
     pub(super) assumed: Vec<Evidence>,
+    /// Rules in words.
+    pub(super) shown: Shown,
 }
 
 /// A chain under way, and the rules by which it was entered.
@@ -228,7 +231,11 @@ impl<'c, 'a> Eval<'c, 'a> {
         let blank = no.clone();
         let with = self.run(yes);
         let without = self.run(no);
-        joined(&with, without).unwrap_or_else(|| vec![blank.end(HookVerdict::Unknown(why))])
+        let ends = both_ends(&with, &without);
+        joined(&with, without).unwrap_or_else(|| {
+            let why = format!("{why}{ends}");
+            vec![blank.end(HookVerdict::Unknown(why))]
+        })
     }
 
     fn advance(&mut self, vm: &mut Vm<'a>) -> Next<'a> {
@@ -359,6 +366,25 @@ impl Vm<'_> {
     }
 }
 
+/// How both answers of a condition end, where each ends in one way.
+fn both_ends(with: &[HookOutcome], without: &[HookOutcome]) -> String {
+    let end = |outcomes: &[HookOutcome]| match outcomes {
+        [HookOutcome { verdict, .. }] => match verdict {
+            HookVerdict::Accept => Some("goes on"),
+            HookVerdict::Drop(_) => Some("is dropped"),
+            HookVerdict::Reject(_) => Some("is rejected"),
+            HookVerdict::Ipvs(_) | HookVerdict::Unknown(_) => None,
+        },
+        _ => None,
+    };
+    match (end(with), end(without)) {
+        (Some(with), Some(without)) if with != without => {
+            format!(" (the packet {with} where it holds, else it {without})")
+        }
+        _ => String::new(),
+    }
+}
+
 /// Two sets of outcomes as one, where they are the same but for how they came about and for marks,
 /// which are unknown where they differ.
 fn joined(a: &[HookOutcome], b: Vec<HookOutcome>) -> Option<Vec<HookOutcome>> {
@@ -372,7 +398,9 @@ fn joined(a: &[HookOutcome], b: Vec<HookOutcome>) -> Option<Vec<HookOutcome>> {
                 b.skb.mark = None;
             }
             b.flows.forget_marks_unlike(&a.flows);
+            b.flows.spend_like(&a.flows);
             let mut other = a.clone();
+            other.flows.spend_like(&b.flows);
             other.skb.mark = b.skb.mark;
             other.flows.forget_marks_unlike(&b.flows);
             let alike = (other.share - b.share).abs() < 1e-9

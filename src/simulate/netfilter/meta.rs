@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use super::bits::{Bits, Tri};
 use super::header::Load;
 use super::machine::Eval;
+use super::time;
 use crate::model::IfIndex;
 use crate::model::addr::Addr;
 use crate::model::link::{Link, LinkKind};
@@ -42,15 +43,19 @@ pub(super) fn load(eval: &Eval<'_, '_>, skb: &Skb, key: MetaKey, family: Option<
             Bits::known([0])
         }
         MetaKey::Pkttype | MetaKey::Secpath => Bits::unknown(1),
-        MetaKey::Iiftype | MetaKey::Oiftype => Bits::unknown(2),
+        MetaKey::Iiftype => return hardware(eval, devices.iif),
+        MetaKey::Oiftype => return hardware(eval, devices.oif),
+        MetaKey::Iifgroup => return group(eval, devices.iif),
+        MetaKey::Oifgroup => return group(eval, devices.oif),
+        MetaKey::Rtclassid => return realm(eval, skb),
+        MetaKey::Other(key @ (time::NFT_NANOSECONDS | time::NFT_DAY | time::NFT_HOUR)) => {
+            return time::load(eval, key);
+        }
         MetaKey::Iifkind => return kind(eval, devices.iif),
         MetaKey::Oifkind => return kind(eval, devices.oif),
         MetaKey::Priority
         | MetaKey::Nftrace
-        | MetaKey::Rtclassid
         | MetaKey::Cpu
-        | MetaKey::Iifgroup
-        | MetaKey::Oifgroup
         | MetaKey::Cgroup
         | MetaKey::Prandom => Bits::unknown(4),
         MetaKey::Other(number) => return Load::Unknown(format!("meta {number} is not known")),
@@ -101,6 +106,40 @@ fn bridge(eval: &Eval<'_, '_>, index: Option<IfIndex>) -> Load {
         Some(link) => Load::Value(Bits::name(&link.name)),
         None => Load::Absent,
     }
+}
+
+/// ARPHRD_*; host order.
+fn hardware(eval: &Eval<'_, '_>, index: Option<IfIndex>) -> Load {
+    match index.map(|index| eval.ns.link(index).map(|link| link.hardware)) {
+        None => Load::Absent,
+        Some(Some(hardware)) if hardware != 0 => Load::Value(Bits::known(hardware.to_le_bytes())),
+        Some(_) => Load::Unknown("type of the device not read".to_owned()),
+    }
+}
+
+fn group(eval: &Eval<'_, '_>, index: Option<IfIndex>) -> Load {
+    match index.map(|index| eval.ns.link(index).map(|link| link.group)) {
+        None => Load::Absent,
+        Some(Some(group)) => Load::Value(Bits::host32(Some(group))),
+        Some(None) => Load::Unknown("group of the device not read".to_owned()),
+    }
+}
+
+/// Realm of the packet's route (`dst->tclassid`): 0 as long as no route and no rule names one.
+pub(super) fn realm(eval: &Eval<'_, '_>, skb: &Skb) -> Load {
+    let routed = skb.local || !matches!(eval.at.hook, Hook::Prerouting | Hook::Ingress);
+    if !routed {
+        return Load::Absent;
+    }
+    let (routes, rules) = (eval.ns.routes.known(), eval.ns.rules.known());
+    let none = routes.zip(rules).is_some_and(|(routes, rules)| {
+        let named = routes.iter().any(|route| route.realm.is_some());
+        !named && rules.iter().all(|rule| rule.realm.is_none())
+    });
+    if none || skb.packet.src.is_ipv6() {
+        return Load::Value(Bits::host32(Some(0)));
+    }
+    Load::Unknown("the realm of the route is not known".to_owned())
 }
 
 fn kind(eval: &Eval<'_, '_>, index: Option<IfIndex>) -> Load {

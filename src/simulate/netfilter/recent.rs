@@ -36,7 +36,9 @@ pub(super) fn eval(eval: &mut Eval<'_, '_>, vm: &mut Vm<'_>, asked: &Asked<'_>) 
     let packet = &vm.skb.packet;
     let addr = if asked.source { packet.src } else { packet.dst };
     let addr = under(addr, asked.mask);
-    let ttl = packet.ttl;
+    // As it was before this host forwarded it.
+    let forwarded = eval.at.devices.oif.is_some() && !vm.skb.local;
+    let ttl = packet.ttl.wrapping_add(u8::from(forwarded));
     if asked.check_set & SET != 0 {
         vm.flows.note(eval.at.ns, asked.list, addr);
         return Did::when(Tri::from(!asked.invert));

@@ -27,10 +27,9 @@ pub(super) fn summed_up(notes: Vec<Note>, assumed: &[Evidence]) -> Option<Step> 
 /// Rules that led to the current one, and that one last.
 pub(super) fn path(walk: &Walk<'_>, rule: Option<&Rule>) -> Vec<Evidence> {
     let mut out = Vec::new();
-    let base = walk.base.reference();
     let mut add = |chain: &Chain, rule: &Rule, elements: &[Evidence]| {
-        out.push(Evidence::NetfilterRule {
-            base: base.clone(),
+        let make = || Evidence::NetfilterRule {
+            base: walk.base.reference(),
             chain: chain.name.clone(),
             handle: rule.handle,
             text: text::rule(rule, Some(walk.base.table)),
@@ -39,7 +38,8 @@ pub(super) fn path(walk: &Walk<'_>, rule: Option<&Rule>) -> Vec<Evidence> {
                 Expr::Counter(counters) => Some(*counters),
                 _ => None,
             }),
-        });
+        };
+        out.push(walk.shown.of(walk.base.chain, rule, make));
         out.extend_from_slice(elements);
     };
     for frame in &walk.frames {

@@ -9,14 +9,14 @@ use super::chain::Did;
 use super::ct::{self, masked_equal, port_within};
 use super::machine::{Eval, Vm};
 use super::step::assume;
-use super::{ipset, meta, recent, reverse, xt_rare_match};
+use super::{hashlimit, header, ipset, meta, recent, reverse, time, xt_rare_match};
 use crate::model::IfIndex;
 use crate::model::packet::L4;
-use crate::model::xtables::{HeaderMatch, Statistic, XtMatch};
+use crate::model::xtables::{HeaderMatch, RareMatch, Statistic, XtMatch};
 use crate::simulate::skb::Skb;
 
 /// Conditions in the head of a rule (`ip_packet_match()`).
-pub(super) fn header(eval: &Eval<'_, '_>, skb: &Skb, head: &HeaderMatch) -> Tri {
+pub(super) fn head(eval: &Eval<'_, '_>, skb: &Skb, head: &HeaderMatch) -> Tri {
     let packet = &skb.packet;
     let addr = |wanted: Option<(IpAddr, IpAddr, bool)>, own: IpAddr| {
         let hit = wanted.is_none_or(|(addr, mask, invert)| masked_equal(own, addr, mask) != invert);
@@ -106,7 +106,16 @@ pub(super) fn eval(eval: &mut Eval<'_, '_>, vm: &mut Vm<'_>, condition: &XtMatch
             };
             ipset::eval(eval, vm, &asked)
         }
-        other => Did::when(holds(eval, vm, other)),
+        XtMatch::Hashlimit(asked) => hashlimit::eval(eval, vm, asked),
+        other => {
+            if let XtMatch::Rare(rare) = other
+                && let RareMatch::Time(asked) = **rare
+                && asked.flags & time::KERNEL_ZONE != 0
+            {
+                assume(vm, time::ZONE);
+            }
+            Did::when(holds(eval, vm, other))
+        }
     }
 }
 
@@ -232,9 +241,6 @@ fn holds(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, condition: &XtMatch) -> Tri {
             is_out,
             is_bridged,
         } => physdev(eval, (physin, physout), (*is_in, *is_out, *is_bridged)),
-        XtMatch::Limit { .. } | XtMatch::Hashlimit(_) => {
-            Tri::Unknown("whether the rate is used up is not known".to_owned())
-        }
         XtMatch::Iprange { src, dst } => {
             let within = |range: &Option<(IpAddr, IpAddr, bool)>, own: IpAddr| {
                 range.is_none_or(|(first, last, invert)| (first..=last).contains(&own) != invert)
@@ -263,7 +269,17 @@ fn holds(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, condition: &XtMatch) -> Tri {
             invert,
         } => {
             if !skb.sized {
-                return Tri::Unknown("the length of later packets is not known".to_owned());
+                // No packet is shorter than its headers.
+                let headers = header::least(packet);
+                let answer = match (u32::from(*first) <= headers, *last) {
+                    (true, u16::MAX) => Some(true),
+                    (_, last) if u32::from(last) < headers => Some(false),
+                    _ => None,
+                };
+                return Tri::from_option(answer, || {
+                    "the length of later packets is not known".to_owned()
+                })
+                .negated(*invert);
             }
             let within = (u32::from(*first)..=u32::from(*last)).contains(&packet.len);
             Tri::from(within != *invert)
@@ -282,9 +298,11 @@ fn holds(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, condition: &XtMatch) -> Tri {
             Tri::Unknown(format!("match {name} is not known to this program"))
         }
         // Answered by `eval`: they are not conditions of this packet alone.
-        XtMatch::Statistic(_) | XtMatch::Recent { .. } | XtMatch::Set { .. } => {
-            Tri::Unknown("a match with a memory".to_owned())
-        }
+        XtMatch::Statistic(_)
+        | XtMatch::Recent { .. }
+        | XtMatch::Set { .. }
+        | XtMatch::Limit { .. }
+        | XtMatch::Hashlimit(_) => Tri::Unknown("a match with a memory".to_owned()),
     }
 }
 

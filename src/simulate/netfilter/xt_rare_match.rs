@@ -6,7 +6,8 @@ use super::bits::Tri;
 use super::ct::{self, port_within};
 use super::header::{self, Load};
 use super::machine::{Eval, Vm};
-use super::meta;
+use super::{meta, time};
+use crate::model::IfIndex;
 use crate::model::netfilter::PayloadBase;
 use crate::model::packet::{L4, Packet};
 use crate::model::xtables::{RareMatch, SpiHeader, U32Test};
@@ -58,12 +59,14 @@ pub(super) fn holds(eval: &Eval<'_, '_>, vm: &Vm<'_>, condition: &RareMatch) -> 
             None => Tri::from(*invert),
             Some(_) => unknown("a label of the connection"),
         },
-        RareMatch::Connlimit { .. } => unknown("how many connections there are"),
         RareMatch::Cpu { .. } => unknown("the cpu"),
         RareMatch::Dccp { .. } => inside(DCCP, "the dccp header"),
         RareMatch::Devgroup { src, dst } => match (src, dst) {
             (None, None) => Tri::Yes,
-            _ => unknown("the group of a device"),
+            (src, dst) => {
+                let devices = eval.at.devices;
+                in_group(eval, devices.iif, *src).and(|| in_group(eval, devices.oif, *dst))
+            }
         },
         RareMatch::Ecn {
             operation,
@@ -88,9 +91,16 @@ pub(super) fn holds(eval: &Eval<'_, '_>, vm: &Vm<'_>, condition: &RareMatch) -> 
         },
         // Packets that pass a transform are not followed, so that none came through or is bound for one.
         RareMatch::Policy { flags, .. } => Tri::from(flags & 4 != 0),
-        RareMatch::Quota { .. } => unknown("whether the quota is used up"),
         RareMatch::Rateest { .. } => unknown("a rate"),
-        RareMatch::Realm { .. } => unknown("the realm of the route"),
+        // Answered before: they have a memory.
+        RareMatch::Connlimit { .. } | RareMatch::Quota { .. } => unknown("a limit"),
+        RareMatch::Realm { id, mask, invert } => match meta::realm(eval, skb) {
+            Load::Value(realm) => {
+                let realm = realm.host_u32().unwrap_or(0);
+                Tri::from((realm & mask == *id) != *invert)
+            }
+            Load::Absent | Load::Unknown(_) => unknown("the realm of the route"),
+        },
         RareMatch::Sctp {
             sports,
             dports,
@@ -125,7 +135,7 @@ pub(super) fn holds(eval: &Eval<'_, '_>, vm: &Vm<'_>, condition: &RareMatch) -> 
             L4::Tcp { .. } => Tri::from(*invert),
             _ => Tri::No,
         },
-        RareMatch::Time(_) => unknown("the time"),
+        RareMatch::Time(asked) => time::holds(eval, asked),
         RareMatch::Tos {
             value,
             mask,
@@ -169,6 +179,16 @@ pub(super) fn holds(eval: &Eval<'_, '_>, vm: &Vm<'_>, condition: &RareMatch) -> 
             })
         }
     }
+}
+
+/// `devgroup_mt()`
+fn in_group(eval: &Eval<'_, '_>, index: Option<IfIndex>, wanted: Option<(u32, u32, bool)>) -> Tri {
+    let Some((group, mask, invert)) = wanted else {
+        return Tri::Yes;
+    };
+    let own = index.and_then(|index| eval.ns.link(index));
+    let answer = own.map(|link| (link.group ^ group) & mask == 0);
+    Tri::from_option(answer, || "the group of a device is not known".to_owned()).negated(invert)
 }
 
 /// `connbytes_mt()`: of the packet that opens a connection, what was counted is this packet.

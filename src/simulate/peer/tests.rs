@@ -41,6 +41,8 @@ fn link(own: u32, kind: LinkKind, peer: u32, nsid: Option<i32>) -> Link {
         tc: Vec::new(),
         qdisc: None,
         qdiscs: Vec::new(),
+        group: 0,
+        hardware: 1,
         stats: None,
     }
 }

@@ -660,11 +660,7 @@ fn what_can_not_be_known_is_not_guessed() {
     let (net0, net1) = pair();
     let _listener = net1.listen("--tcp 8080 --udp 8080");
     for (kind, hook, rule) in [
-        (
-            "filter",
-            "input",
-            "tcp dport 8080 meta hour \"00:00\"-\"23:59\" drop",
-        ),
+        ("filter", "input", "tcp dport 8080 meta cpu 0 drop"),
         (
             "filter",
             "input",
@@ -689,6 +685,143 @@ fn what_can_not_be_known_is_not_guessed() {
         let port = if kind == "nat" { 8000 } else { 8080 };
         trace(&net0, &format!("10.0.1.3:{port}"), "").exits(3);
         net1.tool("nft delete table ip f");
+    }
+}
+
+/// Rules behind which everything is dropped, asked for and tried one after the other: what is foreseen of each
+/// connection, `?` where it can't be, is what becomes of it.
+fn in_turn(net0: &Netns, what: &str, foreseen: &str) {
+    for (number, letter) in foreseen.chars().enumerate() {
+        let said = trace(net0, "10.0.1.3:8080", "");
+        let connected = matches!(net0.tcp("10.0.1.3:8080"), Outcome::Connected { .. });
+        let code = match letter {
+            '?' => 3,
+            _ => i32::from(!connected),
+        };
+        if letter != '?' {
+            assert_eq!(connected, letter == 'y', "{what}: connection {number}");
+        }
+        assert_eq!(
+            said.code,
+            Some(code),
+            "{what}: connection {number}: {}",
+            said.out
+        );
+    }
+}
+
+/// Rates, quotas and numbers of connections, as far as the kernel tells what is left of them.
+#[test]
+fn rates_are_asked_for_what_is_left() {
+    let (net0, net1) = pair();
+    let _listener = net1.listen("--tcp 8080");
+    for (number, iptables) in ["iptables-nft", "iptables-legacy"].into_iter().enumerate() {
+        let hashed = format!("-m hashlimit --hashlimit-name web{number} --hashlimit-mode srcip");
+        for (rule, foreseen) in [
+            ("-m limit --limit 1/min --limit-burst 2 -j ACCEPT", "yy?"),
+            ("-m limit --limit 1/min --limit-burst 1 -j LOG", "n"),
+            (
+                &format!("{hashed} --hashlimit-upto 1/min --hashlimit-burst 2 -j ACCEPT"),
+                "yyn",
+            ),
+            (
+                &format!("{hashed} --hashlimit-above 1/min --hashlimit-burst 1 -j DROP"),
+                "n",
+            ),
+            ("-m quota --quota 100000000 -j ACCEPT", "yy"),
+            ("-m quota --quota 60 -j ACCEPT", "?"),
+            ("-m connlimit --connlimit-upto 1000 -j ACCEPT", "y"),
+            ("-m connlimit --connlimit-above 0 -j ACCEPT", "y"),
+            ("-m connlimit --connlimit-above 1000 -j ACCEPT", "n"),
+            (
+                "-m time --datestart 2020-01-01 --datestop 2035-01-01 -j ACCEPT",
+                "y",
+            ),
+            ("-m time --datestop 2020-01-01 -j ACCEPT", "n"),
+            ("-m time --kerneltz --datestart 2020-01-01 -j ACCEPT", "y"),
+            ("-m devgroup --src-group 0x7 -j ACCEPT", "y"),
+            ("-m devgroup --src-group 0x8 -j ACCEPT", "n"),
+            ("-m realm --realm 0 -j ACCEPT", "y"),
+            ("-m length --length 0:39 -j DROP", "n"),
+        ] {
+            net1.ip("link set veth1 group 7");
+            let add = |words: &str| net1.tool(&format!("{iptables} -A INPUT {words}"));
+            add("-m conntrack --ctstate ESTABLISHED -j ACCEPT");
+            add(&format!("-p tcp --dport 8080 {rule}"));
+            add("-j DROP");
+            in_turn(&net0, &format!("{iptables} {rule}"), foreseen);
+            net1.tool(&format!("{iptables} -F"));
+        }
+    }
+    for (rule, foreseen) in [
+        ("limit rate 1/minute burst 2 packets counter accept", "yy?"),
+        ("limit rate 1/minute burst 2 packets accept", "?"),
+        (
+            "counter limit rate over 1/minute burst 2 packets drop; accept",
+            "yy?",
+        ),
+        (
+            "update @s { ip saddr limit rate 1/minute burst 1 packets } accept",
+            "y?",
+        ),
+        ("add @c { ip saddr ct count over 1000 } drop; accept", "y"),
+        ("quota 100 mbytes accept", "yy"),
+        ("quota over 100 mbytes accept", "n"),
+        ("meta time > \"2020-01-01\" accept", "y"),
+        ("meta time < \"2020-01-01\" accept", "n"),
+        (
+            "meta hour < \"12:00\" accept; meta hour >= \"12:00\" accept",
+            "y",
+        ),
+        ("meta day { 0, 1, 2, 3, 4, 5, 6 } accept", "y"),
+        ("iifgroup 7 accept", "y"),
+        ("iifgroup 8 accept", "n"),
+        ("meta iiftype ether accept", "y"),
+        ("meta iiftype loopback accept", "n"),
+        ("rt classid 0 accept", "y"),
+    ] {
+        net1.tool("nft add table ip f");
+        net1.tool("nft add set ip f s { type ipv4_addr ; flags dynamic ; timeout 1m ; }");
+        net1.tool("nft add set ip f c { type ipv4_addr ; flags dynamic ; }");
+        net1.tool("nft add chain ip f in { type filter hook input priority 0 ; policy drop ; }");
+        net1.tool("nft add rule ip f in ct state established accept");
+        for rule in rule.split("; ") {
+            net1.tool(&format!("nft add rule ip f in tcp dport 8080 {rule}"));
+        }
+        in_turn(&net0, rule, foreseen);
+        net1.tool("nft delete table ip f");
+    }
+    // A route that gives its packets a realm: which one this packet has is not followed.
+    net1.ip("route add 10.9.0.0/24 via 10.0.1.2 realms 5");
+    net1.tool("iptables-legacy -A INPUT -p tcp --dport 8080 -m realm --realm 5 -j DROP");
+    trace(&net0, "10.0.1.3:8080", "").exits(3);
+}
+
+/// Header bytes that rules write: those that stay the packet it was, and those that make another.
+#[test]
+fn header_bytes_that_rules_write() {
+    let (net0, net1) = pair();
+    let _listener = net1.listen("--tcp 8080");
+    for (rule, code, works) in [
+        ("ip dscp set 8", 0, true),
+        ("ip id set 7", 0, true),
+        ("ip protocol set 17", 3, false),
+        ("tcp sequence set 1", 3, false),
+    ] {
+        net0.tool("nft add table ip f");
+        net0.tool("nft add chain ip f c { type filter hook output priority 0 ; }");
+        net0.tool(&format!(
+            "nft add rule ip f c tcp dport 8080 tcp flags syn {rule}"
+        ));
+        let said = trace(&net0, "10.0.1.3:8080", "");
+        let connected = matches!(net0.tcp("10.0.1.3:8080"), Outcome::Connected { .. });
+        assert_eq!(
+            (said.code, connected),
+            (Some(code), works),
+            "{rule}: {}",
+            said.out
+        );
+        net0.tool("nft delete table ip f");
     }
 }
 

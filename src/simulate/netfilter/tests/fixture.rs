@@ -56,6 +56,8 @@ fn link(index: u32, name: &str, kind: LinkKind) -> Link {
         tc: Vec::new(),
         qdisc: None,
         qdiscs: Vec::new(),
+        group: 0,
+        hardware: 1,
         stats: None,
     }
 }
@@ -98,6 +100,7 @@ fn route(table: u32, dst: &str, kind: RouteKind, index: u32, via: Option<&str>) 
         nh_id: None,
         mtu: None,
         pref: 0,
+        realm: None,
         unknown: Vec::new(),
     }
 }
@@ -143,6 +146,7 @@ pub(super) fn node() -> NetNs {
         l3mdev: false,
         suppress_prefixlen: None,
         suppress_ifgroup: None,
+        realm: None,
         action: policy::RuleAction::Table(table),
         unknown: Vec::new(),
     };

@@ -19,4 +19,5 @@ mod order;
 mod owner;
 mod properties;
 mod rare;
+mod rates;
 mod unknown;
