@@ -7,6 +7,7 @@ use super::ct::{self, port_within};
 use super::header::{self, Load};
 use super::machine::{Eval, Vm};
 use super::meta;
+use crate::model::conntrack::Counted;
 use crate::model::netfilter::PayloadBase;
 use crate::model::packet::{L4, Packet};
 use crate::model::xtables::{RareMatch, SpiHeader, U32Test};
@@ -171,7 +172,7 @@ pub(super) fn holds(eval: &Eval<'_, '_>, vm: &Vm<'_>, condition: &RareMatch) -> 
     }
 }
 
-/// `connbytes_mt()`: of the packet that opens a connection, what was counted is this packet.
+/// `connbytes_mt()`: this packet is counted already.
 fn connbytes(
     eval: &Eval<'_, '_>,
     vm: &Vm<'_>,
@@ -182,19 +183,22 @@ fn connbytes(
     let Some(flow) = ct::flow(eval, vm) else {
         return Tri::No;
     };
-    if flow.existing || flow.confirmed {
-        return Tri::Unknown("what the connection carried so far is not known".to_owned());
-    }
-    let one = u64::from(direction != 1);
-    let size = || {
-        vm.skb
-            .sized
-            .then(|| one.saturating_mul(u64::from(vm.skb.packet.len)))
+    let [there, back] = match ct::counts(eval, flow) {
+        Ok(ct::Counts::Of(both)) => both,
+        Ok(ct::Counts::Off) => return Tri::No,
+        Err(why) => return Tri::Unknown(why),
     };
+    let sum = |of: fn(&Counted) -> u64| match direction {
+        0 => of(&there),
+        1 => of(&back),
+        _ => of(&there).saturating_add(of(&back)),
+    };
+    let packets = sum(|own| own.packets);
+    let bytes = || vm.skb.sized.then(|| sum(|own| own.bytes));
     let counted = match what {
-        0 => Some(one),
-        // The average of one packet is its length.
-        1 | 2 => size(),
+        0 => Some(packets),
+        1 => bytes(),
+        2 => bytes().map(|bytes| bytes.checked_div(packets).unwrap_or(0)),
         _ => None,
     };
     let within = |number: u64| {
