@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use crate::conntrack_args::ConntrackArgs;
 use crate::kube_flags::ConnectionFlags;
 use crate::launch::HelperFlags;
 
@@ -261,6 +262,8 @@ Examples:
   kubectl netpath dump netfilter node/worker-1
   kubectl netpath dump neigh node/worker-1 -o json
   kubectl netpath dump netfilter node/worker-1 --syntax iptables-save
+  kubectl netpath dump conntrack node/worker-1 --address 10.244.1.7 --protocol udp --port 53
+  kubectl netpath dump conntrack node/worker-1 --stats
   kubectl-netpath dump links host --local
   kubectl-netpath dump sockets netns/net0 --local")]
 pub struct DumpArgs {
@@ -273,6 +276,9 @@ pub struct DumpArgs {
     /// Rules of netfilter as this program alone prints them, to be piped [default: all, each as its own]
     #[arg(long, value_enum, value_name = "PROGRAM")]
     pub syntax: Option<RuleSyntax>,
+    /// Of `dump conntrack`.
+    #[command(flatten)]
+    pub conntrack: ConntrackArgs,
     /// Format of the answer
     #[arg(short, long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
     pub output: Format,

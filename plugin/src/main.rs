@@ -6,6 +6,7 @@
 
 mod cli;
 mod complete;
+mod conntrack_args;
 mod credential;
 mod kube_client;
 mod kube_error;

@@ -314,6 +314,8 @@ fn alone(name: &str, ino: u64) -> NetNs {
         nf_conntrack_max: Section::Known(None),
         nf_conntrack_count: Section::Known(None),
         nf_conntrack_tcp_be_liberal: Section::Known(None),
+        nf_conntrack_tcp_loose: Section::Known(None),
+        nf_conntrack_acct: Section::Known(None),
         icmp_echo_ignore_all: Section::Known(false),
         icmp6_echo_ignore_all: Section::Known(Some(false)),
     });
@@ -512,18 +514,17 @@ fn a_conntrack_table_is_printed_where_there_is_one() {
         dport: Some(dport),
     };
     let entry = ConntrackEntry {
-        orig: tuple("10.244.1.7", "10.96.0.10", 40000, 80),
-        reply: tuple("10.244.2.4", "10.244.1.7", 8080, 40000),
         status: 0x0e,
         mark: 7,
-        zone: 0,
         timeout: Some(117),
         tcp_state: Some(3),
-        labels: Vec::new(),
-        helper: None,
+        ..ConntrackEntry::new(
+            tuple("10.244.1.7", "10.96.0.10", 40000, 80),
+            tuple("10.244.2.4", "10.244.1.7", 8080, 40000),
+        )
     };
     let known = || Some(Section::Known(vec![entry.clone()]));
-    let line = "tcp 117 ESTABLISHED src=10.244.1.7 dst=10.96.0.10 sport=40000 dport=80 \
+    let line = "tcp      6 117 ESTABLISHED src=10.244.1.7 dst=10.96.0.10 sport=40000 dport=80 \
         src=10.244.2.4 dst=10.244.1.7 sport=8080 dport=40000 [ASSURED] mark=7\n";
     assert_eq!(dump("one", known(), &[]), (0, line.to_owned()));
     let (code, json) = dump("json", known(), &["-o", "json"]);
@@ -531,7 +532,7 @@ fn a_conntrack_table_is_printed_where_there_is_one() {
     assert_eq!(code, 0);
     assert_eq!(json["items"][0]["orig"]["src"], "10.244.1.7", "{json}");
     assert_eq!(json["items"][0]["tcp_state"], 3);
-    let nothing = "# netns net0 on here: conntrack: nothing is tracked there\n";
+    let nothing = "# netns net0 on here: conntrack: no entry\n";
     let empty = Some(Section::Known(Vec::new()));
     assert_eq!(dump("empty", empty, &[]), (0, nothing.to_owned()));
     let why = "# netns net0 on here: conntrack: it has too many\n";

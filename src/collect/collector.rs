@@ -133,13 +133,14 @@ impl Collector {
                         elem: elem.into(),
                     });
                 }
-                Want::Conntrack { netns, tuple } => {
+                Want::Conntrack { netns, tuple, zone } => {
                     let entry = self.with(&mut request, *netns, |ns, shared| {
-                        ns.conntrack(shared, tuple)
+                        ns.conntrack(shared, tuple, *zone)
                     });
                     answer(Fact::Conntrack {
                         netns: *netns,
                         tuple: *tuple,
+                        zone: *zone,
                         entry: entry.into(),
                     });
                 }
@@ -208,19 +209,47 @@ impl Collector {
                         why,
                     }),
                 },
-                Want::ConntrackTable { target } => {
-                    self.conntrack_tables(&mut request, target, &mut answer);
+                Want::ConntrackTable { target, filter } => {
+                    self.of_each(&mut request, target, &mut answer, |own, request, netns| {
+                        let table = |ns: &mut Namespace, shared: &mut Shared| {
+                            ns.conntrack_table(shared, filter)
+                        };
+                        Fact::ConntrackTable {
+                            netns,
+                            entries: own.with(request, netns, table).into(),
+                        }
+                    });
+                }
+                Want::ConntrackStats { target } => {
+                    self.of_each(&mut request, target, &mut answer, |own, request, netns| {
+                        Fact::ConntrackStats {
+                            netns,
+                            stats: own.with(request, netns, Namespace::conntrack_stats).into(),
+                        }
+                    });
+                }
+                Want::ConntrackFrom { netns, tuple } => {
+                    let entries = self.with(&mut request, *netns, |ns, shared| {
+                        ns.conntrack_from(shared, tuple)
+                    });
+                    answer(Fact::ConntrackFrom {
+                        netns: *netns,
+                        tuple: *tuple,
+                        entries: entries.into(),
+                    });
                 }
             }
         }
         self.tidy();
     }
 
-    fn conntrack_tables(
+    /// Answers of the namespaces that a target names.
+    fn of_each(
         &mut self,
         request: &mut Request,
         target: &NsTarget,
         answer: &mut impl FnMut(Fact),
+        ask: impl Fn(&mut Self, &mut Request, NetNsId) -> Fact,
     ) {
         let ids = match self.find(request, target) {
             Ok(ids) => ids,
@@ -233,11 +262,7 @@ impl Collector {
             }
         };
         for netns in ids {
-            let entries = self.with(request, netns, Namespace::conntrack_table);
-            answer(Fact::ConntrackTable {
-                netns,
-                entries: entries.into(),
-            });
+            answer(ask(self, request, netns));
             self.tidy();
         }
     }

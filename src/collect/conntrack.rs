@@ -1,19 +1,32 @@
 //! Connection tracking entries, one by its tuple, those between two ends, or all of a namespace, by IPCTNL_MSG_CT_GET.
 //!
 //! Source: include/uapi/linux/netfilter/nfnetlink_conntrack.h. The kernel finds an entry by the tuple of
-//! either direction, and only zone 0 is asked. A dump has all zones.
+//! either direction in the zone of that direction. A dump has all zones.
+
+pub(super) mod entry;
+pub mod stats;
 
 use std::net::IpAddr;
 
 use super::error::{Error, Result};
 use super::netlink::Netlink;
-use super::nla::{self, Attrs, Writer};
-use crate::model::conntrack::{ConntrackEntry, ConntrackFlows, ConntrackGroup, Tuple};
-use crate::model::packet::{ICMP, ICMPV6};
+use super::nla::{Attrs, Writer};
+use crate::model::Prefix;
+use crate::model::conntrack::{
+    ConntrackEntry, ConntrackFilter, ConntrackFlows, ConntrackGroup, Tuple,
+};
+use crate::model::packet::{ICMP, ICMPV6, TCP, UDP};
+use entry::decode;
 
 const CT_GET: u16 = 0x0101;
 /// `sizeof(struct nfgenmsg)`
 const HEADER: usize = 4;
+/// CTA_STATUS, CTA_MARK, CTA_ZONE, CTA_MARK_MASK, CTA_STATUS_MASK
+const CTA_STATUS: u16 = 3;
+const CTA_MARK: u16 = 8;
+const CTA_ZONE: u16 = 18;
+const CTA_MARK_MASK: u16 = 21;
+const CTA_STATUS_MASK: u16 = 26;
 /// CTA_FILTER
 const CTA_FILTER: u16 = 25;
 /// CTA_FILTER_FLAG() of addresses and protocol: CTA_IP_SRC, CTA_IP_DST, CTA_PROTO_NUM
@@ -24,8 +37,8 @@ const MOST_PLACES: usize = 64;
 /// Most entries of a table that are read: about 15 MB here, 5 MB on the wire.
 pub const MOST: usize = 65_536;
 
-/// The entry that has this tuple in either direction. Ports must be fixed.
-pub fn find(socket: &mut Netlink, tuple: &Tuple) -> Result<Option<ConntrackEntry>> {
+/// The entry that has this tuple in either direction, in this zone of that direction. Ports must be fixed.
+pub fn find(socket: &mut Netlink, tuple: &Tuple, zone: u16) -> Result<Option<ConntrackEntry>> {
     let operation = format!(
         "look up the conntrack entry of {} to {} protocol {}",
         tuple.src, tuple.dst, tuple.protocol
@@ -34,7 +47,10 @@ pub fn find(socket: &mut Netlink, tuple: &Tuple) -> Result<Option<ConntrackEntry
         return Err(Error::malformed(operation, "its ports are not fixed"));
     };
     let ports = Some((sport, dport));
-    let request = request(tuple, ports);
+    let mut request = request(tuple, ports);
+    if zone != 0 {
+        request.put(CTA_ZONE, &zone.to_be_bytes());
+    }
     let Some(answer) = socket.get(CT_GET, request.bytes(), &operation)? else {
         return Ok(None);
     };
@@ -108,12 +124,8 @@ pub fn between(socket: &mut Netlink, tuple: &Tuple) -> Result<ConntrackFlows> {
         ConntrackFlows::default,
         |flows, _, payload| {
             let attrs = Attrs(payload.get(HEADER..).unwrap_or_default());
-            let entry = decode(attrs).map(|entry| ConntrackEntry {
-                zone: zone(attrs).unwrap_or(0),
-                ..entry
-            });
-            let entry =
-                entry.ok_or_else(|| Error::malformed(&operation, "an entry can't be decoded"))?;
+            let entry = decode(attrs)
+                .ok_or_else(|| Error::malformed(&operation, "an entry can't be decoded"))?;
             let own = &entry.orig;
             if (own.src, own.dst, own.protocol) == (tuple.src, tuple.dst, tuple.protocol)
                 && any(tuple.sport, own.sport)
@@ -149,41 +161,166 @@ fn put(flows: &mut ConntrackFlows, entry: ConntrackEntry) {
     }
 }
 
-/// All entries of the socket's namespace, of both families and all zones, in the kernel's order; at most
-/// `most`. Error [`Error::TooMany`] where there are more: reading stops there.
-pub fn table(socket: &mut Netlink, most: usize) -> Result<Vec<ConntrackEntry>> {
+/// Entries whose original direction has this source, of all zones, at most [`MOST_PLACES`].
+///
+/// The kernel filters by address and, of TCP and UDP, by port (`ctnetlink_filter_match_tuple()`).
+pub fn from(socket: &mut Netlink, tuple: &Tuple) -> Result<Vec<ConntrackEntry>> {
+    let filter = ConntrackFilter {
+        v6: Some(tuple.src.is_ipv6()),
+        protocol: Some(tuple.protocol),
+        orig: (Some(Prefix::host(tuple.src)), None),
+        ..ConntrackFilter::default()
+    };
+    // Ids of echoes are no ports to a filter, but are to sources.
+    let is_its = |entry: &ConntrackEntry| entry.orig.sport == tuple.sport;
+    dump(socket, &filter, tuple.sport, is_its, MOST_PLACES)
+}
+
+/// Entries of the socket's namespace, of both families and all zones, in the kernel's order, that a filter lets
+/// pass; at most `most`. Error [`Error::TooMany`] where there are more: reading stops there.
+///
+/// The kernel filters by what it can (`ctnetlink_alloc_filter()`); what comes is looked at again, since older ones
+/// can less.
+pub fn table(
+    socket: &mut Netlink,
+    filter: &ConntrackFilter,
+    most: usize,
+) -> Result<Vec<ConntrackEntry>> {
+    dump(socket, filter, filter.orig_ports.0, |_| true, most)
+}
+
+fn dump(
+    socket: &mut Netlink,
+    filter: &ConntrackFilter,
+    sport: Option<u16>,
+    also: impl Fn(&ConntrackEntry) -> bool,
+    most: usize,
+) -> Result<Vec<ConntrackEntry>> {
     let operation = "dump the conntrack table";
-    // nfgen_family AF_UNSPEC: both (`ctnetlink_dump_table()`).
-    let request = Writer::new(&[0; HEADER]);
+    let request = filtered(filter, sport);
     socket.try_dump(
         CT_GET,
         request.bytes(),
         operation,
         Vec::new,
         |entries, _, payload| {
+            let entry = decode(Attrs(payload.get(HEADER..).unwrap_or_default()));
+            let entry =
+                entry.ok_or_else(|| Error::malformed(operation, "an entry can't be decoded"))?;
+            if !filter.lets_pass(&entry) || !also(&entry) {
+                return Ok(());
+            }
             if entries.len() >= most {
                 return Err(Error::TooMany {
                     operation: operation.to_owned(),
                     most,
-                    remedy: "trace a flow instead, which reads that flow's entry alone",
+                    remedy: "say which entries are wanted (--src, --dst, --address, --port, ...), or trace a flow, which reads that flow's entry alone",
                 });
             }
-            let attrs = Attrs(payload.get(HEADER..).unwrap_or_default());
-            let entry = decode(attrs).map(|entry| ConntrackEntry {
-                zone: zone(attrs).unwrap_or(0),
-                ..entry
-            });
-            let bad = || Error::malformed(operation, "an entry can't be decoded");
-            entries.push(entry.ok_or_else(bad)?);
+            entries.push(entry);
             Ok(())
         },
     )
 }
 
-/// Zone of the original direction: CTA_ZONE, or CTA_TUPLE_ZONE where the directions differ.
-pub(super) fn zone(attrs: Attrs<'_>) -> Option<u16> {
-    let own = || Attrs(attrs.find(1)?).find(3);
-    attrs.find(18).or_else(own).and_then(|b| nla::be16_at(b, 0))
+/// A dump request that lets the kernel pass over what is not wanted.
+fn filtered(filter: &ConntrackFilter, sport: Option<u16>) -> Writer {
+    // One address of each side, where the whole of it counts.
+    let host = |prefix: Option<Prefix>| {
+        let addr = prefix?.addr();
+        (prefix == Some(Prefix::host(addr))).then_some(addr)
+    };
+    let all = [
+        filter.orig.0,
+        filter.orig.1,
+        filter.reply.0,
+        filter.reply.1,
+        filter.any,
+    ];
+    let family = all.iter().flatten().next();
+    let v6 = filter.v6.or(family.map(|prefix| prefix.addr().is_ipv6()));
+    let family = match v6 {
+        Some(true) => libc::AF_INET6,
+        Some(false) => libc::AF_INET,
+        // Both (`ctnetlink_dump_table()`).
+        None => libc::AF_UNSPEC,
+    };
+    let mut request = Writer::new(&[u8::try_from(family).unwrap_or_default(), 0, 0, 0]);
+    if let Some((value, mask)) = filter.mark {
+        request
+            .put(CTA_MARK, &(value & mask).to_be_bytes())
+            .put(CTA_MARK_MASK, &mask.to_be_bytes());
+    }
+    // Entries with a zone in one direction only are in zone 0 too, which the kernel sees otherwise.
+    if let Some(zone) = filter.zone.filter(|zone| *zone != 0) {
+        request.put(CTA_ZONE, &zone.to_be_bytes());
+    }
+    let (set, unset) = filter.status;
+    if set | unset != 0 {
+        request
+            .put(CTA_STATUS, &set.to_be_bytes())
+            .put(CTA_STATUS_MASK, &(set | unset).to_be_bytes());
+    }
+    let Some(v6) = v6 else {
+        return request;
+    };
+    let mut flags = [0_u32; 2];
+    let sides = [
+        (1, filter.orig, sport, filter.orig_ports.1),
+        (2, filter.reply, filter.reply_ports.0, filter.reply_ports.1),
+    ];
+    for ((kind, (src, dst), sport, dport), flags) in sides.into_iter().zip(&mut flags) {
+        let (src, dst) = (host(src), host(dst));
+        let same = |addr: &IpAddr| addr.is_ipv6() == v6;
+        let (src, dst) = (src.filter(same), dst.filter(same));
+        let protocol = filter.protocol;
+        let with_ports = matches!(protocol, Some(TCP | UDP));
+        let (sport, dport) = (sport.filter(|_| with_ports), dport.filter(|_| with_ports));
+        let bits = [
+            src.is_some(),
+            dst.is_some(),
+            false,
+            protocol.is_some(),
+            sport.is_some(),
+            dport.is_some(),
+        ];
+        *flags = (0..)
+            .zip(bits)
+            .fold(0, |all, (bit, own)| all | u32::from(own) << bit);
+        if *flags == 0 {
+            continue;
+        }
+        request.nest(kind, |tuple| {
+            tuple.nest(1, |ip| {
+                let (src_kind, dst_kind) = if v6 { (3, 4) } else { (1, 2) };
+                if let Some(src) = src {
+                    ip.put(src_kind, &octets(src));
+                }
+                if let Some(dst) = dst {
+                    ip.put(dst_kind, &octets(dst));
+                }
+            });
+            tuple.nest(2, |proto| {
+                for (kind, bytes) in [
+                    (1, protocol.map(|own| vec![own])),
+                    (2, sport.map(|own| own.to_be_bytes().to_vec())),
+                    (3, dport.map(|own| own.to_be_bytes().to_vec())),
+                ] {
+                    if let Some(bytes) = bytes {
+                        proto.put(kind, &bytes);
+                    }
+                }
+            });
+        });
+    }
+    if flags != [0, 0] {
+        request.nest(CTA_FILTER, |filter| {
+            for (kind, flags) in (1..).zip(flags).filter(|(_, flags)| *flags != 0) {
+                filter.put(kind, &flags.to_ne_bytes());
+            }
+        });
+    }
+    request
 }
 
 fn octets(ip: IpAddr) -> Vec<u8> {
@@ -191,49 +328,4 @@ fn octets(ip: IpAddr) -> Vec<u8> {
         IpAddr::V4(v4) => v4.octets().to_vec(),
         IpAddr::V6(v6) => v6.octets().to_vec(),
     }
-}
-
-pub(super) fn decode(attrs: Attrs<'_>) -> Option<ConntrackEntry> {
-    let number = |kind| attrs.find(kind).and_then(nla::be32);
-    Some(ConntrackEntry {
-        orig: tuple(Attrs(attrs.find(1)?))?,
-        reply: tuple(Attrs(attrs.find(2)?))?,
-        status: number(3)?,
-        mark: number(8).unwrap_or(0),
-        zone: attrs.find(18).and_then(|b| nla::be16_at(b, 0)).unwrap_or(0),
-        timeout: number(7),
-        tcp_state: attrs
-            .find(4)
-            .and_then(|info| Attrs(info).find(1))
-            .and_then(|tcp| Attrs(tcp).find(1))
-            .and_then(|state| state.first().copied()),
-        labels: attrs.find(22).map(<[u8]>::to_vec).unwrap_or_default(),
-        helper: attrs
-            .find(5)
-            .and_then(|help| Attrs(help).find(1))
-            .map(nla::text),
-    })
-}
-
-fn tuple(attrs: Attrs<'_>) -> Option<Tuple> {
-    let ip = Attrs(attrs.find(1)?);
-    let address = |v4, v6| ip.find(v4).or_else(|| ip.find(v6)).and_then(nla::ip);
-    let proto = Attrs(attrs.find(2)?);
-    let port = |kind| proto.find(kind).and_then(|bytes| nla::be16_at(bytes, 0));
-    let byte = |kind| proto.find(kind).and_then(|bytes| bytes.first().copied());
-    let protocol = byte(1)?;
-    let type_code = |kind, code| Some(u16::from_be_bytes([byte(kind)?, byte(code)?]));
-    let (sport, dport) = match protocol {
-        ICMP => (port(4), type_code(5, 6)),
-        ICMPV6 => (port(7), type_code(8, 9)),
-        // Protocols without ports have zeros as their tuple's ports.
-        _ => (port(2).or(Some(0)), port(3).or(Some(0))),
-    };
-    Some(Tuple {
-        src: address(1, 3)?,
-        dst: address(2, 4)?,
-        protocol,
-        sport,
-        dport,
-    })
 }

@@ -18,7 +18,9 @@ use super::{
     addr, bpf, conntrack, fdb, hashlimit, ipvs, link, neigh, nfqueue, nsid, recent, route, rule,
     socket as sockets, sysctl, tc, xfrm,
 };
-use crate::model::conntrack::{ConntrackEntry, ConntrackFlows, Tuple};
+use crate::model::conntrack::{
+    ConntrackEntry, ConntrackFilter, ConntrackFlows, ConntrackStats, Tuple,
+};
 use crate::model::hashlimit::HashlimitTable;
 use crate::model::ipset::{Ipset, IpsetPart};
 use crate::model::ipvs::{Ipvs, IpvsConn, IpvsConnKey, IpvsKey, IpvsService};
@@ -633,9 +635,10 @@ impl Namespace {
         &mut self,
         shared: &mut Shared,
         tuple: &Tuple,
+        zone: u16,
     ) -> Result<Option<ConntrackEntry>> {
         match self.ctnetlink(shared, "look up a conntrack entry")? {
-            Some(socket) => conntrack::find(socket, tuple),
+            Some(socket) => conntrack::find(socket, tuple, zone),
             None => Ok(None),
         }
     }
@@ -652,10 +655,34 @@ impl Namespace {
         }
     }
 
-    /// All conntrack entries, where there are not too many.
-    pub fn conntrack_table(&mut self, shared: &mut Shared) -> Result<Vec<ConntrackEntry>> {
+    /// Conntrack entries that have this source.
+    pub fn conntrack_from(
+        &mut self,
+        shared: &mut Shared,
+        tuple: &Tuple,
+    ) -> Result<Vec<ConntrackEntry>> {
+        match self.ctnetlink(shared, "look up conntrack entries")? {
+            Some(socket) => conntrack::from(socket, tuple),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// What conntrack counts; `None`: the kernel tracks nothing.
+    pub fn conntrack_stats(&mut self, shared: &mut Shared) -> Result<Option<ConntrackStats>> {
+        match self.ctnetlink(shared, "read conntrack's counts")? {
+            Some(socket) => conntrack::stats::read(socket).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The conntrack entries that a filter lets pass, where there are not too many.
+    pub fn conntrack_table(
+        &mut self,
+        shared: &mut Shared,
+        filter: &ConntrackFilter,
+    ) -> Result<Vec<ConntrackEntry>> {
         match self.ctnetlink(shared, "dump the conntrack table")? {
-            Some(socket) => conntrack::table(socket, conntrack::MOST),
+            Some(socket) => conntrack::table(socket, filter, conntrack::MOST),
             None => Ok(Vec::new()),
         }
     }

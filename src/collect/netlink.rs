@@ -67,8 +67,8 @@ pub fn is_read(protocol: Protocol, kind: u16, command: Option<u8>) -> bool {
         // LINK, ADDR, ROUTE, NEIGH, RULE, QDISC, TFILTER, NETCONF, NSID, NEXTHOP
         Protocol::Route => matches!(kind, 18 | 22 | 26 | 30 | 34 | 38 | 46 | 82 | 90 | 106),
         Protocol::Netfilter => match (kind >> 8, kind & 0xff) {
-            // IPCTNL_MSG_CT_GET; not _GET_CTRZERO.
-            (1, message) => message == 1,
+            // IPCTNL_MSG_CT_GET, _GET_STATS_CPU and _GET_STATS; not _GET_CTRZERO.
+            (1, message) => matches!(message, 1 | 4 | 5),
             // IPSET_CMD_LIST and _GET_BYINDEX
             (6, message) => matches!(message, 7 | 15),
             // NFT_MSG_GETTABLE, CHAIN, RULE, SET, SETELEM, GEN, OBJ, FLOWTABLE; none of the _RESET kind.

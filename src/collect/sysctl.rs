@@ -30,6 +30,8 @@ pub fn read(proc: &Path) -> Sysctls {
         nf_conntrack_tcp_be_liberal: dir
             .maybe_flag("netfilter/nf_conntrack_tcp_be_liberal")
             .into(),
+        nf_conntrack_tcp_loose: dir.maybe_flag("netfilter/nf_conntrack_tcp_loose").into(),
+        nf_conntrack_acct: dir.maybe_flag("netfilter/nf_conntrack_acct").into(),
         icmp_echo_ignore_all: dir.flag("ipv4/icmp_echo_ignore_all").into(),
         icmp6_echo_ignore_all: dir.maybe_flag("ipv6/icmp/echo_ignore_all").into(),
     }

@@ -101,7 +101,7 @@ pub fn answer(what: &str, kind: u16, body: &[u8]) -> bool {
         "set" => set::head(Family::Inet, body).is_some(),
         "ipset" => ipset::take(&mut None, body).is_ok(),
         "elem" => set::list(Family::Inet, body).any(|elem| elem.is_some()),
-        "ct" => conntrack::zone(attrs).is_some() | conntrack::decode(attrs).is_some(),
+        "ct" => conntrack::entry::decode(attrs).is_some(),
         "xfrm" => xfrm::decode(body).is_some(),
         "sock6" => socket::decode(TCP, body).is_some(),
         "sock17" => socket::decode(UDP, body).is_some(),

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::model::NsKey;
+use crate::model::conntrack::CpuStats;
 use crate::model::netfilter::{Ruleset, Table};
 use crate::model::netns::NetNs;
 use crate::trace::{Evidence, StepKind, Trace};
@@ -207,24 +208,47 @@ fn conntrack_full(ns: &NetNs, place: Place) -> Option<Finding> {
     let sysctls = ns.sysctls.known()?;
     let max = u64::from((*sysctls.nf_conntrack_max.known()?)?);
     let count = u64::from((*sysctls.nf_conntrack_count.known()?)?);
-    if max == 0 || count * 100 < max * NEARLY_FULL {
+    let stats = ns.conntrack_stats.known().and_then(Option::as_ref);
+    let counted = |of: fn(&CpuStats) -> Option<u32>| {
+        let cpus = stats.into_iter().flat_map(|stats| &stats.cpus);
+        cpus.filter_map(of).fold(0, |all, one| all + u64::from(one))
+    };
+    // Only a full table gives entries up.
+    let given_up = counted(|cpu| cpu.early_drop);
+    let nearly = max != 0 && count * 100 >= max * NEARLY_FULL;
+    if !nearly && given_up == 0 {
         return None;
+    }
+    let mut evidence = vec![format!(
+        "sysctl net.netfilter.nf_conntrack_count = {count}, net.netfilter.nf_conntrack_max = {max}"
+    )];
+    if stats.is_some() {
+        evidence.push(format!(
+            "counted since the namespace was made: early_drop {given_up}, drop {}, insert_failed {}",
+            counted(|cpu| cpu.drop),
+            counted(|cpu| cpu.insert_failed)
+        ));
     }
     Some(Finding {
         code: codes::CONNTRACK_FULL,
-        title: format!(
-            "the conntrack table of {} on {} holds {count} of {max} entries",
-            place.netns, place.node
-        ),
-        severity: if count >= max {
+        title: if nearly {
+            format!(
+                "the conntrack table of {} on {} holds {count} of {max} entries",
+                place.netns, place.node
+            )
+        } else {
+            format!(
+                "the conntrack table of {} on {} was full: {given_up} entries were given up for new ones",
+                place.netns, place.node
+            )
+        },
+        severity: if nearly && count >= max {
             Severity::Error
         } else {
             Severity::Warning
         },
         place,
-        evidence: vec![format!(
-            "sysctl net.netfilter.nf_conntrack_count = {count}, net.netfilter.nf_conntrack_max = {max}"
-        )],
+        evidence,
         mend: format!(
             "sysctl -w net.netfilter.nf_conntrack_max={}",
             max.saturating_mul(2)

@@ -60,7 +60,7 @@ impl Explanation {
             severity: Severity::Error,
             place: flow.place.clone(),
             evidence: vec![
-                format!("conntrack: {}", words::conntrack(entry)),
+                format!("conntrack: {}", super::conntrack::words(entry)),
                 format!("its packets are {}: {why}", flow.answer.verdict.name()),
             ],
             mend: mend(&flow.place.node, entry),

@@ -7,6 +7,7 @@
 
 mod check;
 pub mod codes;
+pub mod conntrack;
 mod detect;
 mod detect_place;
 mod drift;

@@ -376,7 +376,7 @@ pub(super) fn object(naming: &Naming<'_>, hop: &Hop, evidence: &Evidence) -> Str
         Evidence::Conntrack { entry, existing } => format!(
             "conntrack{}: {}",
             if *existing { "" } else { " (new)" },
-            words::conntrack(entry)
+            super::conntrack::words(entry)
         ),
         Evidence::IpvsServer {
             service,

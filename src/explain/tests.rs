@@ -324,17 +324,10 @@ fn endpoints_that_may_not_be_listed_make_no_finding() {
         sport: Some(5353),
         dport: Some(53),
     };
-    let entry = ConntrackEntry {
-        orig: tuple("10.0.0.1", "10.96.0.10"),
-        reply: tuple("10.244.2.4", "10.0.0.1"),
-        status: 0,
-        mark: 0,
-        zone: 0,
-        tcp_state: None,
-        timeout: None,
-        labels: Vec::new(),
-        helper: None,
-    };
+    let entry = ConntrackEntry::new(
+        tuple("10.0.0.1", "10.96.0.10"),
+        tuple("10.244.2.4", "10.0.0.1"),
+    );
     let found = step(StepKind::Conntrack, "an entry").with(Evidence::Conntrack {
         entry,
         existing: true,

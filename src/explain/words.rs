@@ -9,7 +9,6 @@
 )]
 
 use crate::model::addr::Addr;
-use crate::model::conntrack::{ConntrackEntry, Tuple, status};
 use crate::model::fdb::FdbEntry;
 use crate::model::link::{Link, LinkKind, PortState};
 use crate::model::neigh::{Neigh, NeighState};
@@ -456,70 +455,6 @@ pub fn socket(socket: &Socket, dev: DevName<'_>) -> String {
     }
     words.push_str(&format!(" uid {} ino {}", socket.uid, socket.inode));
     words
-}
-
-fn tuple(tuple: &Tuple) -> String {
-    let number =
-        |number: Option<u16>| number.map_or_else(|| "*".to_owned(), |number| number.to_string());
-    let addresses = format!("src={} dst={}", tuple.src, tuple.dst);
-    if matches!(tuple.protocol, packet::ICMP | packet::ICMPV6) {
-        let kind = tuple.dport.map(|both| both >> 8);
-        let code = tuple.dport.map(|both| both & 0xff);
-        return format!(
-            "{addresses} type={} code={} id={}",
-            number(kind),
-            number(code),
-            number(tuple.sport)
-        );
-    }
-    format!(
-        "{addresses} sport={} dport={}",
-        number(tuple.sport),
-        number(tuple.dport)
-    )
-}
-
-/// TCP_CONNTRACK_* by name, as far as `conntrack` has one.
-///
-/// Source: include/uapi/linux/netfilter/nf_conntrack_tcp.h.
-fn tcp_state(state: u8) -> Option<&'static str> {
-    Some(match state {
-        0 => "NONE",
-        1 => "SYN_SENT",
-        2 => "SYN_RECV",
-        3 => "ESTABLISHED",
-        4 => "FIN_WAIT",
-        5 => "CLOSE_WAIT",
-        6 => "LAST_ACK",
-        7 => "TIME_WAIT",
-        8 => "CLOSE",
-        9 => "SYN_SENT2",
-        _ => return None,
-    })
-}
-
-/// A conntrack entry as `conntrack -L` prints it.
-pub fn conntrack(entry: &ConntrackEntry) -> String {
-    let mut words = vec![protocol(entry.orig.protocol)];
-    words.extend(entry.timeout.map(|seconds| seconds.to_string()));
-    let state = entry.tcp_state.and_then(tcp_state);
-    words.extend(state.map(str::to_owned));
-    words.push(tuple(&entry.orig));
-    if entry.status & status::SEEN_REPLY == 0 {
-        words.push("[UNREPLIED]".to_owned());
-    }
-    words.push(tuple(&entry.reply));
-    if entry.status & status::ASSURED != 0 {
-        words.push("[ASSURED]".to_owned());
-    }
-    if entry.status & status::OFFLOAD != 0 {
-        words.push("[OFFLOAD]".to_owned());
-    }
-    words.push(format!("mark={}", entry.mark));
-    if entry.zone != 0 {
-        words.push(format!("zone={}", entry.zone));
-    }
-    words.join(" ")
 }
 
 #[cfg(test)]

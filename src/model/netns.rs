@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::addr::Addr;
-use super::conntrack::{ConntrackEntry, ConntrackFlows, Tuple};
+use super::conntrack::{ConntrackEntry, ConntrackFlows, ConntrackStats, Tuple};
 use super::fdb::FdbEntry;
 use super::hashlimit::HashlimitTable;
 use super::ipset::Ipset;
@@ -74,15 +74,21 @@ pub struct NetNs {
     /// XFRM (IPsec) policies.
     #[serde(default)]
     pub xfrm: Section<Xfrm>,
-    /// Conntrack entries that were asked for, by tuple and zone 0; `Known(None)`: there is none. Where
-    /// the whole table was read: its entries of all zones, by the tuple of their original direction.
-    pub conntrack: Vec<(Tuple, Section<Option<ConntrackEntry>>)>,
+    /// Conntrack entries that were asked for, by tuple and zone; `Known(None)`: there is none. Where
+    /// a table was read: its entries, by the tuple and zone of their original direction.
+    pub conntrack: Vec<(Tuple, u16, Section<Option<ConntrackEntry>>)>,
     /// Conntrack entries by their ends, where ports are not fixed, as they were asked for.
     #[serde(default)]
     pub conntrack_flows: Vec<(Tuple, Section<ConntrackFlows>)>,
-    /// Number of entries of the whole conntrack table, where that was read.
+    /// Number of entries of the conntrack table that were let pass, where that was read.
     #[serde(default)]
     pub conntrack_table: Section<u32>,
+    /// Conntrack entries by their source, as they were asked for.
+    #[serde(default)]
+    pub conntrack_from: Vec<(Tuple, Section<Vec<ConntrackEntry>>)>,
+    /// What conntrack counts; `Known(None)`: nothing is tracked.
+    #[serde(default)]
+    pub conntrack_stats: Section<Option<ConntrackStats>>,
 }
 
 impl NetNs {
@@ -112,6 +118,8 @@ impl NetNs {
             conntrack: Vec::new(),
             conntrack_flows: Vec::new(),
             conntrack_table: Section::NotAsked,
+            conntrack_from: Vec::new(),
+            conntrack_stats: Section::NotAsked,
         }
     }
 

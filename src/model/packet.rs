@@ -37,7 +37,7 @@ pub struct Packet {
     pub len: u32,
     /// What it carries.
     pub l4: L4,
-    /// Packet inside a tunnel packet, and the tunnel's id (VNI).
+    /// Packet inside a tunnel packet, and the tunnel's id (VNI); what an ICMP error quotes.
     pub inner: Option<Box<Inner>>,
 }
 
@@ -148,6 +148,11 @@ impl Packet {
             L4::Tcp { dport, .. } | L4::Udp { dport, .. } | L4::Sctp { dport, .. } => *dport = port,
             L4::Icmp { .. } | L4::Arp { .. } | L4::Other(_) => {}
         }
+    }
+
+    /// Whether it is a tunnel's, with a packet inside; an ICMP error only quotes one.
+    pub fn is_tunnel(&self) -> bool {
+        self.inner.is_some() && !matches!(self.l4, L4::Icmp { .. })
     }
 
     /// The tuple conntrack would key it by.

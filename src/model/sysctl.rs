@@ -36,6 +36,12 @@ pub struct Sysctls {
     pub nf_conntrack_count: Section<Option<u32>>,
     /// `net.netfilter.nf_conntrack_tcp_be_liberal`.
     pub nf_conntrack_tcp_be_liberal: Section<Option<bool>>,
+    /// `net.netfilter.nf_conntrack_tcp_loose`: connections are also begun by packets from their middle.
+    #[serde(default)]
+    pub nf_conntrack_tcp_loose: Section<Option<bool>>,
+    /// `net.netfilter.nf_conntrack_acct`: packets and bytes of new connections are counted.
+    #[serde(default)]
+    pub nf_conntrack_acct: Section<Option<bool>>,
     /// `net.ipv4.icmp_echo_ignore_all`.
     pub icmp_echo_ignore_all: Section<bool>,
     /// `net.ipv6.icmp.echo_ignore_all`; `Known(None)`: older than 5.0, which always answer.

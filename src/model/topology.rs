@@ -211,11 +211,13 @@ impl Topology {
             Fact::Conntrack {
                 netns,
                 tuple,
+                zone,
                 entry,
             } => {
                 if let Some(ns) = snapshot.netns.get_mut(&netns) {
-                    ns.conntrack.retain(|(known, _)| *known != tuple);
-                    ns.conntrack.push((tuple, entry));
+                    ns.conntrack
+                        .retain(|(known, of, _)| *known != tuple || *of != zone);
+                    ns.conntrack.push((tuple, zone, entry));
                 }
             }
             Fact::ConntrackFlows {
@@ -257,6 +259,21 @@ impl Topology {
                 }
             }
             Fact::Ipvs { netns, services } => take_services(snapshot, netns, services),
+            Fact::ConntrackStats { netns, stats } => {
+                if let Some(ns) = snapshot.netns.get_mut(&netns) {
+                    ns.conntrack_stats = stats;
+                }
+            }
+            Fact::ConntrackFrom {
+                netns,
+                tuple,
+                entries,
+            } => {
+                if let Some(ns) = snapshot.netns.get_mut(&netns) {
+                    ns.conntrack_from.retain(|(known, _)| *known != tuple);
+                    ns.conntrack_from.push((tuple, entries));
+                }
+            }
             Fact::ConntrackTable { netns, entries } => {
                 if let Some(ns) = snapshot.netns.get_mut(&netns) {
                     take_table(ns, entries);
@@ -324,7 +341,7 @@ fn take_table(ns: &mut NetNs, entries: Section<Vec<ConntrackEntry>>) {
             ns.conntrack_table = Section::Known(u32::try_from(entries.len()).unwrap_or(u32::MAX));
             ns.conntrack = entries
                 .into_iter()
-                .map(|entry| (entry.orig, Section::Known(Some(entry))))
+                .map(|entry| (entry.orig, entry.zone, Section::Known(Some(entry))))
                 .collect();
         }
         Section::Missing(why) => ns.conntrack_table = Section::Missing(why),

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::conntrack::{ConntrackEntry, ConntrackFlows, Tuple};
+use super::conntrack::{ConntrackEntry, ConntrackFilter, ConntrackFlows, ConntrackStats, Tuple};
 use super::ipset::Ipset;
 use super::ipvs::{IpvsConn, IpvsConnKey, IpvsKey, IpvsService};
 use super::netfilter::{Backend, Chain, Family, Set, SetElem};
@@ -110,12 +110,14 @@ pub enum Want {
         /// Key as the rule would look it up.
         key: Vec<u8>,
     },
-    /// The conntrack entry that has this tuple in either direction, in zone 0. Ports must be fixed.
+    /// The conntrack entry that has this tuple in either direction, in a zone. Ports must be fixed.
     Conntrack {
         /// Namespace.
         netns: NetNsId,
         /// Tuple.
         tuple: Tuple,
+        /// Zone of that direction.
+        zone: u16,
     },
     /// Conntrack entries of all zones whose original direction has these ends, whatever its ports are where
     /// they are not fixed. The kernel filters; the table is not sent.
@@ -125,11 +127,27 @@ pub enum Want {
         /// Ends.
         tuple: Tuple,
     },
-    /// The whole conntrack table, all zones and both families. Answered by one
+    /// The conntrack table, all zones and both families, as far as a filter lets it pass. Answered by one
     /// [`Fact::ConntrackTable`] per namespace found, or one [`Fact::NoNetNs`].
     ConntrackTable {
         /// Which namespace.
         target: NsTarget,
+        /// Which entries.
+        filter: ConntrackFilter,
+    },
+    /// What conntrack counts, by CPU. Answered by one [`Fact::ConntrackStats`] per namespace found, or one
+    /// [`Fact::NoNetNs`].
+    ConntrackStats {
+        /// Which namespace.
+        target: NsTarget,
+    },
+    /// Conntrack entries whose original direction has this source (address, protocol, port), whatever their
+    /// destination. The kernel filters, but goes through the table: only asked where it can matter.
+    ConntrackFrom {
+        /// Namespace.
+        netns: NetNsId,
+        /// Protocol, source address and port count.
+        tuple: Tuple,
     },
     /// An ipset with its members, and the sets that a `list:set` names.
     Ipset {
@@ -222,6 +240,8 @@ pub enum Fact {
         netns: NetNsId,
         /// Tuple that was asked for.
         tuple: Tuple,
+        /// Zone.
+        zone: u16,
         /// The entry.
         entry: Section<Option<ConntrackEntry>>,
     },
@@ -239,6 +259,22 @@ pub enum Fact {
         /// Namespace.
         netns: NetNsId,
         /// Its entries, in the kernel's order.
+        entries: Section<Vec<ConntrackEntry>>,
+    },
+    /// Answer to [`Want::ConntrackStats`].
+    ConntrackStats {
+        /// Namespace.
+        netns: NetNsId,
+        /// Counts; `None`: nothing is tracked there.
+        stats: Section<Option<ConntrackStats>>,
+    },
+    /// Answer to [`Want::ConntrackFrom`].
+    ConntrackFrom {
+        /// Namespace.
+        netns: NetNsId,
+        /// Source that was asked for.
+        tuple: Tuple,
+        /// Entries of all zones.
         entries: Section<Vec<ConntrackEntry>>,
     },
     /// An ipset; `Known(None)`: there is none of this name.

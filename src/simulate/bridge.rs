@@ -331,7 +331,7 @@ pub(crate) fn forward(
             )
         }
         None => match flood(cx, &walk, master, port, dst) {
-            Flood::To(out, evidence) => (out, evidence, ", flooded"),
+            Flood::To(out, evidence) => (out, *evidence, ", flooded"),
             Flood::Nowhere => {
                 let what = format!("a port of {} behind which {dst} is", master.name);
                 let absent = Evidence::Absent { what };
@@ -396,7 +396,7 @@ fn refused(input: Option<&Link>, out: &Link) -> Option<(DropReason, String)> {
 }
 
 enum Flood {
-    To(IfIndex, Evidence),
+    To(IfIndex, Box<Evidence>),
     Nowhere,
     Unknown(String),
 }
@@ -434,7 +434,7 @@ fn flood(
                 "a forwarding entry for {dst}; sent to every port, taken behind {}",
                 out.name
             );
-            return Flood::To(out.index, Evidence::Absent { what });
+            return Flood::To(out.index, Box::new(Evidence::Absent { what }));
         }
         outside = outside.or(segment.outside.map(|_| out));
         unknown = unknown.or(segment.unknown);
@@ -446,7 +446,7 @@ fn flood(
                 "no entry for {dst}: sent to every port, of which {} leads out of view",
                 out.name
             );
-            Flood::To(out.index, Evidence::Assumed { why })
+            Flood::To(out.index, Box::new(Evidence::Assumed { why }))
         }
         (None, None) => Flood::Nowhere,
     }

@@ -1,23 +1,21 @@
 //! Connection tracking: which entry a packet belongs to, and what NAT does to it.
 //!
-//! Not modelled: expectations and helpers (RELATED), zones other than 0, windows.
+//! Not modelled: what helpers expect (only entries that came of it), sequence numbers and windows.
+
+mod active;
+pub(super) mod error;
+mod tcp;
+
+pub(super) use active::is_active;
 
 use crate::model::conntrack::{ConntrackEntry, Tuple, status};
-use crate::model::netfilter::{Expr, Family};
-use crate::model::netns::NetNs;
 use crate::model::packet::{ICMP, ICMPV6, L4, Packet};
 use crate::model::want::Want;
-use crate::model::xtables::{RareMatch, RareTarget, XtMatch, XtTarget};
 use crate::model::{NsKey, Section};
 use crate::trace::{Evidence, Step, StepKind};
 
 use super::Cx;
-use super::skb::{CtRef, FlowEntry, Flows, Skb};
-
-/// TCP_CONNTRACK_TIME_WAIT: from here on a SYN opens the connection anew.
-const TCP_TIME_WAIT: u8 = 7;
-/// TCP_CONNTRACK_CLOSE
-const TCP_CLOSE: u8 = 8;
+use super::skb::{CtRef, CtState, FlowEntry, Flows, Skb, Sought};
 
 /// Port that a mapping gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,142 +65,122 @@ impl Manip {
     }
 }
 
-/// Whether connections of a family are tracked in a namespace: the kernel hooks conntrack in with the
-/// first rule that needs it (`nf_ct_netns_get()`). Where rules were not all read it is taken to be
-/// so; a rule that would show the difference would itself be the reason for tracking.
-pub(crate) fn is_active<'a>(cx: &mut Cx<'a>, ns: &'a NetNs, v6: bool) -> bool {
-    cx.index.tracks(ns, v6, || any_needs_ct(ns, v6))
-}
-
-fn any_needs_ct(ns: &NetNs, v6: bool) -> bool {
-    if let Some(sysctls) = ns.sysctls.known()
-        && sysctls.nf_conntrack_max == Section::Known(None)
-    {
-        return false;
-    }
-    [&ns.nft, &ns.legacy].into_iter().any(|section| {
-        let Some(rules) = section.known() else {
-            return true;
-        };
-        let tables = rules.tables.iter();
-        let mut ours = tables.filter(|table| applies(table.family, v6));
-        ours.any(|table| {
-            !table.chains_complete
-                || table.chains.values().any(|chain| match &chain.rules {
-                    Section::Known(rules) => rules.iter().flat_map(|r| &r.exprs).any(needs_ct),
-                    Section::NotAsked | Section::Missing(_) => true,
-                })
-        })
-    })
-}
-
-fn applies(family: Family, v6: bool) -> bool {
-    match family {
-        Family::Inet => true,
-        Family::Ip => !v6,
-        Family::Ip6 => v6,
-        Family::Arp | Family::Netdev | Family::Bridge => false,
-    }
-}
-
-fn needs_ct(expr: &Expr) -> bool {
-    match expr {
-        Expr::Ct { .. }
-        | Expr::CtSet { .. }
-        | Expr::Nat { .. }
-        | Expr::Masq { .. }
-        | Expr::Redir { .. }
-        | Expr::FlowOffload(_)
-        | Expr::Connlimit { .. }
-        | Expr::Synproxy { .. }
-        | Expr::Match(XtMatch::Conntrack(_) | XtMatch::Connmark { .. })
-        | Expr::Target(
-            XtTarget::Dnat(_)
-            | XtTarget::Snat(_)
-            | XtTarget::Masquerade(_)
-            | XtTarget::Redirect(_)
-            | XtTarget::Netmap(_)
-            | XtTarget::Connmark { .. }
-            | XtTarget::Ct(_),
-        ) => true,
-        Expr::Match(XtMatch::Rare(rare)) => matches!(
-            **rare,
-            RareMatch::Connbytes { .. }
-                | RareMatch::Connlabel { .. }
-                | RareMatch::Connlimit { .. }
-                | RareMatch::Cluster { .. }
-                | RareMatch::Helper { .. }
-        ),
-        Expr::Target(XtTarget::Rare(rare)) => matches!(
-            **rare,
-            RareTarget::Connsecmark(_) | RareTarget::Synproxy { .. } | RareTarget::Clusterip { .. }
-        ),
-        // connlimit 5, helper 3, timeout 7, expectation 9.
-        Expr::Objref { kind, .. } => matches!(kind, 3 | 5 | 7 | 9),
-        Expr::Match(XtMatch::Other { name, .. }) | Expr::Other { name, .. } => {
-            name.starts_with("conn") || name == "helper" || name == "synproxy"
-        }
-        _ => false,
-    }
-}
+/// Zones of both directions, as a packet's template or an entry has them (`struct nf_conntrack_zone`).
+pub(crate) type Zones = (u16, u16);
 
 /// Finds or makes the entry of a packet (`nf_conntrack_in()`), in PREROUTING and OUTPUT.
 ///
-/// `Ok(Some)`: a step worth telling. `Err`: what is missing.
+/// Steps: what is worth telling. `Err`: what is missing.
 pub(crate) fn track(
     cx: &mut Cx<'_>,
     ns: &NsKey,
     skb: &mut Skb,
     flows: &mut Flows,
-) -> Result<Option<Step>, String> {
-    if matches!(skb.ct, CtRef::Entry { .. } | CtRef::Untracked) {
-        return Ok(None);
+) -> Result<Vec<Step>, String> {
+    let zones = match skb.ct {
+        CtRef::Entry { .. } | CtRef::Untracked => return Ok(Vec::new()),
+        CtRef::Template(zones) => zones,
+        CtRef::ZoneOfMark { orig, reply } => {
+            let mark = skb.mark.ok_or("the zone is a mark that is not known")?;
+            let [low, high, ..] = mark.to_le_bytes();
+            let zone = u16::from_le_bytes([low, high]);
+            (if orig { zone } else { 0 }, if reply { zone } else { 0 })
+        }
+        CtRef::None | CtRef::Invalid => (0, 0),
+    };
+    skb.ct = CtRef::Invalid;
+    if error::is_error(&skb.packet) {
+        let step = error::track(cx, ns, skb, flows, zones)?;
+        return Ok(step.into_iter().collect());
     }
     let tuple = skb.packet.tuple();
-    let (found, asked) = match flows.find(ns, &tuple) {
-        Some(found) => (Some(found), false),
-        None => match in_kernel(cx, ns, &tuple)? {
-            Some(entry) => {
-                let reply = entry.orig != tuple;
-                let flow = FlowEntry {
-                    mark: Some(entry.mark),
-                    entry,
-                    existing: true,
-                    confirmed: true,
-                };
-                (Some((flows.add(ns, flow), reply)), true)
-            }
-            None => (None, false),
-        },
+    let Some((index, reply, asked)) = find(cx, ns, flows, &tuple, zones)? else {
+        let step = open(cx, ns, skb, flows, zones)?;
+        return Ok(step.into_iter().collect());
     };
-    let reopened = |flow: &FlowEntry, reply| is_reopened(&skb.packet, &flow.entry, reply);
-    if let Some((index, reply)) = found
-        && let Some(flow) = flows.get_mut(ns, index)
-    {
-        if reopened(flow, reply) {
-            flow.confirmed = false;
-            return open(cx, ns, skb, flows);
-        }
-        if reply {
-            flow.entry.status |= status::SEEN_REPLY;
-        }
-        let established = reply || flow.entry.status & status::SEEN_REPLY != 0;
-        skb.ct = CtRef::Entry {
-            index,
-            reply,
-            established,
-        };
-        let state = if established { "established" } else { "new" };
-        let result = format!("{state}: an entry of the kernel's table");
-        let step = asked.then(|| {
-            Step::new(StepKind::Conntrack, result).with(Evidence::Conntrack {
+    let Some(flow) = flows.get_mut(ns, index) else {
+        return Err("connection not known".to_owned());
+    };
+    match tcp::turn(&skb.packet, flow.entry.tcp_state, reply) {
+        tcp::Turn::Becomes(state) => flow.entry.tcp_state = state,
+        tcp::Turn::Ignored => {}
+        tcp::Turn::Invalid(why) => {
+            let step = Step::new(StepKind::Conntrack, format!("invalid: {why}"));
+            return Ok(vec![step.with(Evidence::Conntrack {
                 entry: flow.entry.clone(),
-                existing: true,
-            })
-        });
-        return Ok(step);
+                existing: flow.existing,
+            })]);
+        }
+        tcp::Turn::Reopens => {
+            flow.confirmed = false;
+            flow.killed = true;
+            let assumed = tcp::reopens_surely(&flow.entry).err();
+            let mut steps = Vec::from_iter(assumed.map(|why| {
+                let text = "the rest of a closed connection makes room for a new one";
+                Step::new(StepKind::Conntrack, text).with(Evidence::Assumed { why })
+            }));
+            steps.extend(open(cx, ns, skb, flows, zones)?);
+            return Ok(steps);
+        }
     }
-    open(cx, ns, skb, flows)
+    let state = if reply || flow.entry.status & status::SEEN_REPLY != 0 {
+        CtState::Established
+    } else if flow.entry.status & status::EXPECTED != 0 {
+        CtState::Related
+    } else {
+        CtState::New
+    };
+    if reply {
+        flow.entry.status |= status::SEEN_REPLY;
+    }
+    if !flow.existing || flow.entry.counters.is_some() {
+        count(flow, &skb.packet, reply);
+    }
+    skb.ct = CtRef::Entry {
+        index,
+        reply,
+        state,
+    };
+    let result = format!("{}: an entry of the kernel's table", state.word());
+    let step = asked.then(|| {
+        Step::new(StepKind::Conntrack, result).with(Evidence::Conntrack {
+            entry: flow.entry.clone(),
+            existing: true,
+        })
+    });
+    Ok(step.into_iter().collect())
+}
+
+/// The entry that has a tuple: its position, whether it is its reply's, and whether the kernel's table has it and
+/// nothing under way had met it.
+fn find(
+    cx: &mut Cx<'_>,
+    ns: &NsKey,
+    flows: &mut Flows,
+    tuple: &Tuple,
+    zones: Zones,
+) -> Result<Option<(usize, bool, bool)>, String> {
+    let sought = Sought::by_packet(zones);
+    if let Some((index, reply)) = flows.find(ns, tuple, sought) {
+        return Ok(Some((index, reply, false)));
+    }
+    // NAT asks whether another's answers would look the same: both questions go at once.
+    let back = in_kernel(cx, ns, &tuple.inverted(), sought);
+    let found = in_kernel(cx, ns, tuple, sought)?;
+    let Some(entry) = found.filter(|entry| !flows.is_killed(ns, &entry.orig)) else {
+        back?;
+        return Ok(None);
+    };
+    let reply = sought.side(&entry, tuple) == Some(true);
+    let flow = FlowEntry {
+        mark: Some(entry.mark),
+        entry,
+        existing: true,
+        confirmed: true,
+        killed: false,
+        clash: None,
+    };
+    Ok(Some((flows.add(ns, flow), reply, true)))
 }
 
 /// Why a new entry may find no room: `__nf_conntrack_alloc()` gives up an old one or drops the packet.
@@ -216,10 +194,16 @@ fn full(cx: &Cx<'_>, ns: &NsKey) -> Option<String> {
 }
 
 /// Makes an entry for a packet that has none, where it may open one.
-fn open(cx: &Cx<'_>, ns: &NsKey, skb: &mut Skb, flows: &mut Flows) -> Result<Option<Step>, String> {
+fn open(
+    cx: &Cx<'_>,
+    ns: &NsKey,
+    skb: &mut Skb,
+    flows: &mut Flows,
+    (zone, reply_zone): Zones,
+) -> Result<Option<Step>, String> {
     let tuple = skb.packet.tuple();
-    match opens(&skb.packet) {
-        Opens::Yes => {}
+    let begun = match opens(cx, ns, &skb.packet) {
+        Opens::Yes(state) => state,
         Opens::Untracked => {
             skb.ct = CtRef::Untracked;
             return Ok(None);
@@ -231,61 +215,109 @@ fn open(cx: &Cx<'_>, ns: &NsKey, skb: &mut Skb, flows: &mut Flows) -> Result<Opt
             return Ok(Some(step.with(Evidence::Absent { what })));
         }
         Opens::Unknown(why) => return Err(why),
-    }
+    };
     if let Some(why) = full(cx, ns) {
         return Err(why);
     }
     let entry = ConntrackEntry {
-        orig: tuple,
-        reply: tuple.inverted(),
-        status: 0,
-        mark: 0,
-        zone: 0,
-        timeout: None,
-        tcp_state: None,
-        labels: Vec::new(),
-        helper: None,
+        zone,
+        reply_zone,
+        tcp_state: begun,
+        ..ConntrackEntry::new(tuple, tuple.inverted())
     };
-    let index = flows.add(
-        ns,
-        FlowEntry {
-            entry,
-            mark: Some(0),
-            existing: false,
-            confirmed: false,
-        },
-    );
+    let mut flow = FlowEntry {
+        entry,
+        mark: Some(0),
+        existing: false,
+        confirmed: false,
+        killed: false,
+        clash: None,
+    };
+    count(&mut flow, &skb.packet, false);
+    let index = flows.add(ns, flow);
     skb.ct = CtRef::Entry {
         index,
         reply: false,
-        established: false,
+        state: CtState::New,
     };
     Ok(None)
 }
 
-/// The kernel's own entry. A flow whose port is any free one can't have one.
+/// Counts a packet, as far as its length is known (`nf_ct_acct_update()`).
+fn count(flow: &mut FlowEntry, packet: &Packet, reply: bool) {
+    let [there, back] = flow.entry.counters.get_or_insert_default();
+    let side = if reply { back } else { there };
+    side.packets = side.packets.saturating_add(1);
+    side.bytes = side.bytes.saturating_add(u64::from(packet.len));
+}
+
+/// The kernel's own entry that has a tuple. A flow whose port is any free one can't have one.
 pub(crate) fn in_kernel(
     cx: &mut Cx<'_>,
     ns: &NsKey,
     tuple: &Tuple,
+    sought: Sought,
 ) -> Result<Option<ConntrackEntry>, String> {
     if tuple.sport.is_none() || tuple.dport.is_none() {
         return Ok(None);
     }
+    let mut why = None;
+    for zone in sought.zones() {
+        match asked_of_kernel(cx, ns, tuple, zone) {
+            Ok(Some(entry)) if sought.side(&entry, tuple).is_some() => return Ok(Some(entry)),
+            Ok(_) => {}
+            Err(error) => why = Some(error),
+        }
+    }
+    why.map_or(Ok(None), Err)
+}
+
+/// The kernel's entries whose original direction has this source, of all zones.
+pub(crate) fn of_source(
+    cx: &mut Cx<'_>,
+    ns: &NsKey,
+    tuple: &Tuple,
+) -> Result<Vec<ConntrackEntry>, String> {
+    // Its destination says nothing: flows to several ask once.
+    let source = Tuple {
+        dst: tuple.src,
+        dport: None,
+        ..*tuple
+    };
+    let known = cx.topology.netns(ns).map(|netns| &netns.conntrack_from);
+    let answer = known.and_then(|list| list.iter().find(|(own, _)| *own == source));
+    let what = || format!("conntrack entries from {}", words(tuple));
+    match answer.map(|(_, entries)| entries) {
+        Some(Section::Known(entries)) => Ok(entries.clone()),
+        Some(Section::Missing(why)) => Err(format!("{}: {why}", what())),
+        Some(Section::NotAsked) | None => {
+            let want = Want::ConntrackFrom {
+                netns: ns.netns,
+                tuple: source,
+            };
+            cx.want(&ns.node, want);
+            Err(format!("{} not read", what()))
+        }
+    }
+}
+
+fn asked_of_kernel(
+    cx: &mut Cx<'_>,
+    ns: &NsKey,
+    tuple: &Tuple,
+    zone: u16,
+) -> Result<Option<ConntrackEntry>, String> {
     let known = cx.topology.netns(ns).map(|netns| &netns.conntrack);
-    // A whole table has entries of other zones too, under tuples that zone 0 may have as well.
-    let zone_0 = |entry: &Section<Option<ConntrackEntry>>| !matches!(entry, Section::Known(Some(entry)) if entry.zone != 0);
-    let answer = known.and_then(|list| {
-        list.iter()
-            .find(|(own, entry)| own == tuple && zone_0(entry))
-    });
-    match answer.map(|(_, entry)| entry) {
+    let answer =
+        known.and_then(|list| list.iter().find(|(own, of, _)| own == tuple && *of == zone));
+    match answer.map(|(_, _, entry)| entry) {
         Some(Section::Known(entry)) => Ok(entry.clone()),
         Some(Section::Missing(why)) => Err(format!("conntrack entry of {}: {why}", words(tuple))),
         Some(Section::NotAsked) | None => {
             let want = Want::Conntrack {
                 netns: ns.netns,
                 tuple: *tuple,
+                zone,
             };
             cx.want(&ns.node, want);
             Err(format!("conntrack entry of {} not read", words(tuple)))
@@ -293,19 +325,9 @@ pub(crate) fn in_kernel(
     }
 }
 
-/// A SYN finds the rest of a closed connection: the kernel deletes that and starts anew.
-///
-/// Source: `nf_conntrack_tcp_packet()`, case TCP_CONNTRACK_SYN_SENT.
-fn is_reopened(packet: &Packet, entry: &ConntrackEntry, reply: bool) -> bool {
-    let L4::Tcp { flags, .. } = packet.l4 else {
-        return false;
-    };
-    let closed = matches!(entry.tcp_state, Some(TCP_TIME_WAIT | TCP_CLOSE));
-    !reply && closed && flags & 0x17 == 0x02
-}
-
 enum Opens {
-    Yes,
+    /// TCP: in this state.
+    Yes(Option<u8>),
     No(&'static str),
     Untracked,
     Unknown(String),
@@ -313,38 +335,70 @@ enum Opens {
 
 /// Whether a packet without entry makes one.
 ///
-/// Source: `tcp_new()` with nf_conntrack_tcp_loose 1 (its default), `icmp_new`, `icmpv6_new`.
-fn opens(packet: &Packet) -> Opens {
+/// Source: `tcp_new()`, `nf_conntrack_icmp_packet()`, `nf_conntrack_icmpv6_error()`.
+fn opens(cx: &Cx<'_>, ns: &NsKey, packet: &Packet) -> Opens {
     match packet.l4 {
-        L4::Tcp { flags, .. } => match flags & 0x17 {
-            0x02 | 0x10 => Opens::Yes,
-            0x12 => Opens::No("an answer (syn ack) whose question was not seen here"),
-            _ => Opens::No("no connection, and these tcp flags open none"),
+        L4::Tcp { flags, .. } => match tcp::begins(flags) {
+            Ok(state) if state == tcp::SYN_SENT => Opens::Yes(Some(state)),
+            Ok(state) => match is_loose(cx, ns) {
+                Ok(true) => Opens::Yes(Some(state)),
+                Ok(false) => Opens::No(
+                    "from the middle of a connection that was not seen here, and nf_conntrack_tcp_loose is 0",
+                ),
+                Err(why) => Opens::Unknown(why),
+            },
+            Err(why) => Opens::No(why),
         },
         L4::Icmp { kind, .. } if packet.protocol() == ICMPV6 => match kind {
-            128 | 139 => Opens::Yes,
+            128 | 139 => Opens::Yes(None),
             130..=137 | 143 => Opens::Untracked,
             129 | 140 => Opens::No("an echo reply whose request was not seen here"),
-            _ => Opens::Unknown("icmpv6 errors are not matched with their flow".to_owned()),
+            _ => Opens::No("an icmpv6 type that opens no connection"),
         },
         L4::Icmp { kind, .. } => match kind {
-            8 | 13 | 15 | 17 => Opens::Yes,
+            8 | 13 | 15 | 17 => Opens::Yes(None),
             0 | 14 | 16 | 18 => Opens::No("an echo reply whose request was not seen here"),
-            _ => Opens::Unknown("icmp errors are not matched with their flow".to_owned()),
+            _ => Opens::No("an icmp type that opens no connection"),
         },
         L4::Arp { .. } => Opens::Untracked,
-        L4::Udp { .. } | L4::Sctp { .. } | L4::Other(_) => Opens::Yes,
+        L4::Udp { .. } | L4::Sctp { .. } | L4::Other(_) => Opens::Yes(None),
     }
 }
 
-/// Puts an entry into the table (`nf_confirm()`), at the end of POSTROUTING and INPUT.
-pub(crate) fn confirm(ns: &NsKey, skb: &Skb, flows: &mut Flows) {
-    if let CtRef::Entry { index, .. } = skb.ct
-        && let Some(flow) = flows.get_mut(ns, index)
-    {
-        flow.confirmed = true;
-        flow.entry.status |= status::CONFIRMED;
+/// Whether connections are begun by packets from their middle.
+fn is_loose(cx: &Cx<'_>, ns: &NsKey) -> Result<bool, String> {
+    let sysctls = cx.topology.netns(ns).map(|ns| &ns.sysctls);
+    let own = sysctls.and_then(|own| own.known().map(|own| &own.nf_conntrack_tcp_loose));
+    match own {
+        Some(Section::Known(own)) => Ok(own.unwrap_or(true)),
+        Some(Section::Missing(why)) => Err(format!("nf_conntrack_tcp_loose of {ns}: {why}")),
+        Some(Section::NotAsked) | None => Err(format!("nf_conntrack_tcp_loose of {ns} not read")),
     }
+}
+
+/// Puts an entry into the table (`nf_confirm()`), at the end of POSTROUTING and INPUT. `Some`: why there is no place
+/// for it, so that the packet is dropped (`__nf_conntrack_confirm()`).
+pub(crate) fn confirm(ns: &NsKey, skb: &Skb, flows: &mut Flows) -> Option<String> {
+    let CtRef::Entry { index, .. } = skb.ct else {
+        return None;
+    };
+    let own = flows.get(ns, index).filter(|flow| !flow.confirmed);
+    if let Some(own) = own {
+        let other = own.clash.clone().or_else(|| {
+            let other = flows.find_like(ns, &own.entry)?;
+            Some(format!(
+                "no room in conntrack's table: its packets would look like those of {}",
+                words(&other.entry.orig)
+            ))
+        });
+        if other.is_some() {
+            return other;
+        }
+    }
+    let flow = flows.get_mut(ns, index)?;
+    flow.confirmed = true;
+    flow.entry.status |= status::CONFIRMED;
+    None
 }
 
 /// Decides one end of a flow (`nf_nat_setup_info()`). An `addr` of `None` keeps what is there.
@@ -427,17 +481,7 @@ mod tests {
     use super::*;
 
     fn entry(orig: Tuple) -> ConntrackEntry {
-        ConntrackEntry {
-            orig,
-            reply: orig.inverted(),
-            status: 0,
-            mark: 0,
-            zone: 0,
-            timeout: None,
-            tcp_state: None,
-            labels: Vec::new(),
-            helper: None,
-        }
+        ConntrackEntry::new(orig, orig.inverted())
     }
 
     fn packet(kind: L4) -> Packet {

@@ -137,7 +137,7 @@ fn own_source(cx: &mut Cx<'_>, walk: &mut Walk) -> Result<(), Ways> {
     let text =
         format!("{src} is no address of this namespace, so that nothing can be sent from it");
     walk.step(Step::new(StepKind::SourceAddress, text).with(Evidence::Absent { what }));
-    let tunnel = walk.skb.packet.inner.is_some();
+    let tunnel = walk.skb.packet.is_tunnel();
     Err(walk.clone().end(if tunnel {
         Disposition::Dropped(DropReason::IpOutnoroutes)
     } else {
@@ -237,7 +237,7 @@ fn hop_limit(cx: &Cx<'_>, walk: &mut Walk, oif: IfIndex) {
     let Some(limit) = conf.and_then(|conf| conf.hop_limit) else {
         return;
     };
-    if walk.skb.packet.dst.is_ipv6() && walk.skb.packet.inner.is_none() {
+    if walk.skb.packet.dst.is_ipv6() && !walk.skb.packet.is_tunnel() {
         walk.skb.packet.ttl = limit;
         if let Some(hop) = walk.hops.last_mut().filter(|hop| hop.iif.is_none()) {
             hop.packet.ttl = limit;

@@ -46,6 +46,15 @@ pub(crate) struct Skb {
 pub(crate) enum CtRef {
     /// Conntrack has not seen it yet.
     None,
+    /// A rule chose the zones of both directions before conntrack has seen it.
+    Template((u16, u16)),
+    /// Likewise; these directions' zones are what the mark will be by then, the other's is 0.
+    ZoneOfMark {
+        /// Original.
+        orig: bool,
+        /// Reply.
+        reply: bool,
+    },
     /// NOTRACK.
     Untracked,
     /// No entry can be made for it.
@@ -56,10 +65,31 @@ pub(crate) enum CtRef {
         index: usize,
         /// The packet goes against the direction of the first one.
         reply: bool,
-        /// A packet of the other direction was seen before this one, or this one is such a packet
-        /// (state ESTABLISHED); NEW otherwise.
-        established: bool,
+        /// How the packet stands to the connection.
+        state: CtState,
     },
+}
+
+/// How a packet stands to its connection (`enum ip_conntrack_info` without the direction).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CtState {
+    /// No packet of the other direction was seen yet.
+    New,
+    /// A packet of the other direction was seen before, or this one is such a packet.
+    Established,
+    /// An error about a packet of the connection, or the connection was expected and not yet answered.
+    Related,
+}
+
+impl CtState {
+    /// As rules call it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Established => "established",
+            Self::Related => "related",
+        }
+    }
 }
 
 /// An entry made or found under way.
@@ -73,6 +103,10 @@ pub(crate) struct FlowEntry {
     pub(crate) existing: bool,
     /// Confirmed: later packets find it.
     pub(crate) confirmed: bool,
+    /// It was over, and made room for a new one.
+    pub(crate) killed: bool,
+    /// Why it can't be put into the table.
+    pub(crate) clash: Option<String>,
 }
 
 /// Connections of all namespaces as one walk has made them. A fork takes a copy.
@@ -273,21 +307,79 @@ impl Flows {
         here.fold(0, |count, own| if own.3 { count + 1 } else { 0 })
     }
 
+    /// Whether the entry with this original tuple made room for a new one.
+    pub(crate) fn is_killed(&self, ns: &NsKey, orig: &Tuple) -> bool {
+        let mut here = self.entries.get(ns).into_iter().flatten();
+        here.any(|flow| flow.killed && flow.entry.orig == *orig)
+    }
+
+    /// A confirmed entry that has one of the tuples of one that is not (`__nf_conntrack_confirm()`).
+    pub(crate) fn find_like(&self, ns: &NsKey, own: &ConntrackEntry) -> Option<&FlowEntry> {
+        let orig = self.find(ns, &own.orig, Sought::as_orig(own));
+        let found = orig.or_else(|| self.find(ns, &own.reply, Sought::as_reply(own)));
+        self.get(ns, found?.0)
+    }
+
     /// Position of the confirmed entry that has this tuple, and whether it is its reply tuple.
-    pub(crate) fn find(&self, ns: &NsKey, tuple: &Tuple) -> Option<(usize, bool)> {
+    pub(crate) fn find(&self, ns: &NsKey, tuple: &Tuple, sought: Sought) -> Option<(usize, bool)> {
         let list = self.entries.get(ns)?;
         list.iter().enumerate().find_map(|(index, flow)| {
-            let hit = |own: &Tuple| own == tuple;
-            match (
-                flow.confirmed,
-                hit(&flow.entry.orig),
-                hit(&flow.entry.reply),
-            ) {
-                (true, true, _) => Some((index, false)),
-                (true, false, true) => Some((index, true)),
+            match (flow.confirmed, sought.side(&flow.entry, tuple)) {
+                (true, Some(reply)) => Some((index, reply)),
                 _ => None,
             }
         })
+    }
+}
+
+/// Zones in which an entry is sought by a tuple that may be that of either direction; `None`: not as that one.
+///
+/// Source: `nf_ct_key_equal()`: entries lie in the bucket of the zone of each direction, and the zone of that
+/// direction must be that of the seeker's same direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sought {
+    /// As the original direction.
+    pub(crate) orig: Option<u16>,
+    /// As the reply direction.
+    pub(crate) reply: Option<u16>,
+}
+
+impl Sought {
+    /// By a packet whose template has these zones (`resolve_normal_ct()`).
+    pub(crate) fn by_packet((orig, reply): (u16, u16)) -> Self {
+        Self {
+            orig: Some(orig),
+            reply: Some(reply),
+        }
+    }
+
+    /// By an entry, with its original tuple.
+    fn as_orig(own: &ConntrackEntry) -> Self {
+        Self {
+            orig: Some(own.zone),
+            reply: Some(own.reply_zone).filter(|zone| *zone == own.zone),
+        }
+    }
+
+    /// By an entry, with what may be its reply tuple (`nf_conntrack_tuple_taken()`).
+    pub(crate) fn as_reply(own: &ConntrackEntry) -> Self {
+        Self {
+            orig: Some(own.zone).filter(|zone| *zone == own.reply_zone),
+            reply: Some(own.reply_zone),
+        }
+    }
+
+    /// Zones that hold what is sought.
+    pub(crate) fn zones(self) -> impl Iterator<Item = u16> {
+        let reply = self.reply.filter(|zone| self.orig != Some(*zone));
+        self.orig.into_iter().chain(reply)
+    }
+
+    /// Whether an entry is it: `Some(true)` by its reply tuple.
+    pub(crate) fn side(self, entry: &ConntrackEntry, tuple: &Tuple) -> Option<bool> {
+        let orig = entry.orig == *tuple && self.orig == Some(entry.zone);
+        let reply = entry.reply == *tuple && self.reply == Some(entry.reply_zone);
+        (orig || reply).then_some(!orig)
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use super::conntrack::error;
 use super::fib::section;
 use super::skb::Devices;
 use super::walk::{Goal, Next, Party, Walk, Ways};
@@ -33,7 +34,7 @@ fn deliver(cx: &mut Cx<'_>, walk: Walk, dev: IfIndex) -> Ways {
         Ok(walk) => walk,
         Err(ways) => return ways,
     };
-    if walk.skb.packet.inner.is_some() {
+    if walk.skb.packet.is_tunnel() {
         return vxlan::decapsulate(cx, walk);
     }
     match walk.goal.clone() {
@@ -254,6 +255,13 @@ fn score(socket: &Socket, packet: &Packet, dev: IfIndex) -> Option<Fit> {
 
 /// The kernel answers echo requests itself.
 fn echo(cx: &mut Cx<'_>, mut walk: Walk) -> Ways {
+    if error::is_error(&walk.skb.packet) {
+        walk.step(Step::new(
+            StepKind::Socket,
+            "the kernel tells the socket that the error is about",
+        ));
+        return walk.end(Disposition::Delivered);
+    }
     let sysctls = walk.netns(cx).and_then(|ns| ns.sysctls.known());
     let v6 = walk.skb.packet.dst.is_ipv6();
     let (name, ignored) = if v6 {

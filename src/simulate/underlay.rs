@@ -140,7 +140,9 @@ pub(crate) fn cross(cx: &mut Cx<'_>, mut walk: Walk, link: &Link) -> Ways {
         },
     };
     let Some((ns, dev, why)) = arrival else {
-        if let Some(inner) = &walk.skb.packet.inner {
+        if walk.skb.packet.is_tunnel()
+            && let Some(inner) = &walk.skb.packet.inner
+        {
             let inside = inner.packet.eth.map(|(_, dst)| dst);
             return no_remote(cx, walk, inside);
         }

@@ -96,7 +96,10 @@ fn requests() -> Vec<Vec<u8>> {
                 target: target.clone(),
                 depth,
             },
-            Want::ConntrackTable { target },
+            Want::ConntrackTable {
+                target,
+                filter: netpath::model::conntrack::ConntrackFilter::default(),
+            },
         ]
     };
     let wants: Vec<Want> = targets.into_iter().flat_map(want).collect();

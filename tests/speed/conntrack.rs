@@ -99,7 +99,7 @@ fn main() {
         let mut number = 0;
         b.iter(|| {
             number = (number + 7919) % entries;
-            let found = conntrack::find(&mut socket, &tuple(number)).expect("an answer");
+            let found = conntrack::find(&mut socket, &tuple(number), 0).expect("an answer");
             assert!(black_box(found).is_some(), "it is there");
         });
     });

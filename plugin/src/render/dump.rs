@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use netpath::explain::{ChainNames, Naming, ipvs, owners, words};
+use netpath::explain::{ChainNames, Naming, conntrack, ipvs, owners, words};
 use netpath::model::conntrack::ConntrackEntry;
 use netpath::model::ipset::Ipset;
 use netpath::model::ipvs::IpvsService;
@@ -73,7 +73,7 @@ impl<'a> Dump<'a> {
     /// Entries that were read.
     fn conntrack(&self) -> impl Iterator<Item = &'a ConntrackEntry> {
         let read = self.ns.conntrack.iter();
-        read.filter_map(|(_, entry)| entry.known()?.as_ref())
+        read.filter_map(|(_, _, entry)| entry.known()?.as_ref())
     }
 
     /// IPVS services that were read.
@@ -127,10 +127,10 @@ impl<'a> Dump<'a> {
             },
             DumpWhat::Sockets => vec![why("sockets", &ns.sockets)],
             DumpWhat::Sysctls => vec![why("sysctls", &ns.sysctls)],
-            DumpWhat::Conntrack => vec![match &ns.conntrack_table {
-                Section::NotAsked => Some(NO_TABLE.to_owned()),
-                read => why("conntrack", read),
-            }],
+            DumpWhat::Conntrack => match (&ns.conntrack_table, &ns.conntrack_stats) {
+                (Section::NotAsked, Section::NotAsked) => vec![Some(NO_TABLE.to_owned())],
+                (table, stats) => vec![why("conntrack", table), why("conntrack", stats)],
+            },
         };
         found.into_iter().flatten().collect()
     }
@@ -172,12 +172,28 @@ impl<'a> Dump<'a> {
             }
             DumpWhat::Conntrack => {
                 if let Section::Known(0) = ns.conntrack_table {
-                    lines.push(format!(
-                        "# {}: conntrack: nothing is tracked there",
-                        self.place
-                    ));
+                    lines.push(format!("# {}: conntrack: no entry", self.place));
                 }
-                lines.extend(self.conntrack().map(words::conntrack));
+                match &ns.conntrack_stats {
+                    Section::Known(Some(stats)) => {
+                        let max = stats.max.map(|max| format!(" of {max}"));
+                        lines.push(format!(
+                            "# {}: conntrack: {} entries{}",
+                            self.place,
+                            stats.entries,
+                            max.unwrap_or_default()
+                        ));
+                        lines.extend(stats.cpus.iter().map(conntrack::stats_line));
+                    }
+                    Section::Known(None) => {
+                        lines.push(format!(
+                            "# {}: conntrack: nothing is tracked there",
+                            self.place
+                        ));
+                    }
+                    Section::Missing(_) | Section::NotAsked => {}
+                }
+                lines.extend(self.conntrack().map(conntrack::line));
             }
             DumpWhat::Ipvs => lines.extend(self.ipvs().flat_map(ipvs::lines)),
             DumpWhat::Sysctls => {
@@ -257,6 +273,10 @@ impl<'a> Dump<'a> {
                 let services: Vec<_> = self.ipvs().collect();
                 ("ipvs", value(ns.ipvs.known().map(|_| &services)))
             }
+            DumpWhat::Conntrack if !ns.conntrack_stats.is_not_asked() => (
+                "conntrack-stats",
+                value(ns.conntrack_stats.known().and_then(Option::as_ref)),
+            ),
             DumpWhat::Conntrack => {
                 let entries: Vec<_> = self.conntrack().collect();
                 let read = ns.conntrack_table.known().is_some() || !entries.is_empty();
@@ -399,6 +419,18 @@ fn sysctls(lines: &mut Vec<String>, all: &Sysctls, ns: &NetNs) {
         lines,
         "net.netfilter.nf_conntrack_tcp_be_liberal",
         &all.nf_conntrack_tcp_be_liberal,
+        flag,
+    );
+    maybe(
+        lines,
+        "net.netfilter.nf_conntrack_tcp_loose",
+        &all.nf_conntrack_tcp_loose,
+        flag,
+    );
+    maybe(
+        lines,
+        "net.netfilter.nf_conntrack_acct",
+        &all.nf_conntrack_acct,
         flag,
     );
     match &all.inet_all {

@@ -1,6 +1,6 @@
 //! An explanation in the shape of [`super::json_types`].
 
-use netpath::explain::{ExistingFlow, Explanation, Finding, HopView, Way, words};
+use netpath::explain::{ExistingFlow, Explanation, Finding, HopView, Way, conntrack, words};
 use netpath::model::packet::Packet;
 use netpath::trace::{Disposition, Tap};
 
@@ -67,7 +67,7 @@ pub(super) fn finding(finding: &Finding) -> FindingJson<'_> {
 /// An existing flow as data.
 pub fn existing(flow: &ExistingFlow, stats: Stats, replies: bool) -> ExistingJson<'_> {
     ExistingJson {
-        entry: words::conntrack(&flow.entry),
+        entry: conntrack::words(&flow.entry),
         count: flow.count,
         place: &flow.place,
         trace: trace(&flow.answer, stats, replies),

@@ -5,7 +5,7 @@
     reason = "writing to a String cannot fail, and its result would have to be ignored"
 )]
 
-use netpath::explain::{Branch, End, ExistingFlow, Explanation, Verdict, Way, words};
+use netpath::explain::{Branch, End, ExistingFlow, Explanation, Verdict, Way, conntrack, words};
 use netpath::model::packet::Packet;
 use netpath::trace::{Disposition, Evidence, StepKind};
 
@@ -53,7 +53,7 @@ pub fn existing(flow: &ExistingFlow, options: &Options) -> String {
         count => format!(" ({count} entries lead there)"),
     };
     let (node, netns) = (&flow.place.node, &flow.place.netns);
-    let entry = words::conntrack(&flow.entry);
+    let entry = conntrack::words(&flow.entry);
     let line = format!("{entry} in {netns} on {node}{more}");
     let head = fold(options, "existing flow: ", "      ", &line);
     format!("\n{head}{}", trace(&flow.answer, options))

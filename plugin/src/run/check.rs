@@ -6,7 +6,7 @@ use anyhow::bail;
 use netpath::explain::{Checkup, Naming, check};
 use netpath::model::names::Names;
 use netpath::model::topology::Topology;
-use netpath::model::want::{Depth, NsTarget};
+use netpath::model::want::{Depth, NsTarget, Want};
 use netpath::simulate::Wants;
 
 use super::place::{Done, Read, Wish, everywhere, read};
@@ -37,7 +37,13 @@ pub async fn run(args: &CheckArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
         ends: &[],
         cluster: &|cluster| {
             let nodes = cluster::chosen(cluster, &args.nodes)?;
-            Ok(everywhere(nodes, &NsTarget::Host, Depth::Full))
+            let mut wants = everywhere(nodes, &NsTarget::Host, Depth::Full);
+            for own in wants.values_mut() {
+                own.insert(Want::ConntrackStats {
+                    target: NsTarget::Host,
+                });
+            }
+            Ok(wants)
         },
         names: &NAMES,
         sections: Some(&[]),

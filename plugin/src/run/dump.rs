@@ -3,6 +3,7 @@
 use anyhow::bail;
 use netpath::explain::Naming;
 use netpath::model::NsKey;
+use netpath::model::conntrack::ConntrackFilter;
 use netpath::model::topology::Topology;
 use netpath::model::want::{Depth, NsTarget, Want};
 use netpath::simulate::Wants;
@@ -23,6 +24,15 @@ pub async fn run(args: &DumpArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
     }
     if args.syntax.is_some() && matches!(args.output, Format::Json | Format::Yaml) {
         bail!("--syntax: it is the text that has words of a program; leave out -o json or yaml");
+    }
+    let filter = args.conntrack.filter()?;
+    if args.conntrack.any() && args.what != DumpWhat::Conntrack {
+        bail!(
+            "only `dump conntrack` takes --stats and options that choose entries (--src, --dst, --state, ...)"
+        );
+    }
+    if args.conntrack.stats && filter != ConntrackFilter::default() {
+        bail!("--stats: counts are of all entries; leave out what chooses some");
     }
     let facts = Facts::of(&args.access)?;
     let depth = match args.what {
@@ -52,7 +62,7 @@ pub async fn run(args: &DumpArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
             let source = place(&cluster.view, args, &namespace(cluster), flags)?;
             let (node, target) = target(&source)?;
             let mut wants = everywhere([node.clone()], &target, depth);
-            if let Some(all) = whole(args.what, target) {
+            if let Some(all) = whole(args, &filter, target) {
                 wants.entry(node).or_default().insert(all);
             }
             Ok(wants)
@@ -67,7 +77,7 @@ pub async fn run(args: &DumpArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
             }
             // Of the one namespace only, which an address names once all are known.
             let key = local_key(topology, args, &spec)?;
-            let all = whole(args.what, NsTarget::Id(key.netns));
+            let all = whole(args, &filter, NsTarget::Id(key.netns));
             Ok([(key.node, all.into_iter().collect())].into())
         },
     };
@@ -92,9 +102,13 @@ pub async fn run(args: &DumpArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
 }
 
 /// What a namespace's sections do not hold: a table that may be large.
-fn whole(what: DumpWhat, target: NsTarget) -> Option<Want> {
-    match what {
-        DumpWhat::Conntrack => Some(Want::ConntrackTable { target }),
+fn whole(args: &DumpArgs, filter: &ConntrackFilter, target: NsTarget) -> Option<Want> {
+    match args.what {
+        DumpWhat::Conntrack if args.conntrack.stats => Some(Want::ConntrackStats { target }),
+        DumpWhat::Conntrack => Some(Want::ConntrackTable {
+            target,
+            filter: filter.clone(),
+        }),
         DumpWhat::Ipvs => Some(Want::Ipvs { target }),
         _ => None,
     }

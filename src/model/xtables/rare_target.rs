@@ -190,8 +190,17 @@ impl CtTarget {
         self.flags & 1 != 0
     }
 
-    /// Whether the zone is not one number for both directions.
-    pub fn zone_varies(&self) -> bool {
-        self.flags & 0x1c != 0
+    /// Directions, original and reply, that the zone is for (`xt_ct_flags_to_dir()`).
+    pub fn directions(&self) -> (bool, bool) {
+        match self.flags & 0xc {
+            4 => (true, false),
+            8 => (false, true),
+            _ => (true, true),
+        }
+    }
+
+    /// Whether the zone is the packet's mark.
+    pub fn zone_is_mark(&self) -> bool {
+        self.flags & 0x10 != 0
     }
 }

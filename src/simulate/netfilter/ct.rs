@@ -9,10 +9,11 @@ use super::chain::{self, Did};
 use super::header::{Load, addr_bytes};
 use super::machine::{Eval, Vm};
 use super::step;
-use crate::model::conntrack::{Tuple, status};
+use crate::model::Section;
+use crate::model::conntrack::{Counted, Tuple, status};
 use crate::model::netfilter::{CtKey, Family, Reg, Rule};
 use crate::model::xtables::ConntrackMatch;
-use crate::simulate::skb::{CtRef, FlowEntry};
+use crate::simulate::skb::{CtRef, CtState, FlowEntry};
 
 /// `NF_CT_STATE_INVALID_BIT`
 const INVALID: u32 = 1;
@@ -20,6 +21,8 @@ const INVALID: u32 = 1;
 const UNTRACKED: u32 = 1 << 6;
 /// `NF_CT_STATE_BIT(IP_CT_ESTABLISHED)`
 const ESTABLISHED: u32 = 2;
+/// `NF_CT_STATE_BIT(IP_CT_RELATED)`
+const RELATED: u32 = 4;
 /// `NF_CT_STATE_BIT(IP_CT_NEW)`
 const NEW: u32 = 8;
 
@@ -28,13 +31,13 @@ fn state(ct: CtRef) -> u32 {
     match ct {
         CtRef::None | CtRef::Invalid => INVALID,
         CtRef::Untracked => UNTRACKED,
-        CtRef::Entry { established, .. } => {
-            if established {
-                ESTABLISHED
-            } else {
-                NEW
-            }
-        }
+        // The template's own.
+        CtRef::Template(_) | CtRef::ZoneOfMark { .. } => NEW,
+        CtRef::Entry { state, .. } => match state {
+            CtState::New => NEW,
+            CtState::Established => ESTABLISHED,
+            CtState::Related => RELATED,
+        },
     }
 }
 
@@ -87,10 +90,19 @@ pub(super) fn load(eval: &Eval<'_, '_>, vm: &Vm<'_>, key: CtKey, dir: Option<u8>
         CtKey::DstIp6 => return v4_only(tuple.dst, true),
         CtKey::Labels if !flow.existing => Bits::known([0; 16]),
         CtKey::Labels if entry.labels.len() == 16 => Bits::known(entry.labels.clone()),
-        CtKey::Zone => Bits::known(entry.zone.to_le_bytes()),
-        CtKey::Helper if entry.helper.is_none() && !flow.existing => return Load::Absent,
+        CtKey::Zone => {
+            let zone = match dir {
+                Some(0) => entry.zone,
+                Some(1) => entry.reply_zone,
+                // The other direction's is 0 where it is for one only.
+                _ => entry.zone | entry.reply_zone,
+            };
+            Bits::known(zone.to_le_bytes())
+        }
+        // That of the connection that led to this one.
+        CtKey::Helper if entry.status & status::EXPECTED == 0 => return Load::Absent,
         CtKey::Labels | CtKey::Helper => Bits::unknown(16),
-        CtKey::Pkts | CtKey::Bytes | CtKey::Avgpkt => Bits::unknown(8),
+        CtKey::Pkts | CtKey::Bytes | CtKey::Avgpkt => return counted(eval, vm, flow, (key, dir)),
         CtKey::State | CtKey::Expiration | CtKey::Eventmask | CtKey::Id => Bits::unknown(4),
         CtKey::Other(number) => return Load::Unknown(format!("ct {number} is not known")),
     };
@@ -102,10 +114,26 @@ pub(super) fn store(
     eval: &Eval<'_, '_>,
     vm: &mut Vm<'_>,
     rule: &Rule,
-    key: CtKey,
+    (key, dir): (CtKey, Option<u8>),
     sreg: Reg,
 ) -> Did {
     match key {
+        CtKey::Zone => {
+            let regs = vm.walk.as_ref().map(|walk| &walk.regs);
+            let bits = regs.map(|regs| regs.load(sreg, 2));
+            let zone = bits.as_ref().and_then(|bits| match bits.bytes()? {
+                [low, high] => Some(u16::from_le_bytes([*low, *high])),
+                _ => None,
+            });
+            if vm.skb.ct != CtRef::None {
+                return Did::Next;
+            }
+            let Some(zone) = zone else {
+                return Did::Blind("sets a zone that is not known".to_owned());
+            };
+            put_in_zone(vm, rule, zone, (dir != Some(1), dir != Some(0)));
+            Did::Next
+        }
         CtKey::Mark => {
             let regs = vm.walk.as_ref().map(|walk| &walk.regs);
             let mark = regs.and_then(|regs| regs.load(sreg, 4).host_u32());
@@ -115,6 +143,70 @@ pub(super) fn store(
         CtKey::Labels | CtKey::Helper | CtKey::Eventmask => Did::Next,
         other => Did::Blind(format!("sets ct {other:?}")),
     }
+}
+
+/// Chooses the zone of a packet that conntrack has not seen yet, in these directions (`nf_ct_zone_id()`).
+pub(super) fn put_in_zone(vm: &mut Vm<'_>, rule: &Rule, zone: u16, (orig, reply): (bool, bool)) {
+    let of = |own: bool| if own { zone } else { 0 };
+    vm.skb.ct = CtRef::Template((of(orig), of(reply)));
+    let text = match (orig, reply) {
+        (true, false) => format!("conntrack zone {zone} in the original direction"),
+        (false, true) => format!("conntrack zone {zone} in the reply direction"),
+        _ => format!("conntrack zone {zone}"),
+    };
+    step::note(vm, rule, text, Vec::new());
+}
+
+/// Packets and bytes of a connection (`nf_conn_acct_find()`), this packet included.
+pub(super) enum Counts {
+    /// It is not counted.
+    Off,
+    /// Original direction and reply.
+    Of([Counted; 2]),
+}
+
+/// What a connection has carried; `Err`: why that is not known.
+pub(super) fn counts(eval: &Eval<'_, '_>, flow: &FlowEntry) -> Result<Counts, String> {
+    let of = |[there, back]: [Counted; 2]| Counts::Of([there, back]);
+    if flow.existing {
+        return Ok(flow.entry.counters.map_or(Counts::Off, of));
+    }
+    let sysctls = eval.ns.sysctls.known();
+    match sysctls.map(|own| &own.nf_conntrack_acct) {
+        Some(Section::Known(Some(true))) => Ok(of(flow.entry.counters.unwrap_or_default())),
+        Some(Section::Known(_)) => Ok(Counts::Off),
+        Some(Section::Missing(why)) => Err(format!("nf_conntrack_acct: {why}")),
+        Some(Section::NotAsked) | None => Err("nf_conntrack_acct not read".to_owned()),
+    }
+}
+
+/// Packets, bytes or bytes per packet, of one direction or of both.
+fn counted(
+    eval: &Eval<'_, '_>,
+    vm: &Vm<'_>,
+    flow: &FlowEntry,
+    (key, dir): (CtKey, Option<u8>),
+) -> Load {
+    let all = match counts(eval, flow) {
+        Ok(Counts::Off) => return Load::Value(Bits::known([0; 8])),
+        Ok(Counts::Of([there, back])) => match dir {
+            Some(0) => vec![there],
+            Some(1) => vec![back],
+            _ => vec![there, back],
+        },
+        Err(why) => return Load::Unknown(why),
+    };
+    if key != CtKey::Pkts && !vm.skb.sized {
+        return Load::Value(Bits::unknown(8));
+    }
+    let sum = |of: fn(&Counted) -> u64| all.iter().map(of).fold(0, u64::saturating_add);
+    let (packets, bytes) = (sum(|own| own.packets), sum(|own| own.bytes));
+    let number = match key {
+        CtKey::Pkts => packets,
+        CtKey::Bytes => bytes,
+        _ => bytes.checked_div(packets).unwrap_or(0),
+    };
+    Load::Value(Bits::known(number.to_le_bytes()))
 }
 
 /// Mark of the packet's connection; `None`: it has none.

@@ -12,7 +12,7 @@ use crate::model::netfilter::{Chain, Rule};
 use crate::model::netns::NetNs;
 use crate::simulate::skb::{Flows, Skb};
 use crate::simulate::{Cx, conntrack, ipvs};
-use crate::trace::{Evidence, FieldChange, Step};
+use crate::trace::{DropReason, Evidence, FieldChange, Step, StepKind};
 
 /// Conditions that may be tried both ways at one hook.
 const MAX_DOUBTS: usize = 256;
@@ -254,17 +254,22 @@ impl<'c, 'a> Eval<'c, 'a> {
             Some(Actor::Conntrack) => {
                 vm.actor += 1;
                 match conntrack::track(self.cx, self.at.ns, &mut vm.skb, &mut vm.flows) {
-                    Ok(step) => {
-                        vm.steps.extend(step);
+                    Ok(steps) => {
+                        vm.steps.extend(steps);
                         Next::Go
                     }
                     Err(why) => Next::End(HookVerdict::Unknown(why)),
                 }
             }
-            Some(Actor::Nat(chains)) => match nat::next_chain(self.at, vm, chains) {
-                Some(base) => chain::enter_base(self, vm, base),
-                None => Next::Go,
-            },
+            Some(Actor::Nat(chains)) => {
+                let chain = chains.get(vm.nat_chain).copied();
+                match nat::next_chain(self, vm, chain) {
+                    nat::Turn::Chain(base) => chain::enter_base(self, vm, base),
+                    nat::Turn::Done => Next::Go,
+                    nat::Turn::Drop => Next::End(HookVerdict::Drop(DropReason::NetfilterDrop)),
+                    nat::Turn::Unknown(why) => Next::End(HookVerdict::Unknown(why)),
+                }
+            }
             Some(Actor::IpvsAnswer) => {
                 vm.actor += 1;
                 let at = (self.at.ns, self.at.hook);
@@ -282,8 +287,13 @@ impl<'c, 'a> Eval<'c, 'a> {
             }
             Some(Actor::Confirm) => {
                 vm.actor += 1;
-                conntrack::confirm(self.at.ns, &vm.skb, &mut vm.flows);
-                Next::Go
+                match conntrack::confirm(self.at.ns, &vm.skb, &mut vm.flows) {
+                    None => Next::Go,
+                    Some(why) => {
+                        vm.steps.push(Step::new(StepKind::Conntrack, why));
+                        Next::End(HookVerdict::Drop(DropReason::NetfilterDrop))
+                    }
+                }
             }
         }
     }

@@ -10,12 +10,12 @@ use super::chain::Did;
 use super::hook::BaseRef;
 use super::machine::{Eval, Vm};
 use super::nat_addr::{netmap, spread};
-use crate::model::conntrack::{NatRange, Tuple};
+use crate::model::conntrack::{ConntrackEntry, NatRange, Tuple, status};
 use crate::model::netfilter::Hook;
 use crate::model::packet::{ICMP, ICMPV6, SCTP, TCP, UDP};
-use crate::simulate::conntrack::{self, Manip, NewPort, set_up, translate};
+use crate::simulate::conntrack::{self, Manip, NewPort, error, set_up, translate};
 use crate::simulate::fib;
-use crate::simulate::skb::CtRef;
+use crate::simulate::skb::{CtRef, CtState, Flows, Sought};
 use crate::trace::{Evidence, Step, StepKind};
 
 /// NF_NAT_RANGE_MAP_IPS
@@ -39,6 +39,8 @@ pub(super) struct Mapping {
     /// What the port may be where it is any free one.
     free: Option<FreePorts>,
     word: &'static str,
+    /// Why the flow will find no room in the table.
+    clash: Option<String>,
 }
 
 /// Which end is translated at a hook (`HOOK2MANIP`).
@@ -49,34 +51,129 @@ fn manip_at(hook: Hook) -> Manip {
     }
 }
 
-/// The next NAT chain to ask, or the end of NAT at this hook with the packet translated.
+/// How NAT goes on at a hook.
+pub(super) enum Turn<'a> {
+    /// This chain is asked.
+    Chain(BaseRef<'a>),
+    /// The packet is translated.
+    Done,
+    /// The packet is dropped.
+    Drop,
+    /// Why that can't be told.
+    Unknown(String),
+}
+
+/// The next NAT chain to ask, or the end of NAT at this hook with the packet translated (`nf_nat_inet_fn()`).
+/// `chain`: the one whose turn it is.
 pub(super) fn next_chain<'a>(
-    at: &HookPoint<'_>,
+    eval: &mut Eval<'_, 'a>,
     vm: &mut Vm<'a>,
-    chains: &[BaseRef<'a>],
-) -> Option<BaseRef<'a>> {
+    chain: Option<BaseRef<'a>>,
+) -> Turn<'a> {
+    let at = eval.at;
     let manip = manip_at(at.hook);
     let CtRef::Entry {
-        index, established, ..
+        index,
+        state,
+        reply,
     } = vm.skb.ct
     else {
         vm.actor += 1;
-        return None;
+        return Turn::Done;
     };
-    if let Some(flow) = vm.flows.get_mut(at.ns, index)
-        && !established
-        && flow.entry.status & manip.done() == 0
-    {
-        // An entry of the kernel's table was decided on when it was made.
-        if !flow.existing && !flow.confirmed {
-            if let Some(chain) = chains.get(vm.nat_chain) {
-                return Some(*chain);
-            }
-            set_up(&mut flow.entry, manip, None, NewPort::Keep);
+    let flow = vm.flows.get(at.ns, index);
+    if error::is_error(&vm.skb.packet) && state == CtState::Related {
+        vm.actor += 1;
+        let entry = flow.map(|flow| flow.entry.clone());
+        return match entry.map(|entry| quoted(vm, &entry, reply, manip)) {
+            Some(true) => Turn::Done,
+            Some(false) => Turn::Drop,
+            None => Turn::Unknown("connection not known".to_owned()),
+        };
+    }
+    // An entry of the kernel's table was decided on when it was made.
+    let undecided = flow.filter(|flow| {
+        state != CtState::Established
+            && flow.entry.status & manip.done() == 0
+            && !flow.existing
+            && !flow.confirmed
+    });
+    if let Some(flow) = undecided {
+        if let Some(chain) = chain {
+            return Turn::Chain(chain);
         }
+        let entry = flow.entry.clone();
+        if let Err(why) = keep(eval, vm, &entry, manip) {
+            return Turn::Unknown(why);
+        }
+        return Turn::Done;
     }
     finish(at, vm, None);
-    None
+    Turn::Done
+}
+
+/// Translates an error and what it quotes; `false`: it is dropped.
+fn quoted(vm: &mut Vm<'_>, entry: &ConntrackEntry, reply: bool, manip: Manip) -> bool {
+    let before = vm.skb.packet.clone();
+    match error::translate(&mut vm.skb.packet, entry, reply, manip) {
+        Err(()) => {
+            let text = "a redirect about a translated connection is dropped";
+            vm.steps.push(Step::new(StepKind::Nat, text));
+            false
+        }
+        Ok(false) => true,
+        Ok(true) => {
+            let after = &vm.skb.packet;
+            let text = match manip {
+                Manip::Src => format!("error: source to {}", after.src),
+                Manip::Dst => format!("error: destination to {}", after.dst),
+            };
+            vm.steps
+                .push(Step::new(StepKind::Nat, text).changing(&before, after));
+            true
+        }
+    }
+}
+
+/// No rule translates: the address is kept, and so is the port, unless another flow's answers would look the same
+/// (`__nf_nat_alloc_null_binding()`).
+fn keep(
+    eval: &mut Eval<'_, '_>,
+    vm: &mut Vm<'_>,
+    entry: &ConntrackEntry,
+    manip: Manip,
+) -> Result<(), String> {
+    let current = entry.reply.inverted();
+    let taken = is_taken(
+        eval,
+        &vm.flows,
+        (entry, &current),
+        manip,
+        None,
+        NewPort::Keep,
+    )?;
+    let (at, CtRef::Entry { index, .. }) = (eval.at, vm.skb.ct) else {
+        return Ok(());
+    };
+    let port = if taken.is_some() {
+        NewPort::Free
+    } else {
+        NewPort::Keep
+    };
+    if let Some(flow) = vm.flows.get_mut(at.ns, index) {
+        set_up(&mut flow.entry, manip, None, port);
+    }
+    let Some(other) = taken else {
+        finish(at, vm, None);
+        return Ok(());
+    };
+    let free = beside(&current);
+    vm.skb.free = (vm.skb.free.0.min(free.0), vm.skb.free.1.max(free.1));
+    let text =
+        format!("another source port, since answers to this one would be those of {other}: as");
+    let given = Some(free).filter(|range| *range != UNPRIVILEGED);
+    finish(at, vm, Some((Step::new(StepKind::Nat, text), given)));
+    Ok(())
 }
 
 /// Makes the mapping and translates the packet.
@@ -91,6 +188,9 @@ pub(super) fn apply(
         && let Some(flow) = vm.flows.get_mut(at.ns, index)
     {
         set_up(&mut flow.entry, mapping.manip, mapping.addr, mapping.port);
+        if mapping.clash.is_some() {
+            flow.clash.clone_from(&mapping.clash);
+        }
     }
     if let Some((first, last)) = mapping.free {
         // One direction has the old port and one the new: both are covered.
@@ -198,7 +298,8 @@ pub(super) fn to_range(
     let Some(flow) = vm.flows.get(eval.at.ns, index) else {
         return Did::Blind("connection not known".to_owned());
     };
-    let (own_orig, current) = (flow.entry.orig, flow.entry.reply.inverted());
+    let entry = flow.entry.clone();
+    let current = entry.reply.inverted();
     let own = match manip {
         Manip::Src => current.src,
         Manip::Dst => current.dst,
@@ -215,15 +316,48 @@ pub(super) fn to_range(
         {
             Some(own)
         }
-        Some((first, last)) => Some(spread(&current, first, last, range.flags)),
+        // The zone of both directions, or of the one that has its own.
+        Some((first, last)) => {
+            let zone = entry.zone | entry.reply_zone;
+            Some(spread(&current, first, last, range.flags, zone))
+        }
     };
     let mut port = port(&current, manip, range);
+    let mut addr = addr;
     let mut word = word;
-    match is_taken(eval, (&own_orig, &current), manip, addr, port) {
+    match earlier(eval, (&entry, &current), manip, range) {
+        Ok(None) => {}
+        Ok(Some((old, sport))) => {
+            let kept = sport.map_or(NewPort::Keep, NewPort::Is);
+            match is_taken(eval, &vm.flows, (&entry, &current), manip, Some(old), kept) {
+                Ok(None) => {
+                    return Did::Map(vec![Mapping {
+                        share: 1.0,
+                        manip,
+                        addr: Some(old),
+                        port: kept,
+                        free: None,
+                        word: match word {
+                            "masquerade as" => "masquerade, as other flows of this source, as",
+                            _ => "snat, as other flows of this source, to",
+                        },
+                        clash: None,
+                    }]);
+                }
+                Ok(Some(_)) => {}
+                Err(why) => return Did::Blind(why),
+            }
+        }
+        Err(why) => return Did::Blind(why),
+    }
+    let mut clash = None;
+    match is_taken(eval, &vm.flows, (&entry, &current), manip, addr, port) {
         Ok(None) => {}
         Ok(Some(other)) => match range.ports {
             Some((first, last)) if first == last => {
-                return Did::Blind(format!("its only port is taken by another flow ({other})"));
+                clash = Some(format!(
+                    "no room in conntrack's table: the only port that the rule gives is taken by another flow ({other})"
+                ));
             }
             _ => {
                 port = NewPort::Free;
@@ -239,16 +373,61 @@ pub(super) fn to_range(
     Did::Map(vec![Mapping {
         share: 1.0,
         manip,
-        addr,
+        addr: addr.take(),
         port,
         free,
         word,
+        clash,
     }])
+}
+
+/// Source that another flow of this very source was given: it is given again where the rule allows it
+/// (`find_appropriate_src()`), unless this flow's own source would do.
+fn earlier(
+    eval: &mut Eval<'_, '_>,
+    (entry, current): (&ConntrackEntry, &Tuple),
+    manip: Manip,
+    range: Range,
+) -> Result<Option<(IpAddr, Option<u16>)>, String> {
+    let fits = |addr: IpAddr, port: Option<u16>| {
+        let addrs = range.addrs;
+        addrs.is_none_or(|(first, last)| (first..=last).contains(&addr))
+            && range
+                .ports
+                .is_none_or(|(first, last)| port.is_some_and(|port| (first..=last).contains(&port)))
+    };
+    let asks = manip == Manip::Src && range.flags & PROTO_RANDOM_ALL == 0;
+    // A flow to come has a port that no other has.
+    let (true, Some(_)) = (asks, current.sport) else {
+        return Ok(None);
+    };
+    if fits(current.src, current.sport) {
+        return Ok(None);
+    }
+    let others = conntrack::of_source(eval.cx, eval.at.ns, &entry.orig)?;
+    let given = others.iter().filter(|other| {
+        other.zone == entry.zone
+            && other.orig != entry.orig
+            && other.status & status::SRC_NAT_DONE != 0
+            && fits(other.reply.dst, other.reply.inverted().sport)
+    });
+    let mut given = given.map(|other| (other.reply.dst, other.reply.inverted().sport));
+    let first = given.next();
+    if given.any(|other| Some(other) != first) {
+        return Err(
+            "flows of this source were given several others: which one this flow gets is not told"
+                .to_owned(),
+        );
+    }
+    Ok(first)
 }
 
 /// Ports among which the kernel looks for a free one where the rule names none
 /// (`nf_nat_l4proto_unique_tuple()`).
 fn beside(current: &Tuple) -> FreePorts {
+    if matches!(current.protocol, ICMP | ICMPV6) {
+        return (0, u16::MAX);
+    }
     match current.sport {
         Some(0..512) => (1, 511),
         Some(512..1024) => (600, 1023),
@@ -260,12 +439,13 @@ fn beside(current: &Tuple) -> FreePorts {
 /// (`nf_nat_used_tuple()`). Destinations are not looked at: no rule that names one takes another.
 fn is_taken(
     eval: &mut Eval<'_, '_>,
-    (orig, current): (&Tuple, &Tuple),
+    flows: &Flows,
+    (entry, current): (&ConntrackEntry, &Tuple),
     manip: Manip,
     addr: Option<IpAddr>,
     port: NewPort,
 ) -> Result<Option<String>, String> {
-    if manip == Manip::Dst || !matches!(current.protocol, TCP | UDP | SCTP) {
+    if manip == Manip::Dst || !matches!(current.protocol, TCP | UDP | SCTP | ICMP | ICMPV6) {
         return Ok(None);
     }
     let new = Tuple {
@@ -277,9 +457,25 @@ fn is_taken(
         },
         ..*current
     };
-    let other = conntrack::in_kernel(eval.cx, eval.at.ns, &new.inverted())?;
+    let sought = Sought::as_reply(entry);
+    let reply = new.inverted();
+    let under_way = flows.find(eval.at.ns, &reply, sought);
+    let under_way = under_way.and_then(|(index, _)| flows.get(eval.at.ns, index));
+    let other = match under_way {
+        Some(flow) => Some(flow.entry.clone()),
+        None => conntrack::in_kernel(eval.cx, eval.at.ns, &reply, sought)?,
+    };
     // The rest of a closed connection makes room for the same one anew.
-    let other = other.filter(|other| other.orig != *orig);
+    let other =
+        other.filter(|other| other.orig != entry.orig && !flows.is_killed(eval.at.ns, &other.orig));
+    // Two packets of one flow that each opened one (`nf_nat_used_tuple_new()`): these clash later.
+    let nat = status::SRC_NAT | status::DST_NAT;
+    let other = other.filter(|other| {
+        !(current.protocol == UDP
+            && new == *current
+            && (other.status | entry.status) & nat == 0
+            && other.orig == entry.reply)
+    });
     Ok(other.map(|other| conntrack::words(&other.orig)))
 }
 

@@ -28,8 +28,8 @@ pub(super) fn netmap(own: IpAddr, first: IpAddr, last: IpAddr) -> IpAddr {
 
 /// Chooses an address of a range by the flow's addresses, as the kernel does: without a secret.
 ///
-/// Source: `find_best_ips_proto()`; the zone is 0.
-pub(super) fn spread(tuple: &Tuple, first: IpAddr, last: IpAddr, flags: u32) -> IpAddr {
+/// Source: `find_best_ips_proto()`.
+pub(super) fn spread(tuple: &Tuple, first: IpAddr, last: IpAddr, flags: u32, zone: u16) -> IpAddr {
     // The kernel hashes the address words as they lie in memory.
     let words = |addr: IpAddr| -> [u32; 4] {
         let mut bytes = [0_u8; 16];
@@ -46,7 +46,7 @@ pub(super) fn spread(tuple: &Tuple, first: IpAddr, last: IpAddr, flags: u32) -> 
     let top = usize::from(first.is_ipv6()) * 3;
     let last_word = |words: [u32; 4]| words.get(top).copied().unwrap_or(0);
     let seed = if flags & PERSISTENT == 0 {
-        last_word(words(tuple.dst))
+        last_word(words(tuple.dst)) ^ u32::from(zone)
     } else {
         0
     };

@@ -8,6 +8,7 @@ use super::header::{self, Load};
 use super::machine::{Eval, Vm};
 use super::{meta, time};
 use crate::model::IfIndex;
+use crate::model::conntrack::Counted;
 use crate::model::netfilter::PayloadBase;
 use crate::model::packet::{L4, Packet};
 use crate::model::xtables::{RareMatch, SpiHeader, U32Test};
@@ -191,7 +192,7 @@ fn in_group(eval: &Eval<'_, '_>, index: Option<IfIndex>, wanted: Option<(u32, u3
     Tri::from_option(answer, || "the group of a device is not known".to_owned()).negated(invert)
 }
 
-/// `connbytes_mt()`: of the packet that opens a connection, what was counted is this packet.
+/// `connbytes_mt()`: this packet is counted already.
 fn connbytes(
     eval: &Eval<'_, '_>,
     vm: &Vm<'_>,
@@ -202,19 +203,22 @@ fn connbytes(
     let Some(flow) = ct::flow(eval, vm) else {
         return Tri::No;
     };
-    if flow.existing || flow.confirmed {
-        return Tri::Unknown("what the connection carried so far is not known".to_owned());
-    }
-    let one = u64::from(direction != 1);
-    let size = || {
-        vm.skb
-            .sized
-            .then(|| one.saturating_mul(u64::from(vm.skb.packet.len)))
+    let [there, back] = match ct::counts(eval, flow) {
+        Ok(ct::Counts::Of(both)) => both,
+        Ok(ct::Counts::Off) => return Tri::No,
+        Err(why) => return Tri::Unknown(why),
     };
+    let sum = |of: fn(&Counted) -> u64| match direction {
+        0 => of(&there),
+        1 => of(&back),
+        _ => of(&there).saturating_add(of(&back)),
+    };
+    let packets = sum(|own| own.packets);
+    let bytes = || vm.skb.sized.then(|| sum(|own| own.bytes));
     let counted = match what {
-        0 => Some(one),
-        // The average of one packet is its length.
-        1 | 2 => size(),
+        0 => Some(packets),
+        1 => bytes(),
+        2 => bytes().map(|bytes| bytes.checked_div(packets).unwrap_or(0)),
         _ => None,
     };
     let within = |number: u64| {

@@ -60,17 +60,17 @@ pub(super) fn eval<'a>(
             if vm.skb.ct != CtRef::None {
                 return Did::Next;
             }
-            if to.zone_varies() {
-                return Did::Blind(
-                    "puts the connection in a zone of its mark or direction".to_owned(),
-                );
-            }
-            if to.zone != 0 {
-                return Did::Blind(format!("puts the connection in zone {}", to.zone));
-            }
             if to.notrack() {
                 vm.skb.ct = CtRef::Untracked;
                 note(vm, rule, "not tracked".to_owned(), Vec::new());
+                return Did::Next;
+            }
+            let (orig, reply) = to.directions();
+            if to.zone_is_mark() {
+                vm.skb.ct = CtRef::ZoneOfMark { orig, reply };
+                note(vm, rule, "in the zone of its mark".to_owned(), Vec::new());
+            } else {
+                ct::put_in_zone(vm, rule, to.zone, (orig, reply));
             }
             Did::Next
         }

@@ -95,8 +95,8 @@ fn is_read(protocol: &str, kind: u16, body: &[u8]) -> bool {
         // XFRM_MSG_GETPOLICY, XFRM_MSG_GETDEFAULT
         "XFRM" => matches!(kind, 21 | 40),
         "NETFILTER" => match (kind >> 8, kind & 0xff) {
-            // IPCTNL_MSG_CT_GET
-            (1, message) => message == 1,
+            // IPCTNL_MSG_CT_GET, _GET_STATS_CPU, _GET_STATS
+            (1, message) => matches!(message, 1 | 4 | 5),
             // PROTOCOL, LIST, HEADER, TYPE, GET_BYNAME, GET_BYINDEX
             (6, message) => matches!(message, 1 | 7 | 12..=15),
             // NFT_MSG_GET{TABLE,CHAIN,RULE,SET,SETELEM,GEN,OBJ,FLOWTABLE}

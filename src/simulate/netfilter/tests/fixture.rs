@@ -644,13 +644,26 @@ impl World {
         let outcomes = run(&mut cx, &at, skb, flows);
         let wants = cx.wants;
         let mut asked = wants.values().flatten().filter_map(|want| match want {
-            Want::Conntrack { tuple, .. } => Some(*tuple),
+            Want::Conntrack { tuple, zone, .. } => Some((*tuple, *zone)),
             _ => None,
         });
-        if let Some(tuple) = asked.next().filter(|_| self.no_other_flows) {
+        let mut sources = wants.values().flatten().filter_map(|want| match want {
+            Want::ConntrackFrom { tuple, .. } => Some(*tuple),
+            _ => None,
+        });
+        let source = sources.next_back().filter(|_| self.no_other_flows);
+        if let Some(tuple) = source {
             let ns = self.topology.nodes.get_mut(NODE).unwrap();
             let ns = ns.netns.get_mut(&key().netns).unwrap();
-            ns.conntrack.push((tuple, Section::Known(None)));
+            ns.conntrack_from.push((tuple, Section::Known(Vec::new())));
+            let (wants, skb, flows) = before;
+            self.wants = wants;
+            return self.run(hook, (iif, oif), skb, flows);
+        }
+        if let Some((tuple, zone)) = asked.next().filter(|_| self.no_other_flows) {
+            let ns = self.topology.nodes.get_mut(NODE).unwrap();
+            let ns = ns.netns.get_mut(&key().netns).unwrap();
+            ns.conntrack.push((tuple, zone, Section::Known(None)));
             let (wants, skb, flows) = before;
             self.wants = wants;
             return self.run(hook, (iif, oif), skb, flows);

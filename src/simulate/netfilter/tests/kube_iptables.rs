@@ -6,7 +6,7 @@ use crate::model::netfilter::{Backend, Family, Hook, Sieved};
 use crate::model::recent::{RecentEntry, RecentList};
 use crate::model::want::Want;
 use crate::simulate::netfilter::{HookOutcome, HookVerdict};
-use crate::simulate::skb::{CtRef, Flows};
+use crate::simulate::skb::{CtRef, CtState, Flows};
 use crate::trace::{Evidence, RejectWith, StepKind};
 
 const RULES: &str = r#"
@@ -164,7 +164,7 @@ fn traffic_from_outside_is_masqueraded_and_its_answer_comes_back() {
         back.skb.ct,
         CtRef::Entry {
             reply: true,
-            established: true,
+            state: CtState::Established,
             ..
         }
     ));

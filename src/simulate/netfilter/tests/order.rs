@@ -2,7 +2,7 @@
 
 use super::fixture::*;
 use crate::model::Section;
-use crate::model::conntrack::ConntrackEntry;
+use crate::model::conntrack::{ConntrackEntry, Tuple};
 use crate::model::netfilter::*;
 use crate::simulate::netfilter::HookVerdict;
 use crate::simulate::skb::{CtRef, Flows};
@@ -274,22 +274,25 @@ fn a_port_that_is_taken_is_another() {
             .inverted()
     };
     let other = |src: &str| ConntrackEntry {
-        orig: tcp(src, Some(4000), "198.51.100.1", 80).tuple(),
-        reply: reply(4000),
-        status: 0,
-        mark: 0,
-        zone: 0,
-        timeout: None,
         tcp_state: Some(3),
-        labels: Vec::new(),
-        helper: None,
+        ..ConntrackEntry::new(
+            tcp(src, Some(4000), "198.51.100.1", 80).tuple(),
+            reply(4000),
+        )
     };
     let through = |entry: Option<ConntrackEntry>| {
         let mut ns = with_iptables(save);
         ns.conntrack = vec![
-            (first.tuple(), Section::Known(None)),
-            (reply(4000), Section::Known(entry)),
+            (first.tuple(), 0, Section::Known(None)),
+            (first.tuple().inverted(), 0, Section::Known(None)),
+            (reply(4000), 0, Section::Known(entry)),
         ];
+        let source = Tuple {
+            dst: first.src,
+            dport: None,
+            ..first.tuple()
+        };
+        ns.conntrack_from = vec![(source, Section::Known(Vec::new()))];
         let mut world = World::new(ns);
         let skb = skb(first.clone(), false);
         let out = world.one(Hook::Prerouting, (3, 0), skb, Flows::default());

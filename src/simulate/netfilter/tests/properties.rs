@@ -127,7 +127,10 @@ proptest! {
         );
         let first = tcp("10.244.1.7", sport, "10.96.0.10", dport);
         let mut ns = with_iptables(&save);
-        ns.conntrack = vec![(first.tuple(), Section::Known(None))];
+        ns.conntrack = vec![
+            (first.tuple(), 0, Section::Known(None)),
+            (first.tuple().inverted(), 0, Section::Known(None)),
+        ];
         let mut world = World::new(ns);
         world.no_other_flows = true;
         let out = world.one(Hook::Prerouting, (3, 0), skb(first.clone(), false), Flows::default());

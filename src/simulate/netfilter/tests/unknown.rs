@@ -102,7 +102,8 @@ fn a_flow_with_fixed_ports_is_looked_for_in_the_kernel_table() {
         Some(Want::Conntrack { .. })
     ));
 
-    ns.conntrack = vec![(first.tuple(), Section::Known(None))];
+    let none = |tuple| (tuple, 0, Section::Known(None));
+    ns.conntrack = vec![none(first.tuple()), none(first.tuple().inverted())];
     let outcome =
         World::new(ns.clone()).one(Hook::Prerouting, (3, 0), packet.clone(), Flows::default());
     assert_eq!(said(&outcome), "dnat to 10.244.2.2:8080");
@@ -113,17 +114,13 @@ fn a_flow_with_fixed_ports_is_looked_for_in_the_kernel_table() {
     reply.src = ip("10.244.9.9");
     reply.sport = Some(8080);
     let entry = ConntrackEntry {
-        orig,
-        reply,
         status: status::CONFIRMED | status::DST_NAT | status::DST_NAT_DONE | status::SRC_NAT_DONE,
         mark: 7,
-        zone: 0,
         timeout: Some(100),
         tcp_state: Some(1),
-        labels: Vec::new(),
-        helper: None,
+        ..ConntrackEntry::new(orig, reply)
     };
-    ns.conntrack = vec![(orig, Section::Known(Some(entry)))];
+    ns.conntrack = vec![(orig, 0, Section::Known(Some(entry)))];
     let outcome = World::new(ns).one(Hook::Prerouting, (3, 0), packet, Flows::default());
     assert_eq!(outcome.skb.packet.dst, ip("10.244.9.9"));
     assert!(matches!(outcome.skb.ct, CtRef::Entry { reply: false, .. }));

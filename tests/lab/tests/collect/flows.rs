@@ -5,17 +5,21 @@ use std::time::Duration;
 use netpath::collect::conntrack;
 use netpath::collect::netlink::{Netlink, Protocol};
 use netpath::collect::netns::{Hopper, NsFile};
-use netpath::explain::words;
-use netpath::model::conntrack::{ConntrackEntry, Tuple, status};
+use netpath::explain::conntrack as words;
+use netpath::model::conntrack::{ConntrackEntry, ConntrackFilter, Tuple, status};
 use netpath::model::topology::Topology;
 use netpath::model::want::{Depth, Fact, NsTarget, Want};
-use netpath::model::{NsKey, Section};
+use netpath::model::{NsKey, Prefix, Section};
 
 use crate::ns::{Ns, collector};
 
 fn find(ns: &Ns, tuple: Tuple) -> Option<ConntrackEntry> {
     let netns = ns.read(Depth::Identity).identity.id;
-    let want = Want::Conntrack { netns, tuple };
+    let want = Want::Conntrack {
+        netns,
+        tuple,
+        zone: 0,
+    };
     let facts = collector().collect(&[want], Duration::from_secs(5));
     match facts.as_slice() {
         [
@@ -61,7 +65,11 @@ fn an_entry_is_found_by_either_direction() {
         sport: None,
         ..orig
     };
-    let want = Want::Conntrack { netns, tuple: open };
+    let want = Want::Conntrack {
+        netns,
+        tuple: open,
+        zone: 0,
+    };
     let facts = collector().collect(&[want], Duration::from_secs(5));
     assert!(matches!(
         facts.as_slice(),
@@ -90,9 +98,17 @@ fn udp_icmp_and_ipv6() {
 
 /// Answers of one request for a namespace's identity and its table, taken into a topology.
 fn table(ns: &Ns) -> netpath::model::netns::NetNs {
+    filtered(ns, ConntrackFilter::default())
+}
+
+fn filtered(ns: &Ns, filter: ConntrackFilter) -> netpath::model::netns::NetNs {
     let target = NsTarget::Named(ns.0.clone());
     let wants = [
         Want::ConntrackTable {
+            target: target.clone(),
+            filter,
+        },
+        Want::ConntrackStats {
             target: target.clone(),
         },
         Want::NetNs {
@@ -110,20 +126,200 @@ fn table(ns: &Ns) -> netpath::model::netns::NetNs {
     read.clone()
 }
 
-/// What both spellings of an entry have in common: everything but the protocol, the timeout, which
-/// runs, and the use count.
-fn words_of(line: &str) -> Vec<String> {
-    let same = |word: &&str| {
-        let kept = word.contains('=') && !word.starts_with("use=");
-        kept || word.starts_with('[') || word.starts_with(|c: char| c.is_ascii_uppercase())
-    };
-    let words = line.split_whitespace().filter(same);
-    // A zone stands beside the direction it is of, or after all.
-    let (zones, mut rest): (Vec<&str>, Vec<&str>) = words.partition(|word| word.contains("zone"));
-    rest.extend(zones);
-    rest.into_iter()
-        .map(|word| word.replace("zone-orig", "zone"))
-        .collect()
+/// A line of `conntrack -L` without the timeout, which runs, and the use count.
+fn line(text: &str) -> String {
+    let mut words: Vec<&str> = text.split(' ').collect();
+    words.retain(|word| !word.starts_with("use="));
+    let number = |word: &&str| word.parse::<u32>().is_ok();
+    // The first number is the protocol's.
+    let mut numbers = words.iter().enumerate().filter(|(_, word)| number(word));
+    if let Some((at, _)) = numbers.nth(1) {
+        words.remove(at);
+    }
+    words.join(" ").trim_end().to_owned()
+}
+
+fn line_of_sctp(text: &str) -> String {
+    line(&text.replace("ESTABLISHED ", ""))
+}
+
+/// Each filter lets pass what the same one of `conntrack -L` does.
+#[test]
+fn filters_are_those_of_conntrack() {
+    let ns = Ns::new();
+    for sport in 1000..1010 {
+        ns.run(&format!("conntrack -I -p tcp -s 10.244.1.{} -d 10.96.0.10 --sport {sport} --dport 80 -r 10.244.2.4 -q 10.88.0.11 --reply-port-src 8080 --reply-port-dst {} --state {} -u SEEN_REPLY,ASSURED -t 300 -m {}", sport % 3 + 1, sport + 1, ["ESTABLISHED", "TIME_WAIT"][sport % 2], sport % 5));
+        ns.run(&format!("conntrack -I -p udp -s 10.244.1.{} -d 10.96.0.10 --sport {sport} --dport 53 -t 300 -w {}", sport % 3 + 1, sport % 2));
+        ns.run(&format!(
+            "conntrack -I -p udp -s fd00::{} -d fd00::2:2 --sport {sport} --dport 53 -t 300",
+            sport % 3 + 1
+        ));
+    }
+    let prefix = |text: &str| Some(text.parse::<Prefix>().expect("a prefix"));
+    let every = ConntrackFilter::default;
+    let cases = [
+        (
+            "-s 10.244.1.1",
+            ConntrackFilter {
+                orig: (prefix("10.244.1.1/32"), None),
+                ..every()
+            },
+        ),
+        (
+            "-s 10.244.1.0/31 -p tcp",
+            ConntrackFilter {
+                orig: (prefix("10.244.1.0/31"), None),
+                protocol: Some(6),
+                ..every()
+            },
+        ),
+        (
+            "-d 10.96.0.10 -p udp --sport 1003",
+            ConntrackFilter {
+                orig: (None, prefix("10.96.0.10/32")),
+                protocol: Some(17),
+                orig_ports: (Some(1003), None),
+                ..every()
+            },
+        ),
+        (
+            "-r 10.244.2.4",
+            ConntrackFilter {
+                reply: (prefix("10.244.2.4/32"), None),
+                ..every()
+            },
+        ),
+        (
+            "-q 10.88.0.11 -p tcp --state TIME_WAIT",
+            ConntrackFilter {
+                reply: (None, prefix("10.88.0.11/32")),
+                protocol: Some(6),
+                tcp_state: Some(7),
+                ..every()
+            },
+        ),
+        (
+            "-m 3",
+            ConntrackFilter {
+                mark: Some((3, u32::MAX)),
+                ..every()
+            },
+        ),
+        (
+            "-m 1/1",
+            ConntrackFilter {
+                mark: Some((1, 1)),
+                ..every()
+            },
+        ),
+        (
+            "-w 1",
+            ConntrackFilter {
+                zone: Some(1),
+                ..every()
+            },
+        ),
+        (
+            "-w 0",
+            ConntrackFilter {
+                zone: Some(0),
+                ..every()
+            },
+        ),
+        (
+            "-u ASSURED",
+            ConntrackFilter {
+                status: (status::ASSURED, 0),
+                ..every()
+            },
+        ),
+        (
+            "-u UNSET",
+            ConntrackFilter {
+                status: (0, status::ASSURED | status::SEEN_REPLY),
+                ..every()
+            },
+        ),
+        (
+            "-n",
+            ConntrackFilter {
+                status: (status::SRC_NAT, 0),
+                ..every()
+            },
+        ),
+        (
+            "-g",
+            ConntrackFilter {
+                status: (status::DST_NAT, 0),
+                ..every()
+            },
+        ),
+        (
+            "-f ipv6 -s fd00::1",
+            ConntrackFilter {
+                v6: Some(true),
+                orig: (prefix("fd00::1/128"), None),
+                ..every()
+            },
+        ),
+    ];
+    for (options, filter) in cases {
+        let family = if options.contains("ipv6") {
+            ""
+        } else {
+            "-f ipv4 "
+        };
+        let listed = ns.run(&format!("conntrack -L {family}{options}"));
+        let mut listed: Vec<String> = listed.lines().map(line).collect();
+        let read = filtered(
+            &ns,
+            ConntrackFilter {
+                v6: Some(family.is_empty()),
+                ..filter
+            },
+        );
+        let entries = read.conntrack.iter();
+        let mut own: Vec<String> = entries
+            .filter_map(|(_, _, entry)| Some(line(&words::line(entry.known()?.as_ref()?))))
+            .collect();
+        listed.sort();
+        own.sort();
+        assert_eq!(own, listed, "{options}");
+    }
+}
+
+/// Counts are those of `conntrack -S` and `-C`.
+#[test]
+fn counts_are_those_of_conntrack() {
+    let ns = Ns::new();
+    ns.run("ip link set lo up");
+    ns.feed(
+        "nft -f -",
+        "table inet t { chain c { type filter hook input priority 0; ct state invalid drop; } }",
+    );
+    ns.feed(
+        "bash",
+        "echo x >/dev/udp/127.0.0.1/9; echo x >/dev/tcp/127.0.0.1/9; true",
+    );
+    let read = table(&ns);
+    let stats = read
+        .conntrack_stats
+        .known()
+        .cloned()
+        .flatten()
+        .expect("counts");
+    let listed = ns.run("conntrack -S");
+    let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let listed: Vec<String> = listed.lines().map(squeezed).collect();
+    let own: Vec<String> = stats
+        .cpus
+        .iter()
+        .map(|cpu| squeezed(&words::stats_line(cpu)))
+        .collect();
+    assert_eq!(own, listed);
+    assert_eq!(stats.entries.to_string(), ns.run("conntrack -C").trim());
+    assert!(stats.entries > 0);
+    assert!(stats.max.is_some_and(|max| max > 0));
 }
 
 #[test]
@@ -151,24 +347,23 @@ fn a_whole_table_is_what_conntrack_lists() {
 
     let mut listed = Vec::new();
     for family in ["ipv4", "ipv6"] {
-        let text = ns.run(&format!("conntrack -L -f {family} -o extended"));
+        let text = ns.run(&format!("conntrack -L -f {family}"));
         // SCTP states are conntrack's own, not read here.
         listed.extend(text.lines().map(|line| {
-            let line = if line.contains("sctp") {
-                line.replace("ESTABLISHED", "")
+            if line.contains("sctp") {
+                line_of_sctp(line)
             } else {
-                line.to_owned()
-            };
-            words_of(&line)
+                self::line(line)
+            }
         }));
     }
     let read = table(&ns);
     let mut own = Vec::new();
-    for (tuple, entry) in &read.conntrack {
+    for (tuple, _, entry) in &read.conntrack {
         let entry = entry.known().cloned().flatten().expect("an entry");
         assert_eq!(entry.orig, *tuple);
         assert!(entry.timeout.is_some_and(|left| left <= 300));
-        own.push(words_of(&words::conntrack(&entry)));
+        own.push(line(&words::line(&entry)));
     }
     assert_eq!(listed.len(), 20);
     assert_eq!(read.conntrack_table, Section::Known(20));
@@ -194,14 +389,18 @@ fn a_table_that_is_too_large_is_left() {
             .expect("the thread")
             .expect("a socket")
     };
+    let every = ConntrackFilter::default();
     let mut whole = socket();
-    assert_eq!(conntrack::table(&mut whole, 8).expect("all").len(), 8);
+    assert_eq!(
+        conntrack::table(&mut whole, &every, 8).expect("all").len(),
+        8
+    );
     assert!(!whole.is_broken());
     let mut cut = socket();
-    let error = conntrack::table(&mut cut, 7).expect_err("one too many");
+    let error = conntrack::table(&mut cut, &every, 7).expect_err("one too many");
     assert_eq!(
         error.to_string(),
-        "dump the conntrack table: it has more than 7 entries, which is where reading stops; trace a flow instead, which reads that flow's entry alone"
+        "dump the conntrack table: it has more than 7 entries, which is where reading stops; say which entries are wanted (--src, --dst, --address, --port, ...), or trace a flow, which reads that flow's entry alone"
     );
     assert!(cut.is_broken());
 }
@@ -211,6 +410,7 @@ fn a_table_of_no_namespace() {
     let target = NsTarget::Named("npc-none".to_owned());
     let want = Want::ConntrackTable {
         target: target.clone(),
+        filter: ConntrackFilter::default(),
     };
     let facts = collector().collect(&[want], Duration::from_secs(5));
     assert!(

@@ -119,6 +119,7 @@ fn namespaces() {
     let wants: Vec<Want> = (ids.iter().map(|netns| Want::Conntrack {
         netns: *netns,
         tuple,
+        zone: 0,
     }))
     .collect();
     // Each helper opens them once.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use netpath::collect::{Collector, Roots};
-use netpath::model::packet::{L4, Packet, TCP, UDP};
+use netpath::model::packet::{Inner, L4, Packet, TCP, UDP};
 use netpath::model::topology::Topology;
 use netpath::model::want::{Depth, Fact, NsTarget, Want};
 use netpath::model::{NetNsId, NsKey};
@@ -92,6 +92,7 @@ impl Judge {
         if let Some(node) = self.topology.nodes.get_mut(NODE) {
             for ns in node.netns.values_mut() {
                 ns.conntrack.clear();
+                ns.conntrack_from.clear();
             }
         }
         self.ask(|topology| once(topology, question, from.clone()))
@@ -257,6 +258,36 @@ impl Judge {
 fn once(topology: &Topology, question: &Question, from: NsKey) -> Outcome {
     let limits = Limits::default();
     let (id, len) = (Some(question.id), length(question));
+    if let Kind::Error { icmp, by } = question.kind {
+        let quoted = Question {
+            kind: Kind::Raw {
+                flags: 2,
+                icmp: (8, 0),
+            },
+            ..*question
+        };
+        let mut packet = raw_packet(&quoted, (2, (8, 0)), length(&quoted));
+        packet = Packet {
+            src: by,
+            dst: question.src,
+            len,
+            l4: L4::Icmp {
+                kind: icmp.0,
+                code: icmp.1,
+                id: Some(0),
+            },
+            inner: Some(Box::new(Inner { vni: None, packet })),
+            ..raw_packet(&quoted, (2, (8, 0)), len)
+        };
+        let sent = Sent {
+            from,
+            packet,
+            mark: question.mark,
+            uid: id,
+            gid: id,
+        };
+        return send(topology, &sent, &limits);
+    }
     let Kind::Raw { flags, icmp } = question.kind else {
         let ports = matches!(question.protocol, TCP | UDP);
         let flow = Flow {
@@ -272,37 +303,41 @@ fn once(topology: &Topology, question: &Question, from: NsKey) -> Outcome {
         };
         return simulate(topology, &flow, &limits);
     };
-    let (sport, dport) = (Some(question.sport), Some(question.dport));
     let sent = Sent {
         from,
-        packet: Packet {
-            eth: None,
-            src: question.src,
-            dst: question.dst,
-            ttl: 64,
-            tos: 0,
-            df: true,
-            len,
-            l4: match question.protocol {
-                TCP => L4::Tcp {
-                    sport,
-                    dport,
-                    flags,
-                },
-                UDP => L4::Udp { sport, dport },
-                _ => L4::Icmp {
-                    kind: icmp.0,
-                    code: icmp.1,
-                    id: sport,
-                },
-            },
-            inner: None,
-        },
+        packet: raw_packet(question, (flags, icmp), len),
         mark: question.mark,
         uid: id,
         gid: id,
     };
     send(topology, &sent, &limits)
+}
+
+fn raw_packet(question: &Question, (flags, icmp): (u8, (u8, u8)), len: u32) -> Packet {
+    let (sport, dport) = (Some(question.sport), Some(question.dport));
+    Packet {
+        eth: None,
+        src: question.src,
+        dst: question.dst,
+        ttl: 64,
+        tos: 0,
+        df: true,
+        len,
+        l4: match question.protocol {
+            TCP => L4::Tcp {
+                sport,
+                dport,
+                flags,
+            },
+            UDP => L4::Udp { sport, dport },
+            _ => L4::Icmp {
+                kind: icmp.0,
+                code: icmp.1,
+                id: sport,
+            },
+        },
+        inner: None,
+    }
 }
 
 fn chain(trace: &Trace) -> impl Iterator<Item = &Trace> {
@@ -311,6 +346,9 @@ fn chain(trace: &Trace) -> impl Iterator<Item = &Trace> {
 
 /// A packet from a raw socket that reaches a socket or kernel: what is said of it, where anything is.
 fn taken_raw(question: &Question, observed: &Observed) -> bool {
+    if let Kind::Error { .. } = question.kind {
+        return true;
+    }
     let Kind::Raw { flags, .. } = question.kind else {
         return false;
     };

@@ -10,6 +10,7 @@ mod net;
 mod packets;
 #[path = "../programs/mod.rs"]
 mod programs;
+mod sequences;
 mod wire;
 
 use std::collections::BTreeMap;

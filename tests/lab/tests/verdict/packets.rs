@@ -15,6 +15,8 @@ pub enum Kind {
     Exchange,
     /// One packet from a raw socket: TCP flags, or ICMP type and code.
     Raw { flags: u8, icmp: (u8, u8) },
+    /// An ICMP error about the packet, sent by this address to the packet's source.
+    Error { icmp: (u8, u8), by: IpAddr },
 }
 
 /// A packet to send.
@@ -46,6 +48,7 @@ impl fmt::Display for Question {
         )?;
         match self.kind {
             Kind::Exchange => {}
+            Kind::Error { icmp, by } => write!(f, " error {} {} by {by}", icmp.0, icmp.1)?,
             Kind::Raw { flags, .. } if self.protocol == TCP => write!(f, " raw flags {flags:#x}")?,
             Kind::Raw { .. } if self.protocol == UDP => write!(f, " raw")?,
             Kind::Raw { icmp, .. } => write!(f, " raw type {} code {}", icmp.0, icmp.1)?,
@@ -88,7 +91,7 @@ pub fn questions(seed: u64, number: usize, pod: bool, has_201: bool) -> Vec<Ques
 /// windows, but for one that begins anew.
 fn once_more(before: Question) -> Option<Question> {
     let (flags, icmp) = match (before.kind, before.protocol) {
-        (Kind::Raw { .. }, _) => return None,
+        (Kind::Raw { .. } | Kind::Error { .. }, _) => return None,
         (_, TCP) => (0x02, (0, 0)),
         (_, ICMPV6) => (0, (128, 0)),
         _ => (0, (8, 0)),

@@ -138,6 +138,7 @@ impl<'n> Wire<'n> {
         self.seen()?;
         match (question.kind, question.protocol) {
             (Kind::Raw { flags, icmp }, _) => self.raw(question, flags, icmp),
+            (Kind::Error { icmp, by }, _) => self.error(question, icmp, by),
             (_, TCP) => self.connection(question),
             (_, UDP) => self.datagrams(question),
             _ => self.echoes(question),
@@ -334,15 +335,34 @@ impl<'n> Wire<'n> {
         Ok(observed)
     }
 
+    fn error(&mut self, question: &Question, icmp: (u8, u8), by: IpAddr) -> Result<Observed> {
+        let mut observed = Observed::default();
+        let quoted = bytes(question, 2, (8, 0));
+        let bytes = error_bytes((by, question.src), icmp, &quoted);
+        self.send_bytes(question, &bytes, question.src)?;
+        let seen = self.seen()?;
+        for one in &seen {
+            if let Some(Transport::Icmp { kind, code, .. }) = transport(one)
+                && (*kind, *code) == icmp
+            {
+                push(&mut observed.turns[0], one);
+            }
+        }
+        Ok(observed)
+    }
+
     fn send_raw(&self, question: &Question, flags: u8, icmp: (u8, u8)) -> Result<Option<Errno>> {
-        let bytes = bytes(question, flags, icmp);
+        self.send_bytes(question, &bytes(question, flags, icmp), question.dst)
+    }
+
+    fn send_bytes(&self, question: &Question, bytes: &[u8], to: IpAddr) -> Result<Option<Errno>> {
         self.inside(question, || {
             let socket = open_as(question, SockType::Raw, SockProtocol::Raw)?;
             if question.mark != 0 {
                 setsockopt(&socket, sockopt::Mark, &question.mark).context("set a mark")?;
             }
-            let to = storage(question.dst, 0);
-            let sent = sendto(socket.as_raw_fd(), &bytes, &to, MsgFlags::empty());
+            let to = storage(to, 0);
+            let sent = sendto(socket.as_raw_fd(), bytes, &to, MsgFlags::empty());
             Ok(sent.err())
         })
     }
@@ -361,6 +381,9 @@ pub fn length(question: &Question) -> u32 {
     let v6 = question.src.is_ipv6();
     let head = if v6 { 40 } else { 20 };
     head + match (question.kind, question.protocol) {
+        (Kind::Error { .. }, TCP) => 8 + head + 20,
+        (Kind::Error { .. }, UDP) => 8 + head + 9,
+        (Kind::Error { .. }, _) => 8 + head + 8,
         (Kind::Exchange, TCP) => 40,
         (Kind::Raw { .. }, TCP) => 20,
         (_, UDP) => 9,
@@ -522,6 +545,37 @@ fn sum(words: &[u8], start: u32) -> u16 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     !u16::try_from(sum).unwrap_or_default()
+}
+
+/// An ICMP error from the IP header on.
+fn error_bytes((src, dst): (IpAddr, IpAddr), icmp: (u8, u8), quoted: &[u8]) -> Vec<u8> {
+    let mut body = vec![icmp.0, icmp.1, 0, 0, 0, 0, 0, 0];
+    body.extend(quoted);
+    let length = u16::try_from(body.len()).expect("a short packet");
+    let ends = match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => [src.octets(), dst.octets()].concat(),
+        (IpAddr::V6(src), IpAddr::V6(dst)) => [src.octets(), dst.octets()].concat(),
+        _ => panic!("addresses of two families"),
+    };
+    let check = if src.is_ipv4() {
+        sum(&body, 0)
+    } else {
+        sum(
+            &[ends.as_slice(), &body].concat(),
+            u32::from(length) + u32::from(ICMPV6),
+        )
+    };
+    body[2..4].copy_from_slice(&check.to_be_bytes());
+    let mut packet = if src.is_ipv4() {
+        let [high, low] = (20 + length).to_be_bytes();
+        vec![0x45, 0, high, low, 0, 0, 0x40, 0, 64, ICMP, 0, 0]
+    } else {
+        let [high, low] = length.to_be_bytes();
+        vec![0x60, 0, 0, 0, high, low, ICMPV6, 64]
+    };
+    packet.extend(ends);
+    packet.extend(body);
+    packet
 }
 
 /// The packet from the IP header on.
