@@ -494,6 +494,7 @@ fn ct(args: Args<'_>) -> Option<Expr> {
         Some(sreg) => Expr::CtSet {
             key,
             sreg: register(sreg)?,
+            dir: args.byte(3),
         },
         None => Expr::Ct {
             key,

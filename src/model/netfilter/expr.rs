@@ -147,6 +147,9 @@ pub enum Expr {
         key: CtKey,
         /// Value.
         sreg: Reg,
+        /// Direction it is for: 0 original, 1 reply; of zones alone.
+        #[serde(default)]
+        dir: Option<u8>,
     },
     /// Asks the routing tables (NFTA_FIB_*).
     Fib {

@@ -171,7 +171,7 @@ pub(super) fn eval<'a>(
             let load = ct::load(eval, vm, *key, *dir);
             store(vm, *dreg, load)
         }
-        Expr::CtSet { key, sreg } => ct::store(eval, vm, rule, *key, *sreg),
+        Expr::CtSet { key, sreg, .. } => ct::store(eval, vm, rule, *key, *sreg),
         Expr::Fib { dreg, .. } => {
             let load = reverse::load(eval, vm, expr);
             store(vm, *dreg, load)

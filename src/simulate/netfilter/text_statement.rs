@@ -17,12 +17,17 @@ impl Words<'_> {
                 let (name, show) = meta(*key);
                 format!("{name} set {}", self.value(*sreg, show))
             }
-            Expr::CtSet { key, sreg } => {
+            Expr::CtSet { key, sreg, dir } => {
+                let way = match dir {
+                    Some(0) => "original ",
+                    Some(_) => "reply ",
+                    None => "",
+                };
                 let (name, show) = ct(*key);
                 if matches!(key, CtKey::Eventmask | CtKey::Labels | CtKey::Other(_)) {
                     self.lose(&format!("ct {name} set"));
                 }
-                format!("ct {name} set {}", self.value(*sreg, show))
+                format!("ct {way}{name} set {}", self.value(*sreg, show))
             }
             Expr::PayloadSet {
                 base,
