@@ -4,7 +4,7 @@
 //! rules, and what [`super::detect_place`] says of any place on a way.
 
 use super::naming::Naming;
-use super::{Finding, detect_place, drift};
+use super::{Ask, Finding, detect_place, drift};
 
 /// What is wrong with some nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,15 +32,16 @@ pub struct NodeCheck {
     pub unknown: usize,
 }
 
-/// Looks at nodes whose own namespaces were read whole.
-pub fn check(naming: &Naming<'_>, nodes: &[String]) -> Checkup {
+/// Looks at nodes whose own namespaces were read whole. `ask` sends a packet past a node, as
+/// `simulate::Prepared::pass` does.
+pub fn check(naming: &Naming<'_>, nodes: &[String], ask: &mut Ask<'_>) -> Checkup {
     let mut checkup = Checkup::default();
     for node in nodes {
         let host = naming.topology.host(node);
         let read = host.and_then(|key| {
             let ns = naming.topology.netns(&key)?;
             Some((
-                drift::of_node(naming, &key, ns),
+                drift::of_node(naming, &key, ns, ask),
                 detect_place::of_netns(naming, &key, ns),
             ))
         });
@@ -67,7 +68,6 @@ pub fn check(naming: &Naming<'_>, nodes: &[String]) -> Checkup {
         checkup.findings.extend(drift.findings);
         checkup.unknown.extend(drift.unknown);
     }
-    let findings = &mut checkup.findings;
-    findings.sort_by(|a, b| (a.severity, a.code.code).cmp(&(b.severity, b.code.code)));
+    checkup.findings.sort_by_key(Finding::rank);
     checkup
 }

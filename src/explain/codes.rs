@@ -124,6 +124,23 @@ codes! {
     POLICY_IGNORED "NP0144" "kube-proxy's rules do not follow a traffic policy";
     /// Rules of two modes or backends of kube-proxy.
     TWO_PROXIES "NP0145" "rules of two kube-proxy modes act at once";
+    /// Something keeps packets from kube-proxy's rules, or leads them past these.
+    BYPASSED "NP0146" "packets do not reach kube-proxy's rules";
+    /// Endpoints do not get equal shares, or some packets go to none.
+    UNEVEN "NP0147" "kube-proxy's rules do not spread the load evenly";
+    /// Sources are hidden where they should be seen, or seen where they should be hidden.
+    MASQUERADE_DIFFERS "NP0148" "packets of Services are not masqueraded as they should be";
+    /// Nobody serves it, and senders are not told.
+    NOT_REFUSED "NP0149" "packets of a Service without endpoints are not refused";
+    /// Clients that may not come in do, or those that may do not.
+    RANGES_DIFFER "NP0150" "kube-proxy's rules do not follow loadBalancerSourceRanges";
+}
+
+impl Code {
+    /// Findings of this kind are the cause of others, and stand before them.
+    pub fn is_cause(self) -> bool {
+        [TWO_PROXIES, BYPASSED].contains(&self)
+    }
 }
 
 /// The code of this name, in any case, with or without leading `NP`.

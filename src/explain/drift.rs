@@ -1,29 +1,41 @@
 //! Drift: what kube-proxy should have written on a node, from the Services and EndpointSlices as that
 //! node sees them, against what the node's rules lead to.
 //!
-//! [`expect`] says which endpoints each port of a Service has from a node, [`proxy`] finds the sets of
-//! rules that a kube-proxy has written (mode iptables in both backends, nftables, ipvs), [`leads`] where
-//! they lead, [`compare`] what differs. What can't be read is said and never taken for agreement.
+//! [`expect`] says which endpoints each port of a Service has from a node. Two comparisons follow. [`answers`] sends
+//! packets of each kind of [`sender`] past the node and looks where they end ([`way`]): that finds whatever breaks a
+//! Service. [`proxy`] finds the sets of rules that a kube-proxy has written (mode iptables in both backends, nftables,
+//! ipvs), [`leads`] where they lead, [`compare`] what differs: that finds what no packet shows, and names the chain.
+//! What can't be read is said and never taken for agreement.
 
+mod answers;
 mod compare;
 mod expect;
 mod ipvs;
 mod leads;
 mod proxy;
 mod rule;
+mod sender;
+mod way;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::NsKey;
 use crate::model::names::{ServiceName, ServicePort};
 use crate::model::netns::NetNs;
-use crate::trace::Trace;
+use crate::trace::{Arrival, Passage, Trace};
 
 use super::naming::Naming;
-use super::{Finding, words};
+use super::{Finding, Severity, words};
+use answers::{Answers, Told};
 use compare::Comparison;
-use expect::{Portal, Skipped, expected};
-use proxy::{Proxy, proxies};
+use expect::{Expected, Portal, Skipped, expected};
+use proxy::{Kind, Proxy, proxies};
+
+/// Sends a packet past a node, and gives the ways that it may take there.
+pub type Ask<'a> = dyn FnMut(&Arrival) -> Vec<Passage> + 'a;
+
+/// Differences of a set of rules that nobody keeps up to date, which are told one by one.
+const TOLD: usize = 5;
 
 /// What was compared on a node, and what differs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,7 +51,12 @@ pub struct NodeDrift {
 }
 
 /// Compares all Services with the rules in a node's own namespace, which were read whole.
-pub(super) fn of_node(naming: &Naming<'_>, key: &NsKey, ns: &NetNs) -> NodeDrift {
+pub(super) fn of_node(
+    naming: &Naming<'_>,
+    key: &NsKey,
+    ns: &NetNs,
+    ask: &mut Ask<'_>,
+) -> NodeDrift {
     let node = &key.node;
     let names = naming.names;
     let mut drift = NodeDrift::default();
@@ -68,13 +85,22 @@ pub(super) fn of_node(naming: &Naming<'_>, key: &NsKey, ns: &NetNs) -> NodeDrift
     }
     let mut unexpected = BTreeSet::new();
     for v6 in [false, true] {
-        let mut of_family = found.iter().filter(|proxy| proxy.v6 == v6).peekable();
-        if of_family.peek().is_none() {
-            let wanted = names.services.iter().any(|service| {
-                let ports = expected(service, node, known, v6);
-                ports.is_ok_and(|ports| ports.iter().any(|port| !port.cluster.must.is_empty()))
-            });
-            if wanted {
+        let of_family: Vec<&Proxy<'_>> = found.iter().filter(|proxy| proxy.v6 == v6).collect();
+        let mut ports: Vec<Expected<'_>> = Vec::new();
+        let mut portals: BTreeSet<Portal> = BTreeSet::new();
+        for service in &names.services {
+            match expected(service, node, known, v6) {
+                Ok(own) => ports.extend(own),
+                Err(Skipped::Rightly) => {}
+                Err(Skipped::Unknown(_)) if of_family.is_empty() => {}
+                Err(Skipped::Unknown(why)) => {
+                    portals.extend(all_portals(service));
+                    unexpected.insert((why, format!("{}/{}", service.namespace, service.name)));
+                }
+            }
+        }
+        if of_family.is_empty() {
+            if ports.iter().any(|port| !port.cluster.must.is_empty()) {
                 let family = if v6 { "IPv6" } else { "IPv4" };
                 drift.unknown.push(format!(
                     "no {family} rules of a kube-proxy were found on {node}: either another program serves its Services, whose rules can't be compared, or kube-proxy has written none"
@@ -82,40 +108,78 @@ pub(super) fn of_node(naming: &Naming<'_>, key: &NsKey, ns: &NetNs) -> NodeDrift
             }
             continue;
         }
-        for proxy in of_family {
+        let all = ports.iter().flat_map(|port| &port.portals);
+        portals.extend(all.map(|(portal, _)| *portal));
+        drift.ports += ports.len().saturating_mul(of_family.len());
+        let mut asked = Vec::new();
+        let mut told = BTreeMap::new();
+        // Mode ipvs is compared by its servers alone.
+        let readable = ns.nft.missing().is_none() && ns.legacy.missing().is_none();
+        if readable && of_family.iter().all(|proxy| proxy.kind != Kind::Ipvs) {
+            let mut answers = Answers::new(naming, (key, ns), (&of_family, v6), &mut *ask);
+            for port in &ports {
+                answers.port(port);
+            }
+            told = answers.finish(&mut asked, &mut drift.unknown);
+        }
+        let mut sets = Vec::new();
+        for proxy in &of_family {
             let mut comparison = Comparison::new(naming, key, proxy, true);
-            let mut portals: BTreeSet<Portal> = BTreeSet::new();
-            for service in &names.services {
-                match expected(service, node, known, v6) {
-                    Ok(ports) => {
-                        for port in &ports {
-                            drift.ports = drift.ports.saturating_add(1);
-                            portals.extend(port.portals.iter().map(|(portal, _)| *portal));
-                            comparison.port(port, None);
-                        }
-                    }
-                    Err(Skipped::Rightly) => {}
-                    Err(Skipped::Unknown(why)) => {
-                        portals.extend(all_portals(service));
-                        unexpected.insert((why, format!("{}/{}", service.namespace, service.name)));
-                    }
-                }
+            comparison.told(told.clone());
+            for port in &ports {
+                comparison.port(port, None);
             }
             if listed {
                 comparison.stale(&portals);
             }
-            comparison.unhooked();
-            comparison.finish(&mut drift.findings, &mut drift.unknown);
+            if told.values().all(|told| *told == Told::Unknown) {
+                comparison.unhooked();
+            }
+            let mut differs = Vec::new();
+            comparison.finish(&mut differs, &mut drift.unknown);
+            sets.push((words_of(proxy), differs));
         }
-        drift
-            .findings
-            .extend(compare::two_sets(naming, key, &found, v6));
+        let several = compare::two_sets(naming, key, &found, v6);
+        drift.findings.extend(together(several, sets, &asked));
+        drift.findings.extend(asked);
     }
     for (why, service) in unexpected {
         drift.unknown.push(format!("{service} on {node}: {why}"));
     }
     drift.proxies = found.iter().map(words_of).collect();
     drift
+}
+
+/// Where several sets of rules act, the one that agrees best is the one that is kept up to date; what differs in
+/// the others follows from their being there.
+fn together(
+    several: Option<Finding>,
+    mut sets: Vec<(String, Vec<Finding>)>,
+    asked: &[Finding],
+) -> Vec<Finding> {
+    let Some(mut cause) = several else {
+        return sets.into_iter().flat_map(|(_, differs)| differs).collect();
+    };
+    let weight =
+        |differs: &[Finding]| -> usize { differs.iter().map(|own| own.evidence.len()).sum() };
+    sets.sort_by_key(|(_, differs)| weight(differs));
+    let mut sets = sets.into_iter();
+    let kept = sets.next().map(|(_, differs)| differs).unwrap_or_default();
+    for (set, differs) in sets {
+        let more = differs.len().saturating_sub(TOLD);
+        for own in differs.into_iter().take(TOLD) {
+            cause.evidence.push(format!("{set}: {}", own.title));
+        }
+        if more > 0 {
+            cause
+                .evidence
+                .push(format!("{set}: and {more} more that differ"));
+        }
+    }
+    if asked.iter().any(|own| own.severity == Severity::Error) {
+        cause.severity = Severity::Error;
+    }
+    std::iter::once(cause).chain(kept).collect()
 }
 
 /// Compares what a flow asks for with the rules that its packets met, as far as these were read.

@@ -25,6 +25,7 @@ use serde::Serialize;
 
 pub use check::{Checkup, NodeCheck, check};
 pub use codes::{Code, Severity};
+pub use drift::Ask;
 pub use existing::ExistingFlow;
 pub use naming::{ChainNames, Naming};
 pub use steps::StepView;
@@ -258,6 +259,13 @@ pub struct Finding {
     pub branches: Vec<usize>,
 }
 
+impl Finding {
+    /// Errors come first, and of each severity what causes others.
+    fn rank(&self) -> (Severity, bool, &'static str) {
+        (self.severity, !self.code.is_cause(), self.code.code)
+    }
+}
+
 /// Puts traces into words and finds what is wrong.
 pub fn explain(question: &Question<'_>) -> Explanation {
     let naming = &question.naming;
@@ -282,7 +290,7 @@ pub fn explain(question: &Question<'_>) -> Explanation {
         findings.push(finding);
     }
     findings.extend(drift::of_flow(naming, traces()));
-    findings.sort_by(|a, b| (a.severity, a.code.code).cmp(&(b.severity, b.code.code)));
+    findings.sort_by_key(Finding::rank);
     Explanation {
         source: question.source.clone(),
         destination: question.destination.clone(),

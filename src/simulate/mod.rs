@@ -20,6 +20,7 @@ pub(crate) mod memory;
 pub(crate) mod neigh;
 pub(crate) mod netfilter;
 pub(crate) mod output;
+mod pass;
 pub mod peer;
 pub(crate) mod skb;
 pub(crate) mod socket;
@@ -47,7 +48,7 @@ use crate::model::netns::NetNs;
 use crate::model::packet::{ICMP, ICMPV6, L4, Packet, SCTP, TCP, UDP};
 use crate::model::topology::Topology;
 use crate::model::want::{Depth, NsTarget, Want};
-use crate::trace::Trace;
+use crate::trace::{Arrival, Passage, Trace};
 
 /// Facts that were lacking, by node.
 pub type Wants = BTreeMap<String, BTreeSet<Want>>;
@@ -134,6 +135,8 @@ pub(crate) struct Cx<'a> {
     pub(crate) wants: Wants,
     /// Ways that ended so far, of all packets of the question.
     pub(crate) ended: usize,
+    /// Rules that keep packets from being translated leave a step, too.
+    pub(crate) witness: bool,
 }
 
 impl Cx<'_> {
@@ -197,6 +200,16 @@ impl<'a> Prepared<'a> {
             .collect()
     }
 
+    /// Sends a new packet past one node, and gives the ways it may take there; none where no device leads to its
+    /// source. No neighbour is asked, and no answer followed.
+    pub fn pass(&mut self, arrival: &Arrival, limits: &Limits) -> Vec<Passage> {
+        let mut cx = self.cx(limits);
+        cx.witness = true;
+        let passages = pass::pass(&mut cx, arrival);
+        self.index = cx.index;
+        passages
+    }
+
     fn cx(&mut self, limits: &Limits) -> Cx<'a> {
         Cx {
             topology: self.topology,
@@ -204,6 +217,7 @@ impl<'a> Prepared<'a> {
             limits: *limits,
             wants: Wants::new(),
             ended: 0,
+            witness: false,
         }
     }
 

@@ -354,7 +354,8 @@ pub(crate) fn follow(cx: &mut Cx<'_>, start: Walk, next: Next) -> Vec<Finished> 
     finished
 }
 
-fn stage(cx: &mut Cx<'_>, walk: Walk, next: &Next) -> Ways {
+/// One stage.
+pub(crate) fn stage(cx: &mut Cx<'_>, walk: Walk, next: &Next) -> Ways {
     match *next {
         Next::LocalOut(oif) => output::local_out(cx, walk, oif),
         Next::Postrouting(out) => output::postrouting(cx, walk, out),

@@ -6,6 +6,7 @@
 
 pub mod disposition;
 pub mod evidence;
+pub mod passage;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +15,7 @@ use crate::model::packet::Packet;
 
 pub use disposition::{Disposition, DropReason, RejectWith};
 pub use evidence::Evidence;
+pub use passage::{Arrival, Passage, PassageEnd};
 
 /// One way a packet may take, with the share of packets that take it, and the way of the answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -215,6 +215,20 @@ impl<'a> Dump<'a> {
         said(&lines)
     }
 
+    /// What of the rules could not be said in the words of a program that was asked for.
+    pub fn lost(&self) -> Vec<String> {
+        let Some(syntax) = self.syntax else {
+            return Vec::new();
+        };
+        let lines = netfilter::only(self.ns, syntax);
+        let lost = lines
+            .iter()
+            .filter_map(|line| line.trim_start().strip_prefix("# lost: "))
+            // Another program's tables are not lost: its own words tell them.
+            .filter(|line| !line.starts_with("table "));
+        lost.map(str::to_owned).collect()
+    }
+
     /// Who makes the tables, chains and sets of a dump of rules, and what for: a line each, behind the dump.
     pub fn labels(&self, naming: &Naming<'_>) -> String {
         let mut lines = Vec::new();

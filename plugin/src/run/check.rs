@@ -7,7 +7,7 @@ use netpath::explain::{Checkup, Naming, check};
 use netpath::model::names::Names;
 use netpath::model::topology::Topology;
 use netpath::model::want::{Depth, NsTarget, Want};
-use netpath::simulate::Wants;
+use netpath::simulate::{Limits, Prepared, Wants};
 
 use super::place::{Done, Read, Wish, everywhere, read};
 use super::progress::Progress;
@@ -99,7 +99,11 @@ fn of(topology: &Topology, names: &Names, nodes: &[String]) -> Checkup {
         names,
         chains: &chains,
     };
-    check(&naming, nodes)
+    let mut prepared = Prepared::new(topology);
+    let limits = Limits::default();
+    check(&naming, nodes, &mut |arrival| {
+        prepared.pass(arrival, &limits)
+    })
 }
 
 /// The nodes to look at: those typed, else all that are known. Errors: one that a file does not know.

@@ -214,7 +214,12 @@ fn show(
         }
         Format::Json | Format::Yaml => super::print_data(&dump.data(), args.output)?,
     }
-    if dump.is_missing() {
+    // What has no words stands in comments, which a program that loads the text passes over.
+    let lost = dump.lost();
+    for line in &lost {
+        super::say(&format!("warning: not printed: {line}"));
+    }
+    if dump.is_missing() || !lost.is_empty() {
         return Ok(super::INCONCLUSIVE);
     }
     Ok(code)

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::NsKey;
 
+use super::answers::Told;
 use super::expect::{Ends, Entry, Expected, Portal, Target};
 use super::leads::{Leads, Way};
-use super::proxy::{Kind, Known, Look, Proxy};
+use super::proxy::{Kind, Known, Look, Proxy, unhooked_words};
 use super::rule::Sticky;
 use super::{words, words_of};
 use crate::explain::codes::{self, Code, Severity};
@@ -16,9 +17,17 @@ use crate::explain::{Finding, Place};
 
 /// Rules that could not be told apart are named one by one up to here.
 const NAMED: usize = 3;
+/// Findings of one kind up to here stand alone.
+const MANY: usize = 5;
+/// Lines of evidence of a finding that stands for many.
+const LINES: usize = 50;
 
 /// Comparison of one set of rules.
 pub(super) struct Comparison<'a> {
+    /// What the answers to packets tell of ways in.
+    told: BTreeMap<Portal, Told>,
+    /// Ports of Services that were compared.
+    ports: usize,
     naming: &'a Naming<'a>,
     key: &'a NsKey,
     proxy: &'a Proxy<'a>,
@@ -43,6 +52,8 @@ struct Group {
 impl<'a> Comparison<'a> {
     pub fn new(naming: &'a Naming<'a>, key: &'a NsKey, proxy: &'a Proxy<'a>, whole: bool) -> Self {
         Self {
+            told: BTreeMap::new(),
+            ports: 0,
             naming,
             key,
             proxy,
@@ -52,8 +63,15 @@ impl<'a> Comparison<'a> {
         }
     }
 
+    /// Takes in what the answers to packets tell of ways in: where these tell it, rules that can't be read do not
+    /// matter.
+    pub fn told(&mut self, told: BTreeMap<Portal, Told>) {
+        self.told = told;
+    }
+
     /// Compares a Service's port, or of it one way in.
     pub fn port(&mut self, port: &Expected<'_>, only: Option<Portal>) {
+        self.ports = self.ports.saturating_add(1);
         for (portal, entry) in &port.portals {
             if only.is_none_or(|only| only == *portal) {
                 self.portal(port, *portal, *entry);
@@ -63,20 +81,26 @@ impl<'a> Comparison<'a> {
 
     fn portal(&mut self, port: &Expected<'_>, portal: Portal, entry: Entry) {
         let name = port.name();
+        let told = self.told.get(&portal).copied();
         let (by, leads) = match self.proxy.look(portal) {
             Look::Found(by, leads) => (by, leads),
+            Look::Unknown(_) | Look::NotRead if told.is_some() => return,
             Look::Unknown(why) => return self.untold(why, name),
             Look::NotRead => return self.untold("its rules were not read".to_owned(), name),
             Look::Nothing => {
                 // Of a flow without rules the trace says so itself.
-                if self.whole && entry != Entry::Optional && !self.ends(port, entry).must.is_empty()
-                {
+                let must = !self.ends(port, entry).must.is_empty();
+                let serves = told == Some(Told::Agrees);
+                if self.whole && entry != Entry::Optional && must && !serves {
                     let line = format!("no rule takes {} in", words_of_portal(portal));
                     self.add(codes::UNTRANSLATED, name, "", line);
                 }
                 return;
             }
         };
+        if told.is_some() && (leads.unknown.is_some() || leads.not_read) {
+            return;
+        }
         if let Some(why) = &leads.unknown {
             return self.untold(why.clone(), name);
         }
@@ -249,8 +273,8 @@ impl<'a> Comparison<'a> {
     /// Hooks from which nothing leads to the rules.
     pub fn unhooked(&mut self) {
         for hook in self.proxy.unhooked() {
-            let line = format!("no base chain at hook {hook} leads to the rules of Services");
-            let group = self.add(codes::UNTRANSLATED, String::new(), "", line);
+            let line = unhooked_words(hook);
+            let group = self.add(codes::BYPASSED, String::new(), "", line);
             hook.clone_into(&mut group.object);
         }
     }
@@ -295,6 +319,7 @@ impl<'a> Comparison<'a> {
     pub fn finish(self, findings: &mut Vec<Finding>, unknown: &mut Vec<String>) {
         let node = &self.key.node;
         let set = words_of(self.proxy);
+        let before = findings.len();
         for ((_, name), group) in &self.found {
             let addrs: Vec<String> = group
                 .targets
@@ -352,7 +377,11 @@ impl<'a> Comparison<'a> {
                 code: group.code,
                 title,
                 severity: match group.code {
-                    codes::UNTRANSLATED | codes::NO_SUCH_ENDPOINT => Severity::Error,
+                    codes::UNTRANSLATED | codes::NO_SUCH_ENDPOINT | codes::BYPASSED => {
+                        Severity::Error
+                    }
+                    // Nothing is left to be led to.
+                    codes::ENDPOINT_MISSING if group.targets.len() == group.of => Severity::Error,
                     _ => Severity::Warning,
                 },
                 place: Place {
@@ -365,19 +394,79 @@ impl<'a> Comparison<'a> {
                 branches: Vec::new(),
             });
         }
-        for (why, names) in self.unknown {
-            let some: Vec<&str> = names.iter().map(String::as_str).take(NAMED).collect();
-            let more = names.len().saturating_sub(some.len());
-            let more = if more == 0 {
-                String::new()
-            } else {
-                format!(" and {more} more")
-            };
-            unknown.push(format!(
-                "{}{more} on {node} ({set}) can't be compared: {why}",
-                some.join(", ")
-            ));
+        for (why, names) in &self.unknown {
+            unknown.push(incomparable(names, node, &set, why));
         }
+        several(findings, before, self.ports);
+    }
+}
+
+/// What can't be compared.
+pub(super) fn incomparable(names: &BTreeSet<String>, node: &str, how: &str, why: &str) -> String {
+    let some: Vec<&str> = names.iter().map(String::as_str).take(NAMED).collect();
+    let more = match names.len().saturating_sub(some.len()) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!(
+        "{}{more} on {node} ({how}) can't be compared: {why}",
+        some.join(", ")
+    )
+}
+
+/// Makes one finding of many of a kind, from `first` on: they most likely have one cause.
+fn several(findings: &mut Vec<Finding>, first: usize, ports: usize) {
+    let new = findings.split_off(first.min(findings.len()));
+    let mut kinds: Vec<(Code, Vec<Finding>)> = Vec::new();
+    for finding in new {
+        match kinds.iter_mut().find(|(code, _)| *code == finding.code) {
+            Some((_, own)) => own.push(finding),
+            None => kinds.push((finding.code, vec![finding])),
+        }
+    }
+    for (code, own) in kinds {
+        if own.len() <= MANY {
+            findings.extend(own);
+            continue;
+        }
+        let number = own.len();
+        let lines = own.iter().map(|one| match one.evidence.first() {
+            Some(line) => format!("{}: {line}", one.title),
+            None => one.title.clone(),
+        });
+        let mut evidence: Vec<String> = lines.take(LINES).collect();
+        let more = number.saturating_sub(evidence.len());
+        if more > 0 {
+            evidence.push(format!("and {more} more like these"));
+        }
+        let severity = own.iter().map(|one| one.severity).min();
+        let Some(mut one) = own.into_iter().next() else {
+            continue;
+        };
+        let node = &one.place.node;
+        one.title = match code {
+            codes::UNTRANSLATED => {
+                format!("no rule on {node} translates {number} of {ports} Service ports")
+            }
+            codes::SERVICE_GONE => {
+                format!("rules on {node} are left of {number} Services that are gone")
+            }
+            codes::ENDPOINT_MISSING => {
+                format!("the rules on {node} miss endpoints of {number} of {ports} Service ports")
+            }
+            codes::NO_SUCH_ENDPOINT => format!(
+                "the rules on {node} lead {number} of {ports} Service ports to what is no endpoint of theirs"
+            ),
+            _ => format!(
+                "the same on {node} of {number} of {ports} Service ports: {}",
+                code.title
+            ),
+        };
+        one.severity = severity.unwrap_or(one.severity);
+        one.evidence = evidence;
+        let set = one.place.object.take();
+        one.place.object = set.and_then(|set| set.split(", ").next().map(str::to_owned));
+        findings.push(one);
     }
 }
 
@@ -423,7 +512,7 @@ pub(super) fn two_sets(
 }
 
 /// `10.96.0.10:80/tcp`, `NodePort 30080/tcp`.
-fn words_of_portal(portal: Portal) -> String {
+pub(super) fn words_of_portal(portal: Portal) -> String {
     let protocol = words::protocol(portal.protocol);
     match portal.addr {
         Some(addr) => format!("{}/{protocol}", words::socket_addr(addr, Some(portal.port))),
@@ -431,7 +520,8 @@ fn words_of_portal(portal: Portal) -> String {
     }
 }
 
-fn mend(naming: &Naming<'_>, node: &str) -> String {
+/// How to mend rules that a kube-proxy should have written.
+pub(super) fn mend(naming: &Naming<'_>, node: &str) -> String {
     let mut pods = naming.names.pods.iter();
     let own =
         pods.find(|pod| pod.node.as_deref() == Some(node) && pod.name.starts_with("kube-proxy"));

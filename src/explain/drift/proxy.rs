@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use crate::model::Section;
 use crate::model::netfilter::{
-    Backend, Elements, Family, Hook, Ruleset, Set, SetData, SetElem, Sieved, Table, Verdict,
+    Backend, Elements, Expr, Family, Hook, Ruleset, Set, SetData, SetElem, Sieved, Table, Verdict,
 };
 use crate::model::netns::NetNs;
 
@@ -57,6 +57,8 @@ pub(super) struct Proxy<'a> {
     pub kind: Kind,
     /// Family.
     pub v6: bool,
+    /// Why none of it acts, where that is so.
+    pub idle: Option<String>,
     rules: Rules<'a>,
 }
 
@@ -116,25 +118,59 @@ pub(super) fn proxies(ns: &NetNs) -> Vec<Proxy<'_>> {
             (Backend::Legacy, "nat") => Kind::IptablesLegacy,
             _ => continue,
         };
+        let entrance = entrance(kind);
         let rules = if kind == Kind::Nftables {
-            table
-                .chains
-                .contains_key("services")
-                .then_some(Rules::Nftables(table))
+            let there = table.chains.contains_key(entrance) || table.chains_complete;
+            there.then_some(Rules::Nftables(table))
         } else {
             Iptables::of(table, v6).map(Rules::Iptables)
         };
-        if let Some(rules) = rules.filter(|_| !table.dormant) {
-            found.push(Proxy { kind, v6, rules });
+        let place = || format!("table {} {}", table.family.name(), table.name);
+        let idle = if table.dormant {
+            Some(format!("{} is dormant, none of its chains acts", place()))
+        } else if table.chains.contains_key(entrance) {
+            None
+        } else {
+            Some(format!("{} has no chain {entrance}", place()))
+        };
+        if let Some(rules) = rules {
+            found.push(Proxy {
+                kind,
+                v6,
+                idle,
+                rules,
+            });
         }
     }
     found.extend([false, true].into_iter().filter_map(|v6| {
         let rules = Rules::Ipvs(Servers::of(ns, v6)?);
         let kind = Kind::Ipvs;
-        Some(Proxy { kind, v6, rules })
+        let idle = None;
+        Some(Proxy {
+            kind,
+            v6,
+            idle,
+            rules,
+        })
     }));
+    // What does not act counts where nothing else does.
+    let acts = |v6: bool, found: &[Proxy<'_>]| {
+        let mut own = found.iter().filter(|own| own.v6 == v6);
+        own.any(|own| own.idle.is_none())
+    };
+    let acting = [false, true].map(|v6| acts(v6, &found));
+    found.retain(|own| own.idle.is_none() || !acting[usize::from(own.v6)]);
     found.sort_by_key(|proxy| (proxy.v6, proxy.kind));
     found
+}
+
+/// The chain by which packets come to the rules of Services.
+fn entrance(kind: Kind) -> &'static str {
+    if kind == Kind::Nftables {
+        "services"
+    } else {
+        "KUBE-SERVICES"
+    }
 }
 
 impl<'a> Proxy<'a> {
@@ -154,9 +190,10 @@ impl<'a> Proxy<'a> {
             Rules::Nftables(table) => {
                 let mut all = Vec::new();
                 for (name, by_address) in [("service-ips", true), ("service-nodeports", false)] {
-                    let elements = table.sets.get(name).map(|set| &set.elements);
-                    let Some(Elements::Known(elements)) = elements else {
-                        return None;
+                    let elements = match table.sets.get(name).map(|set| &set.elements) {
+                        Some(Elements::Known(elements)) => elements,
+                        None if table.sets_complete => continue,
+                        _ => return None,
                     };
                     all.extend(elements.iter().filter_map(|element| {
                         let portal = portal_of(&element.key, by_address, self.v6)?;
@@ -182,11 +219,10 @@ impl<'a> Proxy<'a> {
 
     /// Hooks at which no base chain leads to the rules, by the name of the chain that should.
     pub fn unhooked(&self) -> Vec<&'static str> {
-        let (table, to) = match &self.rules {
-            Rules::Iptables(rules) => (rules.table, "KUBE-SERVICES"),
-            Rules::Nftables(table) => (*table, "services"),
-            Rules::Ipvs(_) => return Vec::new(),
+        let Some(table) = self.table().filter(|_| self.idle.is_none()) else {
+            return Vec::new();
         };
+        let to = entrance(self.kind);
         [Hook::Prerouting, Hook::Output]
             .into_iter()
             .filter(|hook| {
@@ -208,11 +244,119 @@ impl<'a> Proxy<'a> {
             .map(Hook::name)
             .collect()
     }
+
+    /// Whether NodePorts are for loopback addresses alone, as the rules say.
+    pub fn node_ports_are_local(&self) -> bool {
+        let Some(table) = self.table() else {
+            return false;
+        };
+        let loopback = |key: &[u8]| match *key {
+            [first, _, _, _] => first == 127,
+            [.., last] => key.len() == 16 && last == 1 && key.iter().rev().skip(1).all(|b| *b == 0),
+            [] => false,
+        };
+        if let Some(Elements::Known(elements)) =
+            table.sets.get("nodeport-ips").map(|set| &set.elements)
+        {
+            return !elements.is_empty() && elements.iter().all(|element| loopback(&element.key));
+        }
+        let rules = table
+            .chains
+            .get(entrance(self.kind))
+            .and_then(|chain| chain.rules.known());
+        let to_ports = rules.into_iter().flatten().filter_map(|rule| {
+            let found = facts(table, rule, self.v6);
+            let own = matches!(found.act, Some(Act::Jump("KUBE-NODEPORTS")));
+            own.then_some(found.dst)
+        });
+        let mut any = false;
+        for dst in to_ports {
+            any = true;
+            if !matches!(dst, Some((prefix, false)) if prefix.addr().is_loopback()) {
+                return false;
+            }
+        }
+        any
+    }
+
+    fn table(&self) -> Option<&'a Table> {
+        match &self.rules {
+            Rules::Iptables(rules) => Some(rules.table),
+            Rules::Nftables(table) => Some(table),
+            Rules::Ipvs(_) => None,
+        }
+    }
+
+    /// Why packets for a way in do not come to its rules at a hook, where that is plain from the rules. `own` is
+    /// the address that they come to, where it is one of the node's own.
+    pub fn unreached(&self, portal: Portal, own: Option<IpAddr>, hook: Hook) -> Option<String> {
+        if let Some(why) = &self.idle {
+            return Some(why.clone());
+        }
+        if self.unhooked().contains(&hook.name()) {
+            return Some(unhooked_words(hook.name()));
+        }
+        let table = self.table()?;
+        let rules = table.chains.get(entrance(self.kind))?.rules.known()?;
+        let missing = if self.kind == Kind::Nftables {
+            let map = if portal.addr.is_some() {
+                "service-ips"
+            } else {
+                "service-nodeports"
+            };
+            let asks = |expr: &Expr| matches!(expr, Expr::Lookup { set, .. } if set == map);
+            let asked = rules.iter().any(|rule| rule.exprs.iter().any(asks));
+            (!asked).then(|| format!("no rule of chain services looks into map {map}"))
+        } else {
+            let leads = rules.iter().any(|rule| {
+                let found = facts(table, rule, self.v6);
+                matches!(
+                    found.act,
+                    Some(Act::Jump("KUBE-NODEPORTS") | Act::Goto("KUBE-NODEPORTS"))
+                )
+            });
+            (portal.addr.is_none() && !leads)
+                .then(|| "no rule of chain KUBE-SERVICES leads to KUBE-NODEPORTS".to_owned())
+        };
+        missing.or_else(|| {
+            let set = table.sets.get("nodeport-ips")?;
+            let own = own.filter(|_| portal.addr.is_none())?;
+            let Elements::Known(elements) = &set.elements else {
+                return None;
+            };
+            let key = match own {
+                IpAddr::V4(own) => own.octets().to_vec(),
+                IpAddr::V6(own) => own.octets().to_vec(),
+            };
+            let held = elements.iter().any(|element| element.key == key);
+            (!held).then(|| format!("set nodeport-ips does not hold {own}"))
+        })
+    }
+}
+
+/// A hook from which nothing leads to the rules, in words.
+pub(super) fn unhooked_words(hook: &str) -> String {
+    format!("no base chain at hook {hook} leads to the rules of Services")
 }
 
 impl<'a> Iptables<'a> {
     fn of(table: &'a Table, v6: bool) -> Option<Self> {
-        let chain = table.chains.get("KUBE-SERVICES")?;
+        let Some(chain) = table.chains.get("KUBE-SERVICES") else {
+            // The chains that it led to tell whose table it was.
+            let left = |name: &String| {
+                ["KUBE-SVC-", "KUBE-SEP-", "KUBE-EXT-"]
+                    .iter()
+                    .any(|own| name.starts_with(own))
+            };
+            let whole = table.chains_complete && table.chains.keys().any(left);
+            return whole.then(|| Self {
+                table,
+                services: Index::new(),
+                sieved: None,
+                opaque: None,
+                node_ports: Some(Index::new()),
+            });
+        };
         let mut opaque = None;
         let services = match &chain.rules {
             Section::Known(_) => index(table, "KUBE-SERVICES", v6, &mut opaque),
@@ -333,7 +477,7 @@ fn nftables(table: &Table, portal: Portal, v6: bool) -> Look {
     };
     let Some(set) = table.sets.get(name) else {
         return if table.sets_complete {
-            Look::Unknown(format!("table kube-proxy has no map {name}"))
+            Look::Nothing
         } else {
             Look::NotRead
         };

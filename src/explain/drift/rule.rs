@@ -254,16 +254,18 @@ impl<'a> Reader<'a> {
     }
 
     fn lookup(&mut self, set: &'a str, sreg: Reg, dreg: Option<Reg>, inverted: bool) {
-        let dynamic = self
-            .table
-            .sets
-            .get(set)
-            .is_some_and(|set| set.flags.dynamic);
+        let found = self.table.sets.get(set);
+        let dynamic = found.is_some_and(|set| set.flags.dynamic);
         match (self.get(sreg), dreg) {
             (Held::Number, Some(0)) => self.act(Act::Choose(set)),
             (Held::Number, Some(dreg)) => self.hold(dreg, Held::Data(set)),
-            // The set's own timeout is not read.
-            (Held::Saddr, None) if dynamic && !inverted => self.facts.sticky = Sticky::Unsaid,
+            (Held::Saddr, None) if dynamic && !inverted => {
+                let timeout = found.map_or(0, |set| set.decl.timeout_ms / 1000);
+                self.facts.sticky = match u32::try_from(timeout) {
+                    Ok(0) | Err(_) => Sticky::Unsaid,
+                    Ok(seconds) => Sticky::Seconds(seconds),
+                };
+            }
             (_, Some(dreg)) => {
                 self.hold(dreg, Held::Other);
                 self.facts.other = true;

@@ -11,11 +11,15 @@ use crate::model::netfilter::{
     Backend, Chain, CmpOp, Elements, Expr, Family, MetaKey, PayloadBase, Rule, Ruleset, Set,
     SetData, SetDecl, SetElem, SetFlags, Sieved, Table, Verdict,
 };
+use crate::model::netfilter::{ChainKind, Hook};
 use crate::model::netns::NsIdentity;
+use crate::model::packet::{L4, Packet};
 use crate::model::snapshot::NodeSnapshot;
 use crate::model::topology::Topology;
 use crate::model::xtables::{HeaderMatch, Statistic, XtMatch, XtTarget};
 use crate::model::{NetNsId, Section};
+use crate::trace::evidence::ChainRef;
+use crate::trace::{Evidence, PassageEnd, Step, StepKind};
 
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 const ENDS: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 244, 1, 2), Ipv4Addr::new(10, 244, 2, 3)];
@@ -225,6 +229,15 @@ fn nftables() -> Table {
 
 /// Codes with evidence, and what is unknown, of node n1 with these tables.
 fn drift(tables: &[Table], names: &Names) -> (Vec<(&'static str, String)>, Vec<String>) {
+    asked(tables, names, &mut |_| Vec::new())
+}
+
+/// The same where packets that are sent past the node end so.
+fn asked(
+    tables: &[Table],
+    names: &Names,
+    ask: &mut Ask<'_>,
+) -> (Vec<(&'static str, String)>, Vec<String>) {
     let netns = NetNsId { dev: 4, ino: 1 };
     let mut ns = NetNs::new(NsIdentity {
         id: netns,
@@ -257,7 +270,7 @@ fn drift(tables: &[Table], names: &Names) -> (Vec<(&'static str, String)>, Vec<S
         node: "n1".to_owned(),
         netns,
     };
-    let drift = of_node(&naming, &key, &ns);
+    let drift = of_node(&naming, &key, &ns, ask);
     let findings = drift.findings.into_iter();
     let words = findings.map(|found| {
         let hook = |line: &String| line.contains("no base chain");
@@ -511,4 +524,213 @@ fn native_destinations_are_read_from_their_bytes() {
     assert_eq!(found.dport, Some(80));
     assert_eq!(found.act, Some(rule::Act::Jump("x")));
     assert!(!found.other && found.opaque.is_none());
+}
+
+/// A way of a packet: the endpoint that it is led to, and whether its source is hidden.
+fn passage(arrival: &Arrival, share: f64, to: Option<usize>, hidden: bool) -> Passage {
+    let packet = Packet {
+        eth: None,
+        src: arrival.from.unwrap_or([10, 88, 0, 11].into()),
+        dst: arrival.dst,
+        ttl: 64,
+        tos: 0,
+        df: true,
+        len: 60,
+        l4: L4::Tcp {
+            sport: None,
+            dport: Some(arrival.dport),
+            flags: 2,
+        },
+        inner: None,
+    };
+    let step = |kind, hook, chain: &str, text: &str| {
+        Step::new(kind, "done").with(Evidence::NetfilterRule {
+            base: ChainRef {
+                backend: Backend::Legacy,
+                family: Family::Ip,
+                table: "nat".to_owned(),
+                chain: "PREROUTING".to_owned(),
+                hook,
+                priority: -100,
+                kind: ChainKind::Nat,
+            },
+            chain: chain.to_owned(),
+            handle: 7,
+            text: text.to_owned(),
+            comment: None,
+            counters: None,
+        })
+    };
+    let hook = match arrival.from {
+        Some(_) => Hook::Prerouting,
+        None => Hook::Output,
+    };
+    let mut led = packet.clone();
+    let mut steps = Vec::new();
+    match to {
+        Some(end) => {
+            led.dst = ENDS[end].into();
+            led.set_dport(Some(8080));
+            steps.push(step(StepKind::Nat, hook, "KUBE-SEP-1", "-j DNAT"));
+        }
+        None => steps.push(step(StepKind::Netfilter, hook, "PREROUTING", "-j ACCEPT")),
+    }
+    let hairpin = to.is_some_and(|end| arrival.from == Some(ENDS[end].into()));
+    if hidden || hairpin {
+        steps.push(step(
+            StepKind::Nat,
+            Hook::Postrouting,
+            "OTHER",
+            "-j MASQUERADE",
+        ));
+    }
+    Passage {
+        share,
+        asked: packet,
+        packet: led,
+        end: PassageEnd::Leaves("eth0".to_owned()),
+        steps,
+    }
+}
+
+/// Rules are as they should be, and packets tell something else.
+#[test]
+fn what_packets_tell_counts() {
+    let told = |names: &Names, ways: &[(f64, Option<usize>, bool)]| {
+        let (found, unknown) = asked(&[iptables()], names, &mut |arrival| {
+            let ways = ways.iter();
+            ways.map(|(share, to, hidden)| passage(arrival, *share, *to, *hidden))
+                .collect()
+        });
+        assert_eq!(unknown, Vec::<String>::new());
+        found
+    };
+    let one = |found: Vec<(&'static str, String)>, code: &str, says: &[&str]| {
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].0, code);
+        for part in says {
+            assert!(found[0].1.contains(part), "{part:?} in {found:?}");
+        }
+    };
+    let (first, second) = ((0.5, Some(0), false), (0.5, Some(1), false));
+    assert_eq!(told(&names(), &[first, second]), []);
+    let kept = told(&names(), &[(1.0, None, false)]);
+    one(
+        kept,
+        "NP0146",
+        &[
+            "shop/api:http",
+            "chain PREROUTING rule 7 of table ip nat (-j ACCEPT)",
+        ],
+    );
+    let uneven = told(&names(), &[(0.3, Some(0), false), (0.7, Some(1), false)]);
+    one(
+        uneven,
+        "NP0147",
+        &["10.244.1.2:8080 gets 30.0%", "10.244.2.3:8080 gets 70.0%"],
+    );
+    let partly = told(
+        &names(),
+        &[
+            (0.4, Some(0), false),
+            (0.4, Some(1), false),
+            (0.2, None, false),
+        ],
+    );
+    one(
+        partly,
+        "NP0147",
+        &["20.0% of their packets are translated to no endpoint"],
+    );
+    let fewer = told(&names(), &[(1.0, Some(0), false)]);
+    one(
+        fewer,
+        "NP0140",
+        &["10.244.2.3:8080", "though a chain for it is there"],
+    );
+    let mut unserved = names();
+    unserved.services[0].endpoints.clear();
+    let mut table = iptables();
+    rules_of(&mut table, "KUBE-SERVICES").clear();
+    let (found, _) = asked(&[table], &unserved, &mut |arrival| {
+        vec![passage(arrival, 1.0, None, false)]
+    });
+    one(found, "NP0149", &["they leave by eth0"]);
+}
+
+/// Sources of clients outside are hidden with the policy Cluster, and seen with Local.
+#[test]
+fn sources_are_hidden_as_the_policy_asks() {
+    let outside = |local: bool, hidden: bool| {
+        let mut names = names();
+        names.services[0].kind = "LoadBalancer".to_owned();
+        names.services[0].endpoints[1].node = Some("n1".to_owned());
+        names.services[0].proxying = Some(Proxying {
+            external_local: local,
+            load_balancer_ips: vec![[192, 0, 2, 1].into()],
+            ..Proxying::default()
+        });
+        let mut table = iptables();
+        let balanced = to(Ipv4Addr::new(192, 0, 2, 1), 80);
+        let mut rule = rules_of(&mut table, "KUBE-SERVICES")[0].clone();
+        rule.exprs = [balanced, vec![jump("KUBE-SVC-A")]].concat();
+        rules_of(&mut table, "KUBE-SERVICES").push(rule);
+        let (found, _) = asked(&[table], &names, &mut |arrival| {
+            let external = arrival.dst == IpAddr::from([192, 0, 2, 1]);
+            let hidden = external && hidden;
+            [0, 1]
+                .map(|end| passage(arrival, 0.5, Some(end), hidden))
+                .into()
+        });
+        found.into_iter().map(|(code, _)| code).collect::<Vec<_>>()
+    };
+    assert_eq!(outside(false, true), Vec::<&str>::new());
+    assert_eq!(outside(false, false), ["NP0148"]);
+    assert_eq!(outside(true, false), Vec::<&str>::new());
+    assert_eq!(outside(true, true), ["NP0148"]);
+}
+
+/// What nobody keeps up to date is told with its cause, not beside it.
+#[test]
+fn differences_of_a_set_that_was_left_follow_from_its_being_there() {
+    let mut left = nftables();
+    let data = [&[10, 244, 9, 9][..], &8080u16.to_be_bytes(), &[0, 0]].concat();
+    let only = vec![(vec![0, 0, 0, 0], SetData::Value(data))];
+    left.sets.extend([set("__map0", only)]);
+    let (found, _) = drift(&[iptables(), left], &names());
+    let codes: Vec<&str> = found.iter().map(|(code, _)| *code).collect();
+    assert_eq!(codes, ["NP0145"]);
+    assert!(found[0].1.contains("10.244.9.9:8080"), "{found:?}");
+}
+
+/// One cause has many effects: they are told together.
+#[test]
+fn many_differences_of_a_kind_are_one_finding() {
+    let mut names = names();
+    for number in 1..20u8 {
+        let mut more = names.services[0].clone();
+        more.name = format!("api-{number}");
+        more.cluster_ips = vec![[10, 96, 1, number].into()];
+        names.services.push(more);
+    }
+    let (found, _) = drift(&[iptables()], &names);
+    let codes: Vec<&str> = found.iter().map(|(code, _)| *code).collect();
+    assert_eq!(codes, ["NP0137"]);
+    assert!(found[0].1.contains("19 of 20 Service ports"), "{found:?}");
+}
+
+#[test]
+fn tables_that_do_not_act_are_named() {
+    let mut dormant = iptables();
+    dormant.dormant = true;
+    let (found, _) = asked(&[dormant.clone()], &names(), &mut |arrival| {
+        let mut way = passage(arrival, 1.0, None, false);
+        way.steps.clear();
+        vec![way]
+    });
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].1.contains("table ip nat is dormant"), "{found:?}");
+    // Beside one that acts it does not count.
+    let found = drift(&[dormant, nftables()], &names());
+    assert_eq!(found, (Vec::new(), Vec::new()));
 }

@@ -8,10 +8,10 @@ use super::hook::BaseRef;
 use super::machine::{Eval, Frame, Next, Note, Via, Vm, Walk};
 use super::nat::{self, Mapping};
 use super::registers::Registers;
-use super::step::{path, summed_up};
+use super::step::{note, path, summed_up};
 use super::{HookVerdict, expr, text, xt_rare_target};
 use crate::model::Section;
-use crate::model::netfilter::{Backend, Chain, Expr, Family, Policy, Rule, Table, Verdict};
+use crate::model::netfilter::{Backend, Chain, Expr, Family, Hook, Policy, Rule, Table, Verdict};
 use crate::model::want::Want;
 use crate::model::xtables::{XtMatch, XtTarget};
 use crate::simulate::skb::Hashed;
@@ -288,8 +288,12 @@ fn is_harmless(expr: &Expr) -> bool {
 fn blame(vm: &Vm<'_>, chain: &Chain, rule: &Rule, why: &str) -> String {
     let table = vm.walk.as_ref().map(|walk| walk.base.table);
     let place = table.map_or_else(String::new, |t| format!("{} {} ", t.family.name(), t.name));
+    let word = match table.map(|table| table.backend) {
+        Some(Backend::Nft) => "handle",
+        _ => "rule",
+    };
     format!(
-        "rule {} of {place}chain {} ({}): {why}",
+        "{word} {} of {place}chain {} ({}): {why}",
         rule.handle,
         chain.name,
         text::rule(rule, table)
@@ -315,7 +319,12 @@ fn follow<'a>(
             vm.skip_rule();
             Next::Go
         }
-        Verdict::Return => go_back(eval, vm),
+        Verdict::Return => {
+            if witnessed(eval, vm) {
+                note(vm, rule, "returned".to_owned(), Vec::new());
+            }
+            go_back(eval, vm)
+        }
         Verdict::Jump(name) | Verdict::Goto(name) => {
             let goto = matches!(verdict, Verdict::Goto(_));
             call(eval, vm, chain, rule, name, goto)
@@ -398,9 +407,15 @@ fn go_back<'a>(eval: &mut Eval<'_, 'a>, vm: &mut Vm<'a>) -> Next<'a> {
     end(eval, vm, &End::Policy(policy))
 }
 
+/// Whether rules that keep the packet from a translation of its destination are to be told.
+fn witnessed(eval: &Eval<'_, '_>, vm: &Vm<'_>) -> bool {
+    eval.cx.witness && eval.in_nat(vm) && matches!(eval.at.hook, Hook::Prerouting | Hook::Output)
+}
+
 /// Ends the base chain and leaves its step.
 fn end<'a>(eval: &mut Eval<'_, 'a>, vm: &mut Vm<'a>, how: &End<'a>) -> Next<'a> {
     let in_nat = eval.in_nat(vm);
+    let witness = witnessed(eval, vm);
     let Some(mut walk) = vm.walk.take() else {
         return Next::Go;
     };
@@ -415,7 +430,7 @@ fn end<'a>(eval: &mut Eval<'_, 'a>, vm: &mut Vm<'a>, how: &End<'a>) -> Next<'a> 
                 HookVerdict::Unknown(_) => "unknown".to_owned(),
             };
             // A NAT chain that accepts without a mapping decided nothing.
-            if !(in_nat && *verdict == HookVerdict::Accept) {
+            if !(in_nat && *verdict == HookVerdict::Accept) || witness {
                 let mut evidence = path(&walk, Some(rule));
                 if *verdict != HookVerdict::Accept {
                     evidence.append(&mut walk.misses);

@@ -258,6 +258,11 @@ impl Command {
                 if data.last() != Some(&0) {
                     name.push('+');
                 }
+                // What `! -i +` becomes: no device has that name.
+                let (name, invert) = match (name.as_str(), invert) {
+                    ("INVAL/D", false) => ("+".to_owned(), true),
+                    _ => (name, invert),
+                };
                 let side = match key {
                     MetaKey::Iifname => &mut self.head.iif,
                     _ => &mut self.head.oif,

@@ -146,8 +146,12 @@ fn rule(table: &Table, chain: &Chain, rule: &Rule) -> String {
     let name = &chain.name;
     let Some(text) = text_iptables::rule(rule, table.family) else {
         let text = super::text::nft(rule, Some(table)).0;
+        let word = match table.backend {
+            Backend::Nft => "handle",
+            Backend::Legacy => "rule",
+        };
         return format!(
-            "# lost: rule {} of chain {name}: iptables has no words for it: {text}",
+            "# lost: {word} {} of chain {name}: iptables has no words for it: {text}",
             rule.handle
         );
     };

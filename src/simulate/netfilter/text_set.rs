@@ -341,6 +341,12 @@ pub(super) fn element(set: &Set, elem: &SetElem) -> String {
     words.into_iter().next().unwrap_or_default()
 }
 
+/// Whether the types of a set's key and data have names: those that only `typeof` tells have none.
+pub(super) fn has_types(set: &Set) -> bool {
+    let data = set.flags.map && !set.flags.object && set.data_len != 0;
+    type_names(set.decl.key_type).is_some() && (!data || type_names(set.decl.data_type).is_some())
+}
+
 /// The declaration of a set or map with a name, line by line, and what could not be said.
 pub(super) fn declaration(set: &Set) -> (Vec<String>, Vec<String>) {
     let mut lost = Vec::new();

@@ -6,7 +6,7 @@ use super::text_statement;
 use super::text_value::quoted;
 use crate::model::Section;
 use crate::model::netfilter::{
-    BaseChain, Chain, ChainKind, Flowtable, ObjectState, Policy, Ruleset, Table,
+    BaseChain, Chain, ChainKind, Expr, Flowtable, ObjectState, Policy, Rule, Ruleset, Table,
 };
 
 /// Tables of nf_tables, one line to an entry of the result. What can't be said so that `nft` makes the same
@@ -54,10 +54,12 @@ fn table(table: &Table) -> Vec<String> {
             lost.iter()
                 .map(|what| format!("  # lost: {kind} {}: {what}", set.name)),
         );
-        lines.push(format!("  {kind} {} {{", set.name));
+        // Without words for its types `nft` would refuse the whole table.
+        let hidden = if text_set::has_types(set) { "" } else { "# " };
+        lines.push(format!("  {hidden}{kind} {} {{", set.name));
         let inside = inside.iter().flat_map(|line| line.split('\n'));
-        lines.extend(inside.map(|line| format!("    {line}")));
-        lines.push("  }".to_owned());
+        lines.extend(inside.map(|line| format!("  {hidden}  {line}")));
+        lines.push(format!("  {hidden}}}"));
     }
     if !table.sets_complete {
         lines.push("  # lost: sets that were not read".to_owned());
@@ -105,13 +107,14 @@ fn chain_lines(table: &Table, chain: &Chain) -> Vec<String> {
     match &chain.rules {
         Section::Known(rules) => {
             for rule in rules {
-                let (text, lost) = text::nft(rule, Some(table));
+                let (text, mut lost) = text::nft(rule, Some(table));
+                lost.extend(unsaid(table, rule).map(|set| format!("set {set} is lost")));
                 if lost.is_empty() {
                     lines.push(format!("    {text}"));
                 } else {
                     // A rule that says less than it means must not be loaded.
                     let why = lost.join(", ");
-                    lines.push(format!("    # lost: rule {}: {why}: {text}", rule.handle));
+                    lines.push(format!("    # lost: handle {}: {why}: {text}", rule.handle));
                 }
             }
         }
@@ -120,6 +123,18 @@ fn chain_lines(table: &Table, chain: &Chain) -> Vec<String> {
     }
     lines.push("  }".to_owned());
     lines
+}
+
+/// Sets that a rule names and that have no words.
+fn unsaid<'a>(table: &'a Table, rule: &'a Rule) -> impl Iterator<Item = &'a str> {
+    let named = rule.exprs.iter().filter_map(|expr| match expr {
+        Expr::Lookup { set, .. } | Expr::Dynset { set, .. } | Expr::ObjrefMap { set, .. } => {
+            table.sets.get(set)
+        }
+        _ => None,
+    });
+    let lost = named.filter(|set| !set.flags.anonymous && !text_set::has_types(set));
+    lost.map(|set| set.name.as_str())
 }
 
 /// `type filter hook input priority 0; policy accept;`

@@ -268,11 +268,275 @@ fn two_sets_of_rules_are_named() {
         );
         on_node(&lab, proxy, &script);
         let answer = lab.run("check node-1 -o json").exits(1).json();
-        named(&answer, "NP0145", &[left, "2 kube-proxy modes"], left);
-        named(&answer, "NP0141", &[SERVICE, "10.244.2.99:8080"], left);
+        let says = [left, "2 kube-proxy modes", "10.244.2.99:8080"];
+        named(&answer, "NP0145", &says, left);
+        // The cause comes first, and what follows from it is not told again unless packets go astray.
+        assert_eq!(answer["findings"][0]["code"], "NP0145", "{answer:#}");
+        let others = answer["findings"]
+            .as_array()
+            .expect("findings")
+            .iter()
+            .skip(1);
+        for other in others.filter(|other| other["code"] != "NP0102") {
+            assert_eq!(other["code"], "NP0141", "{answer:#}");
+            assert!(
+                other["evidence"].to_string().contains("translated by"),
+                "{other}"
+            );
+        }
         let trace = lab.run("trace pod-a svc-b -o json").json();
         named(&trace, "NP0145", &[left], left);
         named(&trace, "NP0141", &[SERVICE, "10.244.2.99:8080"], left);
+    }
+}
+
+/// A fault that the rules of endpoints do not show: they are all there. Undone by writing the rules anew.
+struct Hidden {
+    /// What is broken.
+    what: &'static str,
+    /// Shell commands for mode iptables.
+    iptables: &'static str,
+    /// The same for mode nftables; empty: there is no such fault.
+    nftables: &'static str,
+    /// Code of the finding.
+    code: &'static str,
+    /// What its title and evidence must say in mode iptables, and in mode nftables.
+    says: [&'static [&'static str]; 2],
+}
+
+const HIDDEN: [Hidden; 13] = [
+    Hidden {
+        what: "a RETURN before the Service's rule",
+        iptables: "$I -I KUBE-SERVICES 1 -d 10.96.20.2/32 -j RETURN",
+        nftables: "nft insert rule ip kube-proxy services ip daddr 10.96.20.2 return",
+        code: "NP0146",
+        says: [
+            &[
+                SERVICE,
+                "chain KUBE-SERVICES",
+                "-j RETURN",
+                "pods on node-1",
+                "programs on node-1",
+            ],
+            &[SERVICE, "chain services handle", "return", "pods on node-1"],
+        ],
+    },
+    Hidden {
+        what: "an ACCEPT before all",
+        iptables: "$I -I PREROUTING 1 -d 10.96.20.2/32 -j ACCEPT",
+        nftables: "nft insert rule ip kube-proxy nat-prerouting ip daddr 10.96.20.2 accept",
+        code: "NP0146",
+        says: [
+            &[SERVICE, "chain PREROUTING", "-j ACCEPT"],
+            &[SERVICE, "chain nat-prerouting", "accept"],
+        ],
+    },
+    Hidden {
+        what: "a DROP in another table",
+        iptables: "$TOOL -t raw -I PREROUTING -d 10.96.20.2/32 -j DROP",
+        nftables: "nft add table ip other '{ chain c { type filter hook prerouting priority raw; ip daddr 10.96.20.2 drop; }; }'",
+        code: "NP0146",
+        says: [
+            &[SERVICE, "chain PREROUTING", "of table ip raw", "-j DROP"],
+            &[SERVICE, "chain c handle", "of table ip other", "drop"],
+        ],
+    },
+    Hidden {
+        what: "a jump to another program's translation",
+        iptables: "$I -N OTHER; $I -A OTHER -p tcp -d 10.96.20.2/32 -j DNAT --to-destination 10.244.9.9:1; $I -I PREROUTING 1 -j OTHER",
+        nftables: "nft add chain ip kube-proxy other; nft add rule ip kube-proxy other ip daddr 10.96.20.2 tcp dport 80 dnat to 10.244.9.9:1; nft insert rule ip kube-proxy nat-prerouting jump other",
+        code: "NP0141",
+        says: [
+            &[SERVICE, "10.244.9.9:1", "chain OTHER"],
+            &[SERVICE, "10.244.9.9:1", "chain other"],
+        ],
+    },
+    Hidden {
+        what: "no jump from PREROUTING",
+        iptables: "$I -F PREROUTING",
+        nftables: "nft flush chain ip kube-proxy nat-prerouting",
+        code: "NP0146",
+        says: [
+            &["no base chain at hook prerouting", SERVICE],
+            &["no base chain at hook prerouting", SERVICE],
+        ],
+    },
+    Hidden {
+        what: "no base chain at OUTPUT",
+        iptables: "$I -F OUTPUT",
+        nftables: "nft flush chain ip kube-proxy nat-output; nft delete chain ip kube-proxy nat-output",
+        code: "NP0146",
+        says: [
+            &["no base chain at hook output", "programs on node-1"],
+            &["no base chain at hook output", "programs on node-1"],
+        ],
+    },
+    Hidden {
+        what: "no way to NodePorts",
+        iptables: "$I -D KUBE-SERVICES $($I -S KUBE-SERVICES | grep -c '^-A')",
+        nftables: "nft flush set ip kube-proxy nodeport-ips",
+        code: "NP0146",
+        says: [
+            &["leads to KUBE-NODEPORTS", "NodePort 30"],
+            &["set nodeport-ips does not hold", "NodePort 30"],
+        ],
+    },
+    Hidden {
+        what: "no map looked into",
+        iptables: "",
+        nftables: "nft flush chain ip kube-proxy services",
+        code: "NP0146",
+        says: [
+            &[],
+            &["no rule of chain services looks into map service-ips"],
+        ],
+    },
+    Hidden {
+        what: "uneven shares",
+        iptables: "$I -R $SVC 2 -m statistic --mode random --probability 0.9 -j $SEP",
+        nftables: "nft flush chain ip kube-proxy $NFT; nft add rule ip kube-proxy $NFT meta l4proto tcp dnat ip to numgen random mod 10 map '{ 0-8 : 10.244.1.12 . 8080, 9 : 10.244.2.12 . 8080 }'",
+        code: "NP0147",
+        says: [
+            &[
+                SERVICE,
+                "10.244.1.12:8080 gets 90.0%",
+                "10.244.2.12:8080 gets 10.0%",
+            ],
+            &[
+                SERVICE,
+                "10.244.1.12:8080 gets 90.0%",
+                "10.244.2.12:8080 gets 10.0%",
+            ],
+        ],
+    },
+    Hidden {
+        what: "a share that nobody gets",
+        iptables: "$I -R $SVC 3 -m statistic --mode random --probability 0.5 -j KUBE-SEP-$SEP2",
+        nftables: "nft flush chain ip kube-proxy $NFT; nft add rule ip kube-proxy $NFT meta l4proto tcp dnat ip to numgen random mod 4 map '{ 0 : 10.244.1.12 . 8080, 1 : 10.244.2.12 . 8080 }'",
+        code: "NP0147",
+        says: [
+            &[
+                SERVICE,
+                "25.0% of their packets are translated to no endpoint",
+            ],
+            &[
+                SERVICE,
+                "50.0% of their packets are translated to no endpoint",
+            ],
+        ],
+    },
+    Hidden {
+        what: "nobody masquerades",
+        iptables: "$I -F KUBE-POSTROUTING",
+        nftables: "nft flush chain ip kube-proxy masquerading",
+        code: "NP0148",
+        says: [
+            &[
+                "marked to be masqueraded",
+                "leave with the sender's address",
+            ],
+            &[
+                "marked to be masqueraded",
+                "leave with the sender's address",
+            ],
+        ],
+    },
+    Hidden {
+        what: "no hairpin mark",
+        iptables: "$I -D $SEP 1",
+        nftables: "nft flush set ip kube-proxy hairpin-connections",
+        code: "NP0148",
+        says: [
+            &[
+                SERVICE,
+                "pods that are led to themselves are not masqueraded",
+            ],
+            &[
+                SERVICE,
+                "pods that are led to themselves are not masqueraded",
+            ],
+        ],
+    },
+    Hidden {
+        what: "no mark for clients outside",
+        iptables: "$I -F KUBE-MARK-MASQ; $I -F FLANNEL-POSTRTG",
+        nftables: "nft flush chain ip flannel-ipv4 postrtg; nft flush chain ip kube-proxy masquerading",
+        code: "NP0148",
+        says: [
+            &["packets from outside are not masqueraded", "NodePort 30"],
+            &["leave with the sender's address", "NodePort 30"],
+        ],
+    },
+];
+
+/// What comes before kube-proxy's rules or between them, and what they do beside choosing an endpoint.
+#[test]
+fn faults_that_rules_of_endpoints_do_not_show_are_named() {
+    for proxy in Proxy::ALL {
+        let lab = lab(proxy, |_| {});
+        let tool = match proxy {
+            Proxy::IptablesLegacy => "iptables-legacy",
+            Proxy::IptablesNft | Proxy::Nftables | Proxy::Ipvs => "iptables-nft",
+        };
+        let file = lab.file("rules");
+        let file = file.display();
+        let (save, restore) = if proxy == Proxy::Nftables {
+            (
+                format!(
+                    "for t in kube-proxy flannel-ipv4; do echo \"delete table ip $t\"; nft list table ip $t; done >{file}"
+                ),
+                format!("nft delete table ip other 2>/dev/null || true; nft -f {file}"),
+            )
+        } else {
+            (
+                format!("{tool}-save >{file}"),
+                format!("{tool} -t raw -F; {tool}-restore <{file}"),
+            )
+        };
+        on_node(&lab, proxy, &save);
+        for fault in &HIDDEN {
+            let (script, says) = match proxy {
+                Proxy::Nftables => (fault.nftables, fault.says[1]),
+                _ => (fault.iptables, fault.says[0]),
+            };
+            if script.is_empty() {
+                continue;
+            }
+            let sep = names::iptables_endpoint(SERVICE, "tcp", "10.244.2.12:8080");
+            on_node(&lab, proxy, &format!("TOOL={tool}; SEP2={sep}; {script}"));
+            let what = format!("{} ({proxy})", fault.what);
+            let answer = lab.run("check -o json").exits(1).json();
+            let found = with_code(&answer, fault.code);
+            let all = found.join("\n");
+            for part in says {
+                assert!(all.contains(part), "{what}: {part:?} in {answer:#}");
+            }
+            let others = answer["nodes"][1]["verdict"].as_str();
+            assert_eq!(others, Some("ok"), "{what}: node-2 has none of it");
+            on_node(&lab, proxy, &restore);
+            let answer = lab.run("check -o json");
+            assert_eq!(
+                answer.json()["findings"],
+                serde_json::json!([]),
+                "after {what}"
+            );
+        }
+        if proxy == Proxy::IptablesNft || proxy == Proxy::Nftables {
+            let table = if proxy == Proxy::Nftables {
+                "kube-proxy"
+            } else {
+                "nat"
+            };
+            on_node(
+                &lab,
+                proxy,
+                &format!("nft add table ip {table} '{{ flags dormant; }}'"),
+            );
+            let answer = lab.run("check node-1 -o json").exits(1).json();
+            let says = format!("table ip {table} is dormant");
+            named(&answer, "NP0146", &[&says, SERVICE], "a dormant table");
+        }
+        lab.is_clean();
     }
 }
 

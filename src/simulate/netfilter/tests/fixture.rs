@@ -629,6 +629,7 @@ impl World {
             limits: self.limits,
             wants: std::mem::take(&mut self.wants),
             ended: 0,
+            witness: false,
         };
         let at = HookPoint {
             ns: &key(),

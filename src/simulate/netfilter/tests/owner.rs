@@ -47,7 +47,7 @@ fn rules_ask_for_the_senders_user_and_group() {
     let skb = skb(tcp("10.88.0.11", Some(40000), "10.88.0.12", 80), true);
     let outcome = world.one(Hook::Output, (0, 2), skb, Flows::default());
     let said = HookVerdict::Unknown(
-        "rule 1 of ip filter chain OUTPUT (-m owner --gid-owner 1337 -j DROP): the sender's gid is not known (the packet is dropped where it holds, else it goes on)".to_owned(),
+        "handle 1 of ip filter chain OUTPUT (-m owner --gid-owner 1337 -j DROP): the sender's gid is not known (the packet is dropped where it holds, else it goes on)".to_owned(),
     );
     assert_eq!(outcome.verdict, said);
 }

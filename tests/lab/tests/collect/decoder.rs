@@ -322,7 +322,13 @@ fn synthetic(backend: Backend) {
         include_str!("rules/iptables.txt"),
         include_str!("rules/ip6tables.txt"),
     );
-    ns.feed(&format!("iptables-{tool}-restore"), &restore_text(v4));
+    // It becomes a name that no device has; iptables-legacy leaves it out of what it prints, so that rules which
+    // nothing matches read as if all did: we don't.
+    let v4 = match backend {
+        Backend::Nft => format!("{v4}\nfilter ! -i + -j ACCEPT\nfilter ! -o + -j ACCEPT\n"),
+        Backend::Legacy => v4.to_owned(),
+    };
+    ns.feed(&format!("iptables-{tool}-restore"), &restore_text(&v4));
     ns.feed(&format!("ip6tables-{tool}-restore"), &restore_text(v6));
     none(&saved(&ns, backend));
 }
@@ -394,6 +400,19 @@ fn the_command_prints_what_can_be_piped() {
         fresh.run("nft list ruleset inet"),
         ns.run("nft list ruleset inet")
     );
+    // Types that only `typeof` names have no words: what needs them is left out and said, the rest loads.
+    let hidden = Ns::new();
+    hidden.feed(
+        "nft -f -",
+        "table inet t { set s { typeof meta length; }\nchain c { meta length @s accept\nct original zone set 3\n}\n}\n",
+    );
+    let (code, ours) = dumped(&hidden, "--syntax nft");
+    assert_eq!(code, Some(3), "{ours}");
+    let fresh = Ns::new();
+    fresh.feed("nft -f -", &ours);
+    let loaded = fresh.run("nft list ruleset");
+    assert!(loaded.contains("ct original zone set 3"), "{loaded}");
+    assert!(!loaded.contains("@s"), "{loaded}");
     let (_, all) = dumped(&ns, "");
     for line in [
         "# nf_tables, in the words of iptables-save",
