@@ -243,7 +243,9 @@ impl<'a, 'f> Answers<'a, 'f> {
                 self.elsewhere(case, *target, rule);
             }
         }
-        if certain && translated > TINY {
+        // Where all are led elsewhere, that says it.
+        let some = shares.keys().any(|target| ends.may.contains(target));
+        if certain && some {
             for target in &ends.must {
                 if !shares.contains_key(target) {
                     complete = false;
