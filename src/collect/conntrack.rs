@@ -32,6 +32,9 @@ const CTA_FILTER: u16 = 25;
 /// CTA_FILTER_FLAG() of addresses and protocol: CTA_IP_SRC, CTA_IP_DST, CTA_PROTO_NUM
 /// (net/netfilter/nf_internals.h, v6.12).
 const FILTER_BY: u32 = 1 << 0 | 1 << 1 | 1 << 3;
+/// CTA_PROTO_NUM alone. Since 5.8 and up to 6.18 at least, kernels that are asked for IPv6 addresses tell of all
+/// others (`ipv6_addr_cmp()` in `ctnetlink_filter_match_tuple()`; 6.12.117 has it mended): these are not asked.
+const FILTER_BY_V6: u32 = 1 << 3;
 /// Most places that entries between two ends may lead to.
 const MOST_PLACES: usize = 64;
 /// Most entries of a table that are read: about 15 MB here, 5 MB on the wire.
@@ -114,7 +117,12 @@ pub fn between(socket: &mut Netlink, tuple: &Tuple) -> Result<ConntrackFlows> {
     );
     let mut request = request(tuple, None);
     request.nest(CTA_FILTER, |filter| {
-        filter.put(1, &FILTER_BY.to_ne_bytes());
+        let by = if tuple.src.is_ipv6() {
+            FILTER_BY_V6
+        } else {
+            FILTER_BY
+        };
+        filter.put(1, &by.to_ne_bytes());
     });
     let any = |wanted: Option<u16>, own: Option<u16>| wanted.is_none() || wanted == own;
     socket.try_dump(
@@ -271,7 +279,8 @@ fn filtered(filter: &ConntrackFilter, sport: Option<u16>) -> Writer {
     ];
     for ((kind, (src, dst), sport, dport), flags) in sides.into_iter().zip(&mut flags) {
         let (src, dst) = (host(src), host(dst));
-        let same = |addr: &IpAddr| addr.is_ipv6() == v6;
+        // See FILTER_BY_V6.
+        let same = |addr: &IpAddr| addr.is_ipv4() && !v6;
         let (src, dst) = (src.filter(same), dst.filter(same));
         let protocol = filter.protocol;
         let with_ports = matches!(protocol, Some(TCP | UDP));
@@ -292,12 +301,10 @@ fn filtered(filter: &ConntrackFilter, sport: Option<u16>) -> Writer {
         }
         request.nest(kind, |tuple| {
             tuple.nest(1, |ip| {
-                let (src_kind, dst_kind) = if v6 { (3, 4) } else { (1, 2) };
-                if let Some(src) = src {
-                    ip.put(src_kind, &octets(src));
-                }
-                if let Some(dst) = dst {
-                    ip.put(dst_kind, &octets(dst));
+                for (kind, addr) in [(1, src), (2, dst)] {
+                    if let Some(addr) = addr {
+                        ip.put(kind, &octets(addr));
+                    }
                 }
             });
             tuple.nest(2, |proto| {

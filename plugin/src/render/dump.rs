@@ -129,7 +129,8 @@ impl<'a> Dump<'a> {
             DumpWhat::Sysctls => vec![why("sysctls", &ns.sysctls)],
             DumpWhat::Conntrack => match (&ns.conntrack_table, &ns.conntrack_stats) {
                 (Section::NotAsked, Section::NotAsked) => vec![Some(NO_TABLE.to_owned())],
-                (table, stats) => vec![why("conntrack", table), why("conntrack", stats)],
+                (table, Section::NotAsked) => vec![why("conntrack", table)],
+                (_, stats) => vec![why("conntrack", stats)],
             },
         };
         found.into_iter().flatten().collect()
