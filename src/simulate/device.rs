@@ -269,18 +269,23 @@ fn macvlan(cx: &mut Cx<'_>, walk: Walk, link: &Link) -> Ways {
         ));
     }
     let to = walk.skb.packet.eth.map(|(_, dst)| dst);
-    // Only bridge mode forwards between siblings (`macvlan_queue_xmit()`).
+    // Only bridge mode forwards between siblings, where both have it (`macvlan_queue_xmit()`).
     let siblings = match mode {
         MacvlanMode::Bridge => l2::macvlans(cx, &ns, dev),
         _ => Vec::new(),
     };
     for (sibling_ns, sibling) in siblings {
-        let own = cx
-            .topology
-            .netns(&sibling_ns)
-            .and_then(|netns| netns.link(sibling)?.mac);
-        if own.is_some() && own == to {
+        let netns = cx.topology.netns(&sibling_ns);
+        let found = netns.and_then(|netns| netns.link(sibling));
+        let own = found.and_then(|link| link.mac);
+        let takes = found.is_some_and(|link| link.kind == LinkKind::Macvlan(MacvlanMode::Bridge));
+        if own.is_some() && own == to && takes {
+            // It comes in by the parent first (`dev_forward_skb(vlan->lowerdev, skb)`).
             let name = link.name.clone();
+            let mut walk = walk;
+            walk.below(&ns);
+            let parent = walk.dev(cx, dev);
+            walk.tap(&parent, false);
             return arrive(cx, walk, &name, sibling_ns, sibling);
         }
     }
@@ -294,6 +299,6 @@ fn macvlan(cx: &mut Cx<'_>, walk: Walk, link: &Link) -> Ways {
         StepKind::Transmit,
         format!("{} → {}", link.name, parent.name),
     ));
-    walk.ns = ns;
+    walk.below(&ns);
     transmit(cx, walk, parent.index)
 }

@@ -244,6 +244,7 @@ pub(super) fn first(ns: NsKey, packet: Packet, (uid, gid): Sender) -> Walk {
             proxy: None,
             party: None,
             local: true,
+            raw: false,
             ipvs: false,
             sized: true,
             free: UNPRIVILEGED,

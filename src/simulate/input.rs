@@ -96,9 +96,11 @@ fn route_input(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
         Ok(setting) => setting,
         Err(why) => return walk.unknown(why),
     };
+    let v6 = walk.skb.packet.dst.is_ipv6();
     let found = match answer {
         FibAnswer::Unknown(why) => return walk.unknown(why),
-        FibAnswer::NoRoute | FibAnswer::Refused(_) if !forwarding.0 => {
+        // IPv6 tells the sender before it asks whether it forwards (`ip6_pkt_discard()` is the route's own).
+        FibAnswer::NoRoute | FibAnswer::Refused(_) if !forwarding.0 && !v6 => {
             return forwarding_off(walk, forwarding.1);
         }
         FibAnswer::NoRoute => {
@@ -126,14 +128,15 @@ fn route_input(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
         // An anycast address is for this host as well (`ip6_rt_init_dst()`: dst.input = ip6_input).
         RouteKind::Local | RouteKind::Anycast => {
             walk.step(step);
-            if let Err(ways) = validate_source(cx, &mut walk, link) {
+            if let Err(ways) = validate_source(cx, &mut walk, link, None) {
                 return ways;
             }
             walk.then(Next::LocalIn(dev))
         }
         RouteKind::Unicast if !forwarding.0 => forwarding_off(walk, forwarding.1),
         RouteKind::Unicast => {
-            if let Err(ways) = validate_source(cx, &mut walk, link) {
+            let oif = found.hops.first().and_then(|(_, hop)| hop.link);
+            if let Err(ways) = validate_source(cx, &mut walk, link, oif) {
                 return ways;
             }
             fork(cx, &walk, &found, dev)
@@ -141,6 +144,16 @@ fn route_input(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
         RouteKind::Blackhole => {
             walk.step(step);
             walk.end(Disposition::Dropped(DropReason::IpInnoroutes))
+        }
+        // IPv4 looks at the switch first (`ip_error()`).
+        RouteKind::Unreachable | RouteKind::Prohibit if !forwarding.0 && !v6 => {
+            walk.step(step);
+            forwarding_off(walk, forwarding.1)
+        }
+        // IPv6 has one answer for both (`ip6_pkt_discard()`).
+        RouteKind::Unreachable if v6 => {
+            walk.step(step);
+            walk.end(Disposition::Rejected(RejectWith::NetUnreachable))
         }
         RouteKind::Unreachable | RouteKind::Prohibit => {
             walk.step(step);
@@ -279,8 +292,34 @@ fn has_address(cx: &mut Cx<'_>, walk: &Walk, link: &Link) -> Result<bool, Ways> 
         .any(|addr| addr.link == link.index && addr.local.is_ipv4()))
 }
 
+/// Where any policy rule asks for protocols or ports, the lookup back has those of the packet, as they are
+/// (`fib4_rules_early_flow_dissect()`).
+fn with_ports(walk: &Walk, cx: &Cx<'_>, key: FibKey) -> FibKey {
+    let rules = walk.netns(cx).and_then(|netns| netns.rules.known());
+    let asks = rules.into_iter().flatten().any(|rule| {
+        !rule.v6 && (rule.ip_proto.is_some() || rule.sport.is_some() || rule.dport.is_some())
+    });
+    if !asks {
+        return key;
+    }
+    let packet = &walk.skb.packet;
+    FibKey {
+        protocol: packet.protocol(),
+        sport: packet.sport(),
+        dport: packet.dport(),
+        ..key
+    }
+}
+
 /// The reverse path. Source: `fib_validate_source()`, net/ipv4/fib_frontend.c. IPv6 has none.
-pub(crate) fn validate_source(cx: &mut Cx<'_>, walk: &mut Walk, link: &Link) -> Result<(), Ways> {
+///
+/// `oif`: the device that it is forwarded by, which rules see as the one it came in by; none for what is for this host.
+pub(crate) fn validate_source(
+    cx: &mut Cx<'_>,
+    walk: &mut Walk,
+    link: &Link,
+    oif: Option<IfIndex>,
+) -> Result<(), Ways> {
     let src = walk.skb.packet.src;
     if src.is_ipv6() {
         return Ok(());
@@ -319,8 +358,10 @@ pub(crate) fn validate_source(cx: &mut Cx<'_>, walk: &mut Walk, link: &Link) -> 
         src: Some(walk.skb.packet.dst),
         mark: if marked { walk.skb.mark } else { Some(0) },
         tos: walk.skb.packet.tos,
+        iif: oif,
         ..FibKey::to(src)
     };
+    let back = with_ports(walk, cx, back);
     let answer = lookup(cx, &walk.ns, &back);
     let (pass, route) = match &answer {
         FibAnswer::Unknown(why) => return Err(walk.clone().unknown(why.clone())),

@@ -137,7 +137,12 @@ fn emit(
         LinkKind::Macvlan(mode) => match parent(cx, ns, link) {
             Some((ns, dev)) => {
                 if *mode == MacvlanMode::Bridge {
-                    for sibling in macvlans(cx, &ns, dev) {
+                    let bridged = |(ns, dev): &(NsKey, IfIndex)| {
+                        let link = cx.topology.netns(ns).and_then(|netns| netns.link(*dev));
+                        link.is_some_and(|link| link.kind == LinkKind::Macvlan(MacvlanMode::Bridge))
+                    };
+                    let siblings = macvlans(cx, &ns, dev);
+                    for sibling in siblings.into_iter().filter(bridged) {
                         let entry = found.stations.entry(sibling);
                         entry.or_insert_with(|| way.to_vec());
                     }

@@ -264,6 +264,7 @@ pub fn send(topology: &Topology, sent: &Sent, limits: &Limits) -> Outcome {
     want_start(&mut cx, &sent.from);
     let mut walk = exchange::first(sent.from.clone(), sent.packet.clone(), (sent.uid, sent.gid));
     walk.skb.mark = Some(sent.mark);
+    walk.skb.raw = true;
     let ends = follow(&mut cx, walk, Next::LocalOut(None));
     Outcome {
         traces: ends.into_iter().filter_map(exchange::alone).collect(),

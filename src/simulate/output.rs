@@ -3,6 +3,8 @@
 //! Read first: `ip_route_output_key_hash_rcu()`, `__ip_local_out()`, `ip_output()`,
 //! `ip_route_me_harder()` and their IPv6 twins, v6.12.
 
+use std::net::IpAddr;
+
 use super::fib::{FibAnswer, FibKey, Found, addr_type, lookup};
 use super::skb::Devices;
 use super::walk::{Next, Out, Walk, Ways};
@@ -16,9 +18,25 @@ use crate::model::rule::RuleAction;
 use crate::model::xfrm::XfrmDir;
 use crate::trace::{Disposition, DropReason, Evidence, RejectWith, Step, StepKind};
 
+const IPPROTO_RAW: u8 = 255;
+
 /// What a packet is looked up by.
 pub(crate) fn key(walk: &Walk, iif: Option<IfIndex>, oif: Option<IfIndex>) -> FibKey {
     let packet = &walk.skb.packet;
+    if walk.skb.raw && walk.skb.local && iif.is_none() {
+        // The lookup of a raw socket whose program writes the header knows nothing of what is in it
+        // (`raw_sendmsg()`, `rawv6_sendmsg()`: IPPROTO_RAW) but the address that it is bound to.
+        return FibKey {
+            src: (!packet.src.is_unspecified()).then_some(packet.src),
+            oif,
+            mark: walk.skb.mark,
+            protocol: IPPROTO_RAW,
+            sport: Some(0),
+            dport: Some(0),
+            uid: walk.skb.uid,
+            ..FibKey::to(packet.dst)
+        };
+    }
     FibKey {
         dst: packet.dst,
         src: (!packet.src.is_unspecified()).then_some(packet.src),
@@ -112,12 +130,12 @@ pub(crate) fn refusal(kind: RouteKind) -> RejectWith {
     }
 }
 
-/// The same for a policy rule that refuses.
+/// The same for a policy rule that refuses (`fib4_rule_action()`, `fib6_rule_action()`).
 pub(crate) fn rule_refusal(action: RuleAction) -> RejectWith {
     match action {
-        RuleAction::Unreachable => RejectWith::HostUnreachable,
         RuleAction::Prohibit => RejectWith::Prohibited,
         RuleAction::Blackhole => RejectWith::InvalidArgument,
+        // FR_ACT_UNREACHABLE is -ENETUNREACH, unlike a route of that name.
         _ => RejectWith::NetUnreachable,
     }
 }
@@ -157,48 +175,91 @@ fn to_group(mut walk: Walk) -> Ways {
 }
 
 /// Output route, then OUTPUT.
-pub(crate) fn local_out(cx: &mut Cx<'_>, mut walk: Walk, oif: Option<IfIndex>) -> Ways {
+pub(crate) fn local_out(cx: &mut Cx<'_>, walk: Walk, oif: Option<IfIndex>) -> Ways {
     if walk.skb.packet.dst.is_multicast() {
         return to_group(walk);
     }
-    if walk.skb.packet.src.is_unspecified() {
-        // `ip_route_connect()` looks up twice: without a source to choose one, then with it.
-        match lookup(cx, &walk.ns, &key(&walk, None, oif)) {
-            FibAnswer::Found(found) => {
-                let dst = walk.skb.packet.dst;
-                match source::for_route(cx, &walk.ns, &found, dst) {
-                    Ok(Some(src)) => {
-                        walk.skb.packet.src = src;
-                        let made_here = walk
-                            .hops
-                            .last_mut()
-                            .filter(|hop| hop.packet.src.is_unspecified());
-                        if let Some(hop) = made_here {
-                            hop.packet.src = src;
-                        }
-                        let by = if found.route.prefsrc.is_some() {
-                            "the route's src"
-                        } else {
-                            "the device"
-                        };
-                        let text = format!("{src}, from {by}");
-                        walk.step(Step::new(StepKind::SourceAddress, text));
-                    }
-                    Ok(None) if dst.is_ipv6() || found.route.kind == RouteKind::Unicast => {
-                        let what = format!("an address of this family to send from, for {dst}");
-                        walk.step(
-                            Step::new(StepKind::SourceAddress, "no source address")
-                                .with(Evidence::Absent { what }),
-                        );
-                        return walk.end(Disposition::Rejected(RejectWith::NetUnreachable));
-                    }
-                    Ok(None) => {}
-                    Err(why) => return walk.unknown(why),
-                }
-            }
-            answer => return no_route(walk, answer),
+    if !walk.skb.packet.src.is_unspecified() {
+        return from_source(cx, walk, oif);
+    }
+    // `ip_route_connect()` looks up twice: without a source to choose one, then with it.
+    let found = match lookup(cx, &walk.ns, &key(&walk, None, oif)) {
+        FibAnswer::Found(found) => found,
+        answer => return no_route(walk, answer),
+    };
+    let sources = match sources(cx, &walk, &found) {
+        Ok(sources) => sources,
+        Err(why) => return walk.unknown(why),
+    };
+    let mut ways = Vec::new();
+    for (share, src) in sources {
+        let mut one = walk.clone();
+        one.share *= share;
+        let Some(src) = src else {
+            ways.extend(without_source(cx, one, oif, &found));
+            continue;
+        };
+        one.skb.packet.src = src;
+        let made_here = one
+            .hops
+            .last_mut()
+            .filter(|hop| hop.packet.src.is_unspecified());
+        if let Some(hop) = made_here {
+            hop.packet.src = src;
+        }
+        let by = if found.route.prefsrc.is_some() {
+            "the route's src"
+        } else {
+            "the device"
+        };
+        let text = format!("{src}, from {by}");
+        one.step(Step::new(StepKind::SourceAddress, text));
+        ways.extend(from_source(cx, one, oif));
+    }
+    ways
+}
+
+/// Sources that the next hops of a route give, each with its share of flows: which next hop the lookup without a
+/// source takes is decided by a hash of its own, so that the packet may then leave by another.
+fn sources(
+    cx: &mut Cx<'_>,
+    walk: &Walk,
+    found: &Found,
+) -> Result<Vec<(f64, Option<IpAddr>)>, String> {
+    let dst = walk.skb.packet.dst;
+    if found.hops.len() < 2 {
+        return Ok(vec![(1.0, source::for_route(cx, &walk.ns, found, dst)?)]);
+    }
+    let mut all: Vec<(f64, Option<IpAddr>)> = Vec::new();
+    for (share, hop) in &found.hops {
+        let one = Found {
+            hops: vec![(1.0, hop.clone())],
+            ..found.clone()
+        };
+        let src = source::for_route(cx, &walk.ns, &one, dst)?;
+        match all.iter_mut().find(|(_, known)| *known == src) {
+            Some((sum, _)) => *sum += share,
+            None => all.push((*share, src)),
         }
     }
+    Ok(all)
+}
+
+/// No device of the route has an address to send from.
+fn without_source(cx: &mut Cx<'_>, mut walk: Walk, oif: Option<IfIndex>, found: &Found) -> Ways {
+    let dst = walk.skb.packet.dst;
+    if dst.is_ipv4() && found.route.kind != RouteKind::Unicast {
+        return from_source(cx, walk, oif);
+    }
+    let what = format!("an address of this family to send from, for {dst}");
+    walk.step(
+        Step::new(StepKind::SourceAddress, "no source address").with(Evidence::Absent { what }),
+    );
+    walk.end(Disposition::Rejected(RejectWith::NetUnreachable))
+}
+
+/// The output route of a packet that has its source, then OUTPUT.
+fn from_source(cx: &mut Cx<'_>, mut walk: Walk, oif: Option<IfIndex>) -> Ways {
     if let Err(ways) = own_source(cx, &mut walk) {
         return ways;
     }
@@ -237,7 +298,8 @@ fn hop_limit(cx: &Cx<'_>, walk: &mut Walk, oif: IfIndex) {
     let Some(limit) = conf.and_then(|conf| conf.hop_limit) else {
         return;
     };
-    if walk.skb.packet.dst.is_ipv6() && !walk.skb.packet.is_tunnel() {
+    // A raw socket's program writes the whole header itself.
+    if walk.skb.packet.dst.is_ipv6() && !walk.skb.packet.is_tunnel() && !walk.skb.raw {
         walk.skb.packet.ttl = limit;
         if let Some(hop) = walk.hops.last_mut().filter(|hop| hop.iif.is_none()) {
             hop.packet.ttl = limit;
@@ -378,6 +440,14 @@ pub(crate) fn postrouting(cx: &mut Cx<'_>, mut walk: Walk, out: Out) -> Ways {
             dev: link.name.clone(),
             state: format!("mtu {mtu}"),
         };
+        if walk.skb.raw && (walk.skb.packet.df || walk.skb.packet.dst.is_ipv6()) {
+            let text = format!(
+                "{} bytes do not fit, and the socket cuts nothing",
+                walk.skb.packet.len
+            );
+            walk.step(Step::new(StepKind::Mtu, text).with(state));
+            return walk.end(Disposition::Rejected(RejectWith::TooBig(mtu)));
+        }
         let result = if matches!(walk.skb.packet.l4, L4::Tcp { .. }) {
             walk.skb.packet.len = mtu;
             format!("sent as segments of {mtu} bytes")

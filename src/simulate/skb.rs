@@ -33,6 +33,8 @@ pub(crate) struct Skb {
     pub(crate) party: Option<(NsKey, bool)>,
     /// It comes from a socket of this namespace (`skb->sk`).
     pub(crate) local: bool,
+    /// Its sender wrote the whole IP header (IP_HDRINCL).
+    pub(crate) raw: bool,
     /// IPVS had to do with it (`skb->ipvs_property`), and passes it over from now on.
     pub(crate) ipvs: bool,
     /// Its length is that of the question; data packets may have any.

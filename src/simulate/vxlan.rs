@@ -159,7 +159,7 @@ fn outer(
         } else {
             device.ttl
         },
-        tos: 0,
+        tos: outer_ecn(inner.tos),
         df: false,
         len: inner.len + HEADERS + header,
         // The source port is a hash of the inner flow (`udp_flow_src_port()`).
@@ -171,6 +171,15 @@ fn outer(
             vni: Some(vni),
             packet: inner,
         })),
+    }
+}
+
+/// Congestion bits that the outer header takes over (`INET_ECN_encapsulate()`): what was marked on the way here is
+/// not marked again.
+fn outer_ecn(inner: u8) -> u8 {
+    match inner & 3 {
+        3 => 2,
+        other => other,
     }
 }
 

@@ -242,6 +242,23 @@ impl Walk {
         });
     }
 
+    /// Goes on at a device of a namespace below, where that is another one. Nothing of it is scrubbed: it
+    /// has not been received there (`macvlan_queue_xmit()`).
+    pub(crate) fn below(&mut self, ns: &NsKey) {
+        if *ns == self.ns {
+            return;
+        }
+        self.ns = ns.clone();
+        self.hops.push(Hop {
+            ns: ns.clone(),
+            iif: None,
+            oif: None,
+            packet: self.skb.packet.clone(),
+            steps: Vec::new(),
+            taps: Vec::new(),
+        });
+    }
+
     /// Notes where it is; `false` where it was here before, unchanged.
     pub(crate) fn is_new_here(&mut self, dev: IfIndex) -> bool {
         let packet = &self.skb.packet;

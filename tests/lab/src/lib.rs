@@ -21,6 +21,7 @@ pub mod oracle;
 pub mod packet;
 pub mod process;
 pub mod proxy;
+pub mod random;
 pub mod relay;
 pub mod serve;
 pub mod spec;

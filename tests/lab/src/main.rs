@@ -5,13 +5,13 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use netpath_lab::bench::{self, BenchArgs, InsideArgs};
 use netpath_lab::holder::{self, HolderArgs};
 use netpath_lab::relay::{self, RelayArgs};
 use netpath_lab::serve::{self, ServeArgs};
 use netpath_lab::state::ClusterState;
-use netpath_lab::{Cluster, Fault, Outcome, Overlay, Proxy, Spec, api, exchange, launch};
+use netpath_lab::{Cluster, Fault, Outcome, Overlay, Proxy, Spec, api, exchange, launch, random};
 use nix::sys::signal::{SigSet, Signal};
 
 /// Clusters made of network namespaces.
@@ -131,6 +131,8 @@ enum Task {
         #[arg(long)]
         kubeconfig_out: Option<PathBuf>,
     },
+    /// Send random packets through random networks, and hold what was seen against what was predicted.
+    Oracle(OracleArgs),
     /// Measure what an answer costs, on laboratories of its own.
     Bench(BenchArgs),
     /// Internal: figures taken inside a node.
@@ -151,6 +153,40 @@ enum Task {
     /// Internal: listener.
     #[command(hide = true)]
     Serve(ServeArgs),
+}
+
+#[derive(Args)]
+struct OracleArgs {
+    /// Packets to send.
+    #[arg(long, default_value_t = 2000)]
+    cases: usize,
+    /// Everything follows from it.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// One network alone, by its own seed.
+    #[arg(long)]
+    network: Option<String>,
+    /// The packet of that network to make smaller, by number.
+    #[arg(long, requires = "network")]
+    packet: Option<usize>,
+    /// A saved case, sent again.
+    #[arg(long, conflicts_with = "network")]
+    replay: Option<PathBuf>,
+    /// Directory for cases that disagree, made smaller.
+    #[arg(long)]
+    save: Option<PathBuf>,
+    /// Disagreements after which it ends.
+    #[arg(long, default_value_t = 20)]
+    most: usize,
+    /// CPUs to use.
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
+    /// Seconds after which it begins no other network.
+    #[arg(long, default_value_t = u64::MAX)]
+    seconds: u64,
+    /// Show which decisions were met.
+    #[arg(long)]
+    coverage: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -277,6 +313,7 @@ fn run(task: Task) -> Result<ExitCode> {
                 .context("start the runtime of the API server")?
                 .block_on(api::serve(&state, &options))?;
         }
+        Task::Oracle(args) => return oracle(&args),
         Task::Bench(args) => bench::run(&args)?,
         Task::BenchInside(args) => bench::inside(&args)?,
         Task::Holder(args) => holder::hold(&args)?,
@@ -294,6 +331,46 @@ fn run(task: Task) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn oracle(args: &OracleArgs) -> Result<ExitCode> {
+    let report = if let Some(dir) = &args.replay {
+        random::run::keep_to(0)?;
+        let path = dir.join("case.json");
+        let text = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        let case = serde_json::from_slice(&text).context("decode the case")?;
+        let tried = random::shrink::attempt(&case)?;
+        println!("{:?}", tried.verdict);
+        return Ok(ExitCode::SUCCESS);
+    } else if let Some(text) = &args.network {
+        random::run::keep_to(0)?;
+        let digits = text.trim_start_matches("0x");
+        let seed = u64::from_str_radix(digits, 16).context("decode the network's seed")?;
+        let report =
+            random::run::network(seed, random::run::PROBES, args.save.as_deref(), args.packet);
+        for text in &report.differ {
+            println!("== {text}");
+        }
+        report
+    } else {
+        random::run::run(&random::run::Plan {
+            seed: args.seed,
+            cases: args.cases,
+            save: args.save.clone(),
+            most: args.most,
+            jobs: args.jobs,
+            seconds: args.seconds,
+        })?
+    };
+    if args.coverage {
+        print!("{}", report.coverage.text());
+    }
+    print!("{}", report.text());
+    Ok(if report.differ.is_empty() && report.failed.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(1)
+    })
 }
 
 fn up(spec: Spec, foreground: bool) -> Result<()> {

@@ -578,6 +578,7 @@ pub(super) fn skb(packet: Packet, local: bool) -> Skb {
         proxy: None,
         party: None,
         local,
+        raw: false,
         ipvs: false,
         sized: true,
         free: crate::simulate::netfilter::UNPRIVILEGED,

@@ -1,0 +1,46 @@
+//! The kernel as the oracle: random networks, random packets through them, and whether what the product predicts
+//! from what it read before is what packet sockets saw.
+//!
+//! Everything follows from a seed. A network is data ([`World`]), so that a case that disagrees can be made smaller
+//! and saved; docs/accuracy.md says what is compared.
+#![allow(
+    clippy::format_push_string,
+    clippy::single_match_else,
+    reason = "lines are put together once, from parts that are there or not"
+)]
+
+pub mod ask;
+pub mod coverage;
+pub mod dice;
+pub mod fit;
+pub mod judge;
+mod plan;
+mod probe;
+mod raise;
+mod routes;
+mod rules;
+pub mod run;
+pub mod save;
+pub mod shrink;
+mod wire;
+pub mod world;
+
+use dice::Dice;
+use plan::Plan;
+pub use raise::Raised;
+pub use wire::Wire;
+use world::{Probe, World};
+
+/// The network of a seed, and packets to send through it.
+pub fn generate(seed: u64, probes: usize) -> (World, Vec<Probe>) {
+    let mut dice = Dice::new(seed);
+    let mut plan = Plan::draw(&mut dice);
+    plan.settings(&mut dice);
+    routes::draw(&mut dice, &mut plan);
+    let everywhere = dice.percent(65);
+    plan.pin(&mut dice, everywhere);
+    rules::draw(&mut dice, &mut plan);
+    probe::listeners(&mut dice, &mut plan);
+    let probes = probe::draw(&mut dice, &plan, probes);
+    (plan.world, probes)
+}

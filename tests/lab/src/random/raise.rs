@@ -1,0 +1,237 @@
+//! Makes a network, and takes it away.
+
+use std::collections::BTreeSet;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, sendto, socket};
+
+use super::world::{Rules, World};
+use crate::cluster::Place;
+use crate::command::{feed, ip_batch, output};
+use crate::network::sysctl;
+
+/// A network that stands. It is removed when this is dropped.
+pub struct Raised {
+    prefix: String,
+    /// Namespaces, in the order of the world.
+    pub places: Vec<Place>,
+    /// Lines that the kernel or a tool refused, with what it said.
+    pub refused: Vec<String>,
+}
+
+impl Raised {
+    /// Makes it, without rules. Lines of `ip` and `bridge` and settings that are refused are noted.
+    pub fn up(world: &World) -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let mut raised = Self {
+            prefix: format!("npr-{}-{number}-", std::process::id()),
+            places: Vec::new(),
+            refused: Vec::new(),
+        };
+        let lines = world.places.iter();
+        let lines: Vec<String> = lines
+            .map(|place| format!("netns add {}", raised.netns(&place.name)))
+            .collect();
+        ip_batch(&lines)?;
+        for place in &world.places {
+            let name = raised.netns(&place.name);
+            let path = PathBuf::from("/run/netns").join(name);
+            raised.places.push(Place::at(&place.name, &path)?);
+        }
+        let named = |line: &String| {
+            let mut line = line.clone();
+            for place in &world.places {
+                line = line.replace(&format!("@{}@", place.name), &raised.netns(&place.name));
+            }
+            line
+        };
+        let mut refused = Vec::new();
+        for (at, place) in raised.places.iter().zip(&world.places) {
+            let lines: Vec<String> = place.links.iter().map(named).collect();
+            refused.extend(at.enter(|| {
+                let mut refused = Vec::new();
+                for setting in &place.early {
+                    if let Err(error) = sysctl(&format!("net/{}", setting.0), &setting.1) {
+                        refused.push(format!("{error:#}"));
+                    }
+                }
+                refused.extend(batch("ip", &lines)?);
+                Ok(refused)
+            })?);
+        }
+        for (at, place) in raised.places.iter().zip(&world.places) {
+            let lines: Vec<String> = place.ip.iter().map(named).collect();
+            refused.extend(at.enter(|| {
+                let mut refused = batch("ip", &lines)?;
+                refused.extend(batch("bridge", &place.bridge)?);
+                for setting in &place.late {
+                    if let Err(error) = sysctl(&format!("net/{}", setting.0), &setting.1) {
+                        refused.push(format!("{error:#}"));
+                    }
+                }
+                Ok(refused)
+            })?);
+        }
+        raised.refused = refused;
+        Ok(raised)
+    }
+
+    /// Loads sets and rules.
+    pub fn load_rules(&self, world: &World) -> Result<()> {
+        for (at, place) in self.places.iter().zip(&world.places) {
+            at.enter(|| {
+                if !place.ipsets.is_empty() {
+                    feed(&["ipset", "restore"], &(place.ipsets.join("\n") + "\n"))?;
+                }
+                place.rules.iter().try_for_each(load)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Shows bridges where everyone is; devices have to be up.
+    pub fn show_stations(&self) -> Result<()> {
+        for at in &self.places {
+            at.enter(show_stations)?;
+        }
+        Ok(())
+    }
+
+    /// Name of a namespace's file.
+    pub fn netns(&self, place: &str) -> String {
+        format!("{}{place}", self.prefix)
+    }
+
+    /// A namespace.
+    pub fn place(&self, name: &str) -> Result<&Place> {
+        let found = self.places.iter().find(|place| place.name == name);
+        found.with_context(|| format!("{name} is no namespace of this network"))
+    }
+
+    /// The namespaces again, for a capture.
+    pub fn again(&self) -> Result<Vec<Place>> {
+        let places = self.places.iter();
+        places
+            .map(|place| {
+                let path = PathBuf::from("/run/netns").join(self.netns(&place.name));
+                Place::at(&place.name, &path)
+            })
+            .collect()
+    }
+}
+
+impl Drop for Raised {
+    fn drop(&mut self) {
+        let mut lines: BTreeSet<String> = BTreeSet::new();
+        for place in &self.places {
+            lines.insert(format!("netns del {}", self.netns(&place.name)));
+        }
+        let lines: Vec<String> = lines.into_iter().collect();
+        match batch("ip", &lines) {
+            Ok(refused) if refused.is_empty() => {}
+            Ok(refused) => eprintln!("remove namespaces: {}", refused.join("; ")),
+            Err(error) => eprintln!("remove namespaces: {error:#}"),
+        }
+    }
+}
+
+/// Runs lines through one `ip` or `bridge`, all of them, and returns what was refused.
+fn batch(program: &str, lines: &[String]) -> Result<Vec<String>> {
+    if lines.is_empty() {
+        return Ok(Vec::new());
+    }
+    // A line can't say its family, where that is not told by an address.
+    let (six, other): (Vec<String>, Vec<String>) = lines
+        .iter()
+        .cloned()
+        .partition(|line| line.starts_with("-6 "));
+    let six: Vec<String> = six.iter().map(|line| line.replacen("-6 ", "", 1)).collect();
+    let mut refused = family_batch(&[program, "-force", "-batch", "-"], &other)?;
+    refused.extend(family_batch(
+        &[program, "-6", "-force", "-batch", "-"],
+        &six,
+    )?);
+    Ok(refused)
+}
+
+fn family_batch(argv: &[&str], lines: &[String]) -> Result<Vec<String>> {
+    if lines.is_empty() {
+        return Ok(Vec::new());
+    }
+    let text = lines.join("\n") + "\n";
+    let output = output(argv, &text)?;
+    if output.status.success() {
+        return Ok(Vec::new());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let mut refused = Vec::new();
+    let mut why = String::new();
+    for line in said.lines() {
+        match line.strip_prefix("Command failed -:") {
+            Some(number) => {
+                let number: usize = number.parse().unwrap_or(0);
+                let text = lines.get(number.wrapping_sub(1));
+                refused.push(format!("{}: {why}", text.map_or("?", String::as_str)));
+                why.clear();
+            }
+            None => why.push_str(line),
+        }
+    }
+    Ok(refused)
+}
+
+fn load(rules: &Rules) -> Result<()> {
+    match rules {
+        Rules::Iptables { legacy, v6, tables } => {
+            let family = if *v6 { "ip6tables" } else { "iptables" };
+            let backend = if *legacy { "legacy" } else { "nft" };
+            for table in tables {
+                let text = table.text();
+                feed(&[&format!("{family}-{backend}-restore"), "-n"], &text)
+                    .with_context(|| format!("rules:\n{text}"))?;
+            }
+        }
+        Rules::Nft(lines) => {
+            let text = lines.join("\n") + "\n";
+            feed(&["nft", "-f", "-"], &text).with_context(|| format!("rules:\n{text}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Sends one frame to all by every device, so that bridges know where everyone is. Its type is no protocol's
+/// (IEEE's local experimental one).
+fn show_stations() -> Result<()> {
+    let own = socket(
+        AddressFamily::Packet,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )
+    .context("open a packet socket")?;
+    for interface in nix::ifaddrs::getifaddrs().context("list interfaces")? {
+        let Some(link) = interface
+            .address
+            .and_then(|addr| addr.as_link_addr().copied())
+        else {
+            continue;
+        };
+        let up = interface
+            .flags
+            .contains(nix::net::if_::InterfaceFlags::IFF_UP);
+        let loopback = interface
+            .flags
+            .contains(nix::net::if_::InterfaceFlags::IFF_LOOPBACK);
+        let Some(mac) = link.addr().filter(|_| up && !loopback) else {
+            continue;
+        };
+        let frame = [&[0xff; 6][..], &mac, &[0x88, 0xb5], &[0; 46]].concat();
+        // Of the address, only the device counts here (`packet_snd()`). A device without carrier refuses.
+        let _ = sendto(own.as_raw_fd(), &frame, &link, MsgFlags::empty());
+    }
+    Ok(())
+}

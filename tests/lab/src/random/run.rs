@@ -1,0 +1,316 @@
+//! Many networks, one after the other on each CPU.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
+
+use super::ask::Verdict;
+use super::coverage::Coverage;
+use super::dice::Dice;
+use super::fit::Refusal;
+use super::judge::Judge;
+use super::world::{Case, Kind, Probe, World};
+use super::{Raised, Wire, generate, save, shrink};
+
+/// Packets that are sent through each network.
+pub const PROBES: usize = 40;
+
+/// Networks that take longer are named.
+const SLOW: Duration = Duration::from_secs(20);
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// First seed.
+    pub seed: u64,
+    /// Packets in all.
+    pub cases: usize,
+    /// Where to save cases that disagree, made smaller; `None`: nowhere, and as they are.
+    pub save: Option<PathBuf>,
+    /// Stop at so many disagreements.
+    pub most: usize,
+    /// CPUs to use.
+    pub jobs: usize,
+    /// Begin no network after so many seconds.
+    pub seconds: u64,
+}
+
+/// What came out.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Networks.
+    pub networks: usize,
+    /// Packets.
+    pub cases: usize,
+    /// Of these, how many were as predicted.
+    pub agree: usize,
+    /// How the predictions of the agreeing ended.
+    pub ends: BTreeMap<&'static str, usize>,
+    /// Inconclusive ones, by reason.
+    pub unknown: BTreeMap<String, usize>,
+    /// Disagreements, in words, with their seeds.
+    pub differ: Vec<String>,
+    /// Packets that can't be sent: their source is no address, or they are too large for a raw socket.
+    pub skipped: usize,
+    /// Networks that could not be made, with their seeds.
+    pub failed: Vec<String>,
+    /// Lines that the kernel or a tool refused.
+    pub refused: usize,
+    /// The same by their first words, with an example.
+    pub refusals: BTreeMap<String, usize>,
+    /// Decisions met.
+    pub coverage: Coverage,
+    /// How long it took.
+    pub took: Duration,
+    /// Of that, making and removing networks, reading, sending; of all CPUs together.
+    pub parts: [Duration; 3],
+}
+
+impl Report {
+    fn add(&mut self, other: &Self) {
+        self.networks += other.networks;
+        self.cases += other.cases;
+        self.agree += other.agree;
+        for (end, count) in &other.ends {
+            *self.ends.entry(end).or_default() += count;
+        }
+        for (why, count) in &other.unknown {
+            *self.unknown.entry(why.clone()).or_default() += count;
+        }
+        for (why, count) in &other.refusals {
+            *self.refusals.entry(why.clone()).or_default() += count;
+        }
+        self.differ.extend(other.differ.iter().cloned());
+        self.failed.extend(other.failed.iter().cloned());
+        self.refused += other.refused;
+        self.skipped += other.skipped;
+        self.coverage.add(&other.coverage);
+        for (own, more) in self.parts.iter_mut().zip(other.parts) {
+            *own += more;
+        }
+    }
+
+    /// Inconclusive cases.
+    pub fn inconclusive(&self) -> usize {
+        self.unknown.values().sum()
+    }
+
+    /// In words.
+    #[allow(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let seconds = self.took.as_secs_f64();
+        let share = |count: usize| 100.0 * count as f64 / self.cases.max(1) as f64;
+        let _ = writeln!(
+            text,
+            "{} cases through {} networks in {seconds:.1} s ({:.1} cases/s): {} agree, {} differ, {} inconclusive ({:.2} %), {} networks failed",
+            self.cases,
+            self.networks,
+            self.cases as f64 / seconds.max(0.001),
+            self.agree,
+            self.differ.len(),
+            self.inconclusive(),
+            share(self.inconclusive()),
+            self.failed.len(),
+        );
+        let ends: Vec<String> = self
+            .ends
+            .iter()
+            .map(|(end, count)| format!("{end} {:.1} %", share(*count)))
+            .collect();
+        let [raise, read, send] = self.parts.map(|part| part.as_secs_f64());
+        let _ = writeln!(text, "ends: {}", ends.join(", "));
+        let _ = writeln!(
+            text,
+            "time of all CPUs: networks {raise:.1} s, reading and predicting {read:.1} s, sending {send:.1} s; {} lines refused, {} packets that can't be sent",
+            self.refused, self.skipped
+        );
+        for (why, count) in &self.unknown {
+            let _ = writeln!(text, "  {count} inconclusive: {why}");
+        }
+        for (why, count) in &self.refusals {
+            let _ = writeln!(text, "  {count} refused: {why}");
+        }
+        for why in &self.failed {
+            let _ = writeln!(text, "  failed: {why}");
+        }
+        text
+    }
+}
+
+/// Runs all cases of a plan on its CPUs; each network's seed follows from the plan's.
+pub fn run(plan: &Plan) -> Result<Report> {
+    let start = Instant::now();
+    let networks = plan.cases.div_ceil(PROBES);
+    let mut dice = Dice::new(plan.seed);
+    let seeds: Vec<u64> = (0..networks).map(|_| dice.seed()).collect();
+    let next = AtomicUsize::new(0);
+    let total = Mutex::new(Report::default());
+    let own = sched_getaffinity(Pid::from_raw(0)).context("ask for the CPUs of this program")?;
+    let cpus: Vec<usize> = (0..CpuSet::count())
+        .filter(|cpu| own.is_set(*cpu).unwrap_or(false))
+        .take(plan.jobs.max(1))
+        .collect();
+    thread::scope(|scope| {
+        for cpu in cpus {
+            let (next, total, seeds) = (&next, &total, &seeds);
+            scope.spawn(move || {
+                if let Err(error) = keep_to(cpu) {
+                    eprintln!("{error:#}");
+                    return;
+                }
+                while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let began = Instant::now();
+                    let report = network(*seed, PROBES, plan.save.as_deref(), None);
+                    let Ok(mut total) = total.lock() else {
+                        return;
+                    };
+                    if began.elapsed() > SLOW {
+                        let parts = report.parts;
+                        eprintln!("seed {seed:#x} took {:?}: {parts:?}", began.elapsed());
+                    }
+                    for text in &report.differ {
+                        println!("== {text}");
+                    }
+                    total.add(&report);
+                    let over = start.elapsed().as_secs() >= plan.seconds;
+                    if total.differ.len() >= plan.most || over {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let mut report = total
+        .into_inner()
+        .map_err(|_| anyhow::anyhow!("a thread panicked"))?;
+    report.took = start.elapsed();
+    Ok(report)
+}
+
+/// Keeps this thread to one CPU, on which the kernel handles what it sends in order.
+pub fn keep_to(cpu: usize) -> Result<()> {
+    let mut only = CpuSet::new();
+    only.set(cpu).context("name a CPU")?;
+    sched_setaffinity(Pid::from_raw(0), &only).context("keep a thread to a CPU")
+}
+
+/// All packets of one seed's network.
+pub fn network(seed: u64, probes: usize, save: Option<&Path>, only: Option<usize>) -> Report {
+    let (world, probes) = generate(seed, probes);
+    let mut report = Report {
+        networks: 1,
+        ..Report::default()
+    };
+    let mut differing = Vec::new();
+    if let Err(error) = try_network(seed, &world, &probes, &mut report, &mut differing) {
+        report.failed.push(format!("seed {seed:#x}: {error:#}"));
+    }
+    if let Some(dir) = save {
+        let mut differing = differing.into_iter();
+        let wanted = differing.find(|(number, _)| only.is_none_or(|only| only == *number));
+        if let Some((number, text)) = wanted {
+            let case = Case {
+                world: world.clone(),
+                probes: probes.get(..=number).unwrap_or_default().to_vec(),
+            };
+            match shrink::shrink(&case).and_then(|small| save::save(dir, &small, seed, number)) {
+                Ok(Some(path)) => report.differ.push(format!(
+                    "seed {seed:#x} packet {number}, made smaller in {}",
+                    path.display()
+                )),
+                Ok(None) => report.differ.push(format!(
+                    "seed {seed:#x} packet {number} agrees when sent again: {text}"
+                )),
+                Err(error) => report
+                    .failed
+                    .push(format!("make {seed:#x} smaller: {error:#}")),
+            }
+        }
+    }
+    report
+}
+
+fn try_network(
+    seed: u64,
+    world: &World,
+    probes: &[Probe],
+    report: &mut Report,
+    differing: &mut Vec<(usize, String)>,
+) -> Result<()> {
+    let start = Instant::now();
+    let raised = Raised::up(world)?;
+    report.refused += raised.refused.len();
+    for line in &raised.refused {
+        let why = line.rsplit(": ").next().unwrap_or_default();
+        let words: Vec<&str> = line.split(' ').take(3).collect();
+        let key = format!("{} ... {why}", words.join(" "));
+        *report.refusals.entry(key).or_default() += 1;
+    }
+    let mut judge = Judge::up()?;
+    judge.await_usable(&raised)?;
+    let mut wire = Wire::up(&raised, world, judge.ports())?;
+    raised.load_rules(world)?;
+    judge.read(&raised)?;
+    report.parts[0] += start.elapsed();
+    for (number, probe) in probes.iter().enumerate() {
+        let start = Instant::now();
+        judge.read_again(&raised)?;
+        if !judge.can_send(probe) {
+            report.skipped += 1;
+            continue;
+        }
+        let traces = judge.predict(probe)?;
+        report.parts[1] += start.elapsed();
+        let start = Instant::now();
+        let observed = wire.ask(probe).with_context(|| format!("send {probe}"))?;
+        report.parts[2] += start.elapsed();
+        if matches!(probe.kind, Kind::Raw { .. }) && observed.refusal == Some(Refusal::Call(90)) {
+            // EMSGSIZE: the socket itself takes no packet larger than its device's MTU.
+            report.skipped += 1;
+            continue;
+        }
+        report.cases += 1;
+        match judge.compare(probe, &traces, &observed) {
+            Verdict::Agrees(way) => {
+                report.agree += 1;
+                if let Some(trace) = traces.get(way) {
+                    *report.ends.entry(trace.outcome().name()).or_default() += 1;
+                    report.coverage.count(trace);
+                }
+            }
+            Verdict::Unknown(why) => *report.unknown.entry(reason(&why)).or_default() += 1,
+            Verdict::Differs(text) => {
+                report
+                    .differ
+                    .push(format!("seed {seed:#x} packet {number}: {text}"));
+                differing.push((number, text));
+            }
+        }
+    }
+    let start = Instant::now();
+    drop(wire);
+    drop(raised);
+    report.parts[0] += start.elapsed();
+    Ok(())
+}
+
+/// Words that differ from case to case left out.
+fn reason(why: &str) -> String {
+    let words = why.split(' ').map(|word| {
+        if word.chars().any(|letter| letter.is_ascii_digit()) {
+            "…"
+        } else {
+            word
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
