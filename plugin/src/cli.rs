@@ -34,6 +34,7 @@ Examples:
   kubectl netpath map web-0                       its veth, bridge port, MAC, MTU and namespace
   kubectl netpath map veth/veth3fa2c1@worker-1    which pod is behind this device
   kubectl netpath dump routes web-0               the routes inside the pod's namespace
+  kubectl netpath capture web-0 api               its packets, at every hop
   kubectl netpath check                           do the nodes' rules agree with the Services
   kubectl netpath snapshot save net.json          everything, for later:
   kubectl netpath trace --snapshot net.json web-0 api
@@ -55,6 +56,8 @@ pub enum Command {
     Dump(DumpArgs),
     /// Look for faults that are visible without a flow, on all nodes or on those named
     Check(CheckArgs),
+    /// Show or record packets at the hops of a pod, a node or a path
+    Capture(CaptureArgs),
     /// Save what kernels hold to a file that trace, map, dump and check run on later
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
@@ -313,6 +316,90 @@ pub struct CheckArgs {
     /// Where facts come from.
     #[command(flatten)]
     pub access: AccessFlags,
+}
+
+/// `capture`.
+#[derive(Args, Debug, Clone)]
+#[command(after_help = "\
+With one end: a pod's own devices and their other ends, and its packets at the node's uplinks and
+tunnels; a node's uplinks and tunnels. With two: every device on the predicted path and on the way
+back, on all nodes. A filter holds for packets as they are and for those inside tunnels. Payload is
+left out, and nothing is taken that is not for the node, unless asked for. It ends by Ctrl-C,
+complete to the last packet, and tells what was lost.
+
+Examples:
+  kubectl netpath capture web-0                         one line for each packet and device
+  kubectl netpath capture web-0 --filter 'tcp port 80 and tcp[tcpflags] & tcp-syn != 0'
+  kubectl netpath capture web-0 api --count 20          what one flow looks like at each hop
+  kubectl netpath capture web-0 api -w flow.pcapng --duration 1m
+  kubectl netpath capture node/worker-1 --filter 'host 10.244.2.4' -w - | wireshark -k -i -
+  kubectl-netpath capture --local netns/net0 10.0.1.3:8080")]
+pub struct CaptureArgs {
+    /// A pod, a node (node/NAME), or the source of a flow; with --local netns/NAME, pid/N, host
+    #[arg(value_name = "WHERE")]
+    pub place: String,
+    /// Destination of the flow
+    #[arg(value_name = "DST")]
+    pub destination: Option<String>,
+    /// Which packets, in pcap's language (man pcap-filter) [default: all; with DST, those of the flow]
+    #[arg(short, long, value_name = "FILTER")]
+    pub filter: Option<String>,
+    /// Write pcapng to this file, or to stdout (-)
+    #[arg(short, long, value_name = "FILE")]
+    pub write: Option<PathBuf>,
+    /// End after so many packets, each device's counted
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// End after this time
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = crate::kube_flags::parse_duration)]
+    pub duration: std::time::Duration,
+    /// End after so many bytes of output
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    pub size: Option<u64>,
+    /// Also what packets carry, not their headers alone
+    #[arg(long)]
+    pub payload: bool,
+    /// Also packets that are for other stations (sets the devices to promiscuous mode meanwhile)
+    #[arg(long)]
+    pub promiscuous: bool,
+    /// Protocol of the flow [default: as trace]
+    #[arg(
+        long,
+        value_enum,
+        ignore_case = true,
+        value_name = "PROTOCOL",
+        requires = "destination"
+    )]
+    pub protocol: Option<ProtocolName>,
+    /// Where facts come from.
+    #[command(flatten)]
+    pub access: AccessFlags,
+}
+
+impl CaptureArgs {
+    /// How long it may last.
+    pub fn lasts(&self) -> std::time::Duration {
+        self.duration
+    }
+
+    /// The trace whose way is watched.
+    pub fn trace(&self) -> TraceArgs {
+        TraceArgs {
+            source: self.place.clone(),
+            destination: self.destination.clone().unwrap_or_default(),
+            output: Format::Text,
+            protocol: self.protocol,
+            source_port: None,
+            uid: None,
+            gid: None,
+            size: None,
+            ipv4: false,
+            ipv6: false,
+            existing: false,
+            no_reply: false,
+            access: self.access.clone(),
+        }
+    }
 }
 
 /// Whose words rules are printed in, and so which of them.

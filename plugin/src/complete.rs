@@ -116,7 +116,7 @@ async fn candidates(words: &[String]) -> Candidates {
         }
         ("save", 0) => return (BTreeSet::new(), Directive::Files),
         ("save" | "check", _) => Wanted::Node,
-        ("trace" | "map", 0) | ("dump", 1) => Wanted::Place,
+        ("trace" | "map" | "capture", 0) | ("dump", 1) => Wanted::Place,
         ("trace", 1) => Wanted::Destination,
         _ => return (BTreeSet::new(), Directive::Only),
     };

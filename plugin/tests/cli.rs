@@ -70,6 +70,7 @@ fn help_of_every_command() {
         "trace",
         "map",
         "dump",
+        "capture",
         "check",
         "snapshot",
         "snapshot save",

@@ -62,10 +62,15 @@ fn collector() -> Result<Collector, String> {
 
 fn run_serve() -> Result<(), String> {
     let mut collector = collector()?;
+    #[cfg(feature = "capture")]
+    let mut watcher = netpath::capture::Taps::default();
+    #[cfg(not(feature = "capture"))]
+    let mut watcher = netpath::collect::serve::Blind;
     serve(
         io::stdin().lock(),
         io::stdout().lock(),
         &mut collector,
+        &mut watcher,
         IDLE,
     )
     .map_err(|error| error.to_string())

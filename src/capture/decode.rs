@@ -1,56 +1,212 @@
-//! Bytes of a captured Ethernet frame -> packet.
+//! Bytes of a captured frame -> packet.
 
 use std::net::IpAddr;
 
-use etherparse::{LaxNetSlice, LaxSlicedPacket, LinkSlice, TransportSlice};
+use etherparse::{EtherType, LaxNetSlice, LaxSlicedPacket, LinkSlice, TransportSlice};
 
 use crate::model::MacAddr;
+use crate::model::capture::Mark;
 use crate::model::packet::{Inner, L4, Packet};
+
+/// LINKTYPE_ETHERNET
+pub const ETHERNET: u32 = 1;
+/// LINKTYPE_LINUX_SLL2: Linux cooked capture, of all devices at once.
+pub const COOKED: u32 = 276;
+/// LINKTYPE_RAW as files have it.
+pub const RAW: u32 = 101;
+/// DLT_RAW as libpcap on Linux has it.
+pub(super) const DLT_RAW: u32 = 12;
 
 /// Bytes of UDP and VXLAN header before the inner frame.
 const VXLAN_HEADER: usize = 8;
+/// Bytes of a cooked header.
+const COOKED_HEADER: usize = 20;
+/// Tunnels inside tunnels that are looked into.
+const DEEPEST: u8 = 3;
 
-/// Decodes a frame, and the frame inside where it is UDP to `vxlan_port`. `None` for anything that is
-/// no IP packet, or is cut before its addresses.
+/// What a frame holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// Its headers.
+    pub packet: Packet,
+    /// Bytes of the frame up to where the innermost header ends.
+    pub headers: usize,
+    /// Where the packet inside begins, and its link type; of the innermost tunnel.
+    pub inner: Option<(usize, u32)>,
+    /// What no translation changes.
+    pub mark: Option<Mark>,
+    /// Device, of a cooked frame.
+    pub ifindex: Option<u32>,
+    /// Whether it was sent, of a cooked frame.
+    pub out: Option<bool>,
+}
+
+/// Decodes an Ethernet frame, and the frame inside where it is UDP to `vxlan_port`. `None` for anything
+/// that is no IP packet, or is cut before its addresses.
 pub fn decode(frame: &[u8], vxlan_port: Option<u16>) -> Option<Packet> {
+    let view = look(ETHERNET, frame, vxlan_port.as_slice())?;
+    (!matches!(view.packet.l4, L4::Arp { .. })).then_some(view.packet)
+}
+
+/// Decodes a frame of a link type, and what is inside tunnels. `None` for anything that is no IP or ARP
+/// packet, or is cut before its addresses.
+pub fn look(link: u32, frame: &[u8], vxlan: &[u16]) -> Option<View> {
+    within(link, frame, 0, vxlan, DEEPEST)
+}
+
+fn within(link: u32, frame: &[u8], begin: usize, vxlan: &[u16], depth: u8) -> Option<View> {
+    let bytes = frame.get(begin..)?;
     // Frames are cut at the snap length, so that their lengths promise more than there is.
-    let sliced = LaxSlicedPacket::from_ethernet(frame).ok()?;
-    let eth = match sliced.link {
+    let (sliced, cooked) = match link {
+        ETHERNET => (LaxSlicedPacket::from_ethernet(bytes).ok()?, None),
+        RAW | DLT_RAW => (LaxSlicedPacket::from_ip(bytes).ok()?, None),
+        COOKED => {
+            let (header, rest) = bytes.split_at_checked(COOKED_HEADER)?;
+            let [high, low, _, _, a, b, c, d, _, _, kind, ..] = *header else {
+                return None;
+            };
+            let ethertype = EtherType(u16::from_be_bytes([high, low]));
+            let sliced = LaxSlicedPacket::from_ether_type(ethertype, rest);
+            // PACKET_OUTGOING, include/uapi/linux/if_packet.h
+            let about = (u32::from_be_bytes([a, b, c, d]), kind == 4);
+            (sliced, Some(about))
+        }
+        _ => return None,
+    };
+    let eth = match &sliced.link {
         Some(LinkSlice::Ethernet2(header)) => {
             Some((MacAddr(header.source()), MacAddr(header.destination())))
         }
         _ => None,
     };
-    let (src, dst, ttl, tos, df, len): (IpAddr, IpAddr, u8, u8, bool, u32) = match sliced.net? {
+    // Addresses of slices of one buffer.
+    let at = |part: &[u8]| (part.as_ptr() as usize).saturating_sub(frame.as_ptr() as usize);
+    let mut net = headers(sliced.net.as_ref()?)?;
+    net.packet.eth = eth;
+    let mut view = View {
+        headers: at(net.payload),
+        packet: net.packet,
+        inner: None,
+        mark: None,
+        ifindex: cooked.map(|(ifindex, _)| ifindex),
+        out: cooked.map(|(_, out)| out),
+    };
+    let mut inside = None;
+    if let Some(transport) = &sliced.transport {
+        let (l4, payload, mark) = transport_of(transport);
+        view.packet.l4 = l4;
+        view.headers = at(payload);
+        view.mark = mark;
+        if let L4::Udp {
+            dport: Some(port), ..
+        } = l4
+            && vxlan.contains(&port)
+            && let Some((header, rest)) = payload.split_at_checked(VXLAN_HEADER)
+        {
+            inside = Some((at(rest), ETHERNET, vni(header)));
+        }
+    } else if matches!(view.packet.l4, L4::Other(4 | 41)) {
+        inside = Some((at(net.payload), RAW, None));
+    }
+    let Some((start, link, vni)) = inside.filter(|_| depth > 0) else {
+        return Some(view);
+    };
+    if let Some(inner) = within(link, frame, start, vxlan, depth - 1) {
+        view.headers = inner.headers;
+        view.mark = inner.mark;
+        view.inner = inner.inner.or(Some((start, link)));
+        view.packet.inner = Some(Box::new(Inner {
+            vni,
+            packet: inner.packet,
+        }));
+    }
+    Some(view)
+}
+
+struct Net<'a> {
+    packet: Packet,
+    payload: &'a [u8],
+}
+
+fn headers<'a>(net: &LaxNetSlice<'a>) -> Option<Net<'a>> {
+    let (src, dst, ttl, tos, df, len, protocol, payload): (
+        IpAddr,
+        IpAddr,
+        u8,
+        u8,
+        bool,
+        u32,
+        _,
+        _,
+    );
+    match net {
         LaxNetSlice::Ipv4(v4) => {
             let header = v4.header();
-            (
+            (src, dst) = (
                 header.source_addr().into(),
                 header.destination_addr().into(),
-                header.ttl(),
-                header.dcp().value() << 2 | header.ecn().value(),
-                header.dont_fragment(),
-                u32::from(header.total_len()),
-            )
+            );
+            ttl = header.ttl();
+            tos = header.dcp().value() << 2 | header.ecn().value();
+            df = header.dont_fragment();
+            len = u32::from(header.total_len());
+            protocol = header.protocol();
+            payload = v4.payload().payload;
         }
         LaxNetSlice::Ipv6(v6) => {
             let header = v6.header();
-            (
+            (src, dst) = (
                 header.source_addr().into(),
                 header.destination_addr().into(),
-                header.hop_limit(),
-                header.traffic_class(),
-                false,
-                u32::from(header.payload_length()) + 40,
-            )
+            );
+            ttl = header.hop_limit();
+            tos = header.traffic_class();
+            df = false;
+            len = u32::from(header.payload_length()) + 40;
+            protocol = v6.payload().ip_number;
+            payload = v6.payload().payload;
         }
-        LaxNetSlice::Arp(_) => return None,
+        LaxNetSlice::Arp(arp) => {
+            let address = |bytes: &[u8]| <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from);
+            let slice = arp.slice();
+            let packet = Packet {
+                eth: None,
+                src: address(arp.sender_protocol_addr())?,
+                dst: address(arp.target_protocol_addr())?,
+                ttl: 0,
+                tos: 0,
+                df: false,
+                len: u32::try_from(slice.len()).unwrap_or(u32::MAX),
+                l4: L4::Arp {
+                    op: arp.operation().0,
+                },
+                inner: None,
+            };
+            return Some(Net {
+                packet,
+                payload: slice.get(slice.len()..).unwrap_or_default(),
+            });
+        }
+    }
+    let packet = Packet {
+        eth: None,
+        src,
+        dst,
+        ttl,
+        tos,
+        df,
+        len,
+        l4: L4::Other(protocol.0),
+        inner: None,
     };
-    let mut inner = None;
-    let l4 = match sliced.transport? {
+    Some(Net { packet, payload })
+}
+
+fn transport_of<'a>(transport: &TransportSlice<'a>) -> (L4, &'a [u8], Option<Mark>) {
+    match transport {
         TransportSlice::Tcp(tcp) => {
             let flag = |set: bool, bit: u8| if set { bit } else { 0 };
-            L4::Tcp {
+            let l4 = L4::Tcp {
                 sport: Some(tcp.source_port()),
                 dport: Some(tcp.destination_port()),
                 flags: flag(tcp.fin(), 1)
@@ -58,32 +214,41 @@ pub fn decode(frame: &[u8], vxlan_port: Option<u16>) -> Option<Packet> {
                     | flag(tcp.rst(), 4)
                     | flag(tcp.psh(), 8)
                     | flag(tcp.ack(), 16),
-            }
+            };
+            let mark = Mark::Tcp {
+                seq: tcp.sequence_number(),
+                ack: tcp.acknowledgment_number(),
+            };
+            (l4, tcp.payload(), Some(mark))
         }
         TransportSlice::Udp(udp) => {
-            if Some(udp.destination_port()) == vxlan_port {
-                inner = within(udp.payload());
-            }
-            L4::Udp {
+            let l4 = L4::Udp {
                 sport: Some(udp.source_port()),
                 dport: Some(udp.destination_port()),
-            }
+            };
+            (l4, udp.payload(), Some(mark(udp.payload())))
         }
-        TransportSlice::Icmpv4(icmp) => echo(icmp.type_u8(), icmp.code_u8(), icmp.bytes5to8()),
-        TransportSlice::Igmp(_) => L4::Other(2),
-        TransportSlice::Icmpv6(icmp) => echo(icmp.type_u8(), icmp.code_u8(), icmp.bytes5to8()),
-    };
-    Some(Packet {
-        eth,
-        src,
-        dst,
-        ttl,
-        tos,
-        df,
-        len,
-        l4,
-        inner,
-    })
+        TransportSlice::Icmpv4(icmp) => {
+            let l4 = echo(icmp.type_u8(), icmp.code_u8(), icmp.bytes5to8());
+            (l4, icmp.payload(), Some(mark(icmp.payload())))
+        }
+        TransportSlice::Icmpv6(icmp) => {
+            let l4 = echo(icmp.type_u8(), icmp.code_u8(), icmp.bytes5to8());
+            (l4, icmp.payload(), Some(mark(icmp.payload())))
+        }
+        TransportSlice::Igmp(igmp) => (L4::Other(2), igmp.payload(), None),
+    }
+}
+
+/// What a probe's payload is recognised by.
+pub fn mark(payload: &[u8]) -> Mark {
+    let hash = payload
+        .iter()
+        .take(32)
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+    Mark::Payload(hash)
 }
 
 fn echo(kind: u8, code: u8, rest: [u8; 4]) -> L4 {
@@ -96,14 +261,73 @@ fn echo(kind: u8, code: u8, rest: [u8; 4]) -> L4 {
     }
 }
 
-fn within(payload: &[u8]) -> Option<Box<Inner>> {
-    let (header, frame) = payload.split_at_checked(VXLAN_HEADER)?;
+fn vni(header: &[u8]) -> Option<u32> {
     let [flags, _, _, _, a, b, c, _] = *header else {
         return None;
     };
-    let vni = (flags & 0x08 != 0).then(|| u32::from_be_bytes([0, a, b, c]));
-    Some(Box::new(Inner {
-        vni,
-        packet: decode(frame, None)?,
-    }))
+    (flags & 0x08 != 0).then(|| u32::from_be_bytes([0, a, b, c]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `tcpdump -x` of an echo request of 10.0.0.1 to 10.0.0.2, id 7, with four bytes of data and two of padding.
+    const ECHO: [u8; 48] = [
+        2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0, // Ethernet
+        0x45, 0, 0, 32, 0, 1, 0x40, 0, 64, 1, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, // IPv4
+        8, 0, 0, 0, 0, 7, 0, 1, 1, 2, 3, 4, 0, 0, // ICMP
+    ];
+
+    #[test]
+    fn headers_end_where_data_begins() {
+        let view = look(ETHERNET, &ECHO, &[]).expect("an IP packet");
+        assert_eq!(view.headers, 42);
+        assert_eq!(view.mark, Some(mark(&[1, 2, 3, 4])));
+        let id = Some(7);
+        assert_eq!(
+            view.packet.l4,
+            L4::Icmp {
+                kind: 8,
+                code: 0,
+                id
+            }
+        );
+    }
+
+    #[test]
+    fn a_frame_in_vxlan_is_seen_with_its_place() {
+        let mut outer = ECHO[..14].to_vec();
+        let len = u16::try_from(20 + 8 + 8 + ECHO.len())
+            .unwrap()
+            .to_be_bytes();
+        outer.extend([0x45, 0, len[0], len[1], 0, 1, 0, 0, 64, 17, 0, 0]);
+        outer.extend([192, 0, 2, 1, 192, 0, 2, 2]);
+        let len = u16::try_from(8 + 8 + ECHO.len()).unwrap().to_be_bytes();
+        outer.extend([0xc0, 0, 0x21, 0x18, len[0], len[1], 0, 0]);
+        outer.extend([8, 0, 0, 0, 0, 0, 5, 0]);
+        outer.extend(ECHO);
+        let view = look(ETHERNET, &outer, &[8472]).expect("an IP packet");
+        let inner = view.packet.inner.as_deref().expect("a packet inside");
+        assert_eq!((inner.vni, inner.packet.ttl), (Some(5), 64));
+        assert_eq!(view.inner, Some((50, ETHERNET)));
+        assert_eq!(view.headers, 50 + 42);
+        let view = look(ETHERNET, &outer, &[4789]).expect("an IP packet");
+        assert_eq!((view.packet.inner, view.headers), (None, 42));
+        for len in 0..outer.len() {
+            // Cut anywhere: never a panic, never more than there is.
+            if let Some(view) = look(ETHERNET, &outer[..len], &[8472]) {
+                assert!(view.headers <= len);
+            }
+        }
+    }
+
+    #[test]
+    fn a_cooked_frame_tells_device_and_direction() {
+        let mut cooked = vec![8, 0, 0, 0, 0, 0, 0, 9, 0, 1, 4, 6, 2, 0, 0, 0, 0, 1, 0, 0];
+        cooked.extend(&ECHO[14..]);
+        let view = look(COOKED, &cooked, &[]).expect("an IP packet");
+        assert_eq!((view.ifindex, view.out), (Some(9), Some(true)));
+        assert_eq!(view.packet.eth, None);
+    }
 }

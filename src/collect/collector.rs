@@ -267,6 +267,23 @@ impl Collector {
         }
     }
 
+    /// An open file of a namespace, for who works inside it.
+    pub fn namespace_file(&mut self, id: NetNsId) -> Result<NsFile> {
+        let mut request = Request {
+            discovery: None,
+            files: None,
+            deadline: Instant::now(),
+            about: None,
+            blob: None,
+        };
+        self.file(&mut request, id)
+    }
+
+    /// The thread that enters namespaces.
+    pub fn hopper(&self) -> &Hopper {
+        &self.shared.hopper
+    }
+
     /// Closes namespaces that were not used lately, or whose sockets are in the middle of an answer.
     fn tidy(&mut self) {
         self.open

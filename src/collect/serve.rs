@@ -4,7 +4,7 @@
 //! frames so that neither side must hold a whole node's rules as one message.
 
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -13,6 +13,7 @@ use super::collector::Collector;
 use super::netlink::REQUEST;
 use crate::contract::frame::{Decoder, FrameError, encode};
 use crate::contract::{MAGIC, Reply, Request, SCHEMA_VERSION};
+use crate::model::capture::{Losses, Opened, Probe, Probed, Seen, Watch};
 use crate::model::want::{Depth, Fact, NsTarget, Want};
 
 /// The helper ends after this long without a request.
@@ -21,6 +22,9 @@ pub const IDLE: Duration = Duration::from_secs(600);
 const FRAME: usize = 4 << 20;
 /// Largest request in bytes: some thousand wants.
 const MOST_PENDING: usize = 4 << 20;
+
+/// Longest time for the last packets of a watch.
+const LAST: Duration = Duration::from_secs(2);
 
 /// Why a conversation ended otherwise than by its end.
 #[derive(Debug, thiserror::Error)]
@@ -39,16 +43,56 @@ pub enum ServeError {
     TooLarge,
 }
 
+/// What sees packets and sends some. Reading does without, so the program brings it.
+pub trait Watcher {
+    /// Opens all points of a watch in place of the last one's. Errors: the watch can't be as a whole.
+    fn watch(&mut self, watch: Watch, collector: &mut Collector) -> Result<Vec<Opened>, String>;
+    /// What becomes readable when packets come.
+    fn fds(&self) -> Vec<BorrowedFd<'_>>;
+    /// Packets that came, some of them where they are many; `None` where nothing came. Never waits.
+    fn take(&mut self) -> Result<Option<Vec<Seen>>, String>;
+    /// Ends the watch.
+    fn stop(&mut self) -> Vec<Losses>;
+    /// Sends a probe and waits for what comes of it.
+    fn probe(&mut self, probe: &Probe, collector: &mut Collector) -> Result<Probed, String>;
+}
+
+/// Sees nothing: this program was built without libpcap.
+pub struct Blind;
+
+const BLIND: &str =
+    "this helper was built without captures (feature `capture`); use a released one";
+
+impl Watcher for Blind {
+    fn watch(&mut self, _: Watch, _: &mut Collector) -> Result<Vec<Opened>, String> {
+        Err(BLIND.to_owned())
+    }
+    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
+    }
+    fn take(&mut self) -> Result<Option<Vec<Seen>>, String> {
+        Ok(None)
+    }
+    fn stop(&mut self) -> Vec<Losses> {
+        Vec::new()
+    }
+    fn probe(&mut self, _: &Probe, _: &mut Collector) -> Result<Probed, String> {
+        Err(BLIND.to_owned())
+    }
+}
+
 /// Answers requests until the conversation ends. `idle` is how long it waits for one.
 pub fn serve(
     mut input: impl Read + AsFd,
     output: impl Write,
     collector: &mut Collector,
+    watcher: &mut impl Watcher,
     idle: Duration,
 ) -> Result<(), ServeError> {
     let mut peer = Peer {
         output,
         greeted: false,
+        watch: None,
     };
     let mut decoder = Decoder::default();
     let mut chunk = vec![0u8; 64 << 10];
@@ -64,7 +108,7 @@ pub fn serve(
             }
         };
         if let Some(request) = request {
-            if !peer.answer(request, collector)? {
+            if !peer.answer(request, collector, watcher)? {
                 return Ok(());
             }
             continue;
@@ -72,8 +116,19 @@ pub fn serve(
         if decoder.pending() > MOST_PENDING {
             return Err(ServeError::TooLarge);
         }
-        if !readable(&input, idle)? {
-            return Ok(());
+        // While it watches, silence of the client is not the end: its stream's end is.
+        let wait = if peer.watch.is_some() {
+            Duration::MAX
+        } else {
+            idle
+        };
+        match ready(&input, &watcher.fds(), wait)? {
+            Ready::Input => {}
+            Ready::Packets => {
+                peer.packets(watcher)?;
+                continue;
+            }
+            Ready::Nothing => return Ok(()),
         }
         let len = match input.read(&mut chunk) {
             Ok(0) => return Ok(()),
@@ -85,16 +140,33 @@ pub fn serve(
     }
 }
 
-/// Waits for input; `false` when none came in time.
-fn readable(input: &impl AsFd, idle: Duration) -> io::Result<bool> {
-    let deadline = Instant::now() + idle;
+enum Ready {
+    Input,
+    Packets,
+    Nothing,
+}
+
+/// Waits for input or packets, as long as that.
+fn ready(input: &impl AsFd, taps: &[BorrowedFd<'_>], idle: Duration) -> io::Result<Ready> {
+    let deadline = Instant::now().checked_add(idle);
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        let mut fds = [PollFd::new(input.as_fd(), PollFlags::POLLIN)];
+        let timeout = match deadline {
+            Some(deadline) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+            }
+            None => PollTimeout::NONE,
+        };
+        let waits = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        let mut fds = vec![waits(input.as_fd())];
+        fds.extend(taps.iter().copied().map(waits));
         match poll(&mut fds, timeout) {
-            Ok(0) => return Ok(false),
-            Ok(_) => return Ok(true),
+            Ok(0) => return Ok(Ready::Nothing),
+            // Requests first: a flood of packets must not keep the end of the watch from being heard.
+            Ok(_) if fds.first().is_some_and(|fd| fd.any() == Some(true)) => {
+                return Ok(Ready::Input);
+            }
+            Ok(_) => return Ok(Ready::Packets),
             Err(nix::Error::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }
@@ -104,6 +176,8 @@ fn readable(input: &impl AsFd, idle: Duration) -> io::Result<bool> {
 struct Peer<W> {
     output: W,
     greeted: bool,
+    /// Id of the watch that goes on.
+    watch: Option<u32>,
 }
 
 impl<W: Write> Peer<W> {
@@ -115,7 +189,12 @@ impl<W: Write> Peer<W> {
     }
 
     /// `false`: the conversation is over.
-    fn answer(&mut self, request: Request, collector: &mut Collector) -> Result<bool, ServeError> {
+    fn answer(
+        &mut self,
+        request: Request,
+        collector: &mut Collector,
+        watcher: &mut impl Watcher,
+    ) -> Result<bool, ServeError> {
         match request {
             Request::Hello { .. } => {
                 self.greeted = true;
@@ -125,8 +204,56 @@ impl<W: Write> Peer<W> {
             Request::Ping { id } => self.send(&Reply::Pong { id })?,
             Request::Bye => return Ok(false),
             Request::Collect { id, wants } => self.collect(id, &wants, collector)?,
+            Request::Watch { id, watch } => {
+                let reply = match watcher.watch(watch, collector) {
+                    Ok(points) => {
+                        self.watch = Some(id);
+                        Reply::Watching { id, points }
+                    }
+                    Err(message) => Reply::Error { id, message },
+                };
+                self.send(&reply)?;
+            }
+            Request::Unwatch { id } => {
+                if self.watch == Some(id) {
+                    // What came until now waits in the rings. More may come without end.
+                    let enough = Instant::now() + LAST;
+                    while self.packets(watcher)? && Instant::now() < enough {}
+                    self.watch = None;
+                }
+                let losses = watcher.stop();
+                self.send(&Reply::Watched { id, losses })?;
+            }
+            Request::Probe { id, probe } => {
+                let reply = match watcher.probe(&probe, collector) {
+                    Ok(probed) => Reply::Probed { id, probed },
+                    Err(message) => Reply::Error { id, message },
+                };
+                self.send(&reply)?;
+            }
         }
         Ok(true)
+    }
+
+    /// Sends packets that came; `false`: none.
+    fn packets(&mut self, watcher: &mut impl Watcher) -> Result<bool, ServeError> {
+        let Some(id) = self.watch else {
+            return Ok(false);
+        };
+        match watcher.take() {
+            Ok(None) => Ok(false),
+            Ok(Some(packets)) if packets.is_empty() => Ok(true),
+            Ok(Some(packets)) => {
+                self.send(&Reply::Packets { id, packets })?;
+                Ok(true)
+            }
+            Err(message) => {
+                self.watch = None;
+                watcher.stop();
+                self.send(&Reply::Error { id, message })?;
+                Ok(false)
+            }
+        }
     }
 
     fn collect(

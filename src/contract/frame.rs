@@ -114,6 +114,11 @@ impl Decoder {
         }
     }
 
+    /// Allows as much again: what came was given on and takes no memory any more.
+    pub fn refill(&mut self) {
+        self.left = self.limit;
+    }
+
     /// Takes bytes in as they come.
     pub fn push(&mut self, bytes: &[u8]) {
         if self.consumed > 0 {

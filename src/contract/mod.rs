@@ -8,6 +8,7 @@ pub mod frame;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::capture::{Losses, Opened, Probe, Probed, Seen, Watch};
 use crate::model::want::{Fact, Want};
 
 /// Version of all shapes that go over the wire. A test pins the shapes to this number.
@@ -39,6 +40,26 @@ pub enum Request {
     },
     /// The helper ends.
     Bye,
+    /// Watch devices until [`Request::Unwatch`]. Answered by [`Reply::Watching`] once all are open, then by
+    /// [`Reply::Packets`] as they come. One at a time; other requests are answered meanwhile.
+    Watch {
+        /// Chosen by the plugin.
+        id: u32,
+        /// What to watch.
+        watch: Watch,
+    },
+    /// Answered by the last [`Reply::Packets`] and [`Reply::Watched`].
+    Unwatch {
+        /// Id of the watch.
+        id: u32,
+    },
+    /// Send a probe and wait for its answer: [`Reply::Probed`].
+    Probe {
+        /// Chosen by the plugin.
+        id: u32,
+        /// What to send.
+        probe: Probe,
+    },
 }
 
 /// From the helper to the plugin.
@@ -79,5 +100,33 @@ pub enum Reply {
         id: u32,
         /// Operation, object, cause and remedy.
         message: String,
+    },
+    /// All points are open, or it is said why not.
+    Watching {
+        /// Id of the request.
+        id: u32,
+        /// In the order of the points.
+        points: Vec<Opened>,
+    },
+    /// Packets that were seen, those of one point in order.
+    Packets {
+        /// Id of the watch.
+        id: u32,
+        /// Packets.
+        packets: Vec<Seen>,
+    },
+    /// The watch is over.
+    Watched {
+        /// Id of the watch.
+        id: u32,
+        /// In the order of the points.
+        losses: Vec<Losses>,
+    },
+    /// Answer to [`Request::Probe`].
+    Probed {
+        /// Id of the request.
+        id: u32,
+        /// How it ended.
+        probed: Probed,
     },
 }

@@ -6,6 +6,7 @@
 //! or because the kernel refused, is a [`Section`].
 
 pub mod addr;
+pub mod capture;
 pub mod conntrack;
 pub mod fdb;
 pub mod hashlimit;

@@ -68,6 +68,9 @@ pub struct HelperFlags {
     #[arg(long, global = true, value_name = "DURATION", default_value = "60s",
           value_parser = crate::kube_flags::parse_duration)]
     pub launch_timeout: Duration,
+    /// How long the work itself may last, beside what every helper is given.
+    #[arg(skip)]
+    pub lasts: Duration,
 }
 
 impl Default for HelperFlags {
@@ -81,6 +84,7 @@ impl Default for HelperFlags {
             keep: None,
             dry_run: false,
             launch_timeout: Duration::from_secs(60),
+            lasts: Duration::ZERO,
         }
     }
 }
@@ -135,9 +139,9 @@ pub fn setup_hash(flags: &HelperFlags) -> String {
 
 /// Seconds until the kubelet ends the pod.
 pub fn deadline(flags: &HelperFlags) -> u64 {
-    flags.keep.map_or(DEADLINE, |keep| {
-        keep.as_secs().max(1).saturating_add(DEADLINE)
-    })
+    let keep = flags.keep.map_or(0, |keep| keep.as_secs().max(1));
+    keep.saturating_add(flags.lasts.as_secs())
+        .saturating_add(DEADLINE)
 }
 
 /// The helper pod for one node.

@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use netpath::contract::frame::{Decoder, FrameError, encode};
 use netpath::contract::{MAGIC, Reply, Request, SCHEMA_VERSION};
+use netpath::model::capture::{Losses, Opened, Seen, Watch};
 use netpath::model::want::{Fact, Want};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
@@ -236,6 +237,15 @@ pub struct Greeting {
     pub now: u64,
 }
 
+/// What comes of a watch.
+#[derive(Debug)]
+pub enum Sight {
+    /// Packets.
+    Packets(Vec<Seen>),
+    /// It is over; what each point lost.
+    End(Vec<Losses>),
+}
+
 /// A helper that has said hello.
 pub struct Session {
     place: String,
@@ -361,6 +371,83 @@ impl Session {
                 // Late answers to a request that was given up are passed over.
                 _ => {}
             }
+        }
+    }
+
+    /// Has devices watched; once this returns, they are. Packets come by [`Self::seen`].
+    ///
+    /// Errors: the helper ends, is silent, or can't watch at all.
+    pub async fn watch(&mut self, watch: Watch) -> Result<(u32, Vec<Opened>), SessionError> {
+        const DURING: &str = "while it opens devices";
+        let id = self.id();
+        self.send(&Request::Watch { id, watch }, DURING).await?;
+        loop {
+            match self.receive(DURING, SILENCE_LIMIT).await? {
+                Reply::Watching {
+                    id: answered,
+                    points,
+                } if answered == id => return Ok((id, points)),
+                other => self.refusal(id, other)?,
+            }
+        }
+    }
+
+    /// The next that comes of a watch; waits for it without end, or for so long once it is to end. May be dropped
+    /// and called again.
+    ///
+    /// Errors: the helper ends, or can't go on.
+    pub async fn seen(&mut self, id: u32, limit: Option<Duration>) -> Result<Sight, SessionError> {
+        // Far enough for a timer that never fires.
+        const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
+        loop {
+            // What came before was given on.
+            self.decoder.refill();
+            let reply = self
+                .receive("while it watches", limit.unwrap_or(NEVER))
+                .await?;
+            match reply {
+                Reply::Packets {
+                    id: answered,
+                    packets,
+                } if answered == id => return Ok(Sight::Packets(packets)),
+                Reply::Watched {
+                    id: answered,
+                    losses,
+                } if answered == id => return Ok(Sight::End(losses)),
+                other => self.refusal(id, other)?,
+            }
+        }
+    }
+
+    /// Has a watch end; its last packets come by [`Self::seen`].
+    pub async fn unwatch(&mut self, id: u32) -> Result<(), SessionError> {
+        self.send(&Request::Unwatch { id }, "at the end of the watch")
+            .await
+    }
+
+    /// Shows that somebody is there, so that nothing between takes the connection for dead.
+    pub async fn alive(&mut self) -> Result<(), SessionError> {
+        let id = self.id();
+        self.send(&Request::Ping { id }, "while it watches").await
+    }
+
+    fn id(&mut self) -> u32 {
+        let id = self.next_id;
+        self.next_id = self.next_id.wrapping_add(1).max(1);
+        id
+    }
+
+    /// An error that answers a request is one; late answers to others are passed over.
+    fn refusal(&self, id: u32, reply: Reply) -> Result<(), SessionError> {
+        match reply {
+            Reply::Error {
+                id: answered,
+                message,
+            } if answered == id || answered == 0 => Err(SessionError::Refused {
+                place: self.place.clone(),
+                message,
+            }),
+            _ => Ok(()),
         }
     }
 

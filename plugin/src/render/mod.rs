@@ -7,7 +7,9 @@ pub mod json;
 pub mod json_types;
 pub mod map;
 mod netfilter;
+pub mod packets;
 mod paint;
+pub mod pcapng;
 pub mod text;
 #[cfg(test)]
 mod text_tests;

@@ -150,6 +150,11 @@ impl<'a> Fleet<'a> {
         self.failed.insert(node, why);
     }
 
+    /// Helpers that run, by node.
+    pub fn sessions(&mut self) -> &mut BTreeMap<String, Session> {
+        &mut self.sessions
+    }
+
     /// Why a node has no helper, where that is so.
     pub fn failure(&self, node: &str) -> Option<&str> {
         self.failed.get(node).map(String::as_str)

@@ -5,6 +5,7 @@
     reason = "writing to a String cannot fail, and its result would have to be ignored"
 )]
 
+mod capture;
 mod check;
 pub mod cluster;
 mod drive;
@@ -15,11 +16,13 @@ pub mod local;
 mod map;
 mod place;
 mod plan;
+mod points;
 mod progress;
 mod save;
 mod saved;
 mod stages;
 mod trace;
+mod watch;
 
 use std::future::Future;
 use std::io::Write;
@@ -51,6 +54,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Map(args) => map::run(args, global).await,
         Command::Dump(args) => dump::run(args, global).await,
         Command::Check(args) => check::run(args, global).await,
+        Command::Capture(args) => Box::pin(capture::run(args, global)).await,
         Command::Snapshot(SnapshotCommand::Save(args)) => save::run(args, global).await,
         Command::Explain(args) => explain(args),
         Command::Cleanup(args) => clean(args, global).await,

@@ -15,13 +15,15 @@ use netpath::model::names::Names;
 use netpath::model::topology::Topology;
 use netpath::model::want::{Depth, NsTarget, Packets, Towards, Want};
 use netpath::simulate::{Flow, Outcome, Wants};
+use netpath::trace::Trace;
 
+use super::capture::{Recording, Stop};
 use super::cluster::{self, Cluster};
 use super::existing::{self, Existing};
 use super::fleet::{Fleet, Source as FleetSource, Stats};
 use super::progress::Progress;
 use super::{BROKEN, INCONCLUSIVE, drive, local, plan, saved};
-use crate::cli::{Format, GlobalFlags, TraceArgs};
+use crate::cli::{CaptureArgs, Format, GlobalFlags, TraceArgs};
 use crate::launch::{HelperFlags, Launcher, Outcome as Guarded, guard};
 use crate::proxy_names::chain_names;
 use crate::render;
@@ -39,11 +41,43 @@ pub async fn run(args: &TraceArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
         global,
         progress: Progress::new(global.verbose),
         start: Instant::now(),
+        recording: None,
     };
     match &request.facts {
         Facts::Cluster(flags) => Box::pin(job.cluster(flags)).await,
         Facts::Local => super::interruptible(job.local()).await,
         Facts::File(path) => super::interruptible(job.file(path)).await,
+    }
+}
+
+/// Captures on the way of a trace in place of its answer.
+pub async fn capture(
+    capture: &CaptureArgs,
+    global: &GlobalFlags,
+    stop: &Stop,
+) -> anyhow::Result<u8> {
+    let args = capture.trace();
+    let mut request = TraceRequest::of(&args)?;
+    if let Facts::Cluster(flags) = &mut request.facts {
+        flags.lasts = capture.lasts();
+    }
+    let job = Job {
+        request: &request,
+        args: &args,
+        global,
+        progress: Progress::new(global.verbose),
+        start: Instant::now(),
+        recording: Some(Recording {
+            args: capture,
+            stop,
+        }),
+    };
+    match &request.facts {
+        Facts::Cluster(flags) => Box::pin(job.cluster(flags)).await,
+        _ => match stop.cut(Box::pin(job.local())).await {
+            Ok(done) => done,
+            Err(signal) => Ok(super::interrupted(signal)),
+        },
     }
 }
 
@@ -62,6 +96,8 @@ struct Job<'a> {
     global: &'a GlobalFlags,
     progress: Progress,
     start: Instant,
+    /// Packets on the way are wanted, not the answer.
+    recording: Option<Recording<'a>>,
 }
 
 impl Job<'_> {
@@ -86,6 +122,9 @@ impl Job<'_> {
             return plan::print(&launcher, &cluster, nodes);
         }
         let work = Box::pin(self.with_helpers(&launcher, &cluster, &resolved, ends));
+        if let Some(recording) = &self.recording {
+            return recording.guarded(&launcher, work).await;
+        }
         let (outcome, left) = guard(&launcher, work, Result::is_ok).await;
         match outcome {
             Guarded::Done(Err(error)) => {
@@ -172,6 +211,10 @@ impl Job<'_> {
         let outcomes = drive::drive(&mut fleet, &flows).await;
         if let Some(why) = fleet.failure(node) {
             bail!("{why}");
+        }
+        if let Some(recording) = &self.recording {
+            let traces: Vec<&Trace> = outcomes.iter().flat_map(|one| &one.traces).collect();
+            return Box::pin(recording.path(fleet, &cluster.names, &traces)).await;
         }
         let ends = ends_of(self.request, resolved);
         let existing = self.existing(&mut fleet, &flows, &outcomes).await;
@@ -326,6 +369,10 @@ impl Job<'_> {
         let outcomes = drive::drive(&mut fleet, &flows).await;
         if let Some(why) = fleet.failure(node) {
             bail!("{why}");
+        }
+        if let Some(recording) = &self.recording {
+            let traces: Vec<&Trace> = outcomes.iter().flat_map(|one| &one.traces).collect();
+            return Box::pin(recording.path(fleet, &Names::default(), &traces)).await;
         }
         let ends = Ends {
             source: local.source,

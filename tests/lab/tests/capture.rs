@@ -4,18 +4,18 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use netpath::capture::{Tap, decode};
+use netpath::capture::{Frame, Setup, Tap, decode};
 use netpath::collect::netns::{Hopper, NsFile};
 use netpath::model::packet::{Packet, TCP};
 use netpath_lab::packet::Transport;
 use netpath_lab::{Capture, Cluster, Overlay, Proxy, Spec};
 
 /// Waits until `tap` has what is expected, or time is up.
-fn wait(tap: &mut Tap, wanted: usize) -> Vec<netpath::capture::Seen> {
+fn wait(tap: &mut Tap, wanted: usize) -> Vec<Frame> {
     let end = Instant::now() + Duration::from_secs(3);
     let mut all = Vec::new();
     while all.len() < wanted && Instant::now() < end {
-        all.extend(tap.take().expect("packets"));
+        all.extend(tap.take(usize::MAX).expect("packets"));
         std::thread::yield_now();
     }
     all
@@ -29,7 +29,7 @@ fn libpcap_and_packet_sockets_see_the_same() {
     let hopper = Hopper::start().expect("a thread that enters namespaces");
     let open = |pid: i32, dev: &str, filter: &str| {
         let ns = NsFile::open(Path::new(&format!("/proc/{pid}/ns/net"))).expect("a namespace");
-        Tap::open(&hopper, &ns, dev, filter).expect("a tap")
+        Tap::open(&hopper, &ns, Setup::new(dev, filter)).expect("a tap")
     };
     let pod = cluster.pod_state("shop/web-0").expect("the pod").clone();
     let node = cluster.state.node("node-1").expect("the node").holder_pid;
@@ -76,16 +76,16 @@ fn libpcap_and_packet_sockets_see_the_same() {
         assert_eq!((losses.dropped, losses.if_dropped), (0, 0));
     }
     assert!(
-        other.take().expect("packets").is_empty(),
+        other.take(usize::MAX).expect("packets").is_empty(),
         "the filter keeps other packets out"
     );
 
     let ns = NsFile::open(Path::new("/proc/self/ns/net")).expect("own namespace");
-    let Err(error) = Tap::open(&hopper, &ns, "lo", "tcp port no-such-service") else {
+    let Err(error) = Tap::open(&hopper, &ns, Setup::new("lo", "tcp port no-such-service")) else {
         panic!("a filter that is none was taken");
     };
     assert!(error.to_string().contains("set the filter"), "{error}");
-    let Err(error) = Tap::open(&hopper, &ns, "no-such-dev", "") else {
+    let Err(error) = Tap::open(&hopper, &ns, Setup::new("no-such-dev", "")) else {
         panic!("a device that is none was opened");
     };
     assert!(error.to_string().contains("no-such-dev"), "{error}");

@@ -204,7 +204,7 @@ fn find_helper() -> Result<PathBuf> {
     let found = found.find(|path| path.is_file());
     found.with_context(|| {
         format!(
-            "find program netpath-helper near {}: build it with `cargo build -p netpath --bin netpath-helper --features collect`, or name it in NETPATH_HELPER",
+            "find program netpath-helper near {}: build it with `cargo build -p netpath --bin netpath-helper --features capture`, or name it in NETPATH_HELPER",
             own.display()
         )
     })

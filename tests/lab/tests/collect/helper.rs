@@ -26,7 +26,7 @@ pub fn helper() -> PathBuf {
     let helper = dir.join("netpath-helper");
     assert!(
         helper.exists(),
-        "build it: cargo build -p netpath --bin netpath-helper --features collect"
+        "build it: cargo build -p netpath --bin netpath-helper --features capture"
     );
     helper
 }

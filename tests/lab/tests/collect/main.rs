@@ -1,7 +1,7 @@
 //! The collector against the kernel: what it reads must be what iproute2, nft and iptables say.
 //!
 //! Needs root: namespaces called `npc-*` are made and removed again. The helper binary must have been
-//! built (`cargo build -p netpath --bin netpath-helper --features collect`).
+//! built (`cargo build -p netpath --bin netpath-helper --features capture`).
 
 mod decoder;
 mod discovery;

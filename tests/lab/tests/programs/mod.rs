@@ -39,7 +39,7 @@ pub fn program(name: &str) -> PathBuf {
         .find(|path| path.is_file());
     found.unwrap_or_else(|| {
         panic!(
-            "find program {name} near {}: build the programs first with `cargo build -p kubectl-netpath -p netpath-lab && cargo build -p netpath --bin netpath-helper --features collect`",
+            "find program {name} near {}: build the programs first with `cargo build -p kubectl-netpath -p netpath-lab && cargo build -p netpath --bin netpath-helper --features capture`",
             own.display()
         )
     })

@@ -1,0 +1,509 @@
+//! `capture`: packets at the hops of a place or of a predicted path, as lines or as one pcapng.
+
+use std::fs::File;
+use std::io::{BufWriter, ErrorKind, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use netpath::explain::{ChainNames, Naming};
+use netpath::model::capture::{Losses, Seen, Watch};
+use netpath::model::names::Names;
+use netpath::model::topology::Topology;
+use netpath::model::want::{Depth, NsTarget, Want};
+use netpath::model::{NetNsId, NsKey};
+use netpath::simulate::Wants;
+use netpath::trace::Trace;
+use tokio::sync::watch;
+
+use super::cluster::{self, Cluster};
+use super::fleet::{Fleet, Source};
+use super::points::{self, Points};
+use super::progress::Progress;
+use super::watch::{Sink, Spot, Watching, open, run as watch_all};
+use super::{dump, local, plan};
+use crate::cli::{CaptureArgs, GlobalFlags};
+use crate::launch::signals::Signals;
+use crate::launch::{Launcher, Outcome as Guarded, Signal, guard};
+use crate::render::packets::{self, Widths, line};
+use crate::render::pcapng::{self, Interface};
+use crate::request::Facts;
+use crate::resolve::{EndSpec, parse_local, resolve_place};
+
+/// Bytes of a packet: headers of a tunnel and of what is in it, with options.
+const HEADERS: u32 = 256;
+/// Bytes of a packet where its payload is wanted.
+const WHOLE: u32 = 65_535;
+
+/// Does it and gives the exit code.
+pub async fn run(args: &CaptureArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
+    let facts = Facts::of(&args.access)?;
+    if let Facts::File(_) = facts {
+        bail!("capture: a snapshot file holds no packets; leave out --snapshot");
+    }
+    if let Some(to) = args.write.as_deref().filter(|to| !is_stdout(to)) {
+        writable(to)?;
+    }
+    let stop = Stop::listen();
+    if args.destination.is_some() {
+        return super::trace::capture(args, global, &stop).await;
+    }
+    let recording = Recording { args, stop: &stop };
+    match &facts {
+        Facts::File(_) => Ok(super::TOOL_FAILURE),
+        Facts::Local => {
+            let work = on_this_machine(&recording, Progress::new(global.verbose));
+            Ok(match stop.cut(work).await {
+                Err(signal) => super::interrupted(signal),
+                Ok(done) => done?,
+            })
+        }
+        Facts::Cluster(flags) => {
+            let progress = Progress::new(global.verbose);
+            let spec = cluster::parse(&args.place)?;
+            let cluster = cluster::read(&global.connection, flags, &[&spec], progress).await?;
+            let source = {
+                let typed = cluster.kube.typed_flags.clone();
+                let namespace = &cluster.kube.namespace;
+                let ask = cluster::ask(&args.place, "", namespace, "capture", typed, None, None);
+                resolve_place(&cluster.view, &ask)?.0
+            };
+            let (node, target) = dump::target(&source)?;
+            let mut flags = flags.clone();
+            flags.lasts = args.lasts();
+            let launcher = Launcher::new(cluster.kube.clone(), flags.clone());
+            if flags.dry_run {
+                return plan::print(&launcher, &cluster, [node].into_iter());
+            }
+            let work = in_cluster(&recording, &launcher, &cluster, node, target, progress);
+            recording.guarded(&launcher, work).await
+        }
+    }
+}
+
+async fn in_cluster(
+    recording: &Recording<'_>,
+    launcher: &Launcher,
+    cluster: &Cluster,
+    node: String,
+    target: NsTarget,
+    progress: Progress,
+) -> anyhow::Result<u8> {
+    let source = Source::Cluster {
+        launcher,
+        view: &cluster.view,
+    };
+    let topology = cluster::topology(&cluster.view, &cluster.names);
+    let mut fleet = Fleet::new(source, topology, progress);
+    let want = |target| Want::NetNs {
+        target,
+        depth: Depth::NoRules,
+    };
+    let wants = [want(target.clone()), want(NsTarget::Host)];
+    fleet.ask([(node.clone(), wants.into())].into()).await;
+    if let Some(why) = fleet.failure(&node) {
+        bail!("{why}");
+    }
+    let found = match &target {
+        NsTarget::PodUid(uid) => fleet
+            .topology
+            .nodes
+            .get(&node)
+            .and_then(|snapshot| snapshot.pod(uid))
+            .map(|ns| NsKey {
+                node: node.clone(),
+                netns: ns.identity.id,
+            }),
+        _ => fleet.topology.host(&node),
+    };
+    let Some(key) = found else {
+        let absent = fleet.topology.absent.iter();
+        let whys: Vec<&str> = absent.map(|(_, _, why)| why.as_str()).collect();
+        bail!(
+            "{}: its network namespace was not found: {}",
+            recording.args.place,
+            whys.join("; ")
+        );
+    };
+    recording.place(fleet, &cluster.names, &key).await
+}
+
+async fn on_this_machine(recording: &Recording<'_>, progress: Progress) -> anyhow::Result<u8> {
+    let node = local::host_name();
+    let typed = &recording.args.place;
+    let spec = parse_local(typed)?;
+    let mut fleet = Fleet::new(Source::Local, Topology::default(), progress);
+    let mut pid: Option<NetNsId> = None;
+    if let EndSpec::Pid { pid: number, .. } = spec {
+        pid = local::by_pid(&mut fleet, &node, number).await;
+        local::found(typed, number, pid)?;
+    }
+    let wants: Wants = local::wants(&node, Depth::NoRules);
+    fleet.ask(wants).await;
+    if let Some(why) = fleet.failure(&node) {
+        bail!("{why}");
+    }
+    let key = local::place(&fleet.topology, &node, typed, &spec, pid)?;
+    recording.place(fleet, &Names::default(), &key).await
+}
+
+/// Signals: before packets are watched, one ends the program; afterwards the first one ends the capture, which then
+/// is written to its last packet.
+pub struct Stop {
+    begun: AtomicBool,
+    signals: watch::Receiver<Vec<Signal>>,
+    ended: watch::Receiver<bool>,
+    _keeps: watch::Sender<bool>,
+}
+
+impl Stop {
+    /// Starts to listen.
+    pub fn listen() -> Self {
+        let (sender, signals) = watch::channel(Vec::new());
+        let (ender, ended) = watch::channel(false);
+        let mut heard = Signals::listen();
+        let ending = ender.clone();
+        tokio::spawn(async move {
+            let mut last: Option<Instant> = None;
+            loop {
+                let signal = heard.next().await;
+                // They come in bursts: `timeout` and terminals signal the process and its group.
+                if last.is_none_or(|last| last.elapsed().as_millis() >= 1000) {
+                    sender.send_modify(|all| all.push(signal));
+                    ending.send_replace(true);
+                }
+                last = Some(Instant::now());
+            }
+        });
+        Self {
+            begun: AtomicBool::new(false),
+            signals,
+            ended,
+            _keeps: ender,
+        }
+    }
+
+    /// Does work until a signal comes that is not the one that ends a capture.
+    pub async fn cut<T>(&self, work: impl Future<Output = T>) -> Result<T, Signal> {
+        let mut signals = self.signals.clone();
+        let signal = async {
+            loop {
+                let all = signals.borrow_and_update().clone();
+                let patience = usize::from(self.begun.load(Ordering::Relaxed));
+                if let (true, Some(last)) = (all.len() > patience, all.last()) {
+                    return *last;
+                }
+                if signals.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            signal = signal => Err(signal),
+            done = work => Ok(done),
+        }
+    }
+}
+
+/// A capture to make.
+pub struct Recording<'a> {
+    /// What was typed.
+    pub args: &'a CaptureArgs,
+    /// What ends it.
+    pub stop: &'a Stop,
+}
+
+impl Recording<'_> {
+    /// Work with helper pods, which go whatever becomes of it.
+    pub async fn guarded(
+        &self,
+        launcher: &Launcher,
+        work: impl Future<Output = anyhow::Result<u8>>,
+    ) -> anyhow::Result<u8> {
+        let (done, well) = match self.stop.cut(work).await {
+            Ok(done) => {
+                let well = done.is_ok();
+                (done, well)
+            }
+            Err(signal) => (Ok(super::interrupted(signal)), false),
+        };
+        let (outcome, left) = guard(launcher, std::future::ready(done), |_| well).await;
+        match outcome {
+            Guarded::Done(Err(error)) => {
+                super::left_behind(&left, super::TOOL_FAILURE);
+                Err(error)
+            }
+            Guarded::Done(Ok(code)) => Ok(super::left_behind(&left, code)),
+            Guarded::Signalled(signal) => Ok(super::left_behind(&left, super::interrupted(signal))),
+        }
+    }
+
+    async fn place(&self, fleet: Fleet<'_>, names: &Names, key: &NsKey) -> anyhow::Result<u8> {
+        let filter = self.args.filter.as_deref().unwrap_or_default();
+        let points = with_naming(&fleet.topology, names, |naming| {
+            points::of_place(naming, key, filter)
+        });
+        self.record(fleet, names, points).await
+    }
+
+    /// At all hops of predicted traces and of their answers.
+    pub async fn path(
+        &self,
+        fleet: Fleet<'_>,
+        names: &Names,
+        traces: &[&Trace],
+    ) -> anyhow::Result<u8> {
+        let filter = self.args.filter.as_deref().unwrap_or_default();
+        let points = with_naming(&fleet.topology, names, |naming| {
+            points::of_path(naming, traces, filter)
+        });
+        self.record(fleet, names, points).await
+    }
+
+    async fn record(
+        &self,
+        mut fleet: Fleet<'_>,
+        names: &Names,
+        points: Points,
+    ) -> anyhow::Result<u8> {
+        let args = self.args;
+        if points.values().all(Vec::is_empty) {
+            bail!("capture {}: there is no device to watch", args.place);
+        }
+        let file = args.write.is_some();
+        let template = Watch {
+            points: Vec::new(),
+            snaplen: if args.payload { WHOLE } else { HEADERS },
+            payload: args.payload,
+            promiscuous: args.promiscuous,
+            decoded: !file,
+            bytes: file,
+        };
+        let watching = open(&mut fleet, points, &template).await?;
+        for why in &watching.closed {
+            super::say(&format!("warning: {why}"));
+        }
+        let spots = with_naming(&fleet.topology, names, |naming| {
+            let spots = watching.spots.iter();
+            spots.map(|spot| named(naming, spot)).collect::<Vec<_>>()
+        });
+        let mut sink = Out::new(args, &watching, spots, template.snaplen)?;
+        self.stop.begun.store(true, Ordering::Relaxed);
+        let count = watching.spots.len();
+        super::say(&format!(
+            "capturing at {count} devices; Ctrl-C ends it{}",
+            if args.payload {
+                ""
+            } else {
+                " (headers only; --payload for all)"
+            }
+        ));
+        sink.flush()?;
+        // Ctrl-C may have come while devices were opened.
+        let stop = self.stop.ended.clone();
+        let lasts = Some(args.lasts());
+        let (losses, wrong) = watch_all(&mut fleet, &watching, &mut sink, lasts, stop).await?;
+        let written = sink.end(&losses)?;
+        fleet.close().await;
+        tell(written, &losses, &wrong, &watching);
+        Ok(if wrong.is_empty() && watching.closed.is_empty() {
+            0
+        } else {
+            super::INCONCLUSIVE
+        })
+    }
+}
+
+fn tell(written: u64, losses: &[Losses], wrong: &[String], watching: &Watching) {
+    for why in wrong {
+        super::say(&format!("error: {why}"));
+    }
+    let lost: u64 = losses.iter().map(|one| u64::from(one.dropped)).sum();
+    let received: u64 = losses.iter().map(|one| u64::from(one.received)).sum();
+    super::say(&format!(
+        "{written} packets written, {received} seen by the filters, {lost} lost by the kernels' buffers"
+    ));
+    for (spot, losses) in watching.spots.iter().zip(losses) {
+        if losses.dropped > 0 || losses.if_dropped > 0 {
+            super::say(&format!(
+                "{} {}: {} of {} packets lost, {} more by the device; narrow --filter",
+                spot.node, spot.point.dev, losses.dropped, losses.received, losses.if_dropped
+            ));
+        }
+    }
+}
+
+fn with_naming<T>(topology: &Topology, names: &Names, work: impl FnOnce(&Naming<'_>) -> T) -> T {
+    let chains = ChainNames::new();
+    work(&Naming {
+        topology,
+        names,
+        chains: &chains,
+    })
+}
+
+/// A spot in words, for lines and for the file.
+fn named(naming: &Naming<'_>, spot: &Spot) -> packets::Spot {
+    let key = NsKey {
+        node: spot.node.clone(),
+        netns: spot.point.netns,
+    };
+    packets::Spot {
+        node: spot.node.clone(),
+        netns: naming.netns(&key),
+        dev: spot.point.dev.clone(),
+    }
+}
+
+fn is_stdout(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+/// Told before helpers are started.
+fn writable(path: &Path) -> anyhow::Result<()> {
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    if path.is_dir() || parent.is_some_and(|parent| !parent.is_dir()) {
+        bail!(
+            "write {}: it is a directory, or in none; name a file",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+/// Where packets go.
+struct Out {
+    to: Box<dyn Write + Send>,
+    name: String,
+    pcapng: bool,
+    spots: Vec<packets::Spot>,
+    widths: Widths,
+    written: u64,
+    bytes: u64,
+    count: Option<u64>,
+    size: Option<u64>,
+    last: i64,
+    closed: bool,
+}
+
+impl Out {
+    fn new(
+        args: &CaptureArgs,
+        watching: &Watching,
+        spots: Vec<packets::Spot>,
+        snaplen: u32,
+    ) -> anyhow::Result<Self> {
+        let (to, name): (Box<dyn Write + Send>, String) = match args.write.as_deref() {
+            Some(path) if !is_stdout(path) => {
+                let name = path.display().to_string();
+                (Box::new(create(path)?), name)
+            }
+            _ => (Box::new(std::io::stdout()), "stdout".to_owned()),
+        };
+        let mut out = Self {
+            to: Box::new(BufWriter::with_capacity(256 << 10, to)),
+            name,
+            pcapng: args.write.is_some(),
+            widths: Widths::of(&spots),
+            spots,
+            written: 0,
+            bytes: 0,
+            count: args.count,
+            size: args.size,
+            last: 0,
+            closed: false,
+        };
+        if out.pcapng {
+            out.put(&pcapng::section())?;
+            for (at, spot) in watching.spots.iter().enumerate() {
+                let Some(named) = out.spots.get(at) else {
+                    continue;
+                };
+                let (node, netns, dev) = (&named.node, &named.netns, &named.dev);
+                let interface = Interface {
+                    link: spot.link,
+                    snaplen,
+                    name: format!("{node} {netns} {dev}"),
+                    description: format!("{dev} in {netns} on node {node}"),
+                    comment: netns.strip_prefix("pod ").map(|pod| format!("pod {pod}")),
+                    filter: spot.point.filter.clone(),
+                };
+                out.put(&pcapng::interface(&interface))?;
+            }
+        }
+        Ok(out)
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        self.bytes += bytes.len() as u64;
+        let written = self.to.write_all(bytes);
+        self.done(written)
+    }
+
+    /// A reader that has gone away wants no more of it.
+    fn done(&mut self, result: std::io::Result<()>) -> anyhow::Result<()> {
+        match result {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+                self.closed = true;
+                Ok(())
+            }
+            other => other.with_context(|| format!("write packets to {}", self.name)),
+        }
+    }
+
+    fn full(&self) -> bool {
+        self.closed
+            || self.count.is_some_and(|count| self.written >= count)
+            || self.size.is_some_and(|size| self.bytes >= size)
+    }
+
+    /// Ends the file; how many packets it has.
+    fn end(mut self, losses: &[Losses]) -> anyhow::Result<u64> {
+        if self.pcapng && !self.closed {
+            for (at, losses) in losses.iter().enumerate() {
+                let at = u32::try_from(at).unwrap_or(u32::MAX);
+                self.put(&pcapng::statistics(at, self.last, losses))?;
+            }
+        }
+        self.flush()?;
+        Ok(self.written)
+    }
+}
+
+impl Sink for Out {
+    fn packet(&mut self, at: usize, seen: &Seen) -> anyhow::Result<bool> {
+        if self.full() {
+            return Ok(false);
+        }
+        self.last = seen.time;
+        if self.pcapng {
+            self.put(&pcapng::packet(u32::try_from(at).unwrap_or(u32::MAX), seen))?;
+        } else if let Some(spot) = self.spots.get(at) {
+            let text = line(spot, self.widths, seen);
+            let text = crate::render::without_commands(&text);
+            self.put(text.as_bytes())?;
+        }
+        self.written += 1;
+        Ok(!self.full())
+    }
+
+    fn flush(&mut self) -> anyhow::Result<bool> {
+        let flushed = self.to.flush();
+        self.done(flushed)?;
+        Ok(!self.full())
+    }
+}
+
+/// Packets are for their owner alone, until he decides otherwise.
+fn create(path: &Path) -> anyhow::Result<File> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let opened = options.open(path);
+    opened.with_context(|| format!("write {}", path.display()))
+}

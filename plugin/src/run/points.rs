@@ -1,0 +1,296 @@
+//! Which devices to watch, and by which filters: from what was read alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use netpath::explain::Naming;
+use netpath::model::capture::Point;
+use netpath::model::link::{Link, LinkKind};
+use netpath::model::netns::NetNs;
+use netpath::model::packet::{ICMP, ICMPV6, Packet, SCTP, TCP, UDP};
+use netpath::model::{NetNsId, NsKey};
+use netpath::simulate::peer::{Peer, peer};
+use netpath::trace::Trace;
+
+/// Pairs of ends that a filter names; of more, only the sender's side is named.
+const MOST_PAIRS: usize = 48;
+/// VXLAN ports that are looked into where no device tells: Linux's own and IANA's.
+const USUAL_VXLAN: [u16; 2] = [8472, 4789];
+
+/// Points of each node.
+pub type Points = BTreeMap<String, Vec<Point>>;
+
+/// A pod's or another namespace's devices, their other ends, and uplinks and tunnels of the node.
+pub fn of_place(naming: &Naming<'_>, key: &NsKey, filter: &str) -> Points {
+    let mut points = Points::new();
+    let Some(ns) = naming.topology.netns(key) else {
+        return points;
+    };
+    let host = naming.topology.host(&key.node);
+    if host.as_ref() == Some(key) {
+        // The stream to the client leaves there, too: watching it would make more of it.
+        let filter = match filter {
+            "" if !naming.names.nodes.is_empty() => "not tcp port 10250",
+            typed => typed,
+        };
+        outside(&mut points, key, ns, filter, &[]);
+        return points;
+    }
+    let own = links(ns).filter(|link| link.up && !link.loopback);
+    for link in own {
+        add(&mut points, key, ns, &link.name, filter, &[]);
+        if let Peer::Found(at, index) = peer(naming.topology, key, link)
+            && let Some(other) = naming.topology.netns(&at)
+            && let Some(link) = other.link(index)
+        {
+            add(&mut points, &at, other, &link.name, filter, &[]);
+        }
+    }
+    let hosts: Vec<IpAddr> = addresses(ns).collect();
+    if let Some(host) = host
+        && let Some(ns) = naming.topology.netns(&host)
+        && !hosts.is_empty()
+        && points
+            .get(&key.node)
+            .is_some_and(|all| all.iter().any(|one| one.netns == host.netns))
+    {
+        let words: Vec<String> = hosts.iter().map(|ip| format!("host {ip}")).collect();
+        let of_pod = both(&words.join(" or "), filter);
+        outside(&mut points, &host, ns, &of_pod, &hosts);
+    }
+    points
+}
+
+/// Devices where a predicted path's packets are seen, and the filter for them.
+pub fn of_path(naming: &Naming<'_>, traces: &[&Trace], filter: &str) -> Points {
+    let mut forms = Forms::default();
+    let mut devices: BTreeSet<(NsKey, &str)> = BTreeSet::new();
+    for trace in traces.iter().flat_map(|trace| turns(trace)) {
+        for hop in &trace.hops {
+            for tap in &hop.taps {
+                forms.add(&tap.packet);
+                devices.insert((hop.ns.clone(), &tap.dev));
+            }
+        }
+    }
+    let filter = both(&forms.filter(), filter);
+    let hosts: Vec<IpAddr> = forms.hosts.iter().copied().collect();
+    let mut points = Points::new();
+    for (key, dev) in devices {
+        if let Some(ns) = naming.topology.netns(&key) {
+            add(&mut points, &key, ns, dev, &filter, &hosts);
+        }
+    }
+    points
+}
+
+/// A packet's trace, its answer's, and those of the packets that follow.
+pub fn turns(trace: &Trace) -> impl Iterator<Item = &Trace> {
+    std::iter::successors(Some(trace), |trace| trace.reply.as_deref())
+}
+
+/// Both expressions, where there are two.
+pub fn both(one: &str, other: &str) -> String {
+    match (one.trim(), other.trim()) {
+        (one, "") => one.to_owned(),
+        ("", other) => other.to_owned(),
+        (one, other) => format!("({one}) and ({other})"),
+    }
+}
+
+/// The forms that a flow's packets have on their way.
+#[derive(Debug, Default)]
+pub struct Forms {
+    pairs: BTreeSet<(IpAddr, IpAddr, u8, Option<u16>)>,
+    /// All ends.
+    pub hosts: BTreeSet<IpAddr>,
+    /// The first packet's source.
+    source: Option<IpAddr>,
+}
+
+impl Forms {
+    /// Takes in the form that a packet has, out of its tunnel.
+    pub fn add(&mut self, packet: &Packet) {
+        let packet = packet
+            .inner
+            .as_deref()
+            .map_or(packet, |inner| &inner.packet);
+        let (low, high) = (packet.src.min(packet.dst), packet.src.max(packet.dst));
+        // The port of the one that was asked: of the other nothing is known before.
+        let port = match (packet.sport(), packet.dport()) {
+            (None, port) | (port, None) => port,
+            (Some(_), Some(_)) => None,
+        };
+        if packet.protocol() != 0 {
+            self.pairs.insert((low, high, packet.protocol(), port));
+            self.hosts.extend([packet.src, packet.dst]);
+            self.source.get_or_insert(packet.src);
+        }
+    }
+
+    /// A filter for them, and for messages about them.
+    pub fn filter(&self) -> String {
+        let Some(source) = self.source else {
+            return String::new();
+        };
+        let about = |ip: IpAddr| if ip.is_ipv6() { "icmp6" } else { "icmp" };
+        if self.pairs.len() > MOST_PAIRS {
+            return format!("host {source}");
+        }
+        let mut parts: Vec<String> = Vec::new();
+        for (one, other, protocol, port) in &self.pairs {
+            let name = match *protocol {
+                TCP => "tcp",
+                UDP => "udp",
+                SCTP => "sctp",
+                ICMP => "icmp",
+                ICMPV6 => "icmp6",
+                _ => "ip or ip6",
+            };
+            let port = port.map_or_else(String::new, |port| format!(" and port {port}"));
+            parts.push(format!("(({name}) and host {one} and host {other}{port})"));
+        }
+        // Messages about a packet come from anyone on its way, to whoever sent it.
+        let senders = self.hosts.iter().take(MOST_PAIRS);
+        let errors = senders.map(|ip| match about(*ip) {
+            "icmp" => format!("(icmp[icmptype] != 0 and icmp[icmptype] != 8 and dst host {ip})"),
+            _ => format!("(icmp6 and ip6[40] < 128 and dst host {ip})"),
+        });
+        parts.extend(errors);
+        parts.join(" or ")
+    }
+}
+
+/// Uplinks and tunnels of a node's own namespace.
+fn outside(points: &mut Points, key: &NsKey, ns: &NetNs, filter: &str, hosts: &[IpAddr]) {
+    for link in links(ns).filter(|link| link.up && (is_tunnel(link) || is_uplink(ns, link))) {
+        add(points, key, ns, &link.name, filter, hosts);
+    }
+}
+
+fn links(ns: &NetNs) -> impl Iterator<Item = &Link> {
+    ns.links.known().into_iter().flatten()
+}
+
+/// Addresses by which others reach a namespace.
+fn addresses(ns: &NetNs) -> impl Iterator<Item = IpAddr> {
+    let all = ns.addrs.known().into_iter().flatten();
+    all.filter(|addr| addr.scope == 0).map(|addr| addr.local)
+}
+
+fn is_tunnel(link: &Link) -> bool {
+    match &link.kind {
+        LinkKind::Vxlan(_) | LinkKind::Ipip(..) | LinkKind::Wireguard | LinkKind::Tun => true,
+        LinkKind::Other(kind) => {
+            ["sit", "ip6tnl", "gre", "gretap", "ip6gre", "geneve"].contains(&kind.as_str())
+        }
+        _ => false,
+    }
+}
+
+/// Whether packets leave the node by it: it has a subnet of its own and is no bridge's port, or a default route.
+fn is_uplink(ns: &NetNs, link: &Link) -> bool {
+    if link.loopback {
+        return false;
+    }
+    let mut routes = ns.routes.known().into_iter().flatten();
+    let default = routes.any(|route| {
+        let mut hops = route.nexthops.iter();
+        route.dst.len() == 0 && hops.any(|hop| hop.link == Some(link.index))
+    });
+    let addrs = ns.addrs.known().into_iter().flatten();
+    let subnet = addrs
+        .filter(|addr| addr.link == link.index && addr.scope == 0)
+        // The host's end of a routed pod's pair has an address alone.
+        .any(|addr| addr.prefix_len < if addr.local.is_ipv6() { 128 } else { 32 });
+    let inward =
+        matches!(link.kind, LinkKind::Bridge(_) | LinkKind::Dummy) || link.master.is_some();
+    default || subnet && !inward
+}
+
+fn add(points: &mut Points, key: &NsKey, ns: &NetNs, dev: &str, filter: &str, hosts: &[IpAddr]) {
+    let list = points.entry(key.node.clone()).or_default();
+    let there = |one: &Point| one.netns == key.netns && one.dev == dev;
+    if !list.iter().any(there) {
+        list.push(point(key.netns, ns, dev, filter, hosts));
+    }
+}
+
+/// A device with the tunnels that may pass it.
+pub fn point(netns: NetNsId, ns: &NetNs, dev: &str, filter: &str, hosts: &[IpAddr]) -> Point {
+    let mut vxlan: Vec<u16> = links(ns)
+        .filter_map(|link| match &link.kind {
+            LinkKind::Vxlan(vxlan) => Some(vxlan.port),
+            _ => None,
+        })
+        .collect();
+    if vxlan.is_empty() && ns.identity.pod_uid.is_none() {
+        vxlan.extend(USUAL_VXLAN);
+    }
+    vxlan.sort_unstable();
+    vxlan.dedup();
+    let ipip = |link: &Link| match &link.kind {
+        LinkKind::Ipip(..) => true,
+        LinkKind::Other(kind) => kind == "sit" || kind == "ip6tnl",
+        _ => false,
+    };
+    Point {
+        netns,
+        dev: dev.to_owned(),
+        filter: filter.to_owned(),
+        vxlan,
+        ipip: links(ns).any(ipip),
+        hosts: hosts.to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use netpath::model::packet::L4;
+
+    fn packet(src: [u8; 4], dst: [u8; 4], sport: Option<u16>, dport: Option<u16>) -> Packet {
+        Packet {
+            eth: None,
+            src: src.into(),
+            dst: dst.into(),
+            ttl: 64,
+            tos: 0,
+            df: true,
+            len: 60,
+            l4: L4::Tcp {
+                sport,
+                dport,
+                flags: 2,
+            },
+            inner: None,
+        }
+    }
+
+    #[test]
+    fn a_flow_and_its_answer_are_one_form() {
+        let mut forms = Forms::default();
+        forms.add(&packet([10, 0, 0, 1], [10, 0, 0, 2], None, Some(80)));
+        forms.add(&packet([10, 0, 0, 2], [10, 0, 0, 1], Some(80), None));
+        assert_eq!(
+            forms.filter(),
+            "((tcp) and host 10.0.0.1 and host 10.0.0.2 and port 80) \
+             or (icmp[icmptype] != 0 and icmp[icmptype] != 8 and dst host 10.0.0.1) \
+             or (icmp[icmptype] != 0 and icmp[icmptype] != 8 and dst host 10.0.0.2)"
+        );
+        for last in 3..=u8::MAX {
+            forms.add(&packet([10, 0, 0, 1], [10, 0, 0, last], None, Some(80)));
+        }
+        assert_eq!(forms.filter(), "host 10.0.0.1");
+    }
+
+    #[test]
+    fn a_typed_filter_narrows_and_stands_alone() {
+        assert_eq!(both("host 10.0.0.1", ""), "host 10.0.0.1");
+        assert_eq!(both("", "tcp or udp"), "tcp or udp");
+        assert_eq!(
+            both("host 10.0.0.1", "tcp or udp"),
+            "(host 10.0.0.1) and (tcp or udp)"
+        );
+    }
+}

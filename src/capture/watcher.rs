@@ -1,0 +1,173 @@
+//! All taps of one client, behind the helper's conversation.
+//!
+//! Nothing is kept here: what is not taken waits in the kernel's rings, and what does not fit there is lost
+//! and counted. So a client that reads slowly, or not at all, costs no memory.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::thread;
+
+use super::decode::{View, look};
+use super::filter::{Within, of_kernel};
+use super::{CaptureError, Frame, Setup, Tap, probe};
+use crate::collect::Collector;
+use crate::collect::netns::{Hopper, NsFile};
+use crate::collect::serve::Watcher;
+use crate::model::capture::{Losses, Opened, Point, Probe, Probed, Seen, Watch};
+
+/// Most devices watched at once.
+const MOST_POINTS: usize = 256;
+/// Bytes of all rings together, and of one.
+const RINGS: u32 = 32 << 20;
+const MOST_RING: u32 = 4 << 20;
+/// Most bytes of one packet: a super-packet of segmentation offload.
+const MOST_BYTES: u32 = 65_535;
+/// Frames taken of one tap before the next one's turn.
+const TURN: usize = 512;
+/// Opening a tap waits for the kernel some ten milliseconds: so many wait at once.
+const AT_ONCE: usize = 16;
+
+/// What is watched now.
+#[derive(Default)]
+pub struct Taps {
+    watch: Watch,
+    taps: Vec<Option<Watched>>,
+}
+
+struct Watched {
+    tap: Tap,
+    within: Within,
+}
+
+impl Watcher for Taps {
+    fn watch(&mut self, watch: Watch, collector: &mut Collector) -> Result<Vec<Opened>, String> {
+        if watch.points.len() > MOST_POINTS {
+            return Err(format!(
+                "watch {} devices: that is more than {MOST_POINTS}; name fewer",
+                watch.points.len()
+            ));
+        }
+        let count = u32::try_from(watch.points.len().max(1)).unwrap_or(u32::MAX);
+        let ring = (RINGS / count).clamp(super::RING, MOST_RING);
+        let setups: Vec<(Result<NsFile, String>, Setup, &Point)> = watch
+            .points
+            .iter()
+            .map(|point| {
+                let ns = collector.namespace_file(point.netns);
+                let setup = Setup {
+                    dev: point.dev.clone(),
+                    filter: of_kernel(point),
+                    snaplen: watch.snaplen.clamp(64, MOST_BYTES),
+                    ring,
+                    promiscuous: watch.promiscuous,
+                };
+                (ns.map_err(|error| error.to_string()), setup, point)
+            })
+            .collect();
+        let mut opened = Vec::new();
+        self.taps.clear();
+        for some in setups.chunks(AT_ONCE) {
+            let taps: Vec<Result<Watched, String>> = thread::scope(|scope| {
+                let threads: Vec<_> = some
+                    .iter()
+                    .map(|(ns, setup, point)| {
+                        scope.spawn(move || open(ns.as_ref().map_err(Clone::clone)?, setup, point))
+                    })
+                    .collect();
+                let ended = threads.into_iter().map(thread::ScopedJoinHandle::join);
+                ended
+                    .map(|tap| tap.unwrap_or_else(|_| Err("its thread ended".to_owned())))
+                    .collect()
+            });
+            for tap in taps {
+                let link = tap.as_ref().map(|watched| watched.tap.link());
+                opened.push(Opened {
+                    link: link.map_err(Clone::clone),
+                });
+                self.taps.push(tap.ok());
+            }
+        }
+        self.watch = watch;
+        Ok(opened)
+    }
+
+    fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        let open = self.taps.iter().flatten();
+        open.map(|watched| watched.tap.as_fd()).collect()
+    }
+
+    fn take(&mut self) -> Result<Option<Vec<Seen>>, String> {
+        let mut all = Vec::new();
+        let mut some = false;
+        for (at, watched) in self.taps.iter_mut().enumerate() {
+            let Some(Watched { tap, within }) = watched else {
+                continue;
+            };
+            let Some(point) = self.watch.points.get(at) else {
+                continue;
+            };
+            let frames = match tap.take(TURN) {
+                Ok(frames) => frames,
+                // A device that was removed or set down ends its own tap only.
+                Err(CaptureError::Pcap { .. }) => {
+                    *watched = None;
+                    continue;
+                }
+                Err(error) => return Err(error.to_string()),
+            };
+            let at = u32::try_from(at).unwrap_or(u32::MAX);
+            some |= !frames.is_empty();
+            for frame in frames {
+                let view = look(tap.link(), &frame.bytes, &point.vxlan);
+                if within.fits(&frame.bytes, view.as_ref()) {
+                    all.push(seen(&self.watch, at, frame, view));
+                }
+            }
+        }
+        Ok(some.then_some(all))
+    }
+
+    fn stop(&mut self) -> Vec<Losses> {
+        let taps = std::mem::take(&mut self.taps).into_iter();
+        let (losses, closing): (Vec<Losses>, Vec<Option<Watched>>) = taps
+            .map(|mut watched| {
+                let losses = watched.as_mut().map(|watched| watched.tap.losses());
+                (losses.and_then(Result::ok).unwrap_or_default(), watched)
+            })
+            .unzip();
+        // Closing waits for the kernel, too; nobody waits for it.
+        thread::spawn(move || drop(closing));
+        losses
+    }
+
+    fn probe(&mut self, probe: &Probe, collector: &mut Collector) -> Result<Probed, String> {
+        probe::send(probe, collector)
+    }
+}
+
+fn open(ns: &NsFile, setup: &Setup, point: &Point) -> Result<Watched, String> {
+    let hopper = Hopper::start().map_err(|error| error.to_string())?;
+    let tap = Tap::open(&hopper, ns, setup.clone()).map_err(|error| error.to_string())?;
+    let within = Within::new(point, tap.link())
+        .map_err(|error| format!("compile the filter {:?}: {error}", point.filter))?;
+    Ok(Watched { tap, within })
+}
+
+fn seen(watch: &Watch, point: u32, frame: Frame, view: Option<View>) -> Seen {
+    let mut bytes = frame.bytes;
+    if !watch.bytes {
+        bytes = Vec::new();
+    } else if !watch.payload {
+        // Nothing of what can't be told from data, but for the headers that every frame has.
+        bytes.truncate(view.as_ref().map_or(34, |view| view.headers));
+    }
+    Seen {
+        point,
+        time: frame.time,
+        len: frame.len,
+        bytes,
+        ifindex: view.as_ref().and_then(|view| view.ifindex),
+        out: view.as_ref().and_then(|view| view.out),
+        mark: view.as_ref().and_then(|view| view.mark),
+        packet: view.map(|view| view.packet).filter(|_| watch.decoded),
+    }
+}

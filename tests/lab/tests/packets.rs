@@ -1,0 +1,399 @@
+//! `capture` in laboratories: every hop, the same packets as tcpdump, ends complete, tells what was lost. Needs root,
+//! tcpdump and tshark.
+#![allow(missing_docs, reason = "tests")]
+
+mod programs;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::net::UdpSocket;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use netpath::contract::frame::{Decoder, encode};
+use netpath::contract::{Reply, Request, SCHEMA_VERSION};
+use netpath::model::capture::{Answer, Probe};
+use netpath::model::packet::{ICMP, TCP, UDP};
+use netpath::model::want::{Depth, Fact, NsTarget, Want};
+use netpath_lab::{Overlay, Proxy, Spec};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use programs::{Lab, Machine, Netns, Running, Said, plugin, program, run, until, words};
+
+/// Two namespaces, 10.0.1.2 and 10.0.1.3, on a bridge in a third one.
+fn bridged() -> (Netns, Netns, Netns) {
+    let machine = Machine::up();
+    let bridge = Netns::add(&machine, "middle");
+    bridge.ip("link add br0 type bridge");
+    bridge.ip("link set br0 up");
+    let host = |n: u8| {
+        let host = Netns::add(&machine, &format!("host{n}"));
+        bridge.ip(&format!(
+            "link add port{n} type veth peer name eth0 netns {}",
+            host.name
+        ));
+        bridge.ip(&format!("link set port{n} up master br0"));
+        host.ip(&format!("addr add 10.0.1.{}/24 dev eth0", n + 2));
+        host.ip("link set eth0 up");
+        host
+    };
+    (host(0), host(1), bridge)
+}
+
+/// A capture that goes on.
+struct Capturing {
+    running: Running,
+    err: BufReader<std::process::ChildStderr>,
+}
+
+impl Capturing {
+    /// Starts and waits until all devices are open.
+    fn start(mut command: Command, spawn: impl FnOnce(Command) -> Running) -> Self {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut running = spawn(command);
+        let mut err = BufReader::new(running.0.stderr.take().expect("its errors are piped"));
+        let mut line = String::new();
+        while !line.contains("capturing at") {
+            line.clear();
+            let read = err.read_line(&mut line).expect("it speaks");
+            assert_ne!(read, 0, "it ended before it captured: {line}");
+        }
+        Self { running, err }
+    }
+
+    fn on(machine: &Arc<Machine>, line: &str) -> Self {
+        let mut command = plugin();
+        command.args(words(line));
+        Self::start(command, |command| machine.spawn(command))
+    }
+
+    /// Ctrl-C.
+    fn interrupt(self) -> Said {
+        let pid = i32::try_from(self.running.0.id()).expect("a process id");
+        kill(Pid::from_raw(pid), Signal::SIGINT).expect("it runs");
+        self.end()
+    }
+
+    /// Waits until it ends by itself.
+    fn end(mut self) -> Said {
+        let mut out = String::new();
+        let mut err = String::new();
+        let mut stdout = self.running.0.stdout.take().expect("its output is piped");
+        std::io::Read::read_to_string(&mut stdout, &mut out).expect("text");
+        std::io::Read::read_to_string(&mut self.err, &mut err).expect("text");
+        let status = self.running.0.wait().expect("it ends");
+        Said {
+            code: status.code(),
+            out,
+            err,
+        }
+    }
+}
+
+/// What tshark says of a file, field by field; any complaint of it is a failure.
+fn tshark(file: &Path, arguments: &str, fields: &[&str]) -> Vec<String> {
+    let mut command = Command::new("tshark");
+    command.arg("-r").arg(file).args(words(arguments));
+    command.args(["-T", "fields"]);
+    for field in fields {
+        command.args(["-e", field]);
+    }
+    let output = command.output().expect("tshark runs: apt install tshark");
+    let said = Said::of(output);
+    let complaints: Vec<&str> = said
+        .err
+        .lines()
+        .filter(|line| !line.contains("Running as user"))
+        .collect();
+    assert_eq!((said.code, complaints), (Some(0), Vec::new()));
+    said.out.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn the_packets_are_those_of_tcpdump_at_every_hop() {
+    let (one, other, bridge) = bridged();
+    let machine = Arc::clone(&one.machine);
+    let _listener = other.listen("--tcp 8080");
+    let dir = tempfile::tempdir().expect("a directory");
+    let (ours, theirs) = (dir.path().join("ours"), dir.path().join("theirs"));
+
+    let mut tcpdump = Command::new("ip");
+    tcpdump.args([
+        "netns",
+        "exec",
+        &bridge.name,
+        "tcpdump",
+        "-U",
+        "-i",
+        "port0",
+    ]);
+    tcpdump.arg("-w").arg(&theirs).arg("tcp port 8080");
+    let log = dir.path().join("log");
+    tcpdump.stderr(File::create(&log).expect("a file"));
+    let tcpdump = machine.spawn(tcpdump);
+    until("tcpdump to listen", Duration::from_secs(10), || {
+        std::fs::read_to_string(&log).is_ok_and(|text| text.contains("listening on"))
+    });
+
+    let line = format!(
+        "capture --local {} 10.0.1.3:8080 --payload -w {}",
+        one.end(),
+        ours.display()
+    );
+    let capturing = Capturing::on(&machine, &line);
+    assert!(one.tcp("10.0.1.3:8080").connected());
+    let said = capturing.interrupt().exits(0);
+    assert!(said.err.contains(" 0 lost"), "{}", said.err);
+
+    let fields = [
+        "tcp.seq_raw",
+        "tcp.ack_raw",
+        "tcp.flags",
+        "frame.len",
+        "tcp.payload",
+    ];
+    let all = tshark(&ours, "", &["frame.interface_name"]);
+    let mut names: Vec<&str> = all
+        .iter()
+        .map(|name| name.split_once(' ').expect("node").1)
+        .collect();
+    let count = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(
+        names,
+        [
+            "netns host0 eth0",
+            "netns host1 eth0",
+            "netns middle port0",
+            "netns middle port1"
+        ]
+    );
+    // The last packet of the exchange may be under way to tcpdump's file.
+    let wanted = || tshark(&theirs, "", &fields);
+    until("tcpdump to write", Duration::from_secs(10), || {
+        wanted().len() * 4 >= count
+    });
+    let port = |name: &str| {
+        tshark(
+            &ours,
+            &format!("-Y frame.interface_name~\"{name}\""),
+            &fields,
+        )
+    };
+    assert_eq!(port("port0"), wanted());
+    assert!(wanted().len() >= 8, "{:?}", wanted());
+    // The same packets at each hop, in the order of their times.
+    assert_eq!(port("port1"), wanted());
+    drop(tcpdump);
+
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&ours).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn payload_is_left_out_and_limits_hold() {
+    let (one, other, _bridge) = bridged();
+    let machine = Arc::clone(&one.machine);
+    let _listener = other.listen("--tcp 8080");
+    let dir = tempfile::tempdir().expect("a directory");
+    let ours = dir.path().join("ours");
+    let line = format!(
+        "capture --local {} --count 9 -w {}",
+        one.end(),
+        ours.display()
+    );
+    let capturing = Capturing::on(&machine, &format!("{line} --filter tcp"));
+    assert!(one.tcp("10.0.1.3:8080").connected());
+    capturing.end().exits(0);
+    assert_eq!(tshark(&ours, "", &["frame.number"]).len(), 9);
+    let bytes = std::fs::read(&ours).expect("the file");
+    assert!(
+        !bytes.windows(5).any(|some| some == b"hello"),
+        "payload is in the file"
+    );
+
+    let capturing = Capturing::on(
+        &machine,
+        &format!("capture --local {} --duration 300ms", one.end()),
+    );
+    capturing.end().exits(0);
+    let wrong = format!("capture --local {} --filter no-such-word", one.end());
+    machine
+        .plugin(&words(&wrong))
+        .exits(2)
+        .complains(&["set the filter", "no-such-word"]);
+    machine
+        .plugin(&words("capture --local netns/none"))
+        .exits(2)
+        .complains(&["no namespace of that name"]);
+    run(&words("capture --snapshot x.json web-0"))
+        .exits(2)
+        .complains(&["holds no packets"]);
+}
+
+#[test]
+fn what_is_lost_is_told() {
+    const SENT: u64 = 400_000;
+    let (one, _other, _bridge) = bridged();
+    let machine = Arc::clone(&one.machine);
+    let dir = tempfile::tempdir().expect("a directory");
+    let ours = dir.path().join("ours");
+    // Known already, so that nothing waits for an answer.
+    one.ip("neigh replace 10.0.1.3 lladdr 02:00:00:00:00:01 dev eth0");
+    let line = format!(
+        "capture --local {} -w {} --filter udp.port.9",
+        one.end(),
+        ours.display()
+    );
+    let mut command = plugin();
+    command.args(
+        words(&line)
+            .iter()
+            .map(|word| word.replace("udp.port.9", "udp port 9")),
+    );
+    let capturing = Capturing::start(command, |command| machine.spawn(command));
+    one.enter()
+        .run(|| {
+            let socket = UdpSocket::bind("10.0.1.2:0")?;
+            socket.connect("10.0.1.3:9")?;
+            for _ in 0..SENT {
+                socket.send(b"x")?;
+            }
+            Ok(())
+        })
+        .expect("packets are sent");
+    let said = capturing.interrupt().exits(0);
+    // "N packets written, N seen by the filters, N lost by the kernels' buffers", of two devices.
+    let line = said
+        .err
+        .lines()
+        .find(|line| line.contains("packets written"));
+    let line = line.unwrap_or_else(|| panic!("{}", said.err));
+    let figures: Vec<u64> = line
+        .split(' ')
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    let &[written, seen, lost] = figures.as_slice() else {
+        panic!("{line}");
+    };
+    assert_eq!(seen, 2 * SENT, "{line}");
+    assert_eq!(written + lost, seen, "{line}");
+    assert_eq!(tshark(&ours, "", &["frame.number"]).len() as u64, written);
+}
+
+#[test]
+fn a_flow_is_seen_on_both_nodes_and_in_the_tunnel() {
+    let lab = Lab::up(Spec::new(Overlay::Vxlan, Proxy::IptablesNft));
+    let mut command = lab.plugin();
+    command.args(words("capture -n shop web-0 10.244.2.4:8080"));
+    let capturing = Capturing::start(command, |mut command| {
+        Running(command.spawn().expect("the plugin starts"))
+    });
+    let place = lab.cluster.pod("shop/web-0").expect("a pod");
+    let to = "10.244.2.4:8080".parse().expect("an address");
+    let outcome = place.tcp_exchange(to, Duration::from_secs(5));
+    assert!(outcome.expect("an exchange").connected());
+    let said = capturing.interrupt().exits(0);
+    said.says(&[
+        "node-1  host",
+        "node-2  host",
+        "flannel.1",
+        "vxlan vni 1: 10.244.",
+        "pod shop/web-0",
+    ]);
+    lab.is_clean();
+}
+
+/// The helper in a machine of the test's own, asked without the plugin.
+struct Talk {
+    running: Running,
+    decoder: Decoder,
+}
+
+impl Talk {
+    fn start(machine: &Arc<Machine>) -> Self {
+        let mut command = Command::new(program("netpath-helper"));
+        command.arg("serve");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut talk = Self {
+            running: machine.spawn(command),
+            decoder: Decoder::default(),
+        };
+        let schema = SCHEMA_VERSION;
+        let hello = talk.ask(&Request::Hello { schema });
+        assert!(matches!(hello, Reply::Hello { .. }), "{hello:?}");
+        talk
+    }
+
+    fn ask(&mut self, request: &Request) -> Reply {
+        let input = self.running.0.stdin.as_mut().expect("its input");
+        let frame = encode(request).expect("a frame");
+        std::io::Write::write_all(input, &frame).expect("it reads");
+        loop {
+            if let Some(reply) = self.decoder.message().expect("a good frame") {
+                return reply;
+            }
+            let mut chunk = vec![0; 65536];
+            let output = self.running.0.stdout.as_mut().expect("its output");
+            let len = std::io::Read::read(output, &mut chunk).expect("it writes");
+            assert_ne!(len, 0, "the helper ended");
+            self.decoder.push(&chunk[..len]);
+        }
+    }
+}
+
+#[test]
+fn the_helper_sends_probes_and_says_what_came_back() {
+    let (one, other, _bridge) = bridged();
+    let machine = Arc::clone(&one.machine);
+    let _listener = other.listen("--tcp 8080 --udp 8080");
+    let mut talk = Talk::start(&machine);
+    let want = Want::NetNs {
+        target: NsTarget::Named(one.name.clone()),
+        depth: Depth::Identity,
+    };
+    let wants = vec![want];
+    let Reply::Facts { facts, .. } = talk.ask(&Request::Collect { id: 1, wants }) else {
+        panic!("no facts");
+    };
+    let [Fact::NetNs(ns)] = facts.as_slice() else {
+        panic!("{facts:?}");
+    };
+    let mut probe = |protocol: u8, dport: Option<u16>| {
+        let probe = Probe {
+            netns: ns.identity.id,
+            src: None,
+            sport: None,
+            dst: [10, 0, 1, 3].into(),
+            dport,
+            protocol,
+            payload: b"netpath probe\n".to_vec(),
+            wait: 3_000,
+        };
+        match talk.ask(&Request::Probe { id: 2, probe }) {
+            Reply::Probed { id: 2, probed } => probed,
+            other => panic!("{other:?}"),
+        }
+    };
+    for (protocol, dport, answer) in [
+        (ICMP, None, Answer::Answered),
+        (TCP, Some(8080), Answer::Answered),
+        (TCP, Some(81), Answer::Refused),
+        (UDP, Some(8080), Answer::Answered),
+        (UDP, Some(81), Answer::Refused),
+    ] {
+        let probed = probe(protocol, dport);
+        assert_eq!(probed.answer, answer, "{protocol} {dport:?}: {probed:?}");
+        let (from, port) = probed.from.expect("it was sent from somewhere");
+        assert_eq!(from, std::net::IpAddr::from([10, 0, 1, 2]));
+        assert_ne!(port, 0);
+    }
+    // Nothing is listened to and nothing is answered.
+    other.tool("nft add table inet t");
+    other.tool("nft add chain inet t in { type filter hook input priority 0 ; policy drop ; }");
+    assert_eq!(probe(TCP, Some(8080)).answer, Answer::Silent);
+}
