@@ -123,8 +123,8 @@ pub(super) fn flatten(message: &RouteMessage, lost: &[u16]) -> Option<Route> {
                 });
             }
             RouteAttribute::MultiPath(hops) => {
-                let realms = hops.iter().flat_map(|next| &next.attributes);
-                route.realm = realms.filter_map(realm).next();
+                let mut realms = hops.iter().flat_map(|next| &next.attributes);
+                route.realm = realms.find_map(realm);
                 route.nexthops = hops
                     .iter()
                     .map(|next| next_hop(next, &mut route.unknown))

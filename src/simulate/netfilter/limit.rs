@@ -50,8 +50,10 @@ impl From<Counters> for Used {
 /// Whether an expression or match is answered here.
 pub(super) fn is_one(expr: &Expr) -> bool {
     match expr {
-        Expr::Limit { .. } | Expr::Quota { .. } | Expr::Connlimit { .. } => true,
-        Expr::Match(XtMatch::Limit { .. }) => true,
+        Expr::Limit { .. }
+        | Expr::Quota { .. }
+        | Expr::Connlimit { .. }
+        | Expr::Match(XtMatch::Limit { .. }) => true,
         Expr::Match(XtMatch::Rare(rare)) => matches!(
             **rare,
             RareMatch::Quota { .. } | RareMatch::Connlimit { .. }
@@ -270,8 +272,7 @@ pub(super) fn of_element<'a>(
     let (bytes, elem) = found;
     let mut all = Tri::Yes;
     for (number, expr) in exprs.iter().enumerate() {
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        let place = format!("{} {name} {hex} {number}", table.name);
+        let place = format!("{} {name} {bytes:x?} {number}", table.name);
         // The kernel tells what an element's quota has used up, and of a rate what its counter saw.
         let own = elem.map_or(Some(expr), |elem| elem.exprs.get(number));
         let used = match elem {

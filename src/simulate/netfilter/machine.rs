@@ -170,7 +170,7 @@ impl<'c, 'a> Eval<'c, 'a> {
                     return done;
                 }
                 Next::Doubt(why, yes) => {
-                    done.extend(self.doubt(why, yes, vm));
+                    done.extend(self.doubt(&why, yes, vm));
                     return done;
                 }
                 Next::Blind(why) => {
@@ -222,7 +222,7 @@ impl<'c, 'a> Eval<'c, 'a> {
     }
 
     /// Tries both answers of a condition that can't be evaluated.
-    fn doubt(&mut self, why: String, yes: Box<Vm<'a>>, no: Box<Vm<'a>>) -> Vec<HookOutcome> {
+    fn doubt(&mut self, why: &str, yes: Box<Vm<'a>>, no: Box<Vm<'a>>) -> Vec<HookOutcome> {
         if self.doubts_left == 0 {
             let why = format!("{why} (and more such rules than can be tried both ways)");
             return vec![no.end(HookVerdict::Unknown(why))];

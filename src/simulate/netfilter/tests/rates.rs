@@ -106,8 +106,7 @@ fn rates_that_are_exceeded_match_later() {
         bytes: false,
         inverted: true,
     };
-    let drop = |exprs: Vec<Expr>| {
-        let mut exprs = exprs;
+    let drop = |mut exprs: Vec<Expr>| {
         exprs.push(Expr::Verdict(Verdict::Drop));
         letters(hooked(vec![exprs, accepts(vec![])], vec![]), 3)
     };
@@ -146,9 +145,10 @@ fn quotas_and_numbers_of_connections_are_bounded() {
     };
     let of = |exprs: Vec<Expr>, connections: u32| {
         let mut ns = hooked(vec![accepts(exprs)], vec![]);
-        let mut sysctls = crate::model::sysctl::Sysctls::default();
-        sysctls.nf_conntrack_count = Section::Known(Some(connections));
-        ns.sysctls = Section::Known(sysctls);
+        ns.sysctls = Section::Known(crate::model::sysctl::Sysctls {
+            nf_conntrack_count: Section::Known(Some(connections)),
+            ..crate::model::sysctl::Sysctls::default()
+        });
         letters(ns, 1)
     };
     assert_eq!(of(vec![Expr::Match(quota(1 << 30)), counter(9)], 0), "a");
