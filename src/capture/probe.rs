@@ -188,6 +188,8 @@ fn stands(probe: &Probe, src: IpAddr, port: u16, collector: &mut Collector) -> b
     let want = Want::Conntrack {
         netns: probe.netns,
         tuple,
+        // Rules that set another zone are not looked at: an entry there only costs the probe its port.
+        zone: 0,
     };
     let facts = collector.collect(&[want], Duration::from_secs(2));
     facts.iter().any(|fact| {
