@@ -4,6 +4,7 @@
 //! `netpath-lab oracle --save DIRECTORY` writes such folders; docs/accuracy.md says how.
 
 #[path = "../lab/src/random/ask.rs"]
+#[allow(dead_code, reason = "what many packets of a network need")]
 mod ask;
 #[path = "../lab/src/random/fit.rs"]
 mod fit;
