@@ -6,6 +6,7 @@ mod hostile;
 mod ipvs;
 mod layering;
 mod mutate;
+mod oracle;
 mod properties;
 mod scenarios;
 mod walks;

@@ -115,7 +115,8 @@ fn recorded_kernels_give_the_recorded_traces() {
     let mut count = 0;
     for entry in fs::read_dir(root).expect("tests/scenarios") {
         let dir = entry.expect("an entry").path();
-        if !dir.is_dir() {
+        // Those of random networks have a test of their own.
+        if !dir.is_dir() || dir.ends_with("oracle") {
             continue;
         }
         count += 1;
