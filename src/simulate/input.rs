@@ -292,8 +292,8 @@ fn has_address(cx: &mut Cx<'_>, walk: &Walk, link: &Link) -> Result<bool, Ways> 
         .any(|addr| addr.link == link.index && addr.local.is_ipv4()))
 }
 
-/// Where any policy rule asks for protocols or ports, the lookup back has those of the packet, as they are
-/// (`fib4_rules_early_flow_dissect()`).
+/// Where any policy rule asks for protocols or ports, the lookup back has those of the packet, ports
+/// exchanged (`__fib_validate_source()`).
 fn with_ports(walk: &Walk, cx: &Cx<'_>, key: FibKey) -> FibKey {
     let rules = walk.netns(cx).and_then(|netns| netns.rules.known());
     let asks = rules.into_iter().flatten().any(|rule| {
@@ -305,8 +305,8 @@ fn with_ports(walk: &Walk, cx: &Cx<'_>, key: FibKey) -> FibKey {
     let packet = &walk.skb.packet;
     FibKey {
         protocol: packet.protocol(),
-        sport: packet.sport(),
-        dport: packet.dport(),
+        sport: packet.dport(),
+        dport: packet.sport(),
         ..key
     }
 }
