@@ -8,10 +8,10 @@ use std::net::IpAddr;
 use super::fib::section;
 use super::skb::Devices;
 use super::walk::{Goal, Next, Party, Walk, Ways};
-use super::{Cx, vxlan, xfrm};
+use super::{Cx, ip_tunnel, vxlan, xfrm};
 use crate::model::IfIndex;
 use crate::model::netfilter::Hook;
-use crate::model::packet::{ICMP, ICMPV6, Packet, SCTP, TCP, UDP};
+use crate::model::packet::{ICMP, ICMPV6, L4, Packet, SCTP, TCP, UDP};
 use crate::model::socket::Socket;
 use crate::model::xfrm::XfrmDir;
 use crate::trace::{Disposition, DropReason, Evidence, RejectWith, Step, StepKind};
@@ -34,7 +34,10 @@ fn deliver(cx: &mut Cx<'_>, walk: Walk, dev: IfIndex) -> Ways {
         Err(ways) => return ways,
     };
     if walk.skb.packet.inner.is_some() {
-        return vxlan::decapsulate(cx, walk);
+        return match walk.skb.packet.l4 {
+            L4::Other(_) => ip_tunnel::decapsulate(cx, walk, dev),
+            _ => vxlan::decapsulate(cx, walk),
+        };
     }
     match walk.goal.clone() {
         Goal::Party(party) => to_party(walk, &party),

@@ -154,7 +154,7 @@ fn source_is_taken(cx: &mut Cx<'_>, way: &Way<'_>, question: &Packet) -> Result<
         return Ok(());
     }
     let mut walk = exchange::first(ns.clone(), question.clone(), exchange::NOBODY);
-    let Err(ways) = validate_source(cx, &mut walk, link) else {
+    let Err(ways) = validate_source(cx, &mut walk, link, None) else {
         return Ok(());
     };
     let end = ways.into_iter().next();

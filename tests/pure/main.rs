@@ -7,6 +7,7 @@ mod ipvs;
 mod layering;
 mod mutate;
 mod properties;
+mod routes;
 mod scenarios;
 mod walks;
 mod wire;

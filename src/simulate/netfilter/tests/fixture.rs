@@ -136,6 +136,7 @@ pub(super) fn node() -> NetNs {
         oif: None,
         fwmark: None,
         tos: 0,
+        dscp: false,
         ip_proto: None,
         sport: None,
         dport: None,
