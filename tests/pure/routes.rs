@@ -98,7 +98,7 @@ fn what_refuses_is_not_suppressed() {
     kind(&mut world, &ns, "10.0.0.0/8", RouteKind::Prohibit);
     change(&mut world, &ns, |route| route.table = 100);
     rule(&mut world, &ns, false, |rule| {
-        rule.suppress_prefixlen = Some(8)
+        rule.suppress_prefixlen = Some(8);
     });
     let routed = ask(&world, &ns, packet("0.0.0.0", "10.9.0.1"), None, None);
     assert_eq!(routed.next, refused(RejectWith::Prohibited));
@@ -108,7 +108,7 @@ fn what_refuses_is_not_suppressed() {
 fn a_rule_that_says_unreachable_means_no_network() {
     let (mut world, ns) = host();
     rule(&mut world, &ns, false, |rule| {
-        rule.action = RuleAction::Unreachable
+        rule.action = RuleAction::Unreachable;
     });
     let routed = ask(&world, &ns, packet("0.0.0.0", "10.9.0.1"), None, None);
     assert_eq!(routed.next, refused(RejectWith::NetUnreachable));
@@ -197,7 +197,7 @@ fn routes_for_a_source_hide_those_for_any_at_their_prefix() {
     world.route(&ns, "fd09::/64", "fd01::8", 2);
     world.route(&ns, "fd09::/64", "fd02::9", 3);
     change(&mut world, &ns, |route| {
-        route.src = Some("fd02::/64".parse().expect("a prefix"))
+        route.src = Some("fd02::/64".parse().expect("a prefix"));
     });
     let from = |src: &str| ask(&world, &ns, packet(src, "fd09::1"), None, None).next;
     assert_eq!(from("fd02::1"), out(3, Some("fd02::9")));
