@@ -3,15 +3,23 @@
 //! Read first: `fib_lookup()`, `fib_table_lookup()` (net/ipv4), `fib6_rule_lookup()` (net/ipv6), v6.12.
 //! Not modelled: IPv6 router reachability probing, route exceptions (PMTU, redirects), flow labels.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::Cx;
 use super::source;
-use crate::model::link::LinkKind;
+use super::walk::Walk;
+use crate::model::link::{Link, LinkKind};
 use crate::model::netns::NetNs;
-use crate::model::route::{NextHop, RT_TABLE_LOCAL, Route, RouteKind};
+use crate::model::route::{
+    NextHop, RT_TABLE_DEFAULT, RT_TABLE_LOCAL, RT_TABLE_MAIN, Route, RouteKind,
+};
 use crate::model::rule::{Rule, RuleAction};
-use crate::model::{IfIndex, NsKey, Section};
+use crate::model::{IfIndex, NsKey, Prefix, Section};
+
+/// IPTOS_RT_MASK: bits of the differentiated services byte that IPv4 routes and rules of the old kind (`tos`) see.
+const IPTOS_RT_MASK: u8 = 0x1c;
+/// INET_DSCP_MASK: all but the two bits of ECN.
+const DSCP_MASK: u8 = 0xfc;
 
 /// What is looked up (`struct flowi4`, `struct flowi6`).
 #[derive(Clone, Debug)]
@@ -39,7 +47,7 @@ pub(crate) struct FibKey {
 }
 
 impl FibKey {
-    /// A key of addresses alone, mark 0, sent here.
+    /// A key of addresses alone, mark 0, sent here by the kernel itself.
     pub(crate) fn to(dst: IpAddr) -> Self {
         Self {
             dst,
@@ -49,9 +57,9 @@ impl FibKey {
             mark: Some(0),
             tos: 0,
             protocol: 0,
-            sport: None,
-            dport: None,
-            uid: None,
+            sport: Some(0),
+            dport: Some(0),
+            uid: Some(0),
         }
     }
 }
@@ -100,6 +108,17 @@ pub(crate) struct Tables<'t> {
     routes: &'t [Route],
 }
 
+/// Whether this namespace's IPv4 addresses alone don't say what is local: rules of its own, or local routes that
+/// the kernel did not make (`fib4_has_custom_rules()`, `fib_has_custom_local_routes`).
+pub(crate) fn is_customized(cx: &mut Cx<'_>, ns: &NsKey) -> Result<bool, String> {
+    const KERNEL: u8 = 2;
+    let tables = tables(cx, ns)?;
+    let own_local = |route: &Route| {
+        route.kind == RouteKind::Local && route.dst.addr().is_ipv4() && route.protocol != KERNEL
+    };
+    Ok(!tables.has_usual_rules() || tables.routes.iter().any(own_local))
+}
+
 /// The value of a section, or a want and the words for what is missing.
 pub(crate) fn section<'t, T>(
     cx: &mut Cx<'_>,
@@ -126,8 +145,49 @@ pub(crate) fn lookup(cx: &mut Cx<'_>, ns: &NsKey, key: &FibKey) -> FibAnswer {
 }
 
 impl Tables<'_> {
+    /// Whether IPv4 has the three rules that it begins with, and no other.
+    fn has_usual_rules(&self) -> bool {
+        let rules = self.rules.iter().filter(|rule| !rule.v6);
+        let rules = rules.map(|rule| (rule.priority, rule.action));
+        let usual = [
+            (0, RuleAction::Table(RT_TABLE_LOCAL)),
+            (32_766, RuleAction::Table(RT_TABLE_MAIN)),
+            (32_767, RuleAction::Table(RT_TABLE_DEFAULT)),
+        ];
+        rules.eq(usual)
+    }
+
+    /// While nobody made a rule, IPv4 keeps tables local and main as one, so that the longer prefix wins whichever it
+    /// is in, and what refuses there does not keep table default from being asked (`fib_lookup()`).
+    fn merged_lookup(&self, key: &FibKey) -> FibAnswer {
+        let rules = || self.rules.iter().filter(|rule| !rule.v6);
+        let mut answer = None;
+        if let Some(main) = rules().find(|rule| rule.priority == 32_766) {
+            let found = self.table_lookup(&[RT_TABLE_LOCAL, RT_TABLE_MAIN], key, main);
+            let refuses = |found: &FibAnswer| matches!(found, FibAnswer::Found(found) if refuses(found.route.kind));
+            match found {
+                Some(found) if !refuses(&found) => return found,
+                found => answer = found,
+            }
+        }
+        let has_default = self
+            .routes
+            .iter()
+            .any(|route| route.table == RT_TABLE_DEFAULT && route.dst.addr().is_ipv4());
+        if let Some(rule) = rules()
+            .find(|rule| rule.priority == 32_767)
+            .filter(|_| has_default)
+        {
+            answer = self.table_lookup(&[RT_TABLE_DEFAULT], key, rule);
+        }
+        answer.unwrap_or(FibAnswer::NoRoute)
+    }
+
     /// Looks a destination up through policy rules and tables.
     pub(crate) fn lookup(&self, key: &FibKey) -> FibAnswer {
+        if key.dst.is_ipv4() && self.has_usual_rules() {
+            return self.merged_lookup(key);
+        }
         let mut rules: Vec<&Rule> = self
             .rules
             .iter()
@@ -170,11 +230,13 @@ impl Tables<'_> {
             } else {
                 table
             };
-            match self.table_lookup(table, key, rule) {
+            match self.table_lookup(&[table], key, rule) {
                 Some(FibAnswer::Found(found)) => {
-                    let short = rule
-                        .suppress_prefixlen
-                        .is_some_and(|limit| u32::from(found.route.dst.len()) <= limit);
+                    // What refuses is not suppressed (`fib_rules_lookup()`: only where there is no error).
+                    let short = !refuses(found.route.kind)
+                        && rule
+                            .suppress_prefixlen
+                            .is_some_and(|limit| u32::from(found.route.dst.len()) <= limit);
                     if short {
                         continue;
                     }
@@ -231,13 +293,16 @@ impl Tables<'_> {
             );
         }
         if let Some(src) = rule.src {
-            check(Some(key.src.is_some_and(|addr| src.contains(addr))), "from");
+            // To IPv4, no source yet is 0.0.0.0; IPv6 knows the difference.
+            let none = key.dst.is_ipv4().then_some(Ipv4Addr::UNSPECIFIED.into());
+            let from = key.src.or(none);
+            check(Some(from.is_some_and(|addr| src.contains(addr))), "from");
         }
         if let Some(dst) = rule.dst {
             check(Some(dst.contains(key.dst)), "to");
         }
         if rule.tos != 0 {
-            check(Some(rule.tos == key.tos), "tos");
+            check(Some(rule.tos == selectable(rule, key)), "tos");
         }
         if let Some(protocol) = rule.ip_proto {
             check(Some(protocol == key.protocol), "ipproto");
@@ -256,13 +321,10 @@ impl Tables<'_> {
             );
         }
         if let Some((from, to)) = rule.uid {
-            // Forwarded packets are looked up with uid 0 (`INVALID_UID` never matches).
-            let uid = if key.iif.is_some() {
-                Some(false)
-            } else {
-                key.uid.map(|uid| (from..=to).contains(&uid))
-            };
-            check(uid, "the sender's uid, which is not known");
+            // Nobody sends what comes in: it is looked up as root's (`sock_net_uid(net, NULL)`).
+            let uid = if key.iif.is_some() { Some(0) } else { key.uid };
+            let within = uid.map(|uid| (from..=to).contains(&uid));
+            check(within, "the sender's uid, which is not known");
         }
         if rule.l3mdev {
             check(Some(self.vrf_table(key).is_some()), "l3mdev");
@@ -279,12 +341,12 @@ impl Tables<'_> {
     }
 
     /// `None`: nothing here, go on with the next rule (also for a throw route).
-    fn table_lookup(&self, table: u32, key: &FibKey, rule: &Rule) -> Option<FibAnswer> {
+    fn table_lookup(&self, of: &[u32], key: &FibKey, rule: &Rule) -> Option<FibAnswer> {
         let mut candidates: Vec<&Route> = self
             .routes
             .iter()
-            .filter(|route| route.table == table && route.dst.contains(key.dst))
-            .filter(|route| route.tos == 0 || route.tos == key.tos)
+            .filter(|route| of.contains(&route.table) && route.dst.contains(key.dst))
+            .filter(|route| route.tos == 0 || route.tos == key.tos & IPTOS_RT_MASK)
             .filter(|route| match route.src {
                 None => true,
                 Some(prefix) => key.src.is_some_and(|src| prefix.contains(src)),
@@ -295,12 +357,24 @@ impl Tables<'_> {
             (
                 std::cmp::Reverse(route.dst.len()),
                 std::cmp::Reverse(source_len),
+                std::cmp::Reverse(route.table),
                 std::cmp::Reverse(route.tos),
                 route.metric,
                 preference(route.pref),
             )
         });
+        let mut met = false;
+        // IPv4 keeps prefixes that begin alike together. Where a nexthop object has no way, it looks at none of the
+        // shorter ones among these (`fib_table_lookup()`: miss).
+        let mut missed = None;
         for route in candidates {
+            if missed == Some(route.dst.addr()) {
+                continue;
+            }
+            if !met && self.is_hidden(route, key) {
+                continue;
+            }
+            met = true;
             if let Some(what) = route.unknown.first() {
                 return Some(FibAnswer::Unknown(format!(
                     "route {} has {what}",
@@ -308,6 +382,12 @@ impl Tables<'_> {
                 )));
             }
             match route.kind {
+                // IPv6 has these at the loopback device, where a socket that is bound to another finds none.
+                RouteKind::Throw
+                | RouteKind::Blackhole
+                | RouteKind::Unreachable
+                | RouteKind::Prohibit
+                    if key.dst.is_ipv6() && !self.may_leave_by_loopback(key) => {}
                 RouteKind::Throw => return None,
                 RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit => {
                     return Some(found(rule, route, Vec::new()));
@@ -328,6 +408,9 @@ impl Tables<'_> {
                 .collect();
             let total: u32 = hops.iter().map(|hop| u32::from(hop.weight.max(1))).sum();
             if total == 0 {
+                if route.nh_id.is_some() && key.dst.is_ipv4() {
+                    missed = Some(route.dst.addr());
+                }
                 continue;
             }
             let share = |hop: &NextHop| f64::from(hop.weight.max(1)) / f64::from(total);
@@ -338,6 +421,25 @@ impl Tables<'_> {
             ));
         }
         None
+    }
+
+    /// IPv6 keeps routes that ask for a source below their destination, and looks there first: where it has such
+    /// routes and none is for this source, it goes on with a shorter destination, past the routes for any source.
+    /// Only a lookup that met a route before, and had to leave it, sees those (`fib6_node_lookup_1()`,
+    /// `fib6_backtrack()`).
+    fn is_hidden(&self, route: &Route, key: &FibKey) -> bool {
+        let of_source = |other: &Route| {
+            other.table == route.table && other.dst == route.dst && other.src.is_some()
+        };
+        key.dst.is_ipv6()
+            && route.src.is_none()
+            && route.dst.len() > 0
+            && self.routes.iter().any(of_source)
+    }
+
+    fn may_leave_by_loopback(&self, key: &FibKey) -> bool {
+        let link = key.oif.map(|oif| self.ns.link(oif));
+        link.is_none_or(|link| link.is_some_and(|link| link.loopback))
     }
 
     fn usable(&self, hop: &NextHop, key: &FibKey) -> bool {
@@ -379,6 +481,17 @@ impl Tables<'_> {
     }
 }
 
+/// The bits of the packet's differentiated services that a rule compares (`fib4_rule_match()`,
+/// `fib6_rule_match()`).
+fn selectable(rule: &Rule, key: &FibKey) -> u8 {
+    key.tos
+        & if rule.v6 || rule.dscp {
+            DSCP_MASK
+        } else {
+            IPTOS_RT_MASK
+        }
+}
+
 fn found(rule: &Rule, route: &Route, hops: Vec<(f64, NextHop)>) -> FibAnswer {
     FibAnswer::Found(Box::new(Found {
         rule: rule.clone(),
@@ -394,6 +507,47 @@ fn preference(pref: u8) -> u8 {
         3 => 2,
         _ => 1,
     }
+}
+
+/// The route that an IPv4 socket has which is bound to a device and for which none was found.
+pub(crate) fn on_link(dst: IpAddr, dev: IfIndex) -> Found {
+    let hop = NextHop {
+        via: None,
+        link: Some(dev),
+        weight: 1,
+        dead: false,
+        linkdown: false,
+        onlink: false,
+        encap: None,
+    };
+    Found {
+        rule: local_rule(dst),
+        route: Route {
+            table: 0,
+            dst: Prefix::host(dst),
+            src: None,
+            tos: 0,
+            metric: 0,
+            kind: RouteKind::Unicast,
+            scope: source::SCOPE_LINK,
+            protocol: 0,
+            prefsrc: None,
+            nexthops: vec![hop.clone()],
+            nh_id: None,
+            mtu: None,
+            pref: 0,
+            realm: None,
+            unknown: Vec::new(),
+        },
+        hops: vec![(1.0, hop)],
+    }
+}
+
+/// Whether a device belongs to a VRF, or is one.
+pub(crate) fn is_in_vrf(cx: &Cx<'_>, walk: &Walk, link: &Link) -> bool {
+    let master = link.master.and_then(|master| walk.link(cx, master));
+    let is_vrf = |link: &Link| matches!(link.kind, LinkKind::Vrf(_));
+    is_vrf(link) || master.is_some_and(is_vrf)
 }
 
 /// Type of an address (`inet_dev_addr_type()`): looked up in table local; unicast where nothing is
@@ -413,20 +567,52 @@ pub(crate) fn addr_type(
         return Ok(RouteKind::Broadcast);
     }
     let tables = tables(cx, ns)?;
-    let mut best: Option<&Route> = None;
-    for route in tables.routes {
-        let better = best.is_none_or(|old| route.dst.len() > old.dst.len());
-        if route.table == RT_TABLE_LOCAL && route.dst.contains(addr) && better {
-            best = Some(route);
-        }
-    }
+    let best = match tables.table_lookup(&[RT_TABLE_LOCAL], &FibKey::to(addr), &local_rule(addr)) {
+        Some(FibAnswer::Found(found)) => Some(found.route),
+        Some(FibAnswer::Unknown(why)) => return Err(why),
+        Some(FibAnswer::Refused(_) | FibAnswer::NoRoute) | None => None,
+    };
     let on_dev = |route: &Route| match dev {
         None => true,
         Some(dev) => route.nexthops.iter().any(|hop| hop.link == Some(dev)),
     };
+    // A lookup that ends in a refusal finds nothing (`fib_props[].error`).
     Ok(best
-        .filter(|route| on_dev(route))
+        .filter(|route| on_dev(route) && !refuses(route.kind))
         .map_or(RouteKind::Unicast, |route| route.kind))
+}
+
+fn refuses(kind: RouteKind) -> bool {
+    matches!(
+        kind,
+        RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit
+    )
+}
+
+/// The rule that table local is looked up by where no rules are.
+fn local_rule(addr: IpAddr) -> Rule {
+    Rule {
+        v6: addr.is_ipv6(),
+        priority: 0,
+        invert: false,
+        src: None,
+        dst: None,
+        iif: None,
+        oif: None,
+        fwmark: None,
+        tos: 0,
+        dscp: false,
+        ip_proto: None,
+        sport: None,
+        dport: None,
+        uid: None,
+        l3mdev: false,
+        suppress_prefixlen: None,
+        suppress_ifgroup: None,
+        realm: None,
+        action: RuleAction::Table(RT_TABLE_LOCAL),
+        unknown: Vec::new(),
+    }
 }
 
 /// Source that masquerading chooses (`inet_select_addr(out, nexthop, RT_SCOPE_UNIVERSE)`,

@@ -29,7 +29,8 @@ pub(crate) fn for_route(
     if let Some(prefsrc) = found.route.prefsrc {
         return Ok(Some(prefsrc));
     }
-    if found.route.kind == RouteKind::Local {
+    // IPv6 takes the destination only where it is an address of its own, as any other choice would.
+    if found.route.kind == RouteKind::Local && dst.is_ipv4() {
         return Ok(Some(dst));
     }
     let hop = found.hops.first().map(|(_, hop)| hop);
