@@ -155,6 +155,12 @@ impl Packet {
         self.inner.is_some() && !matches!(self.l4, L4::Icmp { .. })
     }
 
+    /// Packets inside of each other within it, itself not counted.
+    pub fn depth(&self) -> usize {
+        let first = self.inner.as_deref();
+        std::iter::successors(first, |inner| inner.packet.inner.as_deref()).count()
+    }
+
     /// The tuple conntrack would key it by.
     ///
     /// Source: `nf_ct_get_tuple()`, net/netfilter/nf_conntrack_core.c.

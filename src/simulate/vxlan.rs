@@ -20,6 +20,9 @@ use super::skb::CtRef;
 /// Ethernet, VXLAN and UDP header around the inner packet; the outer IP header comes on top.
 const HEADERS: u32 = 14 + 8 + 8;
 
+/// XMIT_RECURSION_LIMIT (v6.12): a packet that goes out by more devices on top of each other is dropped.
+const DEEPEST: usize = 8;
+
 /// Puts a frame into an outer packet and sends that.
 pub(crate) fn encapsulate(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, device: &Vxlan) -> Ways {
     if device.collect_metadata {
@@ -119,6 +122,23 @@ pub(crate) fn encapsulate(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, device: 
     let port = entry.and_then(|entry| entry.port).unwrap_or(device.port);
     let vni = entry.and_then(|entry| entry.vni).unwrap_or(device.vni);
     let lower = entry.and_then(|entry| entry.via).or(device.lower);
+    // The kernel drops what a route leads back into the device that it comes from (`vxlan_xmit_one()`: "circular
+    // route"), and what goes from tunnel to tunnel without end (`dev_xmit_recursion()`).
+    let packet = &walk.skb.packet;
+    let itself = packet.is_tunnel()
+        && (packet.dst, packet.dport()) == (remote, Some(port))
+        && packet
+            .inner
+            .as_ref()
+            .is_some_and(|own| own.vni == Some(vni));
+    if itself || packet.depth() >= DEEPEST {
+        let text = format!(
+            "{} puts the tunnel's own packets into the tunnel",
+            link.name
+        );
+        walk.step(Step::new(StepKind::Encap, text).with(evidence));
+        return walk.end(Disposition::Loop);
+    }
     let inner = walk.skb.packet.clone();
     walk.skb.packet = outer(cx, &walk.ns, device, remote, port, vni, inner);
     walk.skb.ct = CtRef::None;

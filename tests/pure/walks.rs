@@ -396,6 +396,28 @@ fn stale_tunnel_entries_are_found_where_they_act() {
 }
 
 #[test]
+fn a_tunnel_whose_remote_is_behind_itself_ends() {
+    let (mut world, hosts, pods) = overlay();
+    world.route(&hosts[0], "10.88.0.12/32", "10.244.2.0", 7);
+    ends(&world.tcp(&pods[0], "10.244.2.7", 8080), &Disposition::Loop);
+
+    // By way of another tunnel, and back.
+    let (mut world, hosts, pods) = overlay();
+    let other = Vxlan {
+        vni: 2,
+        local: Some(ip("10.88.0.11")),
+        port: 4789,
+        ..Vxlan::default()
+    };
+    world.link(&hosts[0], 8, "other", LinkKind::Vxlan(other), |_| {});
+    world.route(&hosts[0], "10.88.0.12/32", "10.99.0.1", 8);
+    world.neigh(&hosts[0], 8, "10.99.0.1", mac(99, 1));
+    world.fdb(&hosts[0], 8, mac(99, 1), "10.88.0.99");
+    world.route(&hosts[0], "10.88.0.99/32", "10.244.2.0", 7);
+    ends(&world.tcp(&pods[0], "10.244.2.7", 8080), &Disposition::Loop);
+}
+
+#[test]
 fn what_was_not_read_is_asked_for_and_what_cant_be_read_is_named() {
     let (mut world, host, a, _) = bridged();
     world.get(&host).fdb = Section::Missing("dump fdb: EPERM".to_owned());

@@ -37,6 +37,15 @@ impl<'a> Case<'a> {
             );
             return (codes::TTL, mend);
         }
+        if self.step.kind == StepKind::Encap {
+            let mend = format!(
+                "{}: the route to the tunnel's remote leads into the tunnel; see {} route get {}, and correct or delete (ip route del) that route",
+                self.here(),
+                self.ip(),
+                self.trace.packet.dst
+            );
+            return (codes::LOOP, mend);
+        }
         let routes = self.routes_of_circle();
         let owner = match self.naming.node_of(dst) {
             Some(node) => {
