@@ -133,14 +133,8 @@ pub(crate) fn route_input(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways
             }
             walk.then(Next::LocalIn(dev))
         }
-        RouteKind::Unicast
-        | RouteKind::Blackhole
-        | RouteKind::Unreachable
-        | RouteKind::Prohibit
-            if !forwarding.0 =>
-        {
-            forwarding_off(walk, forwarding.1)
-        }
+        RouteKind::Unicast if !forwarding.0 => forwarding_off(walk, forwarding.1),
+        RouteKind::Blackhole if !forwarding.0 && !v6 => forwarding_off(walk, forwarding.1),
         RouteKind::Unicast => fork(cx, &walk, &found, link),
         RouteKind::Blackhole => {
             walk.step(step);

@@ -34,7 +34,7 @@ fn deliver(cx: &mut Cx<'_>, walk: Walk, dev: IfIndex) -> Ways {
         Ok(walk) => walk,
         Err(ways) => return ways,
     };
-    if walk.skb.packet.inner.is_some() {
+    if walk.skb.packet.is_tunnel() {
         return match walk.skb.packet.l4 {
             L4::Other(_) => ip_tunnel::decapsulate(cx, walk, dev),
             _ => vxlan::decapsulate(cx, walk),

@@ -114,7 +114,10 @@ fn same(question: &Question, ours: &Way, kernel: &Way) -> bool {
     match (ours, kernel) {
         // Since 6.13 the kernel tells one error for all that it drops; a blackhole and forwarding that is off too.
         (Way::Dropped, Way::Error(_)) => question.iif.is_some(),
-        (Way::Error("ENETUNREACH"), Way::Error("EHOSTUNREACH")) => false,
+        // What ICMPv6 says of no route, it says of one that is unreachable (`ip6_pkt_discard()`).
+        (Way::Error("ENETUNREACH"), Way::Error("EHOSTUNREACH")) => {
+            question.iif.is_some() && question.dst.is_ipv6()
+        }
         _ => ours == kernel,
     }
 }
