@@ -3,7 +3,6 @@
 //! Read first: `ip_tunnel_xmit()`, `ip_tunnel_lookup()`, `ip_tunnel_rcv()` (net/ipv4/ip_tunnel.c),
 //! `ipip_tunnel_xmit()`, `ipip6_tunnel_xmit()`, `ipgre_rcv()`, v6.12. Not modelled: path MTUs of outer routes.
 
-use std::cmp::Reverse;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::Cx;
@@ -132,14 +131,18 @@ fn nested(packet: &Packet, remote: IpAddr, kind: IpTunnelKind) -> (usize, bool) 
     (depth, same)
 }
 
+/// Congestion bits that an outer header takes over (`INET_ECN_encapsulate()`): what was marked on the way here is not
+/// marked again.
+pub(crate) fn outer_ecn(inner: u8) -> u8 {
+    match inner & ECN {
+        ECN_CE => ECN_ECT_0,
+        other => other,
+    }
+}
+
 fn outer(tunnel: &IpTunnel, remote: IpAddr, inner: Packet) -> Packet {
     let inherits = tunnel.tos & 1 != 0;
     let tos = if inherits { inner.tos } else { tunnel.tos };
-    // `INET_ECN_encapsulate()`
-    let ecn = match inner.tos & ECN {
-        ECN_CE => ECN_ECT_0,
-        other => other,
-    };
     let header = match tunnel.kind {
         IpTunnelKind::Gre => IPV4 + GRE,
         IpTunnelKind::Ipip | IpTunnelKind::Sit => IPV4,
@@ -152,7 +155,7 @@ fn outer(tunnel: &IpTunnel, remote: IpAddr, inner: Packet) -> Packet {
             0 => inner.ttl,
             ttl => ttl,
         },
-        tos: tos & !ECN | ecn,
+        tos: tos & !ECN | outer_ecn(inner.tos),
         df: tunnel.pmtudisc || inner.src.is_ipv4() && inner.df,
         len: inner.len.saturating_add(header),
         l4: L4::Other(tunnel.kind.protocol()),
@@ -170,45 +173,47 @@ pub(crate) fn decapsulate(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways
     let Some(links) = walk.netns(cx).and_then(|netns| netns.links.known()) else {
         return walk.unknown("the devices were not read");
     };
-    let of_kind = |link: &'_ Link| match &link.kind {
-        LinkKind::IpTunnel(tunnel)
-            if tunnel.kind.protocol() == protocol && link.link_netnsid.is_none() =>
-        {
-            Some(tunnel.clone())
-        }
-        _ => None,
-    };
-    // `ip_tunnel_lookup()`: the more it says of the packet, the better; then the one that is bound to the device.
-    let rank = |tunnel: &IpTunnel| {
-        let local = tunnel.local.map(|local| local == dst);
-        let remote = tunnel.remote.map(|remote| remote == src);
-        let bound = tunnel.lower.map(|lower| lower == dev);
-        let fits = [local, remote, bound]
-            .iter()
-            .all(|said| *said != Some(false));
-        fits.then_some((remote.is_some(), local.is_some(), bound.is_some()))
-    };
-    let mut fitting: Vec<_> = links
-        .iter()
-        .filter_map(|link| {
-            let tunnel = of_kind(link)?;
-            Some((rank(&tunnel)?, link, tunnel))
+    let here = links.iter().filter(|link| link.link_netnsid.is_none());
+    let fitting: Vec<Fit<'_>> = here
+        .filter_map(|link| match &link.kind {
+            LinkKind::IpTunnel(tunnel) if tunnel.kind.protocol() == protocol => Some(Fit {
+                rank: rank(tunnel, src, dst)?,
+                link,
+                tunnel,
+            }),
+            _ => None,
         })
         .collect();
-    fitting.sort_by_key(|(rank, ..)| Reverse(*rank));
-    let up = fitting.iter().find(|(_, link, _)| link.up);
-    let Some((_, link, tunnel)) = up else {
-        let (text, evidence, reason) = if let Some((_, link, _)) = fitting.first() {
-            let (dev, state) = (link.name.clone(), "down".to_owned());
-            let text = format!("{} does not take it", link.name);
-            (text, Evidence::Link { dev, state }, DropReason::DevReady)
-        } else {
-            let what = format!("a tunnel device for {src} to {dst}, protocol {protocol}");
-            let text = "no tunnel here".to_owned();
-            (text, Evidence::Absent { what }, DropReason::NotSpecified)
-        };
-        walk.step(Step::new(StepKind::Decap, text).with(evidence));
-        return walk.end(Disposition::Dropped(reason));
+    let (link, tunnel) = match lookup(&fitting, dev) {
+        Ok(Some(fit)) => (fit.link, fit.tunnel.clone()),
+        Err(why) => return walk.unknown(why),
+        Ok(None) => {
+            // Some sit devices take IPv4 too, where no ipip device does (`ipip_rcv()` of both, by priority).
+            let mixed = |link: &&Link| match &link.kind {
+                LinkKind::IpTunnel(tunnel) => {
+                    tunnel.kind == IpTunnelKind::Sit
+                        && protocol == IpTunnelKind::Ipip.protocol()
+                        && !tunnel.unknown.is_empty()
+                }
+                _ => false,
+            };
+            if let Some(link) = links.iter().find(mixed) {
+                let why = format!("{} may take IPv4 too, which is not followed", link.name);
+                return walk.unknown(why);
+            }
+            let (text, evidence, reason) =
+                if let Some(fit) = fitting.iter().find(|fit| !fit.link.up) {
+                    let (dev, state) = (fit.link.name.clone(), "down".to_owned());
+                    let text = format!("{} does not take it", fit.link.name);
+                    (text, Evidence::Link { dev, state }, DropReason::DevReady)
+                } else {
+                    let what = format!("a tunnel device for {src} to {dst}, protocol {protocol}");
+                    let text = "no tunnel here".to_owned();
+                    (text, Evidence::Absent { what }, DropReason::NotSpecified)
+                };
+            walk.step(Step::new(StepKind::Decap, text).with(evidence));
+            return walk.end(Disposition::Dropped(reason));
+        }
     };
     if let Some(what) = tunnel.unknown.first() {
         let why = format!("{} has {what}, which is not followed", link.name);
@@ -229,4 +234,58 @@ pub(crate) fn decapsulate(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways
     walk.step(Step::new(StepKind::Decap, text).with(evidence));
     let index = link.index;
     from_tunnel(walk, cx, index, inner.packet)
+}
+
+/// A device whose ends are those of the packet.
+#[derive(Clone, Copy)]
+struct Fit<'t> {
+    rank: u8,
+    link: &'t Link,
+    tunnel: &'t IpTunnel,
+}
+
+/// How much a device says of the packet's ends, 0 is most; `None`: something else.
+fn rank(tunnel: &IpTunnel, src: IpAddr, dst: IpAddr) -> Option<u8> {
+    let local = tunnel.local.map(|local| local == dst);
+    let remote = tunnel.remote.map(|remote| remote == src);
+    match (remote, local) {
+        (Some(false), _) | (_, Some(false)) => None,
+        (Some(true), Some(true)) => Some(0),
+        (Some(true), None) => Some(1),
+        (None, Some(true)) => Some(2),
+        (None, None) => Some(3),
+    }
+}
+
+/// The device that takes what came in by `dev`. `Err`: what is missing.
+///
+/// ipip and gre take one that is bound to `dev` before any other, and where none is, the first that has the ends, even
+/// if it is bound to another device (`ip_tunnel_lookup()`). sit goes by the ends alone, among those that are bound to
+/// `dev` or to none; of those that name no end it knows the newest, wherever that is bound (`ipip6_tunnel_lookup()`).
+/// Which of several is the newest is not told.
+fn lookup<'t>(fitting: &[Fit<'t>], dev: IfIndex) -> Result<Option<Fit<'t>>, String> {
+    const ANY: u8 = 3;
+    let sit = |fit: &Fit<'_>| fit.tunnel.kind == IpTunnelKind::Sit;
+    let takes = |fit: &&Fit<'t>| {
+        let elsewhere = fit.tunnel.lower.is_some_and(|lower| lower != dev);
+        match (sit(fit), fit.rank) {
+            (true, ANY) => true,
+            (true, _) => fit.link.up && !elsewhere,
+            (false, _) => fit.link.up,
+        }
+    };
+    let taking = || fitting.iter().filter(takes);
+    let bound = taking().filter(|fit| !sit(fit) && fit.tunnel.lower == Some(dev));
+    let (bound, taking): (Vec<_>, Vec<_>) = (bound.collect(), taking().collect());
+    let from = if bound.is_empty() { taking } else { bound };
+    let best = from.iter().map(|fit| fit.rank).min();
+    let mut first = from.iter().filter(|fit| Some(fit.rank) == best);
+    match (first.next(), first.next()) {
+        (Some(one), Some(other)) => Err(format!(
+            "{} and {} both take such packets, and which of them was made last is not told",
+            one.link.name, other.link.name
+        )),
+        // Of the kind sit, that may be one that is down.
+        (one, _) => Ok(one.filter(|fit| fit.link.up).map(|fit| **fit)),
+    }
 }

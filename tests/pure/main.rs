@@ -10,6 +10,7 @@ mod oracle;
 mod properties;
 mod routes;
 mod scenarios;
+mod tunnels;
 mod walks;
 mod wire;
 mod world;
