@@ -145,16 +145,15 @@ pub(crate) fn lookup(cx: &mut Cx<'_>, ns: &NsKey, key: &FibKey) -> FibAnswer {
 }
 
 impl Tables<'_> {
-    /// Whether IPv4 has the three rules that it begins with, and no other.
+    /// Whether IPv4 has the three rules that it begins with, as it made them, and no other.
     fn has_usual_rules(&self) -> bool {
-        let rules = self.rules.iter().filter(|rule| !rule.v6);
-        let rules = rules.map(|rule| (rule.priority, rule.action));
         let usual = [
-            (0, RuleAction::Table(RT_TABLE_LOCAL)),
-            (32_766, RuleAction::Table(RT_TABLE_MAIN)),
-            (32_767, RuleAction::Table(RT_TABLE_DEFAULT)),
+            (0, RT_TABLE_LOCAL),
+            (32_766, RT_TABLE_MAIN),
+            (32_767, RT_TABLE_DEFAULT),
         ];
-        rules.eq(usual)
+        let usual = usual.map(|(priority, table)| bare_rule(false, priority, table));
+        self.rules.iter().filter(|rule| !rule.v6).eq(&usual)
     }
 
     /// While nobody made a rule, IPv4 keeps tables local and main as one, so that the longer prefix wins whichever it
@@ -591,9 +590,14 @@ fn refuses(kind: RouteKind) -> bool {
 
 /// The rule that table local is looked up by where no rules are.
 fn local_rule(addr: IpAddr) -> Rule {
+    bare_rule(addr.is_ipv6(), 0, RT_TABLE_LOCAL)
+}
+
+/// A rule that leads to a table whatever the packet is.
+fn bare_rule(v6: bool, priority: u32, table: u32) -> Rule {
     Rule {
-        v6: addr.is_ipv6(),
-        priority: 0,
+        v6,
+        priority,
         invert: false,
         src: None,
         dst: None,
@@ -610,7 +614,7 @@ fn local_rule(addr: IpAddr) -> Rule {
         suppress_prefixlen: None,
         suppress_ifgroup: None,
         realm: None,
-        action: RuleAction::Table(RT_TABLE_LOCAL),
+        action: RuleAction::Table(table),
         unknown: Vec::new(),
     }
 }

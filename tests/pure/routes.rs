@@ -1,14 +1,13 @@
 //! Route lookups, one rule of the kernel at a time: what the FIB oracle (`tests/lab/tests/fib`) found.
 
-use netpath::model::link::{IpTunnel, IpTunnelKind, LinkKind};
+use netpath::model::link::LinkKind;
 use netpath::model::packet::{L4, Packet};
 use netpath::model::route::{RT_TABLE_LOCAL, RT_TABLE_MAIN, Route, RouteKind};
 use netpath::model::rule::{Rule, RuleAction};
-use netpath::model::{IfIndex, NsKey};
+use netpath::model::{IfIndex, NsKey, Section};
 use netpath::simulate::{Onward, Prepared, Routed, Sent};
 use netpath::trace::{Disposition, DropReason, RejectWith};
 
-use crate::walks::two_nodes;
 use crate::world::{World, index, ip};
 
 /// A namespace with two devices: 10.1.0.1 and fd01::1 behind 2, 10.2.0.1 and fd02::1 behind 3.
@@ -41,6 +40,18 @@ fn packet(src: &str, dst: &str) -> Packet {
 }
 
 fn ask(world: &World, ns: &NsKey, packet: Packet, iif: Option<u32>, oif: Option<u32>) -> Routed {
+    let ways = ways(world, ns, packet, iif, oif);
+    assert_eq!(ways.len(), 1, "{ways:#?}");
+    ways[0].clone()
+}
+
+fn ways(
+    world: &World,
+    ns: &NsKey,
+    packet: Packet,
+    iif: Option<u32>,
+    oif: Option<u32>,
+) -> Vec<Routed> {
     let sent = Sent {
         from: ns.clone(),
         packet,
@@ -49,9 +60,7 @@ fn ask(world: &World, ns: &NsKey, packet: Packet, iif: Option<u32>, oif: Option<
         gid: Some(0),
     };
     let mut prepared = Prepared::new(&world.topology);
-    let ways = prepared.route(&sent, iif.map(index), oif.map(index));
-    assert_eq!(ways.len(), 1, "{ways:#?}");
-    ways[0].clone()
+    prepared.route(&sent, iif.map(index), oif.map(index))
 }
 
 fn out(oif: u32, via: Option<&str>) -> Onward {
@@ -75,7 +84,7 @@ fn kind(world: &mut World, ns: &NsKey, dst: &str, kind: RouteKind) {
     world.route(ns, dst, "10.1.0.9", 2);
     change(world, ns, |route| {
         route.kind = kind;
-        if kind != RouteKind::Local {
+        if !matches!(kind, RouteKind::Local | RouteKind::Unicast) {
             route.nexthops.clear();
         }
     });
@@ -233,62 +242,128 @@ fn tables_local_and_main_are_one_until_a_rule_is_made() {
     assert_eq!(get(&world), Onward::Local);
 }
 
-/// [`two_nodes`] whose pods are reached by an IPIP device without a remote, as Calico has it.
-fn ipip() -> (World, [NsKey; 2], [NsKey; 2]) {
-    let (mut world, hosts, pods) = two_nodes();
-    for (host, other) in [(&hosts[0], 2), (&hosts[1], 1)] {
-        let tunnel = IpTunnel {
-            kind: IpTunnelKind::Ipip,
-            local: None,
-            remote: None,
-            lower: None,
-            ttl: 0,
-            tos: 1,
-            pmtudisc: true,
-            unknown: Vec::new(),
-        };
-        world.link(host, 7, "tunl0", LinkKind::IpTunnel(tunnel), |link| {
-            link.mac = None;
-            link.noarp = true;
-            link.mtu = 1480;
-        });
-        let routes = world.get(host).routes.known_mut().expect("routes");
-        let route = routes
-            .iter_mut()
-            .find(|route| route.dst.addr() == ip(&format!("10.244.{other}.0")));
-        route.expect("the other node's pods").nexthops[0].link = Some(index(7));
-    }
-    (world, hosts, pods)
-}
-
+/// 32766 is the priority of the rule that leads to table main, but this one leads there from somewhere only.
 #[test]
-fn ipip_without_a_remote_goes_to_the_next_hop() {
-    let (world, _, pods) = ipip();
-    let outcome = world.tcp(&pods[0], "10.244.2.7", 8080);
-    let trace = &outcome.traces[0];
-    assert_eq!(*trace.outcome(), Disposition::Delivered, "{trace:#?}");
-    let taps = trace.hops.iter().flat_map(|hop| &hop.taps);
-    let outer: Vec<&Packet> = taps
-        .map(|tap| &tap.packet)
-        .filter(|packet| packet.inner.is_some())
-        .collect();
-    assert!(!outer.is_empty());
-    for packet in outer {
+fn a_rule_of_ones_own_in_the_place_of_a_usual_one_is_asked() {
+    let (mut world, ns) = host();
+    world.route(&ns, "10.9.0.0/24", "10.2.0.9", 3);
+    let from = |world: &World, src: &str| ask(world, &ns, packet(src, "10.9.0.1"), None, None).next;
+    assert_eq!(from(&world, "10.1.0.1"), out(3, Some("10.2.0.9")));
+    let own: [fn(&mut Rule); 4] = [
+        |rule| rule.src = Some("10.2.0.0/16".parse().expect("a prefix")),
+        |rule| rule.fwmark = Some((1, 1)),
+        |rule| rule.suppress_prefixlen = Some(24),
+        |rule| rule.invert = true,
+    ];
+    let usual = world.get(&ns).rules.known().cloned().expect("rules");
+    for own in own {
+        let mut rules = usual.clone();
+        let main = rules.iter_mut().find(|rule| rule.priority == 32_766);
+        own(main.expect("the rule"));
+        world.get(&ns).rules = Section::Known(rules);
         assert_eq!(
-            (packet.src, packet.dst),
-            (ip("10.88.0.11"), ip("10.88.0.12"))
+            from(&world, "10.1.0.1"),
+            refused(RejectWith::NetUnreachable)
         );
-        // The TTL of the packet inside, which was forwarded once.
-        assert_eq!((packet.ttl, packet.l4), (63, L4::Other(4)));
-        assert_eq!(packet.len, 80);
+    }
+    let mut rules = usual;
+    let main = rules.iter_mut().find(|rule| rule.priority == 32_766);
+    main.expect("the rule").unknown.push("news".to_owned());
+    world.get(&ns).rules = Section::Known(rules);
+    let Onward::End(Disposition::Inconclusive(_)) = from(&world, "10.1.0.1") else {
+        panic!("known");
+    };
+}
+
+/// IPv4 asks whether it forwards before it tells the sender anything; IPv6 tells of a route that refuses, or none.
+#[test]
+fn a_host_that_does_not_forward_refuses_in_ipv6_only() {
+    let dropped = Onward::End(Disposition::Dropped(DropReason::ForwardingOff));
+    for (kind_of, by_v6) in [
+        (None, refused(RejectWith::NetUnreachable)),
+        (Some(RouteKind::Unicast), dropped.clone()),
+        (
+            Some(RouteKind::Unreachable),
+            refused(RejectWith::NetUnreachable),
+        ),
+        (Some(RouteKind::Prohibit), refused(RejectWith::Prohibited)),
+        (
+            Some(RouteKind::Blackhole),
+            Onward::End(Disposition::Dropped(DropReason::IpInnoroutes)),
+        ),
+    ] {
+        let (mut world, ns) = host();
+        let sysctls = world.get(&ns).sysctls.known_mut().expect("settings");
+        sysctls.inet6_all.known_mut().expect("of all").forwarding = false;
+        world.change(&ns, 2, |link| {
+            link.inet.as_mut().expect("of the device").forwarding = false;
+        });
+        for dst in ["10.9.0.0/24", "fd09::/64"] {
+            if let Some(kind_of) = kind_of {
+                kind(&mut world, &ns, dst, kind_of);
+            }
+        }
+        let come = |src: &str, dst: &str| ask(&world, &ns, packet(src, dst), Some(2), None).next;
+        assert_eq!(come("10.1.0.7", "10.9.0.1"), dropped, "IPv4 {kind_of:?}");
+        assert_eq!(come("fd01::7", "fd09::1"), by_v6, "IPv6 {kind_of:?}");
     }
 }
 
+/// `__fib_validate_source()` looks the answer up, with the ports that an answer has.
 #[test]
-fn a_tunnel_that_is_down_takes_nothing() {
-    let (mut world, hosts, pods) = ipip();
-    world.change(&hosts[1], 7, |link| link.up = false);
-    let outcome = world.tcp(&pods[0], "10.244.2.7", 8080);
-    let end = outcome.traces[0].outcome();
-    assert_eq!(*end, Disposition::Dropped(DropReason::DevReady));
+fn the_way_back_is_looked_up_with_ports_exchanged() {
+    for (sport, dport, end) in [
+        ((53, 53), (1000, 1000), Some(DropReason::IpRpfilter)),
+        ((1000, 1000), (53, 53), None),
+    ] {
+        let (mut world, ns) = host();
+        world.route(&ns, "10.9.0.0/24", "10.2.0.9", 3);
+        world.change(&ns, 2, |link| {
+            link.inet.as_mut().expect("of the device").rp_filter = 1;
+        });
+        rule(&mut world, &ns, false, |rule| {
+            // Of the answers alone, to the sender.
+            rule.dst = Some("10.1.0.7/32".parse().expect("a prefix"));
+            (rule.sport, rule.dport) = (Some(sport), Some(dport));
+            rule.action = RuleAction::Unreachable;
+        });
+        let come = ask(&world, &ns, packet("10.1.0.7", "10.9.0.1"), Some(2), None);
+        let wanted = match end {
+            Some(reason) => Onward::End(Disposition::Dropped(reason)),
+            None => out(3, Some("10.2.0.9")),
+        };
+        assert_eq!(come.next, wanted, "sport {sport:?}");
+    }
+}
+
+/// The way back is looked up for each next hop, as if the answer came in by that one's device (`__mkroute_input()`).
+#[test]
+fn each_next_hop_has_its_own_reverse_path() {
+    let (mut world, ns) = host();
+    world.link(&ns, 4, "eth4", LinkKind::Device, |_| {});
+    world.addr(&ns, 4, "10.3.0.1", 24);
+    world.route(&ns, "10.9.0.0/24", "10.2.0.9", 3);
+    change(&mut world, &ns, |route| {
+        let mut other = route.nexthops[0].clone();
+        (other.via, other.link) = (Some(ip("10.3.0.9")), Some(index(4)));
+        route.nexthops.push(other);
+    });
+    world.change(&ns, 2, |link| {
+        link.inet.as_mut().expect("of the device").rp_filter = 1;
+    });
+    for (refused, left) in [(3, 4), (4, 3)] {
+        let usual = world.get(&ns).rules.known().cloned().expect("rules");
+        rule(&mut world, &ns, false, |rule| {
+            rule.iif = Some(format!("eth{refused}"));
+            rule.action = RuleAction::Unreachable;
+        });
+        let ways = ways(&world, &ns, packet("10.1.0.7", "10.9.0.1"), Some(2), None);
+        let ends: Vec<_> = ways.into_iter().map(|way| way.next).collect();
+        let dropped = Onward::End(Disposition::Dropped(DropReason::IpRpfilter));
+        let gateway = format!("10.{}.0.9", left - 1);
+        assert_eq!(ends.len(), 2);
+        assert!(ends.contains(&dropped), "{ends:?}");
+        assert!(ends.contains(&out(left, Some(&gateway))), "{ends:?}");
+        world.get(&ns).rules = Section::Known(usual);
+    }
 }
