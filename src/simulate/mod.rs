@@ -35,6 +35,7 @@ pub(crate) mod walk;
 pub(crate) mod xfrm;
 
 pub use netfilter::{element_text, iptables_save, is_iptables, nft_ruleset, rule_text};
+#[doc(hidden)]
 pub use routed::{Onward, Routed};
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -13,6 +13,9 @@ use std::net::IpAddr;
 use super::Limits;
 
 /// One way that a packet may take behind its route lookup.
+///
+/// Not of the library's interface: for the test that holds lookups against the kernel (`tests/lab/tests/fib`).
+#[doc(hidden)]
 #[derive(Clone, Debug, PartialEq)]
 pub struct Routed {
     /// Share of packets that take it.
@@ -26,6 +29,7 @@ pub struct Routed {
 }
 
 /// What a route lookup leads to.
+#[doc(hidden)]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Onward {
     /// To this host.
@@ -46,6 +50,7 @@ impl Prepared<'_> {
     /// a socket of the namespace sends, bound to the device `oif` or not. Ways come in the kernel's order.
     ///
     /// A namespace with rules at OUTPUT gives what these make of it.
+    #[doc(hidden)]
     pub fn route(
         &mut self,
         sent: &Sent,
