@@ -18,7 +18,7 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Lookups of one kind whose shares are counted.
 const ASKED: u32 = 8_000;
@@ -60,8 +60,8 @@ struct Tally {
     unknown: BTreeMap<String, u64>,
     /// By what kind of difference it is, with one example.
     differ: BTreeMap<String, (u64, String)>,
-    kernel: std::time::Duration,
-    ours: std::time::Duration,
+    kernel: Duration,
+    ours: Duration,
 }
 
 fn errno(errno: i32) -> &'static str {
@@ -113,7 +113,8 @@ fn kernel_way(question: &Question, answer: &Result<Answer, i32>) -> Way {
 fn same(question: &Question, ours: &Way, kernel: &Way) -> bool {
     match (ours, kernel) {
         // Since 6.13 the kernel tells one error for all that it drops; a blackhole and forwarding that is off too.
-        (Way::Dropped, Way::Error(_)) => question.iif.is_some(),
+        (Way::Dropped, Way::Error(_)) if question.dst.is_ipv4() => question.iif.is_some(),
+        (Way::Dropped, Way::Error("EINVAL")) => question.iif.is_some(),
         // What ICMPv6 says of no route, it says of one that is unreachable (`ip6_pkt_discard()`).
         (Way::Error("ENETUNREACH"), Way::Error("EHOSTUNREACH")) => {
             question.iif.is_some() && question.dst.is_ipv6()
@@ -182,12 +183,12 @@ impl World {
         }
         batch(&ns, &[], &plan.random);
         batch(&ns, &["-6"], &plan.random6);
-        // A veth's carrier is told by a work queue.
         for dev in ["e0", "e1", "e2", "e4", "e5"] {
-            while !ns
-                .run(&format!("ip -o link show {dev}"))
-                .contains("LOWER_UP")
-            {}
+            let text = format!("the carrier of {dev}");
+            programs::until(&text, Duration::from_secs(20), || {
+                ns.run(&format!("ip -o link show {dev}"))
+                    .contains("LOWER_UP")
+            });
         }
         let read = ns.read(Depth::NoRules);
         assert!(read.missing().is_empty(), "{:?}", read.missing());
@@ -316,9 +317,11 @@ impl World {
             }
         };
         if question.dst.is_ipv6() && question.iif.is_some() && !self.forwarding6 {
-            // The kernel looks up and refuses later (`ip6_forward()`).
-            if ways == [Way::Dropped] {
+            // The kernel finds a way, and refuses later to go it (`ip6_forward()`).
+            let way_on = answer.as_ref().is_ok_and(|answer| answer.kind == 1);
+            if way_on && ways == [Way::Dropped] {
                 tally.agree += 1;
+                *tally.ends.entry("out, were it a router").or_default() += 1;
                 return;
             }
         }
