@@ -119,6 +119,15 @@ pub(crate) fn is_customized(cx: &mut Cx<'_>, ns: &NsKey) -> Result<bool, String>
     Ok(!tables.has_usual_rules() || tables.routes.iter().any(own_local))
 }
 
+/// Whether IPv4 looks at protocol and ports of what comes in: only where a rule asks for them, and not just of what is
+/// sent here (`fib_rule_requires_fldissect()`).
+pub(crate) fn dissects(cx: &mut Cx<'_>, ns: &NsKey) -> Result<bool, String> {
+    let asks =
+        |rule: &Rule| rule.ip_proto.is_some() || rule.sport.is_some() || rule.dport.is_some();
+    let mut rules = tables(cx, ns)?.rules.iter().filter(|rule| !rule.v6);
+    Ok(rules.any(|rule| rule.iif.as_deref() != Some("lo") && asks(rule)))
+}
+
 /// The value of a section, or a want and the words for what is missing.
 pub(crate) fn section<'t, T>(
     cx: &mut Cx<'_>,
@@ -231,6 +240,12 @@ impl Tables<'_> {
             };
             match self.table_lookup(&[table], key, rule) {
                 Some(FibAnswer::Found(found)) => {
+                    if let Some(limit) = rule.suppress_prefixlen {
+                        let short = |route: &Route| u32::from(route.dst.len()) <= limit;
+                        if let Err(why) = self.is_like_its_twins(&found.route, short) {
+                            return FibAnswer::Unknown(why);
+                        }
+                    }
                     // What refuses is not suppressed (`fib_rules_lookup()`: only where there is no error).
                     let short = !refuses(found.route.kind)
                         && rule
@@ -352,16 +367,17 @@ impl Tables<'_> {
             })
             .collect();
         candidates.sort_by_key(|route| {
-            let source_len = route.src.map_or(0, crate::model::Prefix::len);
             (
                 std::cmp::Reverse(route.dst.len()),
-                std::cmp::Reverse(source_len),
+                std::cmp::Reverse(route.src.map_or(0, Prefix::len)),
                 std::cmp::Reverse(route.table),
                 std::cmp::Reverse(route.tos),
                 route.metric,
-                preference(route.pref),
             )
         });
+        if key.dst.is_ipv6() {
+            self.by_score(&mut candidates, key);
+        }
         let mut met = false;
         // IPv4 keeps prefixes that begin alike together. Where a nexthop object has no way, it looks at none of the
         // shorter ones among these (`fib_table_lookup()`: miss).
@@ -386,7 +402,9 @@ impl Tables<'_> {
                 | RouteKind::Blackhole
                 | RouteKind::Unreachable
                 | RouteKind::Prohibit
-                    if key.dst.is_ipv6() && !self.may_leave_by_loopback(key) => {}
+                    if key.dst.is_ipv6()
+                        && !is_dead_end(route)
+                        && !self.may_leave_by_loopback(key) => {}
                 RouteKind::Throw => return None,
                 RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit => {
                     return Some(found(rule, route, Vec::new()));
@@ -399,12 +417,13 @@ impl Tables<'_> {
                 }
                 _ => {}
             }
-            let hops: Vec<NextHop> = route
-                .nexthops
-                .iter()
-                .filter(|hop| self.usable(hop, key))
-                .cloned()
-                .collect();
+            let usable = route.nexthops.iter().filter(|hop| self.usable(hop, key));
+            // Bound to a device, IPv4 takes the first next hop by it (`fib_select_path()` chooses for others only).
+            let most = match key.oif {
+                Some(_) if key.dst.is_ipv4() => 1,
+                _ => usize::MAX,
+            };
+            let hops: Vec<NextHop> = usable.take(most).cloned().collect();
             let total: u32 = hops.iter().map(|hop| u32::from(hop.weight.max(1))).sum();
             if total == 0 {
                 if route.nh_id.is_some() && key.dst.is_ipv4() {
@@ -413,11 +432,12 @@ impl Tables<'_> {
                 continue;
             }
             let share = |hop: &NextHop| f64::from(hop.weight.max(1)) / f64::from(total);
-            return Some(found(
-                rule,
-                route,
-                hops.into_iter().map(|hop| (share(&hop), hop)).collect(),
-            ));
+            let hops: Vec<_> = hops.into_iter().map(|hop| (share(&hop), hop)).collect();
+            let like = self.is_like_its_twins(route, |route| (route.mtu, route.prefsrc));
+            if let Err(why) = like.and_then(|()| self.gateways_are_others(route, &hops)) {
+                return Some(FibAnswer::Unknown(why));
+            }
+            return Some(found(rule, route, hops));
         }
         None
     }
@@ -436,6 +456,87 @@ impl Tables<'_> {
             && self.routes.iter().any(of_source)
     }
 
+    /// IPv6 takes the best of a destination's routes of the first metric, or else the best of all others: by router
+    /// preference, then those by the device that the packet came in by, or that its socket is bound to
+    /// (`find_rr_leaf()`, `rt6_score_route()`). A nexthop object that is a blackhole ends the search.
+    fn by_score(&self, sorted: &mut [&Route], key: &FibKey) {
+        let wanted = key.oif.or(key.iif);
+        let by_device = |route: &Route| {
+            let Some(wanted) = wanted else {
+                return true;
+            };
+            if !refuses(route.kind) && route.kind != RouteKind::Throw {
+                let mut hops = route.nexthops.iter();
+                return hops.any(|hop| hop.link == Some(wanted) && self.usable(hop, key));
+            }
+            // What refuses is at the loopback device.
+            self.ns.link(wanted).is_some_and(|link| link.loopback)
+        };
+        for routes in sorted.chunk_by_mut(|a, b| (a.dst, a.src) == (b.dst, b.src)) {
+            let first = routes.first().map(|route| route.metric);
+            routes.sort_by_key(|route| {
+                let best = (preference(route.pref), !by_device(route));
+                (Some(route.metric) != first, !is_dead_end(route), best)
+            });
+        }
+    }
+
+    /// A gateway of IPv4 that was an address of this host when the route was made is not asked: what is behind it is on
+    /// the link (`fib_check_nh_v4_gw()`, `rt_set_nexthop()`). `Err`: one may have been.
+    fn gateways_are_others(&self, route: &Route, hops: &[(f64, NextHop)]) -> Result<(), String> {
+        let tables = [route.table, RT_TABLE_LOCAL, RT_TABLE_MAIN];
+        for (_, hop) in hops {
+            let Some(via) = hop.via.filter(|via| via.is_ipv4() && !hop.onlink) else {
+                continue;
+            };
+            let own = self.routes.iter().any(|local| {
+                local.kind == RouteKind::Local
+                    && local.dst.contains(via)
+                    && tables.contains(&local.table)
+                    && local.nexthops.iter().any(|at| at.link == hop.link)
+            });
+            if own {
+                return Err(format!(
+                    "route {} has the gateway {via}, which is this namespace's own, and whether it was so when the route was made is not told",
+                    route.dst
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// IPv6 routes of one nexthop object share what the kernel prepared when the first of them was used, on each
+    /// processor (`rt6_get_pcpu_route()`). `Err`: they differ in this.
+    fn is_like_its_twins<T: PartialEq>(
+        &self,
+        route: &Route,
+        what: impl Fn(&Route) -> T,
+    ) -> Result<(), String> {
+        let Some(id) = route.nh_id.filter(|_| route.dst.addr().is_ipv6()) else {
+            return Ok(());
+        };
+        let ways = |hop: &NextHop| (hop.via, hop.link);
+        let shares = |other: &&Route| {
+            let mut hops = other.nexthops.iter();
+            other.nh_id.is_some()
+                && other.dst.addr().is_ipv6()
+                && hops.any(|hop| route.nexthops.iter().any(|own| ways(own) == ways(hop)))
+        };
+        let own = what(route);
+        match self
+            .routes
+            .iter()
+            .filter(shares)
+            .find(|other| what(other) != own)
+        {
+            None => Ok(()),
+            Some(other) => Err(format!(
+                "routes {} and {} have nexthop object {id}, and which of the two the kernel prepared it for is not told",
+                route.dst, other.dst
+            )),
+        }
+    }
+
     fn may_leave_by_loopback(&self, key: &FibKey) -> bool {
         let link = key.oif.map(|oif| self.ns.link(oif));
         link.is_none_or(|link| link.is_some_and(|link| link.loopback))
@@ -447,6 +548,13 @@ impl Tables<'_> {
         }
         if let (Some(wanted), Some(link)) = (key.oif, hop.link)
             && wanted != link
+        {
+            return false;
+        }
+        // What came in for an address of one link is looked up strictly (`rt6_need_strict()`).
+        if let (IpAddr::V6(dst), Some(iif)) = (key.dst, key.iif)
+            && dst.is_unicast_link_local()
+            && hop.link != Some(iif)
         {
             return false;
         }
@@ -549,8 +657,8 @@ pub(crate) fn is_in_vrf(cx: &Cx<'_>, walk: &Walk, link: &Link) -> bool {
     is_vrf(link) || master.is_some_and(is_vrf)
 }
 
-/// Type of an address (`inet_dev_addr_type()`): looked up in table local; unicast where nothing is
-/// found. With `dev`, the route must leave by that device. `Err`: what is missing.
+/// Type of an address (`inet_dev_addr_type()`): looked up in table local, which is one with main while nobody made a
+/// rule; unicast where nothing is found. With `dev`, the route must leave by that device. `Err`: what is missing.
 pub(crate) fn addr_type(
     cx: &mut Cx<'_>,
     ns: &NsKey,
@@ -566,7 +674,13 @@ pub(crate) fn addr_type(
         return Ok(RouteKind::Broadcast);
     }
     let tables = tables(cx, ns)?;
-    let best = match tables.table_lookup(&[RT_TABLE_LOCAL], &FibKey::to(addr), &local_rule(addr)) {
+    let merged = addr.is_ipv4() && tables.has_usual_rules();
+    let of: &[u32] = if merged {
+        &[RT_TABLE_LOCAL, RT_TABLE_MAIN]
+    } else {
+        &[RT_TABLE_LOCAL]
+    };
+    let best = match tables.table_lookup(of, &FibKey::to(addr), &local_rule(addr)) {
         Some(FibAnswer::Found(found)) => Some(found.route),
         Some(FibAnswer::Unknown(why)) => return Err(why),
         Some(FibAnswer::Refused(_) | FibAnswer::NoRoute) | None => None,
@@ -579,6 +693,11 @@ pub(crate) fn addr_type(
     Ok(best
         .filter(|route| on_dev(route) && !refuses(route.kind))
         .map_or(RouteKind::Unicast, |route| route.kind))
+}
+
+/// Whether its nexthop object is a blackhole (`nexthop_is_blackhole()`).
+fn is_dead_end(route: &Route) -> bool {
+    route.nh_id.is_some() && route.kind == RouteKind::Blackhole
 }
 
 fn refuses(kind: RouteKind) -> bool {

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use super::Cx;
-use super::fib::{FibAnswer, FibKey, Found, addr_type, is_customized, lookup, section};
+use super::fib::{FibAnswer, FibKey, Found, addr_type, dissects, is_customized, lookup, section};
 use super::output::{forks, key, route_step, rule_refusal};
 use super::skb::Devices;
 use super::walk::{Next, Out, Walk, Ways};
@@ -360,10 +360,18 @@ pub(crate) fn validate_source(
         iif: oif,
         mark: if marked { walk.skb.mark } else { Some(0) },
         tos: walk.skb.packet.tos,
-        protocol: forward.protocol,
-        sport: forward.dport,
-        dport: forward.sport,
         ..FibKey::to(src)
+    };
+    let dissects = dissects(cx, &walk.ns).map_err(|why| walk.clone().unknown(why))?;
+    let back = if dissects {
+        FibKey {
+            protocol: forward.protocol,
+            sport: forward.dport,
+            dport: forward.sport,
+            ..back
+        }
+    } else {
+        back
     };
     let answer = lookup(cx, &walk.ns, &back);
     let (pass, route) = match &answer {

@@ -155,9 +155,14 @@ fn own_source(cx: &mut Cx<'_>, walk: &mut Walk) -> Result<(), Ways> {
     if src.is_ipv6() || src.is_unspecified() || walk.any_source {
         return Ok(());
     }
-    match addr_type(cx, &walk.ns, src, None) {
-        Ok(RouteKind::Local) => return Ok(()),
-        Ok(_) => {}
+    // `__ip_dev_find()`: an address, or else what table local has.
+    let own = match source::has(cx, &walk.ns, src) {
+        Ok(false) => addr_type(cx, &walk.ns, src, None).map(|kind| kind == RouteKind::Local),
+        other => other,
+    };
+    match own {
+        Ok(true) => return Ok(()),
+        Ok(false) => {}
         Err(why) => return Err(walk.clone().unknown(why)),
     }
     let what = format!("{src} as an address of this namespace");

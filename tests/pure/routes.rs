@@ -367,3 +367,130 @@ fn each_next_hop_has_its_own_reverse_path() {
         world.get(&ns).rules = Section::Known(usual);
     }
 }
+
+#[test]
+fn the_device_that_it_came_in_by_comes_before_others_of_one_metric_in_ipv6() {
+    let (mut world, ns) = host();
+    let come = |world: &World| {
+        let come = packet("fd01::7", "fd09::1");
+        ask(world, &ns, come, Some(2), None).next
+    };
+    kind(&mut world, &ns, "fd09::/64", RouteKind::Prohibit);
+    world.route(&ns, "fd09::/64", "fd02::9", 3);
+    assert_eq!(come(&world), refused(RejectWith::Prohibited));
+    world.route(&ns, "fd09::/64", "fd01::9", 2);
+    assert_eq!(come(&world), out(2, Some("fd01::9")));
+    // The metric comes first, and the router preference before the device.
+    change(&mut world, &ns, |route| route.metric = 1);
+    assert_eq!(come(&world), refused(RejectWith::Prohibited));
+    change(&mut world, &ns, |route| (route.metric, route.pref) = (0, 3));
+    assert_eq!(come(&world), refused(RejectWith::Prohibited));
+}
+
+#[test]
+fn a_nexthop_object_that_is_a_blackhole_ends_the_search_in_ipv6() {
+    let (mut world, ns) = host();
+    world.route(&ns, "fd09::/64", "fd01::9", 2);
+    kind(&mut world, &ns, "fd09::/64", RouteKind::Blackhole);
+    let get = |world: &World| ask(world, &ns, packet("fd01::1", "fd09::1"), None, None).next;
+    assert_eq!(get(&world), out(2, Some("fd01::9")));
+    change(&mut world, &ns, |route| route.nh_id = Some(3));
+    assert_eq!(get(&world), refused(RejectWith::InvalidArgument));
+}
+
+#[test]
+fn what_may_be_sent_from_is_looked_up_in_table_main_too_until_a_rule_is_made() {
+    let (mut world, ns) = host();
+    world.route(&ns, "10.9.0.0/24", "10.2.0.9", 3);
+    kind(&mut world, &ns, "10.7.0.0/16", RouteKind::Local);
+    change(&mut world, &ns, |route| route.table = RT_TABLE_LOCAL);
+    let from = |world: &World, src: &str| ask(world, &ns, packet(src, "10.9.0.1"), None, None).next;
+    assert_eq!(from(&world, "10.7.1.1"), out(3, Some("10.2.0.9")));
+    // A longer one that leads elsewhere hides it, but an address stays one.
+    world.route(&ns, "10.7.1.0/24", "10.2.0.9", 3);
+    world.route(&ns, "10.1.0.1/32", "10.2.0.9", 3);
+    assert_eq!(
+        from(&world, "10.7.1.1"),
+        refused(RejectWith::NetUnreachable)
+    );
+    assert_eq!(from(&world, "10.1.0.1"), out(3, Some("10.2.0.9")));
+    rule(&mut world, &ns, false, |_| {});
+    assert_eq!(from(&world, "10.7.1.1"), out(3, Some("10.2.0.9")));
+}
+
+#[test]
+fn what_the_kernel_keeps_and_does_not_tell_is_unknown() {
+    let unknown = |world: &World, ns: &NsKey, src: &str, dst: &str| {
+        let next = ask(world, ns, packet(src, dst), None, None).next;
+        matches!(next, Onward::End(Disposition::Inconclusive(_)))
+    };
+    // The source that a nexthop object was made with: by a scope of its own.
+    let (mut world, ns) = host();
+    world.addr(&ns, 3, "10.4.0.1", 24);
+    let addrs = world.get(&ns).addrs.known_mut().expect("addresses");
+    addrs.last_mut().expect("one").scope = 253;
+    addrs.rotate_right(1);
+    world.route(&ns, "10.9.0.0/24", "10.7.0.9", 3);
+    assert!(!unknown(&world, &ns, "0.0.0.0", "10.9.0.1"));
+    change(&mut world, &ns, |route| route.nh_id = Some(3));
+    assert!(unknown(&world, &ns, "0.0.0.0", "10.9.0.1"));
+    assert!(!unknown(&world, &ns, "10.2.0.1", "10.9.0.1"));
+
+    // A gateway that is this host's own.
+    let (mut world, ns) = host();
+    world.route(&ns, "10.9.0.0/24", "10.2.0.1", 3);
+    assert!(unknown(&world, &ns, "10.2.0.1", "10.9.0.1"));
+    change(&mut world, &ns, |route| route.nexthops[0].onlink = true);
+    assert!(!unknown(&world, &ns, "10.2.0.1", "10.9.0.1"));
+
+    // IPv6 routes of one nexthop object.
+    let (mut world, ns) = host();
+    world.route(&ns, "fd08::/64", "fd02::9", 3);
+    change(&mut world, &ns, |route| route.nh_id = Some(3));
+    world.route(&ns, "fd09::/64", "fd02::9", 3);
+    change(&mut world, &ns, |route| route.nh_id = Some(3));
+    assert!(!unknown(&world, &ns, "fd02::1", "fd09::1"));
+    change(&mut world, &ns, |route| route.mtu = Some(1400));
+    assert!(unknown(&world, &ns, "fd02::1", "fd09::1"));
+}
+
+/// Rules for what is sent here are none that make the kernel look at the ports of what comes in.
+#[test]
+fn ports_of_the_way_back_are_seen_only_where_a_rule_asks_for_those_of_others() {
+    let (mut world, ns) = host();
+    world.route(&ns, "10.9.0.0/24", "10.2.0.9", 3);
+    world.change(&ns, 2, |link| {
+        link.inet.as_mut().expect("of the device").rp_filter = 1;
+    });
+    // To this host: the way back is looked up as if it were sent here.
+    rule(&mut world, &ns, false, |rule| {
+        rule.iif = Some("lo".to_owned());
+        rule.sport = Some((53, 53));
+        rule.action = RuleAction::Unreachable;
+    });
+    let come = |world: &World| ask(world, &ns, packet("10.1.0.7", "10.1.0.1"), Some(2), None).next;
+    assert_eq!(come(&world), Onward::Local);
+    rule(&mut world, &ns, false, |rule| {
+        rule.priority = 200;
+        rule.ip_proto = Some(6);
+    });
+    assert_eq!(
+        come(&world),
+        Onward::End(Disposition::Dropped(DropReason::IpRpfilter))
+    );
+}
+
+#[test]
+fn a_bound_socket_of_ipv4_takes_the_first_next_hop_by_its_device() {
+    let (mut world, ns) = host();
+    world.route(&ns, "10.9.0.0/24", "10.2.0.9", 3);
+    change(&mut world, &ns, |route| {
+        let mut other = route.nexthops[0].clone();
+        other.via = Some(ip("10.2.0.8"));
+        route.nexthops.push(other);
+    });
+    let routed = ask(&world, &ns, packet("10.2.0.1", "10.9.0.1"), None, Some(3));
+    assert_eq!(routed.next, out(3, Some("10.2.0.9")));
+    let free = ways(&world, &ns, packet("10.2.0.1", "10.9.0.1"), None, None);
+    assert_eq!(free.len(), 2);
+}
