@@ -262,6 +262,7 @@ fn alone(name: &str, ino: u64) -> NetNs {
         oif: None,
         fwmark: None,
         tos: 0,
+        dscp: false,
         ip_proto: None,
         sport: None,
         dport: None,

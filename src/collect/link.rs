@@ -218,6 +218,7 @@ fn inet(conf: &InetDevConf) -> InetConf {
         arp_filter: conf.arpfilter != 0,
         src_valid_mark: conf.src_vmark != 0,
         ignore_routes_with_linkdown: conf.ignore_routes_with_linkdown != 0,
+        send_redirects: conf.send_redirects != 0,
         nopolicy: conf.nopolicy != 0,
         noxfrm: conf.noxfrm != 0,
     }

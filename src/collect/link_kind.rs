@@ -3,12 +3,15 @@
 use std::net::IpAddr;
 
 use netlink_packet_route::link::{
-    BridgeStpState, InfoBridge, InfoData, InfoIpTunnel, InfoIpVlan, InfoKind, InfoMacVlan,
+    BridgeStpState, InfoBridge, InfoData, InfoGre, InfoIpTunnel, InfoIpVlan, InfoKind, InfoMacVlan,
     InfoVlan, InfoVrf, InfoVxlan, MacVlanMode,
 };
 
 use crate::model::IfIndex;
-use crate::model::link::{Bridge, LinkKind, MacvlanMode, Vxlan};
+use crate::model::link::{Bridge, IpTunnel, IpTunnelKind, LinkKind, MacvlanMode, Vxlan};
+
+/// SIT_ISATAP, include/uapi/linux/if_tunnel.h.
+const SIT_ISATAP: u16 = 1;
 
 /// The model's kind.
 pub fn kind(kind: &InfoKind, data: Option<&InfoData>) -> LinkKind {
@@ -24,7 +27,9 @@ pub fn kind(kind: &InfoKind, data: Option<&InfoData>) -> LinkKind {
         (InfoKind::IpVlan, Some(InfoData::IpVlan(data))) => ipvlan(data),
         (InfoKind::Vlan, Some(InfoData::Vlan(data))) => vlan(data),
         (InfoKind::Vrf, Some(InfoData::Vrf(data))) => vrf(data),
-        (InfoKind::IpIp, Some(InfoData::IpTunnel(data))) => ipip(data),
+        (InfoKind::IpIp, Some(InfoData::IpTunnel(data))) => ip_tunnel(IpTunnelKind::Ipip, data),
+        (InfoKind::SitTun, Some(InfoData::IpTunnel(data))) => ip_tunnel(IpTunnelKind::Sit, data),
+        (InfoKind::GreTun, Some(InfoData::GreTun(data))) => gre(data),
         (other, _) => LinkKind::Other(other.to_string()),
     }
 }
@@ -107,15 +112,77 @@ fn vrf(data: &[InfoVrf]) -> LinkKind {
     table.map_or_else(|| LinkKind::Other("vrf".to_owned()), LinkKind::Vrf)
 }
 
-fn ipip(data: &[InfoIpTunnel]) -> LinkKind {
-    let set = |ip: &IpAddr| (!ip.is_unspecified()).then_some(*ip);
-    let (mut local, mut remote) = (None, None);
+fn bare(kind: IpTunnelKind) -> IpTunnel {
+    IpTunnel {
+        kind,
+        local: None,
+        remote: None,
+        lower: None,
+        ttl: 0,
+        tos: 0,
+        pmtudisc: false,
+        unknown: Vec::new(),
+    }
+}
+
+fn set(ip: IpAddr) -> Option<IpAddr> {
+    (!ip.is_unspecified()).then_some(ip)
+}
+
+fn ip_tunnel(kind: IpTunnelKind, data: &[InfoIpTunnel]) -> LinkKind {
+    let mut tunnel = bare(kind);
+    let mut lost = |what: &str| tunnel.unknown.push(what.to_owned());
     for attribute in data {
         match attribute {
-            InfoIpTunnel::Local(ip) => local = set(ip),
-            InfoIpTunnel::Remote(ip) => remote = set(ip),
+            InfoIpTunnel::Local(ip) => tunnel.local = set(*ip),
+            InfoIpTunnel::Remote(ip) => tunnel.remote = set(*ip),
+            InfoIpTunnel::Link(index) => tunnel.lower = IfIndex::new(*index),
+            InfoIpTunnel::Ttl(ttl) => tunnel.ttl = *ttl,
+            InfoIpTunnel::Tos(tos) => tunnel.tos = *tos,
+            InfoIpTunnel::PMtuDisc(on) => tunnel.pmtudisc = *on,
+            InfoIpTunnel::CollectMetadata => lost("remotes from route metadata (external)"),
+            InfoIpTunnel::FwMark(mark) if *mark != 0 => lost("a mark for outer packets (fwmark)"),
+            InfoIpTunnel::EncapType(how) if u16::from(*how) != 0 => {
+                lost("another header around outer packets (encap)");
+            }
+            // 0 is any, which tunl0 is made with: IPv4 goes through as ever, and through sit both.
+            InfoIpTunnel::Protocol(protocol)
+                if u8::from(*protocol) != kind.protocol()
+                    && (kind != IpTunnelKind::Ipip || u8::from(*protocol) != 0) =>
+            {
+                lost("another mode than its kind's own");
+            }
+            InfoIpTunnel::Ipv6RdPrefixLen(len) if *len != 16 && *len != 0 => {
+                lost("remotes out of IPv6 addresses (6rd)");
+            }
+            InfoIpTunnel::Ipv6SitFlags(flags) if *flags & SIT_ISATAP != 0 => lost("ISATAP"),
             _ => {}
         }
     }
-    LinkKind::Ipip(local, remote)
+    LinkKind::IpTunnel(tunnel)
+}
+
+fn gre(data: &[InfoGre]) -> LinkKind {
+    let mut tunnel = bare(IpTunnelKind::Gre);
+    let mut lost = |what: &str| tunnel.unknown.push(what.to_owned());
+    for attribute in data {
+        match attribute {
+            InfoGre::Local(ip) => tunnel.local = set(IpAddr::V4(*ip)),
+            InfoGre::Remote(ip) => tunnel.remote = set(IpAddr::V4(*ip)),
+            InfoGre::Link(index) => tunnel.lower = IfIndex::new(*index),
+            InfoGre::Ttl(ttl) => tunnel.ttl = *ttl,
+            InfoGre::Tos(tos) => tunnel.tos = *tos,
+            InfoGre::PathMTUDiscovery(on) => tunnel.pmtudisc = *on,
+            InfoGre::CollectMetadata => lost("remotes from route metadata (external)"),
+            InfoGre::FwMask(mark) if *mark != 0 => lost("a mark for outer packets (fwmark)"),
+            InfoGre::EncapType(how) if u16::from(how) != 0 => {
+                lost("another header around outer packets (encap)");
+            }
+            InfoGre::IFlags(flags) | InfoGre::OFlags(flags) if !flags.is_empty() => {
+                lost("keys, checksums or sequence numbers");
+            }
+            _ => {}
+        }
+    }
+    LinkKind::IpTunnel(tunnel)
 }

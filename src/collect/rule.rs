@@ -83,6 +83,7 @@ pub(super) fn flatten(v6: bool, message: &RuleMessage, lost: &[u16]) -> Rule {
         oif: None,
         fwmark: None,
         tos: header.tos,
+        dscp: false,
         ip_proto: None,
         sport: None,
         dport: None,
@@ -156,7 +157,10 @@ fn other(rule: &mut Rule, nla: &netlink_packet_core::DefaultNla) {
     match (kind, value.as_slice()) {
         (kind, _) if HARMLESS.contains(&kind) => {}
         // The six bits stand in the upper part of the TOS byte.
-        (FRA_DSCP, [dscp]) => rule.tos = dscp << 2,
+        (FRA_DSCP, [dscp]) => {
+            rule.tos = dscp << 2;
+            rule.dscp = true;
+        }
         // All bits: no mask.
         (FRA_DSCP_MASK, [0x3f]) | (FRA_SPORT_MASK | FRA_DPORT_MASK, [0xff, 0xff]) => {}
         (kind, _) => {

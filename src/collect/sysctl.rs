@@ -71,6 +71,7 @@ fn inet_all(dir: &Dir) -> Result<InetConf, Error> {
         arp_filter: dir.flag(&all("arp_filter"))?,
         src_valid_mark: dir.flag(&all("src_valid_mark"))?,
         ignore_routes_with_linkdown: dir.flag(&all("ignore_routes_with_linkdown"))?,
+        send_redirects: dir.flag(&all("send_redirects"))?,
         nopolicy: dir.flag(&all("disable_policy"))?,
         noxfrm: dir.flag(&all("disable_xfrm"))?,
     })

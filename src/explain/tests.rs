@@ -225,6 +225,7 @@ fn findings_name_the_objects_of_their_case() {
         oif: None,
         fwmark: None,
         tos: 0,
+        dscp: false,
         ip_proto: None,
         sport: None,
         dport: None,

@@ -411,9 +411,9 @@ fn link_kind(kind: &LinkKind, dev: DevName<'_>) -> String {
         LinkKind::Vlan(id) => words.push(format!("id {id}")),
         LinkKind::Vrf(number) => words.push(format!("table {}", table(*number))),
         LinkKind::Ipvlan(mode) => words.push(format!("mode {mode}")),
-        LinkKind::Ipip(local, remote) => {
-            words.extend(remote.map(|remote| format!("remote {remote}")));
-            words.extend(local.map(|local| format!("local {local}")));
+        LinkKind::IpTunnel(tunnel) => {
+            words.extend(tunnel.remote.map(|remote| format!("remote {remote}")));
+            words.extend(tunnel.local.map(|local| format!("local {local}")));
         }
         _ => {}
     }

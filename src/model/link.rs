@@ -103,8 +103,8 @@ pub enum LinkKind {
     Dummy,
     /// A VRF and its routing table.
     Vrf(u32),
-    /// IP in IP (`ipip`), with local and remote address where they are set.
-    Ipip(Option<IpAddr>, Option<IpAddr>),
+    /// IP packets in IP packets (`ipip`, `sit`, `gre`).
+    IpTunnel(IpTunnel),
     /// A WireGuard interface.
     Wireguard,
     /// One end of a netkit pair.
@@ -127,7 +127,7 @@ impl LinkKind {
             Self::Tun => "tun",
             Self::Dummy => "dummy",
             Self::Vrf(_) => "vrf",
-            Self::Ipip(..) => "ipip",
+            Self::IpTunnel(tunnel) => tunnel.kind.name(),
             Self::Wireguard => "wireguard",
             Self::Netkit => "netkit",
             Self::Other(name) => name,
@@ -215,6 +215,58 @@ pub struct Vxlan {
     pub collect_metadata: bool,
 }
 
+/// Attributes of a tunnel without Ethernet headers over IPv4 (IFLA_IPTUN_*, IFLA_GRE_*).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IpTunnel {
+    /// Kind.
+    pub kind: IpTunnelKind,
+    /// Source of outer packets; `None`: the route's.
+    pub local: Option<IpAddr>,
+    /// Destination of outer packets; `None`: the next hop of the packet inside.
+    pub remote: Option<IpAddr>,
+    /// Device that outer packets leave and come in by, where it is bound to one.
+    pub lower: Option<IfIndex>,
+    /// Outer TTL; 0: that of the packet inside.
+    pub ttl: u8,
+    /// Outer TOS; bit 0 (1): that of the packet inside.
+    pub tos: u8,
+    /// Outer packets are not to be fragmented (IFLA_IPTUN_PMTUDISC).
+    pub pmtudisc: bool,
+    /// Settings that change outer packets or which ones it takes, and that are not followed, by name.
+    pub unknown: Vec<String>,
+}
+
+/// Kinds of tunnels of IP packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IpTunnelKind {
+    /// IPv4 in IPv4.
+    Ipip,
+    /// IPv6 in IPv4.
+    Sit,
+    /// Either in GRE, in IPv4.
+    Gre,
+}
+
+impl IpTunnelKind {
+    /// As `ip -d link` prints it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ipip => "ipip",
+            Self::Sit => "sit",
+            Self::Gre => "gre",
+        }
+    }
+
+    /// IPPROTO_* of outer packets.
+    pub fn protocol(self) -> u8 {
+        match self {
+            Self::Ipip => 4,
+            Self::Sit => 41,
+            Self::Gre => 47,
+        }
+    }
+}
+
 /// How a macvlan forwards (MACVLAN_MODE_*).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MacvlanMode {
@@ -255,6 +307,9 @@ pub struct InetConf {
     pub src_valid_mark: bool,
     /// Routes through a device without carrier are skipped (OR with `all`).
     pub ignore_routes_with_linkdown: bool,
+    /// Who sends here by a longer way than it must is told so (OR with `all`).
+    #[serde(default)]
+    pub send_redirects: bool,
     /// `disable_policy`: packets that come in here are not checked against XFRM policies (OR with `all`).
     #[serde(default)]
     pub nopolicy: bool,

@@ -25,6 +25,9 @@ pub struct Rule {
     pub fwmark: Option<(u32, u32)>,
     /// `tos`, or `dscp` shifted to its place in the TOS byte. 0 matches anything.
     pub tos: u8,
+    /// It is a `dscp` (FRA_DSCP), which is compared with all six bits; IPv4's `tos` sees three of them.
+    #[serde(default)]
+    pub dscp: bool,
     /// `ipproto`.
     pub ip_proto: Option<u8>,
     /// `sport FROM-TO`.

@@ -210,7 +210,7 @@ fn translated(cx: &mut Cx<'_>, mut walk: Walk, master: IfIndex, port: IfIndex) -
         Ok((false, _)) => return for_bridge(cx, walk, master),
         Err(why) => return walk.unknown(why),
     }
-    if let Err(ways) = validate_source(cx, &mut walk, link, None) {
+    if let Err(ways) = validate_source(cx, &mut walk, link, Some(master)) {
         return ways;
     }
     let next_hop = hop.via.unwrap_or(walk.skb.packet.dst);

@@ -8,7 +8,7 @@ use super::l2;
 use super::peer::{Peer, peer};
 use super::skb::Devices;
 use super::walk::{Next, Walk, Ways};
-use super::{Cx, tc, underlay, vxlan};
+use super::{Cx, ip_tunnel, tc, underlay, vxlan};
 use crate::model::link::{Link, LinkKind, MacvlanMode};
 use crate::model::netfilter::Hook;
 use crate::model::{IfIndex, NsKey};
@@ -86,6 +86,7 @@ fn send(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
         LinkKind::Veth | LinkKind::Netkit => to_peer(cx, walk, link),
         LinkKind::Bridge(_) => walk.then(Next::Bridge(dev, None, false)),
         LinkKind::Vxlan(attributes) => vxlan::encapsulate(cx, walk, link, attributes),
+        LinkKind::IpTunnel(tunnel) => ip_tunnel::encapsulate(cx, walk, link, tunnel),
         LinkKind::Macvlan(_) => macvlan(cx, walk, link),
         LinkKind::Device => underlay::cross(cx, walk, link),
         LinkKind::Dummy => {

@@ -3,15 +3,23 @@
 //! Read first: `fib_lookup()`, `fib_table_lookup()` (net/ipv4), `fib6_rule_lookup()` (net/ipv6), v6.12.
 //! Not modelled: IPv6 router reachability probing, route exceptions (PMTU, redirects), flow labels.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::Cx;
 use super::source;
-use crate::model::link::LinkKind;
+use super::walk::Walk;
+use crate::model::link::{Link, LinkKind};
 use crate::model::netns::NetNs;
-use crate::model::route::{NextHop, RT_TABLE_LOCAL, Route, RouteKind};
+use crate::model::route::{
+    NextHop, RT_TABLE_DEFAULT, RT_TABLE_LOCAL, RT_TABLE_MAIN, Route, RouteKind,
+};
 use crate::model::rule::{Rule, RuleAction};
-use crate::model::{IfIndex, NsKey, Section};
+use crate::model::{IfIndex, NsKey, Prefix, Section};
+
+/// IPTOS_RT_MASK: bits of the differentiated services byte that IPv4 routes and rules of the old kind (`tos`) see.
+const IPTOS_RT_MASK: u8 = 0x1c;
+/// INET_DSCP_MASK: all but the two bits of ECN.
+const DSCP_MASK: u8 = 0xfc;
 
 /// What is looked up (`struct flowi4`, `struct flowi6`).
 #[derive(Clone, Debug)]
@@ -39,7 +47,7 @@ pub(crate) struct FibKey {
 }
 
 impl FibKey {
-    /// A key of addresses alone, mark 0, sent here.
+    /// A key of addresses alone, mark 0, sent here by the kernel itself.
     pub(crate) fn to(dst: IpAddr) -> Self {
         Self {
             dst,
@@ -49,9 +57,9 @@ impl FibKey {
             mark: Some(0),
             tos: 0,
             protocol: 0,
-            sport: None,
-            dport: None,
-            uid: None,
+            sport: Some(0),
+            dport: Some(0),
+            uid: Some(0),
         }
     }
 }
@@ -100,6 +108,26 @@ pub(crate) struct Tables<'t> {
     routes: &'t [Route],
 }
 
+/// Whether this namespace's IPv4 addresses alone don't say what is local: rules of its own, or local routes that
+/// the kernel did not make (`fib4_has_custom_rules()`, `fib_has_custom_local_routes`).
+pub(crate) fn is_customized(cx: &mut Cx<'_>, ns: &NsKey) -> Result<bool, String> {
+    const KERNEL: u8 = 2;
+    let tables = tables(cx, ns)?;
+    let own_local = |route: &Route| {
+        route.kind == RouteKind::Local && route.dst.addr().is_ipv4() && route.protocol != KERNEL
+    };
+    Ok(!tables.has_usual_rules() || tables.routes.iter().any(own_local))
+}
+
+/// Whether IPv4 looks at protocol and ports of what comes in: only where a rule asks for them, and not just of what is
+/// sent here (`fib_rule_requires_fldissect()`).
+pub(crate) fn dissects(cx: &mut Cx<'_>, ns: &NsKey) -> Result<bool, String> {
+    let asks =
+        |rule: &Rule| rule.ip_proto.is_some() || rule.sport.is_some() || rule.dport.is_some();
+    let mut rules = tables(cx, ns)?.rules.iter().filter(|rule| !rule.v6);
+    Ok(rules.any(|rule| rule.iif.as_deref() != Some("lo") && asks(rule)))
+}
+
 /// The value of a section, or a want and the words for what is missing.
 pub(crate) fn section<'t, T>(
     cx: &mut Cx<'_>,
@@ -126,8 +154,48 @@ pub(crate) fn lookup(cx: &mut Cx<'_>, ns: &NsKey, key: &FibKey) -> FibAnswer {
 }
 
 impl Tables<'_> {
+    /// Whether IPv4 has the three rules that it begins with, as it made them, and no other.
+    fn has_usual_rules(&self) -> bool {
+        let usual = [
+            (0, RT_TABLE_LOCAL),
+            (32_766, RT_TABLE_MAIN),
+            (32_767, RT_TABLE_DEFAULT),
+        ];
+        let usual = usual.map(|(priority, table)| bare_rule(false, priority, table));
+        self.rules.iter().filter(|rule| !rule.v6).eq(&usual)
+    }
+
+    /// While nobody made a rule, IPv4 keeps tables local and main as one, so that the longer prefix wins whichever it
+    /// is in, and what refuses there does not keep table default from being asked (`fib_lookup()`).
+    fn merged_lookup(&self, key: &FibKey) -> FibAnswer {
+        let rules = || self.rules.iter().filter(|rule| !rule.v6);
+        let mut answer = None;
+        if let Some(main) = rules().find(|rule| rule.priority == 32_766) {
+            let found = self.table_lookup(&[RT_TABLE_LOCAL, RT_TABLE_MAIN], key, main);
+            let refuses = |found: &FibAnswer| matches!(found, FibAnswer::Found(found) if refuses(found.route.kind));
+            match found {
+                Some(found) if !refuses(&found) => return found,
+                found => answer = found,
+            }
+        }
+        let has_default = self
+            .routes
+            .iter()
+            .any(|route| route.table == RT_TABLE_DEFAULT && route.dst.addr().is_ipv4());
+        if let Some(rule) = rules()
+            .find(|rule| rule.priority == 32_767)
+            .filter(|_| has_default)
+        {
+            answer = self.table_lookup(&[RT_TABLE_DEFAULT], key, rule);
+        }
+        answer.unwrap_or(FibAnswer::NoRoute)
+    }
+
     /// Looks a destination up through policy rules and tables.
     pub(crate) fn lookup(&self, key: &FibKey) -> FibAnswer {
+        if key.dst.is_ipv4() && self.has_usual_rules() {
+            return self.merged_lookup(key);
+        }
         let mut rules: Vec<&Rule> = self
             .rules
             .iter()
@@ -170,11 +238,19 @@ impl Tables<'_> {
             } else {
                 table
             };
-            match self.table_lookup(table, key, rule) {
+            match self.table_lookup(&[table], key, rule) {
                 Some(FibAnswer::Found(found)) => {
-                    let short = rule
-                        .suppress_prefixlen
-                        .is_some_and(|limit| u32::from(found.route.dst.len()) <= limit);
+                    if let Some(limit) = rule.suppress_prefixlen {
+                        let short = |route: &Route| u32::from(route.dst.len()) <= limit;
+                        if let Err(why) = self.is_like_its_twins(&found.route, short) {
+                            return FibAnswer::Unknown(why);
+                        }
+                    }
+                    // What refuses is not suppressed (`fib_rules_lookup()`: only where there is no error).
+                    let short = !refuses(found.route.kind)
+                        && rule
+                            .suppress_prefixlen
+                            .is_some_and(|limit| u32::from(found.route.dst.len()) <= limit);
                     if short {
                         continue;
                     }
@@ -231,13 +307,16 @@ impl Tables<'_> {
             );
         }
         if let Some(src) = rule.src {
-            check(Some(key.src.is_some_and(|addr| src.contains(addr))), "from");
+            // To IPv4, no source yet is 0.0.0.0; IPv6 knows the difference.
+            let none = key.dst.is_ipv4().then_some(Ipv4Addr::UNSPECIFIED.into());
+            let from = key.src.or(none);
+            check(Some(from.is_some_and(|addr| src.contains(addr))), "from");
         }
         if let Some(dst) = rule.dst {
             check(Some(dst.contains(key.dst)), "to");
         }
         if rule.tos != 0 {
-            check(Some(rule.tos == key.tos), "tos");
+            check(Some(rule.tos == selectable(rule, key)), "tos");
         }
         if let Some(protocol) = rule.ip_proto {
             check(Some(protocol == key.protocol), "ipproto");
@@ -256,13 +335,10 @@ impl Tables<'_> {
             );
         }
         if let Some((from, to)) = rule.uid {
-            // Forwarded packets are looked up with uid 0 (`INVALID_UID` never matches).
-            let uid = if key.iif.is_some() {
-                Some(false)
-            } else {
-                key.uid.map(|uid| (from..=to).contains(&uid))
-            };
-            check(uid, "the sender's uid, which is not known");
+            // Nobody sends what comes in: it is looked up as root's (`sock_net_uid(net, NULL)`).
+            let uid = if key.iif.is_some() { Some(0) } else { key.uid };
+            let within = uid.map(|uid| (from..=to).contains(&uid));
+            check(within, "the sender's uid, which is not known");
         }
         if rule.l3mdev {
             check(Some(self.vrf_table(key).is_some()), "l3mdev");
@@ -279,28 +355,41 @@ impl Tables<'_> {
     }
 
     /// `None`: nothing here, go on with the next rule (also for a throw route).
-    fn table_lookup(&self, table: u32, key: &FibKey, rule: &Rule) -> Option<FibAnswer> {
+    fn table_lookup(&self, of: &[u32], key: &FibKey, rule: &Rule) -> Option<FibAnswer> {
         let mut candidates: Vec<&Route> = self
             .routes
             .iter()
-            .filter(|route| route.table == table && route.dst.contains(key.dst))
-            .filter(|route| route.tos == 0 || route.tos == key.tos)
+            .filter(|route| of.contains(&route.table) && route.dst.contains(key.dst))
+            .filter(|route| route.tos == 0 || route.tos == key.tos & IPTOS_RT_MASK)
             .filter(|route| match route.src {
                 None => true,
                 Some(prefix) => key.src.is_some_and(|src| prefix.contains(src)),
             })
             .collect();
         candidates.sort_by_key(|route| {
-            let source_len = route.src.map_or(0, crate::model::Prefix::len);
             (
                 std::cmp::Reverse(route.dst.len()),
-                std::cmp::Reverse(source_len),
+                std::cmp::Reverse(route.src.map_or(0, Prefix::len)),
+                std::cmp::Reverse(route.table),
                 std::cmp::Reverse(route.tos),
                 route.metric,
-                preference(route.pref),
             )
         });
+        if key.dst.is_ipv6() {
+            self.by_score(&mut candidates, key);
+        }
+        let mut met = false;
+        // IPv4 keeps prefixes that begin alike together. Where a nexthop object has no way, it looks at none of the
+        // shorter ones among these (`fib_table_lookup()`: miss).
+        let mut missed = None;
         for route in candidates {
+            if missed == Some(route.dst.addr()) {
+                continue;
+            }
+            if !met && self.is_hidden(route, key) {
+                continue;
+            }
+            met = true;
             if let Some(what) = route.unknown.first() {
                 return Some(FibAnswer::Unknown(format!(
                     "route {} has {what}",
@@ -308,6 +397,14 @@ impl Tables<'_> {
                 )));
             }
             match route.kind {
+                // IPv6 has these at the loopback device, where a socket that is bound to another finds none.
+                RouteKind::Throw
+                | RouteKind::Blackhole
+                | RouteKind::Unreachable
+                | RouteKind::Prohibit
+                    if key.dst.is_ipv6()
+                        && !is_dead_end(route)
+                        && !self.may_leave_by_loopback(key) => {}
                 RouteKind::Throw => return None,
                 RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit => {
                     return Some(found(rule, route, Vec::new()));
@@ -320,24 +417,129 @@ impl Tables<'_> {
                 }
                 _ => {}
             }
-            let hops: Vec<NextHop> = route
-                .nexthops
-                .iter()
-                .filter(|hop| self.usable(hop, key))
-                .cloned()
-                .collect();
+            let usable = route.nexthops.iter().filter(|hop| self.usable(hop, key));
+            // Bound to a device, IPv4 takes the first next hop by it (`fib_select_path()` chooses for others only).
+            let most = match key.oif {
+                Some(_) if key.dst.is_ipv4() => 1,
+                _ => usize::MAX,
+            };
+            let hops: Vec<NextHop> = usable.take(most).cloned().collect();
             let total: u32 = hops.iter().map(|hop| u32::from(hop.weight.max(1))).sum();
             if total == 0 {
+                if route.nh_id.is_some() && key.dst.is_ipv4() {
+                    missed = Some(route.dst.addr());
+                }
                 continue;
             }
             let share = |hop: &NextHop| f64::from(hop.weight.max(1)) / f64::from(total);
-            return Some(found(
-                rule,
-                route,
-                hops.into_iter().map(|hop| (share(&hop), hop)).collect(),
-            ));
+            let hops: Vec<_> = hops.into_iter().map(|hop| (share(&hop), hop)).collect();
+            let like = self.is_like_its_twins(route, |route| (route.mtu, route.prefsrc));
+            if let Err(why) = like.and_then(|()| self.gateways_are_others(route, &hops)) {
+                return Some(FibAnswer::Unknown(why));
+            }
+            return Some(found(rule, route, hops));
         }
         None
+    }
+
+    /// IPv6 keeps routes that ask for a source below their destination, and looks there first: where it has such
+    /// routes and none is for this source, it goes on with a shorter destination, past the routes for any source.
+    /// Only a lookup that met a route before, and had to leave it, sees those (`fib6_node_lookup_1()`,
+    /// `fib6_backtrack()`).
+    fn is_hidden(&self, route: &Route, key: &FibKey) -> bool {
+        let of_source = |other: &Route| {
+            other.table == route.table && other.dst == route.dst && other.src.is_some()
+        };
+        key.dst.is_ipv6()
+            && route.src.is_none()
+            && route.dst.len() > 0
+            && self.routes.iter().any(of_source)
+    }
+
+    /// IPv6 takes the best of a destination's routes of the first metric, or else the best of all others: by router
+    /// preference, then those by the device that the packet came in by, or that its socket is bound to
+    /// (`find_rr_leaf()`, `rt6_score_route()`). A nexthop object that is a blackhole ends the search.
+    fn by_score(&self, sorted: &mut [&Route], key: &FibKey) {
+        let wanted = key.oif.or(key.iif);
+        let by_device = |route: &Route| {
+            let Some(wanted) = wanted else {
+                return true;
+            };
+            if !refuses(route.kind) && route.kind != RouteKind::Throw {
+                let mut hops = route.nexthops.iter();
+                return hops.any(|hop| hop.link == Some(wanted) && self.usable(hop, key));
+            }
+            // What refuses is at the loopback device.
+            self.ns.link(wanted).is_some_and(|link| link.loopback)
+        };
+        for routes in sorted.chunk_by_mut(|a, b| (a.dst, a.src) == (b.dst, b.src)) {
+            let first = routes.first().map(|route| route.metric);
+            routes.sort_by_key(|route| {
+                let best = (preference(route.pref), !by_device(route));
+                (Some(route.metric) != first, !is_dead_end(route), best)
+            });
+        }
+    }
+
+    /// A gateway of IPv4 that was an address of this host when the route was made is not asked: what is behind it is on
+    /// the link (`fib_check_nh_v4_gw()`, `rt_set_nexthop()`). `Err`: one may have been.
+    fn gateways_are_others(&self, route: &Route, hops: &[(f64, NextHop)]) -> Result<(), String> {
+        let tables = [route.table, RT_TABLE_LOCAL, RT_TABLE_MAIN];
+        for (_, hop) in hops {
+            let Some(via) = hop.via.filter(|via| via.is_ipv4() && !hop.onlink) else {
+                continue;
+            };
+            let own = self.routes.iter().any(|local| {
+                local.kind == RouteKind::Local
+                    && local.dst.contains(via)
+                    && tables.contains(&local.table)
+                    && local.nexthops.iter().any(|at| at.link == hop.link)
+            });
+            if own {
+                return Err(format!(
+                    "route {} has the gateway {via}, which is this namespace's own, and whether it was so when the route was made is not told",
+                    route.dst
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// IPv6 routes of one nexthop object share what the kernel prepared when the first of them was used, on each
+    /// processor (`rt6_get_pcpu_route()`). `Err`: they differ in this.
+    fn is_like_its_twins<T: PartialEq>(
+        &self,
+        route: &Route,
+        what: impl Fn(&Route) -> T,
+    ) -> Result<(), String> {
+        let Some(id) = route.nh_id.filter(|_| route.dst.addr().is_ipv6()) else {
+            return Ok(());
+        };
+        let ways = |hop: &NextHop| (hop.via, hop.link);
+        let shares = |other: &&Route| {
+            let mut hops = other.nexthops.iter();
+            other.nh_id.is_some()
+                && other.dst.addr().is_ipv6()
+                && hops.any(|hop| route.nexthops.iter().any(|own| ways(own) == ways(hop)))
+        };
+        let own = what(route);
+        match self
+            .routes
+            .iter()
+            .filter(shares)
+            .find(|other| what(other) != own)
+        {
+            None => Ok(()),
+            Some(other) => Err(format!(
+                "routes {} and {} have nexthop object {id}, and which of the two the kernel prepared it for is not told",
+                route.dst, other.dst
+            )),
+        }
+    }
+
+    fn may_leave_by_loopback(&self, key: &FibKey) -> bool {
+        let link = key.oif.map(|oif| self.ns.link(oif));
+        link.is_none_or(|link| link.is_some_and(|link| link.loopback))
     }
 
     fn usable(&self, hop: &NextHop, key: &FibKey) -> bool {
@@ -346,6 +548,13 @@ impl Tables<'_> {
         }
         if let (Some(wanted), Some(link)) = (key.oif, hop.link)
             && wanted != link
+        {
+            return false;
+        }
+        // What came in for an address of one link is looked up strictly (`rt6_need_strict()`).
+        if let (IpAddr::V6(dst), Some(iif)) = (key.dst, key.iif)
+            && dst.is_unicast_link_local()
+            && hop.link != Some(iif)
         {
             return false;
         }
@@ -379,6 +588,17 @@ impl Tables<'_> {
     }
 }
 
+/// The bits of the packet's differentiated services that a rule compares (`fib4_rule_match()`,
+/// `fib6_rule_match()`).
+fn selectable(rule: &Rule, key: &FibKey) -> u8 {
+    key.tos
+        & if rule.v6 || rule.dscp {
+            DSCP_MASK
+        } else {
+            IPTOS_RT_MASK
+        }
+}
+
 fn found(rule: &Rule, route: &Route, hops: Vec<(f64, NextHop)>) -> FibAnswer {
     FibAnswer::Found(Box::new(Found {
         rule: rule.clone(),
@@ -396,8 +616,49 @@ fn preference(pref: u8) -> u8 {
     }
 }
 
-/// Type of an address (`inet_dev_addr_type()`): looked up in table local; unicast where nothing is
-/// found. With `dev`, the route must leave by that device. `Err`: what is missing.
+/// The route that an IPv4 socket has which is bound to a device and for which none was found.
+pub(crate) fn on_link(dst: IpAddr, dev: IfIndex) -> Found {
+    let hop = NextHop {
+        via: None,
+        link: Some(dev),
+        weight: 1,
+        dead: false,
+        linkdown: false,
+        onlink: false,
+        encap: None,
+    };
+    Found {
+        rule: local_rule(dst),
+        route: Route {
+            table: 0,
+            dst: Prefix::host(dst),
+            src: None,
+            tos: 0,
+            metric: 0,
+            kind: RouteKind::Unicast,
+            scope: source::SCOPE_LINK,
+            protocol: 0,
+            prefsrc: None,
+            nexthops: vec![hop.clone()],
+            nh_id: None,
+            mtu: None,
+            pref: 0,
+            realm: None,
+            unknown: Vec::new(),
+        },
+        hops: vec![(1.0, hop)],
+    }
+}
+
+/// Whether a device belongs to a VRF, or is one.
+pub(crate) fn is_in_vrf(cx: &Cx<'_>, walk: &Walk, link: &Link) -> bool {
+    let master = link.master.and_then(|master| walk.link(cx, master));
+    let is_vrf = |link: &Link| matches!(link.kind, LinkKind::Vrf(_));
+    is_vrf(link) || master.is_some_and(is_vrf)
+}
+
+/// Type of an address (`inet_dev_addr_type()`): looked up in table local, which is one with main while nobody made a
+/// rule; unicast where nothing is found. With `dev`, the route must leave by that device. `Err`: what is missing.
 pub(crate) fn addr_type(
     cx: &mut Cx<'_>,
     ns: &NsKey,
@@ -413,20 +674,68 @@ pub(crate) fn addr_type(
         return Ok(RouteKind::Broadcast);
     }
     let tables = tables(cx, ns)?;
-    let mut best: Option<&Route> = None;
-    for route in tables.routes {
-        let better = best.is_none_or(|old| route.dst.len() > old.dst.len());
-        if route.table == RT_TABLE_LOCAL && route.dst.contains(addr) && better {
-            best = Some(route);
-        }
-    }
+    let merged = addr.is_ipv4() && tables.has_usual_rules();
+    let of: &[u32] = if merged {
+        &[RT_TABLE_LOCAL, RT_TABLE_MAIN]
+    } else {
+        &[RT_TABLE_LOCAL]
+    };
+    let best = match tables.table_lookup(of, &FibKey::to(addr), &local_rule(addr)) {
+        Some(FibAnswer::Found(found)) => Some(found.route),
+        Some(FibAnswer::Unknown(why)) => return Err(why),
+        Some(FibAnswer::Refused(_) | FibAnswer::NoRoute) | None => None,
+    };
     let on_dev = |route: &Route| match dev {
         None => true,
         Some(dev) => route.nexthops.iter().any(|hop| hop.link == Some(dev)),
     };
+    // A lookup that ends in a refusal finds nothing (`fib_props[].error`).
     Ok(best
-        .filter(|route| on_dev(route))
+        .filter(|route| on_dev(route) && !refuses(route.kind))
         .map_or(RouteKind::Unicast, |route| route.kind))
+}
+
+/// Whether its nexthop object is a blackhole (`nexthop_is_blackhole()`).
+fn is_dead_end(route: &Route) -> bool {
+    route.nh_id.is_some() && route.kind == RouteKind::Blackhole
+}
+
+fn refuses(kind: RouteKind) -> bool {
+    matches!(
+        kind,
+        RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit
+    )
+}
+
+/// The rule that table local is looked up by where no rules are.
+fn local_rule(addr: IpAddr) -> Rule {
+    bare_rule(addr.is_ipv6(), 0, RT_TABLE_LOCAL)
+}
+
+/// A rule that leads to a table whatever the packet is.
+fn bare_rule(v6: bool, priority: u32, table: u32) -> Rule {
+    Rule {
+        v6,
+        priority,
+        invert: false,
+        src: None,
+        dst: None,
+        iif: None,
+        oif: None,
+        fwmark: None,
+        tos: 0,
+        dscp: false,
+        ip_proto: None,
+        sport: None,
+        dport: None,
+        uid: None,
+        l3mdev: false,
+        suppress_prefixlen: None,
+        suppress_ifgroup: None,
+        realm: None,
+        action: RuleAction::Table(table),
+        unknown: Vec::new(),
+    }
 }
 
 /// Source that masquerading chooses (`inet_select_addr(out, nexthop, RT_SCOPE_UNIVERSE)`,

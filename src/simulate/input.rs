@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use super::Cx;
-use super::fib::{FibAnswer, FibKey, Found, addr_type, lookup, section};
+use super::fib::{FibAnswer, FibKey, Found, addr_type, dissects, is_customized, lookup, section};
 use super::output::{forks, key, route_step, rule_refusal};
 use super::skb::Devices;
 use super::walk::{Next, Out, Walk, Ways};
@@ -79,7 +79,7 @@ pub(crate) fn ip_receive(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex, preroute
 }
 
 /// Local, forwarded, or neither.
-fn route_input(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
+pub(crate) fn route_input(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
     let Some(link) = walk.link(cx, dev) else {
         return walk.unknown("the device was not read");
     };
@@ -109,7 +109,7 @@ fn route_input(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
             return walk.end(Disposition::Rejected(RejectWith::NetUnreachable));
         }
         FibAnswer::Refused(rule) => {
-            let with = rule_refusal(rule.action);
+            let with = rule_refusal(&rule);
             walk.step(
                 Step::new(StepKind::Route, "refused by a policy rule")
                     .with(Evidence::PolicyRule { rule }),
@@ -134,13 +134,8 @@ fn route_input(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
             walk.then(Next::LocalIn(dev))
         }
         RouteKind::Unicast if !forwarding.0 => forwarding_off(walk, forwarding.1),
-        RouteKind::Unicast => {
-            let oif = found.hops.first().and_then(|(_, hop)| hop.link);
-            if let Err(ways) = validate_source(cx, &mut walk, link, oif) {
-                return ways;
-            }
-            fork(cx, &walk, &found, dev)
-        }
+        RouteKind::Blackhole if !forwarding.0 && !v6 => forwarding_off(walk, forwarding.1),
+        RouteKind::Unicast => fork(cx, &walk, &found, link),
         RouteKind::Blackhole => {
             walk.step(step);
             walk.end(Disposition::Dropped(DropReason::IpInnoroutes))
@@ -168,13 +163,18 @@ fn route_input(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
     }
 }
 
-fn fork(cx: &Cx<'_>, walk: &Walk, found: &Found, dev: IfIndex) -> Ways {
+fn fork(cx: &mut Cx<'_>, walk: &Walk, found: &Found, link: &Link) -> Ways {
     let mut ways = Vec::new();
     for (taken, mut one) in forks(walk, found) {
         let Some((_, hop)) = found.hops.get(taken) else {
             continue;
         };
+        if let Err(refused) = validate_source(cx, &mut one, link, hop.link) {
+            ways.extend(refused);
+            continue;
+        }
         one.step(route_step(cx, walk, found, taken));
+        let dev = link.index;
         ways.extend(match (hop.link, &hop.encap) {
             (Some(oif), None) => {
                 let out = Out {
@@ -279,6 +279,25 @@ fn martian(cx: &Cx<'_>, walk: &mut Walk, link: &Link) -> Result<(), Ways> {
     Err(walk.clone().end(Disposition::Dropped(reason)))
 }
 
+/// Ends a packet whose source is this host's own.
+fn local_source(walk: &mut Walk, link: &Link) -> Ways {
+    let what = Evidence::Address {
+        addr: walk.skb.packet.src,
+        dev: "this namespace".to_owned(),
+    };
+    let text = "the source is an address of this namespace itself";
+    walk.step(
+        Step::new(StepKind::RpFilter, text)
+            .with(what)
+            .with(Evidence::Sysctl {
+                name: format!("net.ipv4.conf.{}.accept_local", link.name),
+                value: "0".to_owned(),
+            }),
+    );
+    walk.clone()
+        .end(Disposition::Dropped(DropReason::IpLocalSource))
+}
+
 /// Whether the device has an IPv4 address.
 fn has_address(cx: &mut Cx<'_>, walk: &Walk, link: &Link) -> Result<bool, Ways> {
     let topology = cx.topology;
@@ -292,28 +311,18 @@ fn has_address(cx: &mut Cx<'_>, walk: &Walk, link: &Link) -> Result<bool, Ways> 
         .any(|addr| addr.link == link.index && addr.local.is_ipv4()))
 }
 
-/// Where any policy rule asks for protocols or ports, the lookup back has those of the packet, ports
-/// exchanged (`__fib_validate_source()`).
-fn with_ports(walk: &Walk, cx: &Cx<'_>, key: FibKey) -> FibKey {
-    let rules = walk.netns(cx).and_then(|netns| netns.rules.known());
-    let asks = rules.into_iter().flatten().any(|rule| {
-        !rule.v6 && (rule.ip_proto.is_some() || rule.sport.is_some() || rule.dport.is_some())
-    });
-    if !asks {
-        return key;
+/// Whether the source is one that a full check of the way back would only confirm (`fib_validate_source()`): then
+/// it may be anything but an address of this host.
+fn is_plain(cx: &mut Cx<'_>, walk: &Walk, redirects: bool) -> Result<bool, Ways> {
+    if redirects {
+        return Ok(false);
     }
-    let packet = &walk.skb.packet;
-    FibKey {
-        protocol: packet.protocol(),
-        sport: packet.dport(),
-        dport: packet.sport(),
-        ..key
-    }
+    let customized = is_customized(cx, &walk.ns).map_err(|why| walk.clone().unknown(why))?;
+    Ok(!customized)
 }
 
-/// The reverse path. Source: `fib_validate_source()`, net/ipv4/fib_frontend.c. IPv6 has none.
-///
-/// `oif`: the device that it is forwarded by, which rules see as the one it came in by; none for what is for this host.
+/// The reverse path of a packet that is routed to the device `oif`, or to this host. Source: `fib_validate_source()`,
+/// net/ipv4/fib_frontend.c. IPv6 has none.
 pub(crate) fn validate_source(
     cx: &mut Cx<'_>,
     walk: &mut Walk,
@@ -331,53 +340,58 @@ pub(crate) fn validate_source(
     };
     let mode = all.rp_filter.max(own.rp_filter);
     let accept_local = all.accept_local || own.accept_local;
-    let kind = addr_type(cx, &walk.ns, src, None).map_err(|why| walk.clone().unknown(why))?;
-    if kind == RouteKind::Local && !accept_local {
-        let what = Evidence::Address {
-            addr: src,
-            dev: "this namespace".to_owned(),
-        };
-        let text = "the source is an address of this namespace itself";
-        walk.step(
-            Step::new(StepKind::RpFilter, text)
-                .with(what)
-                .with(Evidence::Sysctl {
-                    name: format!("net.ipv4.conf.{}.accept_local", link.name),
-                    value: "0".to_owned(),
-                }),
-        );
-        return Err(walk
-            .clone()
-            .end(Disposition::Dropped(DropReason::IpLocalSource)));
-    }
-    if mode == 0 {
+    // Sending back where it came from, a router thinks of redirects, and looks closer.
+    let redirects = oif == Some(link.index) && (all.send_redirects || own.send_redirects);
+    if mode == 0 && !redirects && accept_local {
         return Ok(());
     }
+    if mode == 0 && is_plain(cx, walk, redirects)? {
+        let kind = addr_type(cx, &walk.ns, src, None);
+        return match kind.map_err(|why| walk.clone().unknown(why))? {
+            RouteKind::Local => Err(local_source(walk, link)),
+            _ => Ok(()),
+        };
+    }
     let marked = all.src_valid_mark || own.src_valid_mark;
+    let forward = key(walk, Some(link.index), None);
     let back = FibKey {
         src: Some(walk.skb.packet.dst),
+        // `flowi4_iif`: a VRF's, the device that it leaves by, or loopback.
+        iif: oif,
         mark: if marked { walk.skb.mark } else { Some(0) },
         tos: walk.skb.packet.tos,
-        iif: oif,
         ..FibKey::to(src)
     };
-    let back = with_ports(walk, cx, back);
+    let dissects = dissects(cx, &walk.ns).map_err(|why| walk.clone().unknown(why))?;
+    let back = if dissects {
+        FibKey {
+            protocol: forward.protocol,
+            sport: forward.dport,
+            dport: forward.sport,
+            ..back
+        }
+    } else {
+        back
+    };
     let answer = lookup(cx, &walk.ns, &back);
     let (pass, route) = match &answer {
         FibAnswer::Unknown(why) => return Err(walk.clone().unknown(why.clone())),
-        FibAnswer::NoRoute | FibAnswer::Refused(_) => (false, None),
-        FibAnswer::Found(found) => {
-            let same = found
-                .route
-                .nexthops
-                .iter()
-                .any(|hop| hop.link == Some(link.index));
-            let good = found.route.kind == RouteKind::Unicast
-                || found.route.kind == RouteKind::Local && accept_local;
-            // Loose mode is strict at a device without an address (`no_addr`: last_resort).
-            let loose = mode == 2 && has_address(cx, walk, link)?;
-            (good && (same || loose), Some(found))
-        }
+        FibAnswer::NoRoute | FibAnswer::Refused(_) => (mode == 0, None),
+        FibAnswer::Found(found) => match found.route.kind {
+            RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit => {
+                (mode == 0, Some(found))
+            }
+            RouteKind::Local if !accept_local => return Err(local_source(walk, link)),
+            RouteKind::Unicast | RouteKind::Local => {
+                let mut hops = found.route.nexthops.iter();
+                let same = hops.any(|hop| hop.link == Some(link.index));
+                // Loose mode is strict at a device without an address (`no_addr`: last_resort).
+                let loose = mode == 0 || mode == 2 && has_address(cx, walk, link)?;
+                (same || loose, Some(found))
+            }
+            // `e_inval`, whatever the mode is.
+            _ => (false, Some(found)),
+        },
     };
     if pass {
         return Ok(());

@@ -14,6 +14,7 @@ mod exchange;
 pub(crate) mod fib;
 pub(crate) mod forward;
 pub(crate) mod input;
+pub(crate) mod ip_tunnel;
 pub(crate) mod ipvs;
 pub(crate) mod l2;
 pub(crate) mod memory;
@@ -22,6 +23,7 @@ pub(crate) mod netfilter;
 pub(crate) mod output;
 mod pass;
 pub mod peer;
+mod routed;
 pub(crate) mod skb;
 pub(crate) mod socket;
 pub(crate) mod solicit;
@@ -33,6 +35,8 @@ pub(crate) mod walk;
 pub(crate) mod xfrm;
 
 pub use netfilter::{element_text, iptables_save, is_iptables, nft_ruleset, rule_text};
+#[doc(hidden)]
+pub use routed::{Onward, Routed};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

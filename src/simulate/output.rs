@@ -8,13 +8,14 @@ use std::net::IpAddr;
 use super::fib::{FibAnswer, FibKey, Found, addr_type, lookup};
 use super::skb::Devices;
 use super::walk::{Next, Out, Walk, Ways};
-use super::{Cx, ipvs, source, xfrm};
+use super::{Cx, fib, ipvs, source, xfrm};
+
 use crate::model::IfIndex;
 use crate::model::netfilter::{ChainKind, Hook};
 use crate::model::netns::NetNs;
 use crate::model::packet::L4;
 use crate::model::route::RouteKind;
-use crate::model::rule::RuleAction;
+use crate::model::rule::{Rule, RuleAction};
 use crate::model::xfrm::XfrmDir;
 use crate::trace::{Disposition, DropReason, Evidence, RejectWith, Step, StepKind};
 
@@ -37,6 +38,14 @@ pub(crate) fn key(walk: &Walk, iif: Option<IfIndex>, oif: Option<IfIndex>) -> Fi
             ..FibKey::to(packet.dst)
         };
     }
+    let (sport, dport) = match packet.l4 {
+        // What a socket sends has type and code in the place of ports (`fl4_icmp_type`).
+        L4::Icmp { kind, code, .. } if iif.is_none() => {
+            (Some(0), Some(u16::from(kind) << 8 | u16::from(code)))
+        }
+        L4::Icmp { .. } | L4::Arp { .. } | L4::Other(_) => (Some(0), Some(0)),
+        L4::Tcp { .. } | L4::Udp { .. } | L4::Sctp { .. } => (packet.sport(), packet.dport()),
+    };
     FibKey {
         dst: packet.dst,
         src: (!packet.src.is_unspecified()).then_some(packet.src),
@@ -45,8 +54,8 @@ pub(crate) fn key(walk: &Walk, iif: Option<IfIndex>, oif: Option<IfIndex>) -> Fi
         mark: walk.skb.mark,
         tos: packet.tos,
         protocol: packet.protocol(),
-        sport: packet.sport(),
-        dport: packet.dport(),
+        sport,
+        dport,
         uid: walk.skb.uid,
     }
 }
@@ -131,8 +140,8 @@ pub(crate) fn refusal(kind: RouteKind) -> RejectWith {
 }
 
 /// The same for a policy rule that refuses (`fib4_rule_action()`, `fib6_rule_action()`).
-pub(crate) fn rule_refusal(action: RuleAction) -> RejectWith {
-    match action {
+pub(crate) fn rule_refusal(rule: &Rule) -> RejectWith {
+    match rule.action {
         RuleAction::Prohibit => RejectWith::Prohibited,
         RuleAction::Blackhole => RejectWith::InvalidArgument,
         // FR_ACT_UNREACHABLE is -ENETUNREACH, unlike a route of that name.
@@ -146,9 +155,14 @@ fn own_source(cx: &mut Cx<'_>, walk: &mut Walk) -> Result<(), Ways> {
     if src.is_ipv6() || src.is_unspecified() || walk.any_source {
         return Ok(());
     }
-    match addr_type(cx, &walk.ns, src, None) {
-        Ok(RouteKind::Local) => return Ok(()),
-        Ok(_) => {}
+    // `__ip_dev_find()`: an address, or else what table local has.
+    let own = match source::has(cx, &walk.ns, src) {
+        Ok(false) => addr_type(cx, &walk.ns, src, None).map(|kind| kind == RouteKind::Local),
+        other => other,
+    };
+    match own {
+        Ok(true) => return Ok(()),
+        Ok(false) => {}
         Err(why) => return Err(walk.clone().unknown(why)),
     }
     let what = format!("{src} as an address of this namespace");
@@ -159,7 +173,7 @@ fn own_source(cx: &mut Cx<'_>, walk: &mut Walk) -> Result<(), Ways> {
     Err(walk.clone().end(if tunnel {
         Disposition::Dropped(DropReason::IpOutnoroutes)
     } else {
-        Disposition::Rejected(RejectWith::InvalidArgument)
+        Disposition::Rejected(RejectWith::NetUnreachable)
     }))
 }
 
@@ -179,91 +193,180 @@ pub(crate) fn local_out(cx: &mut Cx<'_>, walk: Walk, oif: Option<IfIndex>) -> Wa
     if walk.skb.packet.dst.is_multicast() {
         return to_group(walk);
     }
-    if !walk.skb.packet.src.is_unspecified() {
-        return from_source(cx, walk, oif);
-    }
-    // `ip_route_connect()` looks up twice: without a source to choose one, then with it.
-    let found = match lookup(cx, &walk.ns, &key(&walk, None, oif)) {
-        FibAnswer::Found(found) => found,
-        answer => return no_route(walk, answer),
-    };
-    let sources = match sources(cx, &walk, &found) {
-        Ok(sources) => sources,
-        Err(why) => return walk.unknown(why),
-    };
     let mut ways = Vec::new();
-    for (share, src) in sources {
-        let mut one = walk.clone();
-        one.share *= share;
-        let Some(src) = src else {
-            ways.extend(without_source(cx, one, oif, &found));
-            continue;
-        };
-        one.skb.packet.src = src;
-        let made_here = one
-            .hops
-            .last_mut()
-            .filter(|hop| hop.packet.src.is_unspecified());
-        if let Some(hop) = made_here {
-            hop.packet.src = src;
+    for way in with_source(cx, walk, oif) {
+        match way {
+            Sourced::Over(over) => ways.extend(over),
+            Sourced::Found(walk, found) => {
+                ways.extend(out_by(cx, *walk, FibAnswer::Found(found), oif));
+            }
+            Sourced::Open(mut walk) => {
+                if let Err(over) = own_source(cx, &mut walk) {
+                    ways.extend(over);
+                    continue;
+                }
+                let answer = output_lookup(cx, &walk, oif);
+                ways.extend(out_by(cx, *walk, answer, oif));
+            }
         }
-        let by = if found.route.prefsrc.is_some() {
-            "the route's src"
-        } else {
-            "the device"
-        };
-        let text = format!("{src}, from {by}");
-        one.step(Step::new(StepKind::SourceAddress, text));
-        ways.extend(from_source(cx, one, oif));
     }
     ways
 }
 
-/// Sources that the next hops of a route give, each with its share of flows: which next hop the lookup without a
-/// source takes is decided by a hash of its own, so that the packet may then leave by another.
-fn sources(
-    cx: &mut Cx<'_>,
-    walk: &Walk,
-    found: &Found,
-) -> Result<Vec<(f64, Option<IpAddr>)>, String> {
-    let dst = walk.skb.packet.dst;
-    if found.hops.len() < 2 {
-        return Ok(vec![(1.0, source::for_route(cx, &walk.ns, found, dst)?)]);
+/// A packet with the source that it goes out with.
+enum Sourced {
+    /// To be looked up (again).
+    Open(Box<Walk>),
+    /// The lookup that chose the source stands.
+    Found(Box<Walk>, Box<Found>),
+    /// It got none, and ends.
+    Over(Ways),
+}
+
+/// Chooses the source where the socket has none, on every way that the route it is chosen by may take.
+///
+/// IPv4 looks up twice, without a source to choose one and then with it (`ip_route_connect()`); IPv6 only where the
+/// first lookup failed (`ip6_dst_lookup_tail()`).
+fn with_source(cx: &mut Cx<'_>, walk: Walk, oif: Option<IfIndex>) -> Vec<Sourced> {
+    if !walk.skb.packet.src.is_unspecified() {
+        return vec![Sourced::Open(Box::new(walk))];
     }
-    let mut all: Vec<(f64, Option<IpAddr>)> = Vec::new();
-    for (share, hop) in &found.hops {
-        let one = Found {
-            hops: vec![(1.0, hop.clone())],
-            ..found.clone()
+    let dst = walk.skb.packet.dst;
+    let found = match output_lookup(cx, &walk, oif) {
+        FibAnswer::Found(found) if is_way(found.route.kind) => found,
+        FibAnswer::Unknown(why) => return vec![Sourced::Over(walk.unknown(why))],
+        refused if dst.is_ipv4() => return vec![Sourced::Over(refuse(cx, walk, refused))],
+        refused => {
+            let src = match source::select_v6(cx, &walk.ns, oif, dst) {
+                Ok(Some(src)) => src,
+                Ok(None) => return vec![Sourced::Over(refuse(cx, walk, refused))],
+                Err(why) => return vec![Sourced::Over(walk.unknown(why))],
+            };
+            return vec![Sourced::Open(Box::new(sourced(walk, src, false)))];
+        }
+    };
+    let count = found.hops.len();
+    let mut ways = Vec::new();
+    for taken in 0..count.max(1) {
+        let mut one = walk.clone();
+        let mut by = found.clone();
+        if let Some((share, hop)) = found.hops.get(taken) {
+            by.hops = vec![(*share, hop.clone())];
+            one.share *= share;
+        }
+        let src = match source::for_route(cx, &one.ns, &by, dst) {
+            Ok(Some(src)) => src,
+            Ok(None) if dst.is_ipv6() || found.route.kind == RouteKind::Unicast => {
+                let what = format!("an address of this family to send from, for {dst}");
+                one.step(
+                    Step::new(StepKind::SourceAddress, "no source address")
+                        .with(Evidence::Absent { what }),
+                );
+                ways.push(Sourced::Over(
+                    one.end(Disposition::Rejected(RejectWith::NetUnreachable)),
+                ));
+                continue;
+            }
+            Ok(None) => {
+                ways.push(Sourced::Open(Box::new(one)));
+                continue;
+            }
+            Err(why) => {
+                ways.push(Sourced::Over(one.unknown(why)));
+                continue;
+            }
         };
-        let src = source::for_route(cx, &walk.ns, &one, dst)?;
-        match all.iter_mut().find(|(_, known)| *known == src) {
-            Some((sum, _)) => *sum += share,
-            None => all.push((*share, src)),
+        let mut one = sourced(one, src, found.route.prefsrc.is_some());
+        if dst.is_ipv4() {
+            ways.push(Sourced::Open(Box::new(one)));
+            continue;
+        }
+        if count > 1 {
+            let tuple = one.skb.packet.tuple();
+            let ns = one.ns.clone();
+            one.memory.take(&ns, tuple, taken);
+        }
+        ways.push(Sourced::Found(Box::new(one), found.clone()));
+    }
+    together(ways)
+}
+
+/// Ways of one source that are to be looked up again are one.
+fn together(ways: Vec<Sourced>) -> Vec<Sourced> {
+    let mut all: Vec<Sourced> = Vec::new();
+    for way in ways {
+        let same = all.iter_mut().find_map(|other| match (other, &way) {
+            (Sourced::Open(other), Sourced::Open(walk))
+                if other.skb.packet.src == walk.skb.packet.src =>
+            {
+                Some((other, walk.share))
+            }
+            _ => None,
+        });
+        match same {
+            Some((other, share)) => other.share += share,
+            None => all.push(way),
         }
     }
-    Ok(all)
+    all
 }
 
-/// No device of the route has an address to send from.
-fn without_source(cx: &mut Cx<'_>, mut walk: Walk, oif: Option<IfIndex>, found: &Found) -> Ways {
-    let dst = walk.skb.packet.dst;
-    if dst.is_ipv4() && found.route.kind != RouteKind::Unicast {
-        return from_source(cx, walk, oif);
+fn sourced(mut walk: Walk, src: IpAddr, by_route: bool) -> Walk {
+    walk.skb.packet.src = src;
+    let made_here = walk
+        .hops
+        .last_mut()
+        .filter(|hop| hop.packet.src.is_unspecified());
+    if let Some(hop) = made_here {
+        hop.packet.src = src;
     }
-    let what = format!("an address of this family to send from, for {dst}");
-    walk.step(
-        Step::new(StepKind::SourceAddress, "no source address").with(Evidence::Absent { what }),
-    );
-    walk.end(Disposition::Rejected(RejectWith::NetUnreachable))
+    let by = if by_route {
+        "the route's src"
+    } else {
+        "the device"
+    };
+    let text = format!("{src}, from {by}");
+    walk.step(Step::new(StepKind::SourceAddress, text));
+    walk
 }
 
-/// The output route of a packet that has its source, then OUTPUT.
-fn from_source(cx: &mut Cx<'_>, mut walk: Walk, oif: Option<IfIndex>) -> Ways {
-    if let Err(ways) = own_source(cx, &mut walk) {
-        return ways;
+/// Whether packets go by a route of this kind.
+fn is_way(kind: RouteKind) -> bool {
+    !matches!(
+        kind,
+        RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit | RouteKind::Throw
+    )
+}
+
+/// The lookup of an own packet. Bound to a device, IPv4 takes what no route leads to, or what one refuses, to be on
+/// that link (`ip_route_output_key_hash_rcu()`: make_route); not in a VRF.
+fn output_lookup(cx: &mut Cx<'_>, walk: &Walk, oif: Option<IfIndex>) -> FibAnswer {
+    let answer = lookup(cx, &walk.ns, &key(walk, None, oif));
+    let refused = match &answer {
+        FibAnswer::Found(found) => !is_way(found.route.kind),
+        FibAnswer::Refused(_) | FibAnswer::NoRoute => true,
+        FibAnswer::Unknown(_) => false,
+    };
+    let link = oif.and_then(|oif| walk.link(cx, oif));
+    match link {
+        Some(link)
+            if refused && walk.skb.packet.dst.is_ipv4() && !fib::is_in_vrf(cx, walk, link) =>
+        {
+            FibAnswer::Found(Box::new(fib::on_link(walk.skb.packet.dst, link.index)))
+        }
+        _ => answer,
     }
-    let answer = lookup(cx, &walk.ns, &key(&walk, None, oif));
+}
+
+/// Ends a packet that no route was found for, or one that refuses.
+fn refuse(cx: &mut Cx<'_>, walk: Walk, answer: FibAnswer) -> Ways {
+    routed(cx, walk, answer, |_, walk, out| {
+        walk.then(Next::Postrouting(out))
+    })
+}
+
+/// A route was looked up: OUTPUT, and another lookup where that changed what it depends on.
+fn out_by(cx: &mut Cx<'_>, walk: Walk, answer: FibAnswer, oif: Option<IfIndex>) -> Ways {
     routed(cx, walk, answer, |cx, walk, out| {
         let mut walk = match xfrm::check(cx, walk, XfrmDir::Out, Some(out.oif)) {
             Ok(walk) => walk,
@@ -318,7 +421,7 @@ fn no_route(mut walk: Walk, answer: FibAnswer) -> Ways {
     match answer {
         FibAnswer::Unknown(why) => walk.unknown(why),
         FibAnswer::Refused(rule) => {
-            let with = rule_refusal(rule.action);
+            let with = rule_refusal(&rule);
             walk.step(
                 Step::new(StepKind::Route, "refused by a policy rule")
                     .with(Evidence::PolicyRule { rule }),

@@ -9,10 +9,10 @@ use super::conntrack::error;
 use super::fib::section;
 use super::skb::Devices;
 use super::walk::{Goal, Next, Party, Walk, Ways};
-use super::{Cx, vxlan, xfrm};
+use super::{Cx, ip_tunnel, vxlan, xfrm};
 use crate::model::IfIndex;
 use crate::model::netfilter::Hook;
-use crate::model::packet::{ICMP, ICMPV6, Packet, SCTP, TCP, UDP};
+use crate::model::packet::{ICMP, ICMPV6, L4, Packet, SCTP, TCP, UDP};
 use crate::model::socket::Socket;
 use crate::model::xfrm::XfrmDir;
 use crate::trace::{Disposition, DropReason, Evidence, RejectWith, Step, StepKind};
@@ -35,7 +35,10 @@ fn deliver(cx: &mut Cx<'_>, walk: Walk, dev: IfIndex) -> Ways {
         Err(ways) => return ways,
     };
     if walk.skb.packet.is_tunnel() {
-        return vxlan::decapsulate(cx, walk);
+        return match walk.skb.packet.l4 {
+            L4::Other(_) => ip_tunnel::decapsulate(cx, walk, dev),
+            _ => vxlan::decapsulate(cx, walk),
+        };
     }
     match walk.goal.clone() {
         Goal::Party(party) => to_party(walk, &party),

@@ -29,7 +29,8 @@ pub(crate) fn for_route(
     if let Some(prefsrc) = found.route.prefsrc {
         return Ok(Some(prefsrc));
     }
-    if found.route.kind == RouteKind::Local {
+    // IPv6 takes the destination only where it is an address of its own, as any other choice would.
+    if found.route.kind == RouteKind::Local && dst.is_ipv4() {
         return Ok(Some(dst));
     }
     let hop = found.hops.first().map(|(_, hop)| hop);
@@ -37,8 +38,35 @@ pub(crate) fn for_route(
     if dst.is_ipv6() {
         select_v6(cx, ns, link, dst)
     } else {
-        select_v4(cx, ns, link, hop.and_then(|hop| hop.via), found.route.scope)
+        let via = hop.and_then(|hop| hop.via);
+        let now = select_v4(cx, ns, link, via, found.route.scope)?;
+        let Some(id) = found.route.nh_id else {
+            return Ok(now);
+        };
+        // A nexthop object keeps the source that it was made with, by a scope of its own, until an address changes
+        // (`nh_create_ipv4()`, `fib_result_prefsrc()`).
+        let made_with = match via {
+            None => SCOPE_HOST,
+            Some(IpAddr::V4(_)) => SCOPE_LINK,
+            Some(IpAddr::V6(_)) => return Ok(now),
+        };
+        let first = select_v4(cx, ns, link, via, made_with)?;
+        if first == now {
+            return Ok(now);
+        }
+        let one =
+            |addr: Option<IpAddr>| addr.map_or_else(|| "none".to_owned(), |addr| addr.to_string());
+        Err(format!(
+            "nexthop object {id} may still have the source that it was made with, {} and not {}, which is not told",
+            one(first),
+            one(now)
+        ))
     }
+}
+
+/// Whether an address is one of this namespace's.
+pub(crate) fn has(cx: &mut Cx<'_>, ns: &NsKey, addr: IpAddr) -> Result<bool, String> {
+    Ok(addrs(cx, ns)?.iter().any(|own| own.local == addr))
 }
 
 fn addrs<'t>(cx: &mut Cx<'t>, ns: &NsKey) -> Result<&'t [Addr], String> {

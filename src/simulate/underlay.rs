@@ -304,7 +304,7 @@ fn lacks_route(cx: &mut Cx<'_>, walk: &Walk, dst: IpAddr, node: &str) -> Option<
     let link = topology.netns(&other)?.link(hop.link?)?;
     let tunnel = matches!(
         link.kind,
-        LinkKind::Vxlan(_) | LinkKind::Ipip(..) | LinkKind::Wireguard
+        LinkKind::Vxlan(_) | LinkKind::IpTunnel(_) | LinkKind::Wireguard
     );
     let direct = hop.via.is_some_and(|via| own.addresses.contains(&via));
     if !(tunnel || direct) {

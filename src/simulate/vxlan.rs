@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use super::ip_tunnel::outer_ecn;
 use super::socket::from_tunnel;
 use super::walk::{Next, Walk, Ways};
 use super::{Cx, fib, ttl};
@@ -191,15 +192,6 @@ fn outer(
             vni: Some(vni),
             packet: inner,
         })),
-    }
-}
-
-/// Congestion bits that the outer header takes over (`INET_ECN_encapsulate()`): what was marked on the way here is
-/// not marked again.
-fn outer_ecn(inner: u8) -> u8 {
-    match inner & 3 {
-        3 => 2,
-        other => other,
     }
 }
 

@@ -499,3 +499,45 @@ fn what_was_not_read_of_a_socket_is_named() {
     world.listen(&b, 6, "0.0.0.0", 82);
     assert_eq!(ask(&world), "delivered ");
 }
+
+/// An ICMP error has the packet that it is about inside, and is no tunnel for all that.
+#[test]
+fn an_icmp_error_with_a_quote_reaches_its_host() {
+    use netpath::model::packet::{Inner, L4, Packet};
+    use netpath::simulate::{Limits, Sent, send};
+    let (world, _, pods) = two_nodes();
+    let packet = |src: &str, dst: &str, l4: L4, inner: Option<Packet>| Packet {
+        eth: None,
+        src: ip(src),
+        dst: ip(dst),
+        ttl: 64,
+        tos: 0,
+        df: false,
+        len: 56,
+        l4,
+        inner: inner.map(|packet| Box::new(Inner { vni: None, packet })),
+    };
+    let udp = L4::Udp {
+        sport: Some(1000),
+        dport: Some(53),
+    };
+    let unreachable = L4::Icmp {
+        kind: 3,
+        code: 3,
+        id: None,
+    };
+    let quote = packet("10.244.2.7", "10.244.1.7", udp, None);
+    let sent = Sent {
+        from: pods[0].clone(),
+        packet: packet("10.244.1.7", "10.244.2.7", unreachable, Some(quote)),
+        mark: 0,
+        uid: Some(0),
+        gid: Some(0),
+    };
+    let outcome = send(&world.topology, &sent, &Limits::default());
+    assert_eq!(
+        only(&outcome).disposition,
+        Disposition::Delivered,
+        "{outcome:#?}"
+    );
+}

@@ -8,7 +8,9 @@ use netpath::model::link::{Bridge, BridgePort, Inet6Conf, InetConf, Link, LinkKi
 use netpath::model::neigh::{Neigh, NeighState};
 use netpath::model::netfilter::Ruleset;
 use netpath::model::netns::{NetNs, NsIdentity};
-use netpath::model::route::{NextHop, RT_TABLE_LOCAL, RT_TABLE_MAIN, Route, RouteKind};
+use netpath::model::route::{
+    NextHop, RT_TABLE_DEFAULT, RT_TABLE_LOCAL, RT_TABLE_MAIN, Route, RouteKind,
+};
 use netpath::model::rule::{Rule, RuleAction};
 use netpath::model::socket::Socket;
 use netpath::model::sysctl::Sysctls;
@@ -69,6 +71,7 @@ impl World {
             oif: None,
             fwmark: None,
             tos: 0,
+            dscp: false,
             ip_proto: None,
             sport: None,
             dport: None,
@@ -83,6 +86,7 @@ impl World {
         ns.rules = Section::Known(vec![
             rule(false, 0, RT_TABLE_LOCAL),
             rule(false, 32766, RT_TABLE_MAIN),
+            rule(false, 32767, RT_TABLE_DEFAULT),
             rule(true, 0, RT_TABLE_LOCAL),
             rule(true, 32766, RT_TABLE_MAIN),
         ]);
@@ -324,7 +328,8 @@ impl World {
                     (_, None) => 253,
                     _ => 0,
                 },
-                protocol: 3,
+                // RTPROT_KERNEL, RTPROT_BOOT
+                protocol: if kind == RouteKind::Local { 2 } else { 3 },
                 prefsrc,
                 nexthops: vec![NextHop {
                     via,

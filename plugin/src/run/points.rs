@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use netpath::explain::Naming;
 use netpath::model::capture::Point;
-use netpath::model::link::{Link, LinkKind};
+use netpath::model::link::{IpTunnelKind, Link, LinkKind};
 use netpath::model::netns::NetNs;
 use netpath::model::packet::{ICMP, ICMPV6, Packet, SCTP, TCP, UDP};
 use netpath::model::{NetNsId, NsKey};
@@ -180,7 +180,7 @@ fn addresses(ns: &NetNs) -> impl Iterator<Item = IpAddr> {
 
 fn is_tunnel(link: &Link) -> bool {
     match &link.kind {
-        LinkKind::Vxlan(_) | LinkKind::Ipip(..) | LinkKind::Wireguard | LinkKind::Tun => true,
+        LinkKind::Vxlan(_) | LinkKind::IpTunnel(_) | LinkKind::Wireguard | LinkKind::Tun => true,
         LinkKind::Other(kind) => {
             ["sit", "ip6tnl", "gre", "gretap", "ip6gre", "geneve"].contains(&kind.as_str())
         }
@@ -230,8 +230,8 @@ pub fn point(netns: NetNsId, ns: &NetNs, dev: &str, filter: &str, hosts: &[IpAdd
     vxlan.sort_unstable();
     vxlan.dedup();
     let ipip = |link: &Link| match &link.kind {
-        LinkKind::Ipip(..) => true,
-        LinkKind::Other(kind) => kind == "sit" || kind == "ip6tnl",
+        LinkKind::IpTunnel(tunnel) => tunnel.kind != IpTunnelKind::Gre,
+        LinkKind::Other(kind) => kind == "ip6tnl",
         _ => false,
     };
     Point {

@@ -139,6 +139,7 @@ pub(super) fn node() -> NetNs {
         oif: None,
         fwmark: None,
         tos: 0,
+        dscp: false,
         ip_proto: None,
         sport: None,
         dport: None,

@@ -1,0 +1,291 @@
+//! Tunnels of IP packets in IP packets: `ipip` (Calico's), `sit` and `gre`, over IPv4.
+//!
+//! Read first: `ip_tunnel_xmit()`, `ip_tunnel_lookup()`, `ip_tunnel_rcv()` (net/ipv4/ip_tunnel.c),
+//! `ipip_tunnel_xmit()`, `ipip6_tunnel_xmit()`, `ipgre_rcv()`, v6.12. Not modelled: path MTUs of outer routes.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::Cx;
+use super::skb::CtRef;
+use super::socket::from_tunnel;
+use super::walk::{Next, Walk, Ways};
+use crate::model::IfIndex;
+use crate::model::link::{IpTunnel, IpTunnelKind, Link, LinkKind};
+use crate::model::packet::{Inner, L4, Packet};
+use crate::trace::{Disposition, DropReason, Evidence, Step, StepKind};
+
+/// An IPv4 header without options.
+const IPV4: u32 = 20;
+/// A GRE header without options.
+const GRE: u32 = 4;
+/// INET_ECN_MASK, and its values that are named here.
+const ECN: u8 = 0x03;
+const ECN_CE: u8 = 0x03;
+const ECN_ECT_0: u8 = 0x02;
+/// Tunnels inside each other that are followed.
+const DEPTH: usize = 4;
+
+/// Puts a packet into an outer one and sends that.
+pub(crate) fn encapsulate(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, tunnel: &IpTunnel) -> Ways {
+    if let Some(what) = tunnel.unknown.first() {
+        let why = format!("{} has {what}, which is not followed", link.name);
+        return walk.unknown(why);
+    }
+    if link.link_netnsid.is_some() {
+        let why = format!(
+            "{} sends its outer packets in the namespace that it was made in, which is not followed",
+            link.name
+        );
+        return walk.unknown(why);
+    }
+    let inner = walk.skb.packet.clone();
+    let fits = match tunnel.kind {
+        IpTunnelKind::Ipip => inner.src.is_ipv4(),
+        IpTunnelKind::Sit => inner.src.is_ipv6(),
+        IpTunnelKind::Gre => true,
+    };
+    if !fits {
+        let state = format!("kind {}", tunnel.kind.name());
+        let dev = link.name.clone();
+        let text = "it carries the other version of IP";
+        walk.step(Step::new(StepKind::Encap, text).with(Evidence::Link { dev, state }));
+        return walk.end(Disposition::Dropped(DropReason::NotSpecified));
+    }
+    let next_hop = walk.next_hop.unwrap_or(inner.dst);
+    let (remote, evidence) = match tunnel.remote {
+        Some(remote) => {
+            let state = format!("{} remote {remote}", tunnel.kind.name());
+            let dev = link.name.clone();
+            (remote, Evidence::Link { dev, state })
+        }
+        // `rt_nexthop(skb_rtable(skb), inner_iph->daddr)`
+        None if next_hop.is_ipv4() && inner.src.is_ipv4() => {
+            let why = format!(
+                "{} has no remote: the next hop {next_hop} is one",
+                link.name
+            );
+            (next_hop, Evidence::Assumed { why })
+        }
+        None => {
+            let why = format!(
+                "{} takes its remotes from IPv6 addresses, which is not followed",
+                link.name
+            );
+            return walk.unknown(why);
+        }
+    };
+    if remote.is_multicast() {
+        let why = format!(
+            "{} sends to a multicast group, which is not followed",
+            link.name
+        );
+        return walk.unknown(why);
+    }
+    if let Err(ways) = lookups_mark(cx, &walk, link) {
+        return ways;
+    }
+    let (depth, same) = nested(&inner, remote, tunnel.kind);
+    if same {
+        let text = format!("the way to {remote} leads through {} itself", link.name);
+        walk.step(Step::new(StepKind::Encap, text).with(evidence));
+        return walk.end(Disposition::Dropped(DropReason::NotSpecified));
+    }
+    if depth >= DEPTH {
+        let why = format!("more than {DEPTH} tunnels are inside each other");
+        return walk.unknown(why);
+    }
+    let kind = tunnel.kind.name();
+    walk.skb.packet = outer(tunnel, remote, inner);
+    walk.skb.ct = CtRef::None;
+    walk.skb.local = true;
+    let text = format!("{kind} {} to {remote}", link.name);
+    walk.step(Step::new(StepKind::Encap, text).with(evidence));
+    walk.then(Next::LocalOut(tunnel.lower))
+}
+
+/// The outer route is looked up with the device's own mark (0), not the packet's, which stays for the rules.
+fn lookups_mark(cx: &Cx<'_>, walk: &Walk, link: &Link) -> Result<(), Ways> {
+    let rules = walk.netns(cx).and_then(|netns| netns.rules.known());
+    let mut by_mark = rules.into_iter().flatten().filter(|rule| !rule.v6);
+    if walk.skb.mark == Some(0) || !by_mark.any(|rule| rule.fwmark.is_some()) {
+        return Ok(());
+    }
+    let why = format!(
+        "policy rules ask for marks, and how {} looks up marked packets is not followed",
+        link.name
+    );
+    Err(walk.clone().unknown(why))
+}
+
+/// How many tunnels are around the packet, and whether one is this very one.
+fn nested(packet: &Packet, remote: IpAddr, kind: IpTunnelKind) -> (usize, bool) {
+    let (mut depth, mut same) = (0, false);
+    let mut next = Some(packet);
+    while let Some(packet) = next {
+        next = packet.inner.as_ref().map(|inner| &inner.packet);
+        if next.is_some() {
+            depth += 1;
+            same |= packet.dst == remote && packet.l4 == L4::Other(kind.protocol());
+        }
+    }
+    (depth, same)
+}
+
+/// Congestion bits that an outer header takes over (`INET_ECN_encapsulate()`): what was marked on the way here is not
+/// marked again.
+pub(crate) fn outer_ecn(inner: u8) -> u8 {
+    match inner & ECN {
+        ECN_CE => ECN_ECT_0,
+        other => other,
+    }
+}
+
+fn outer(tunnel: &IpTunnel, remote: IpAddr, inner: Packet) -> Packet {
+    let inherits = tunnel.tos & 1 != 0;
+    let tos = if inherits { inner.tos } else { tunnel.tos };
+    let header = match tunnel.kind {
+        IpTunnelKind::Gre => IPV4 + GRE,
+        IpTunnelKind::Ipip | IpTunnelKind::Sit => IPV4,
+    };
+    Packet {
+        eth: None,
+        src: tunnel.local.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
+        dst: remote,
+        ttl: match tunnel.ttl {
+            0 => inner.ttl,
+            ttl => ttl,
+        },
+        tos: tos & !ECN | outer_ecn(inner.tos),
+        df: tunnel.pmtudisc || inner.src.is_ipv4() && inner.df,
+        len: inner.len.saturating_add(header),
+        l4: L4::Other(tunnel.kind.protocol()),
+        inner: Some(Box::new(Inner {
+            vni: None,
+            packet: Packet { eth: None, ..inner },
+        })),
+    }
+}
+
+/// An outer packet came in by `dev` and is for this host: which device does it belong to?
+pub(crate) fn decapsulate(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
+    let packet = &walk.skb.packet;
+    let (src, dst, protocol) = (packet.src, packet.dst, packet.protocol());
+    let Some(links) = walk.netns(cx).and_then(|netns| netns.links.known()) else {
+        return walk.unknown("the devices were not read");
+    };
+    let here = links.iter().filter(|link| link.link_netnsid.is_none());
+    let fitting: Vec<Fit<'_>> = here
+        .filter_map(|link| match &link.kind {
+            LinkKind::IpTunnel(tunnel) if tunnel.kind.protocol() == protocol => Some(Fit {
+                rank: rank(tunnel, src, dst)?,
+                link,
+                tunnel,
+            }),
+            _ => None,
+        })
+        .collect();
+    let (link, tunnel) = match lookup(&fitting, dev) {
+        Ok(Some(fit)) => (fit.link, fit.tunnel.clone()),
+        Err(why) => return walk.unknown(why),
+        Ok(None) => {
+            // Some sit devices take IPv4 too, where no ipip device does (`ipip_rcv()` of both, by priority).
+            let mixed = |link: &&Link| match &link.kind {
+                LinkKind::IpTunnel(tunnel) => {
+                    tunnel.kind == IpTunnelKind::Sit
+                        && protocol == IpTunnelKind::Ipip.protocol()
+                        && !tunnel.unknown.is_empty()
+                }
+                _ => false,
+            };
+            if let Some(link) = links.iter().find(mixed) {
+                let why = format!("{} may take IPv4 too, which is not followed", link.name);
+                return walk.unknown(why);
+            }
+            let (text, evidence, reason) =
+                if let Some(fit) = fitting.iter().find(|fit| !fit.link.up) {
+                    let (dev, state) = (fit.link.name.clone(), "down".to_owned());
+                    let text = format!("{} does not take it", fit.link.name);
+                    (text, Evidence::Link { dev, state }, DropReason::DevReady)
+                } else {
+                    let what = format!("a tunnel device for {src} to {dst}, protocol {protocol}");
+                    let text = "no tunnel here".to_owned();
+                    (text, Evidence::Absent { what }, DropReason::NotSpecified)
+                };
+            walk.step(Step::new(StepKind::Decap, text).with(evidence));
+            return walk.end(Disposition::Dropped(reason));
+        }
+    };
+    if let Some(what) = tunnel.unknown.first() {
+        let why = format!("{} has {what}, which is not followed", link.name);
+        return walk.unknown(why);
+    }
+    let Some(inner) = walk.skb.packet.inner.take() else {
+        return walk.unknown("a tunnel packet without inside");
+    };
+    let ends = [("local", tunnel.local), ("remote", tunnel.remote)];
+    let said = ends
+        .iter()
+        .filter_map(|(word, ip)| Some(format!(" {word} {}", (*ip)?)));
+    let evidence = Evidence::Link {
+        dev: link.name.clone(),
+        state: format!("{}{}", tunnel.kind.name(), said.collect::<String>()),
+    };
+    let text = format!("out of the tunnel at {}", link.name);
+    walk.step(Step::new(StepKind::Decap, text).with(evidence));
+    let index = link.index;
+    from_tunnel(walk, cx, index, inner.packet)
+}
+
+/// A device whose ends are those of the packet.
+#[derive(Clone, Copy)]
+struct Fit<'t> {
+    rank: u8,
+    link: &'t Link,
+    tunnel: &'t IpTunnel,
+}
+
+/// How much a device says of the packet's ends, 0 is most; `None`: something else.
+fn rank(tunnel: &IpTunnel, src: IpAddr, dst: IpAddr) -> Option<u8> {
+    let local = tunnel.local.map(|local| local == dst);
+    let remote = tunnel.remote.map(|remote| remote == src);
+    match (remote, local) {
+        (Some(false), _) | (_, Some(false)) => None,
+        (Some(true), Some(true)) => Some(0),
+        (Some(true), None) => Some(1),
+        (None, Some(true)) => Some(2),
+        (None, None) => Some(3),
+    }
+}
+
+/// The device that takes what came in by `dev`. `Err`: what is missing.
+///
+/// ipip and gre take one that is bound to `dev` before any other, and where none is, the first that has the ends, even
+/// if it is bound to another device (`ip_tunnel_lookup()`). sit goes by the ends alone, among those that are bound to
+/// `dev` or to none; of those that name no end it knows the newest, wherever that is bound (`ipip6_tunnel_lookup()`).
+/// Which of several is the newest is not told.
+fn lookup<'t>(fitting: &[Fit<'t>], dev: IfIndex) -> Result<Option<Fit<'t>>, String> {
+    const ANY: u8 = 3;
+    let sit = |fit: &Fit<'_>| fit.tunnel.kind == IpTunnelKind::Sit;
+    let takes = |fit: &&Fit<'t>| {
+        let elsewhere = fit.tunnel.lower.is_some_and(|lower| lower != dev);
+        match (sit(fit), fit.rank) {
+            (true, ANY) => true,
+            (true, _) => fit.link.up && !elsewhere,
+            (false, _) => fit.link.up,
+        }
+    };
+    let taking = || fitting.iter().filter(takes);
+    let bound = taking().filter(|fit| !sit(fit) && fit.tunnel.lower == Some(dev));
+    let (bound, taking): (Vec<_>, Vec<_>) = (bound.collect(), taking().collect());
+    let from = if bound.is_empty() { taking } else { bound };
+    let best = from.iter().map(|fit| fit.rank).min();
+    let mut first = from.iter().filter(|fit| Some(fit.rank) == best);
+    match (first.next(), first.next()) {
+        (Some(one), Some(other)) => Err(format!(
+            "{} and {} both take such packets, and which of them was made last is not told",
+            one.link.name, other.link.name
+        )),
+        // Of the kind sit, that may be one that is down.
+        (one, _) => Ok(one.filter(|fit| fit.link.up).map(|fit| **fit)),
+    }
+}

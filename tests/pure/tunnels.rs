@@ -1,0 +1,190 @@
+//! Tunnels of IP packets in IP packets.
+
+use netpath::model::NsKey;
+use netpath::model::link::{IpTunnel, IpTunnelKind, LinkKind};
+use netpath::model::packet::{Inner, L4, Packet};
+use netpath::simulate::{Limits, Sent, send};
+use netpath::trace::{Disposition, DropReason, StepKind};
+
+use crate::walks::two_nodes;
+use crate::world::{World, index, ip};
+
+/// [`two_nodes`] whose pods are reached by an IPIP device without a remote, as Calico has it.
+fn ipip() -> (World, [NsKey; 2], [NsKey; 2]) {
+    let (mut world, hosts, pods) = two_nodes();
+    for (host, other) in [(&hosts[0], 2), (&hosts[1], 1)] {
+        let tunnel = IpTunnel {
+            kind: IpTunnelKind::Ipip,
+            local: None,
+            remote: None,
+            lower: None,
+            ttl: 0,
+            tos: 1,
+            pmtudisc: true,
+            unknown: Vec::new(),
+        };
+        world.link(host, 7, "tunl0", LinkKind::IpTunnel(tunnel), |link| {
+            link.mac = None;
+            link.noarp = true;
+            link.mtu = 1480;
+        });
+        let routes = world.get(host).routes.known_mut().expect("routes");
+        let route = routes
+            .iter_mut()
+            .find(|route| route.dst.addr() == ip(&format!("10.244.{other}.0")));
+        route.expect("the other node's pods").nexthops[0].link = Some(index(7));
+    }
+    (world, hosts, pods)
+}
+
+#[test]
+fn ipip_without_a_remote_goes_to_the_next_hop() {
+    let (world, _, pods) = ipip();
+    let outcome = world.tcp(&pods[0], "10.244.2.7", 8080);
+    let trace = &outcome.traces[0];
+    assert_eq!(*trace.outcome(), Disposition::Delivered, "{trace:#?}");
+    let taps = trace.hops.iter().flat_map(|hop| &hop.taps);
+    let outer: Vec<&Packet> = taps
+        .map(|tap| &tap.packet)
+        .filter(|packet| packet.inner.is_some())
+        .collect();
+    assert!(!outer.is_empty());
+    for packet in outer {
+        assert_eq!(
+            (packet.src, packet.dst),
+            (ip("10.88.0.11"), ip("10.88.0.12"))
+        );
+        // The TTL of the packet inside, which was forwarded once.
+        assert_eq!((packet.ttl, packet.l4), (63, L4::Other(4)));
+        assert_eq!(packet.len, 80);
+    }
+}
+
+#[test]
+fn a_tunnel_that_is_down_takes_nothing() {
+    let (mut world, hosts, pods) = ipip();
+    world.change(&hosts[1], 7, |link| link.up = false);
+    let outcome = world.tcp(&pods[0], "10.244.2.7", 8080);
+    let end = outcome.traces[0].outcome();
+    assert_eq!(*end, Disposition::Dropped(DropReason::DevReady));
+}
+
+/// What takes an outer packet from 10.88.0.11 to 10.88.0.12 by eth0 (3) on a node with these devices: kind, name,
+/// whether it is up, local, remote, lower device.
+type Device<'t> = (IpTunnelKind, &'t str, bool, bool, bool, Option<u32>);
+
+fn taken_by(devices: &[Device<'_>]) -> Result<String, Disposition> {
+    let (mut world, hosts, _) = two_nodes();
+    world.addr(&hosts[1], 3, "fd88::12", 64);
+    let kind = devices[0].0;
+    for (number, (kind, name, up, local, remote, lower)) in devices.iter().enumerate() {
+        let tunnel = IpTunnel {
+            kind: *kind,
+            local: local.then(|| ip("10.88.0.12")),
+            remote: remote.then(|| ip("10.88.0.11")),
+            lower: lower.map(index),
+            ttl: 0,
+            tos: 0,
+            pmtudisc: true,
+            unknown: Vec::new(),
+        };
+        let dev = u32::try_from(number).expect("few") + 20;
+        world.link(&hosts[1], dev, name, LinkKind::IpTunnel(tunnel), |link| {
+            link.mac = None;
+            link.noarp = true;
+            link.up = *up;
+        });
+    }
+    let packet = |src: &str, dst: &str, l4: L4, inner: Option<Packet>| Packet {
+        eth: None,
+        src: ip(src),
+        dst: ip(dst),
+        ttl: 64,
+        tos: 0,
+        df: true,
+        len: 100,
+        l4,
+        inner: inner.map(|packet| Box::new(Inner { vni: None, packet })),
+    };
+    let udp = L4::Udp {
+        sport: Some(1000),
+        dport: Some(53),
+    };
+    let inside = match kind {
+        IpTunnelKind::Sit => packet("fd88::11", "fd88::12", udp, None),
+        _ => packet("10.88.0.11", "10.88.0.12", udp, None),
+    };
+    let outer = L4::Other(kind.protocol());
+    let sent = Sent {
+        from: hosts[0].clone(),
+        packet: packet("10.88.0.11", "10.88.0.12", outer, Some(inside)),
+        mark: 0,
+        uid: Some(0),
+        gid: Some(0),
+    };
+    let outcome = send(&world.topology, &sent, &Limits::default());
+    assert_eq!(outcome.traces.len(), 1, "{outcome:#?}");
+    let trace = &outcome.traces[0];
+    let mut steps = trace.hops.iter().flat_map(|hop| &hop.steps);
+    let out_of = steps.find_map(|step| {
+        let decap = step.kind == StepKind::Decap;
+        step.result
+            .strip_prefix("out of the tunnel at ")
+            .filter(|_| decap)
+    });
+    out_of
+        .map(str::to_owned)
+        .ok_or_else(|| trace.disposition.clone())
+}
+
+#[test]
+fn the_device_that_a_tunnel_is_bound_to_comes_before_its_ends() {
+    for kind in [IpTunnelKind::Ipip, IpTunnelKind::Gre] {
+        let ends = (kind, "ends", true, true, true, None);
+        let any = (kind, "any", true, false, false, None);
+        let bound = (kind, "bound", true, false, false, Some(3));
+        let elsewhere = (kind, "elsewhere", true, true, true, Some(4));
+        let by = |devices: &[Device<'_>]| taken_by(devices);
+        assert_eq!(by(&[any, ends]), Ok("ends".to_owned()));
+        assert_eq!(by(&[any, ends, bound]), Ok("bound".to_owned()));
+        // One that is bound to another device takes it, where none is bound to this one.
+        assert_eq!(by(&[elsewhere, any]), Ok("elsewhere".to_owned()));
+        assert_eq!(by(&[elsewhere, any, bound]), Ok("bound".to_owned()));
+        assert_eq!(
+            by(&[any, (kind, "down", false, true, true, Some(3))]),
+            Ok("any".to_owned())
+        );
+        let local = (kind, "local", true, true, false, None);
+        let remote = (kind, "remote", true, false, true, None);
+        assert_eq!(by(&[local, any, remote]), Ok("remote".to_owned()));
+        assert!(matches!(
+            by(&[elsewhere, ends]),
+            Err(Disposition::Inconclusive(_))
+        ));
+    }
+}
+
+#[test]
+fn sit_takes_nothing_for_another_device_but_what_names_no_end() {
+    let kind = IpTunnelKind::Sit;
+    let ends = (kind, "ends", true, true, true, None);
+    let any = (kind, "any", true, false, false, None);
+    let bound = (kind, "bound", true, true, false, Some(3));
+    let elsewhere = (kind, "elsewhere", true, true, true, Some(4));
+    assert_eq!(taken_by(&[bound, ends]), Ok("ends".to_owned()));
+    assert_eq!(taken_by(&[elsewhere, any]), Ok("any".to_owned()));
+    assert_eq!(
+        taken_by(&[(kind, "any", true, false, false, Some(4))]),
+        Ok("any".to_owned())
+    );
+    let sit0 = (kind, "sit0", false, false, false, None);
+    assert_eq!(
+        taken_by(&[sit0]),
+        Err(Disposition::Dropped(DropReason::DevReady))
+    );
+    let newer = (kind, "newer", true, false, false, Some(3));
+    assert!(matches!(
+        taken_by(&[sit0, newer]),
+        Err(Disposition::Inconclusive(_))
+    ));
+}
