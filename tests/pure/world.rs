@@ -103,6 +103,7 @@ impl World {
         ns.recent = Section::Known(Vec::new());
         ns.hashlimits = Section::Known(Vec::new());
         ns.nfqueues = Section::Known(Vec::new());
+        ns.nfacct = Section::Known(Vec::new());
         ns.unread_tables = Section::Known(Vec::new());
         ns.sysctls = Section::Known(Sysctls {
             inet_all: Section::Known(InetConf {
