@@ -7,7 +7,11 @@
 #[allow(dead_code, reason = "what many packets of a network need")]
 mod ask;
 #[path = "../lab/src/random/fit.rs"]
+#[allow(dead_code, reason = "what the fixed rule sets need")]
 mod fit;
+#[path = "../lab/src/random/seen.rs"]
+#[allow(dead_code, reason = "what fixed rule sets see")]
+mod seen;
 #[path = "../lab/src/random/world.rs"]
 #[allow(dead_code, reason = "made where a kernel is")]
 mod world;
@@ -18,6 +22,8 @@ use std::path::Path;
 
 use netpath::contract::file;
 use netpath::model::NsKey;
+use netpath::simulate::send;
+use netpath::trace::Trace;
 
 use ask::Verdict;
 
@@ -25,7 +31,7 @@ use ask::Verdict;
 struct Saved {
     places: BTreeMap<u64, String>,
     probe: world::Probe,
-    observed: fit::Observed,
+    observed: seen::Observed,
 }
 
 fn judged(dir: &Path) -> Verdict {
@@ -43,14 +49,23 @@ fn judged(dir: &Path) -> Verdict {
     let mut all = file.topology.all().map(|(key, _)| key);
     let from = all.find(|key| name(key) == saved.probe.from);
     let from = from.expect("the sender's namespace");
-    let outcome = ask::once(&file.topology, &saved.probe, from);
+    let limits = ask::limits();
+    let outcome = ask::once(&file.topology, &saved.probe, from, &limits);
+    let mut lost = |trace: &Trace, back| {
+        let sent = ask::sent_back(&file.topology, trace, back);
+        sent.map_or(fit::Holds::No, |sent| {
+            let ways = send(&file.topology, &sent, &limits).traces;
+            ask::is_lost(&ways)
+        })
+    };
+    let manner = fit::Manner::of(&saved.probe);
+    let observed = &saved.observed;
     ask::compare(
-        &file.topology,
         &saved.probe,
         &outcome.traces,
         &name,
-        &saved.observed,
-        &|_| false,
+        observed,
+        &mut |trace| fit::fits(manner, trace, &name, observed, &mut lost),
     )
 }
 
