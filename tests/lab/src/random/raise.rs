@@ -7,7 +7,6 @@ use anyhow::{Context, Result};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, sendto, socket};
 
 use super::places::Places;
-use super::probe::SOURCE_PORTS;
 use super::wire::{Servers, Wire};
 use super::world::{Rules, World};
 use crate::command::{feed, output};
@@ -90,7 +89,7 @@ impl Raised {
                 servers.open(at, listener)?;
             }
         }
-        Wire::up(&self.places, servers, ports, Some(SOURCE_PORTS))
+        Ok(Wire::up(&self.places, servers, ports)?.passing_over_others())
     }
 
     /// Shows bridges where everyone is; devices have to be up.

@@ -162,7 +162,7 @@ impl Net {
         }
         // Ports of bridges pass on what is for others.
         let passing = ["a", "b", "k"].map(|place| ("node".to_owned(), port(place).0.to_owned()));
-        Wire::up(&self.places, servers, BTreeSet::from(passing), None)
+        Wire::up(&self.places, servers, BTreeSet::from(passing))
     }
 }
 

@@ -15,7 +15,7 @@ use crate::random::world::{Kind, Probe};
 impl Wire<'_> {
     pub(super) fn connection(&mut self, probe: &Probe) -> Result<Observed> {
         let (client, error) = self.inside(probe, || start_connection(probe))?;
-        let mut seen = self.seen()?;
+        let mut seen = self.seen(probe)?;
         let mut observed = Observed::default();
         let first = seen.iter().find_map(|one| match one.frame.innermost() {
             Some(ip) if one.place == probe.from && ip.is_syn() => match ip.transport {
@@ -40,7 +40,7 @@ impl Wire<'_> {
             }
             // It may stand, or not.
             if client.write_all(b"x").is_ok() {
-                seen.extend(self.seen()?);
+                seen.extend(self.seen(probe)?);
             }
             let mut accepted = Vec::new();
             for listener in &self.servers.tcp {
@@ -53,7 +53,7 @@ impl Wire<'_> {
                 observed.taken |= stream.read(&mut [0; 8]).is_ok_and(|length| length > 0);
                 let _ = stream.write_all(b"y");
             }
-            seen.extend(self.seen()?);
+            seen.extend(self.seen(probe)?);
             reset_on_close(&client)?;
             drop(client);
             self.settle()?;
@@ -103,7 +103,7 @@ impl Wire<'_> {
                 2 => client.is_some_and(|client| client.send(b"x").is_ok()),
                 _ => self.answer(),
             };
-            let seen = self.seen()?;
+            let seen = self.seen(probe)?;
             for one in &seen {
                 if matches!(transport(one), Some(Transport::Udp { .. })) {
                     self.push(&mut observed.turns[turn], one);
@@ -157,7 +157,7 @@ impl Wire<'_> {
         };
         for round in 0..2 {
             let error = self.send_raw(probe)?;
-            let seen = self.seen()?;
+            let seen = self.seen(probe)?;
             for one in &seen {
                 match transport(one) {
                     Some(Transport::Icmp { kind, .. }) if *kind == ask => {

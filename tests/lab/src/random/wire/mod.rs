@@ -11,7 +11,6 @@ mod socket;
 
 use std::collections::BTreeSet;
 use std::net::UdpSocket;
-use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -36,20 +35,18 @@ pub struct Wire<'p> {
     servers: Servers,
     sentinel: UdpSocket,
     ports: BTreeSet<(String, String)>,
-    sources: Option<Range<u16>>,
+    /// Ports that probes were sent from, where errors about them may come late.
+    earlier: Option<BTreeSet<u16>>,
 }
 
 impl<'p> Wire<'p> {
     /// Starts a capture.
     ///
-    /// `ports` are the devices, by namespace, that pass on frames for other stations. `sources` are the ports that
-    /// probes are sent from, where errors may come late, so that those about other packets are to be passed over;
-    /// `None`: each one counts.
+    /// `ports` are the devices, by namespace, that pass on frames for other stations.
     pub fn up(
         places: &'p Places,
         servers: Servers,
         ports: BTreeSet<(String, String)>,
-        sources: Option<Range<u16>>,
     ) -> Result<Self> {
         let sentinel = UdpSocket::bind("127.0.0.1:0").context("open a socket on loopback")?;
         sentinel.set_read_timeout(Some(Duration::from_secs(10)))?;
@@ -61,8 +58,15 @@ impl<'p> Wire<'p> {
             servers,
             sentinel,
             ports,
-            sources,
+            earlier: None,
         })
+    }
+
+    /// Errors about other packets than the probe are passed over; without this, each one counts.
+    #[must_use]
+    pub fn passing_over_others(mut self) -> Self {
+        self.earlier = Some(BTreeSet::new());
+        self
     }
 
     /// Returns when all that was sent before has been handled.
@@ -75,11 +79,14 @@ impl<'p> Wire<'p> {
     }
 
     /// What was seen. Questions for neighbours that nobody answered are given up at once, as the kernel would
-    /// after three seconds.
-    fn seen(&mut self) -> Result<Vec<Seen>> {
+    /// after three seconds. Rules may take a question before any device; then nothing of the probe is seen.
+    fn seen(&mut self, probe: &Probe) -> Result<Vec<Seen>> {
         self.settle()?;
         let mut seen = self.capture.take()?;
-        let asking: BTreeSet<&str> = unanswered(&seen);
+        let mut asking = unanswered(&seen);
+        if seen.is_empty() {
+            asking.insert(&probe.from);
+        }
         if asking.is_empty() {
             return Ok(seen);
         }
@@ -102,13 +109,17 @@ impl<'p> Wire<'p> {
     pub fn ask(&mut self, probe: &Probe) -> Result<Observed> {
         self.settle()?;
         self.capture.take()?;
-        match (probe.kind, probe.protocol) {
+        let observed = match (probe.kind, probe.protocol) {
             (Kind::Raw { .. }, _) => self.raw(probe),
             (Kind::Error { icmp, .. }, _) => self.error(probe, icmp),
             (_, TCP) => self.connection(probe),
             (_, UDP) => self.datagrams(probe),
             _ => self.echoes(probe),
+        };
+        if let Some(earlier) = &mut self.earlier {
+            earlier.insert(probe.sport);
         }
+        observed
     }
 
     fn inside<T: Send>(&self, probe: &Probe, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {

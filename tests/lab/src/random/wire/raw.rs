@@ -24,7 +24,7 @@ impl Wire<'_> {
         };
         let mut observed = Observed::default();
         let error = self.send_raw(probe)?;
-        let seen = self.seen()?;
+        let seen = self.seen(probe)?;
         let first = first_number(probe);
         for one in &seen {
             let ours = match transport(one) {
@@ -67,7 +67,7 @@ impl Wire<'_> {
     pub(super) fn error(&mut self, probe: &Probe, icmp: (u8, u8)) -> Result<Observed> {
         let mut observed = Observed::default();
         let error = self.send_raw(probe)?;
-        for one in &self.seen()? {
+        for one in &self.seen(probe)? {
             if let Some(Transport::Icmp { kind, code, .. }) = transport(one)
                 && (*kind, *code) == icmp
             {

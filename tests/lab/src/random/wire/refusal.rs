@@ -47,11 +47,11 @@ impl Wire<'_> {
     /// Whether an error is about another packet than the probe, where such come: those about earlier probes may be
     /// late, and some are about the answer.
     fn is_about_another(&self, probe: &Probe, about: &IpPacket) -> bool {
-        let Some(sources) = &self.sources else {
+        let Some(earlier) = &self.earlier else {
             return false;
         };
         if let Some((source, destination)) = about.ports() {
-            let of_another = source != probe.sport && sources.contains(&source);
+            let of_another = source != probe.sport && earlier.contains(&source);
             return of_another || source < CHOSEN && destination >= CHOSEN;
         }
         match (probe.kind, &about.transport) {
