@@ -44,3 +44,30 @@ pub fn on_each(most: usize, again: impl Fn() -> Result<bool> + Sync) -> Result<(
     });
     first.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn each_is_done_once() {
+        let next = AtomicUsize::new(0);
+        on_each(2, || Ok(next.fetch_add(1, Ordering::Relaxed) < 9)).unwrap();
+        // Each thread is told once that there is no more.
+        assert!((10..=11).contains(&next.into_inner()));
+    }
+
+    #[test]
+    fn what_a_thread_could_not_do_is_told() {
+        let told = on_each(2, || anyhow::bail!("no")).unwrap_err();
+        assert_eq!(told.to_string(), "no");
+    }
+
+    #[test]
+    fn a_cpu_that_is_not_there_is_an_error() {
+        let told = keep_to(CpuSet::count()).unwrap_err();
+        assert_eq!(told.to_string(), "name a CPU");
+    }
+}

@@ -60,7 +60,9 @@ pub struct Report {
     pub skipped: usize,
     /// Networks that could not be made, with their seeds.
     pub failed: Vec<String>,
-    /// Lines that the kernel or a tool refused.
+    /// Lines for `ip` and `bridge`, and settings.
+    pub lines: usize,
+    /// Of these, how many the kernel or a tool refused.
     pub refused: usize,
     /// The same by their first words, with an example.
     pub refusals: BTreeMap<String, usize>,
@@ -88,6 +90,7 @@ impl Report {
         }
         self.differ.extend(other.differ.iter().cloned());
         self.failed.extend(other.failed.iter().cloned());
+        self.lines += other.lines;
         self.refused += other.refused;
         self.skipped += other.skipped;
         self.coverage.add(&other.coverage);
@@ -128,8 +131,8 @@ impl Report {
         let _ = writeln!(text, "ends: {}", ends.join(", "));
         let _ = writeln!(
             text,
-            "time of all CPUs: networks {raise:.1} s, reading and predicting {read:.1} s, sending {send:.1} s; {} lines refused, {} packets that can't be sent",
-            self.refused, self.skipped
+            "time of all CPUs: networks {raise:.1} s, reading and predicting {read:.1} s, sending {send:.1} s; {} of {} lines refused, {} packets that can't be sent",
+            self.refused, self.lines, self.skipped
         );
         for (why, count) in &self.unknown {
             let _ = writeln!(text, "  {count} inconclusive: {why}");
@@ -223,6 +226,7 @@ fn try_network(
 ) -> Result<()> {
     let start = Instant::now();
     let raised = Raised::up(world)?;
+    report.lines += world.lines();
     report.refused += raised.refused.len();
     for line in &raised.refused {
         let why = line.rsplit(": ").next().unwrap_or_default();

@@ -13,6 +13,17 @@ pub struct World {
     pub places: Vec<Place>,
 }
 
+impl World {
+    /// How many lines for `ip` and `bridge` and settings it has.
+    pub fn lines(&self) -> usize {
+        let lines = |place: &Place| {
+            let settings = place.early.len() + place.late.len();
+            settings + place.links.len() + place.ip.len() + place.bridge.len()
+        };
+        self.places.iter().map(lines).sum()
+    }
+}
+
 /// One namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
