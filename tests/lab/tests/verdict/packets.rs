@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 
 use netpath::model::packet::{ICMP, ICMPV6, TCP, UDP};
+use netpath_lab::random::dice::Dice;
 use netpath_lab::random::world::{Kind, Probe};
 
 use super::net::addrs;
-use super::programs::Dice;
 
 const SERVICES: [u16; 10] = [1, 10, 20, 30, 40, 50, 60, 70, 80, 99];
 const EXTERNAL: [u16; 6] = [2, 20, 30, 50, 60, 70];
@@ -18,11 +18,6 @@ const POD_PORTS: [u16; 9] = [80, 8080, 53, 9000, 9001, 9002, 445, 15008, 15021];
 const MARKS: [u32; 5] = [0x4000, 0x8000, 0x2000, 0x539, 0x111];
 /// SYN, ACK, FIN ACK, RST, SYN ACK, none, FIN PSH URG, SYN FIN, PSH ACK, SYN RST.
 const FLAGS: [u8; 10] = [0x02, 0x10, 0x11, 0x04, 0x12, 0x00, 0x29, 0x03, 0x18, 0x06];
-
-fn one<T: Copy>(dice: &mut Dice, of: &[T]) -> T {
-    let index = dice.below(of.len() as u64);
-    of[usize::try_from(index).expect("an index")]
-}
 
 /// The packets of a set. `pod`: the rules are those of pod a, so that it takes part in most.
 pub fn questions(seed: u64, number: usize, pod: bool, has_201: bool) -> Vec<Probe> {
@@ -63,7 +58,7 @@ fn question(dice: &mut Dice, sport: u16, pod: bool, has_201: bool) -> Probe {
     } else {
         ["a", "b", "out", "out", "c", "d", "node"]
     };
-    let mut from = one(dice, &sources);
+    let mut from = dice.one(&sources);
     if !pod && dice.below(12) == 0 {
         from = "k";
     }
@@ -74,7 +69,7 @@ fn question(dice: &mut Dice, sport: u16, pod: bool, has_201: bool) -> Probe {
     // A node's packets to others leave with the address of the device, unless bound otherwise.
     let src = match from {
         "node" if dice.below(4) > 0 => own[0],
-        _ => one(dice, &own),
+        _ => dice.one(&own),
     };
     let to_pod = |place: &str| {
         let mut all = addrs(place).into_iter();
@@ -86,7 +81,7 @@ fn question(dice: &mut Dice, sport: u16, pod: bool, has_201: bool) -> Probe {
     };
     let (dst, ports): (IpAddr, &[u16]) = match dice.below(20) {
         0..=5 => {
-            let host = one(dice, &SERVICES);
+            let host = dice.one(&SERVICES);
             let dst = of(format!("10.96.0.{host}"), format!("fd00:10:96::{host}"));
             let ports: &[u16] = match host {
                 1 => &[443],
@@ -97,7 +92,7 @@ fn question(dice: &mut Dice, sport: u16, pod: bool, has_201: bool) -> Probe {
             (dst, ports)
         }
         6 | 7 => {
-            let host = one(dice, &EXTERNAL);
+            let host = dice.one(&EXTERNAL);
             (
                 of(format!("192.0.2.{host}"), format!("2001:db8:192::{host}")),
                 &[80, 80, 80, 8080],
@@ -111,7 +106,7 @@ fn question(dice: &mut Dice, sport: u16, pod: bool, has_201: bool) -> Probe {
             let dst = if dice.below(3) > 0 {
                 all[0]
             } else {
-                one(dice, &all)
+                dice.one(&all)
             };
             (dst, &NODE_PORTS)
         }
@@ -120,7 +115,7 @@ fn question(dice: &mut Dice, sport: u16, pod: bool, has_201: bool) -> Probe {
                 .into_iter()
                 .filter(|addr| addr.is_ipv6() == v6)
                 .collect();
-            (one(dice, &all), &POD_PORTS)
+            (dice.one(&all), &POD_PORTS)
         }
         13 if has_201 => (of("10.88.0.201".into(), "fd00:88::201".into()), &POD_PORTS),
         14 if from == "node" || pod => (of("127.0.0.1".into(), "::1".into()), &NODE_PORTS),
@@ -128,7 +123,7 @@ fn question(dice: &mut Dice, sport: u16, pod: bool, has_201: bool) -> Probe {
             let place = if pod && from != "a" {
                 "a"
             } else {
-                one(dice, &["a", "b", "c", "d", "k", "out"])
+                dice.one(&["a", "b", "c", "d", "k", "out"])
             };
             let dst = match place {
                 "out" => of("10.244.2.2".into(), "fd00:10:244:2::2".into()),
@@ -138,7 +133,7 @@ fn question(dice: &mut Dice, sport: u16, pod: bool, has_201: bool) -> Probe {
         }
     };
     let src = if dst.is_loopback() { dst } else { src };
-    let dport = one(dice, ports);
+    let dport = dice.one(ports);
     let udp_port = matches!(dport, 53 | 5353 | 5300 | 30086 | 9000..=9002 | 8104);
     let protocol = match dice.below(10) {
         0 => {
@@ -163,11 +158,11 @@ fn question(dice: &mut Dice, sport: u16, pod: bool, has_201: bool) -> Probe {
             (true, _) => (128, 0),
             (false, _) => (8, 0),
         };
-        kind = Kind::raw(one(dice, &FLAGS), icmp, payload(protocol));
+        kind = Kind::raw(dice.one(&FLAGS), icmp, payload(protocol));
         if let Kind::Raw { mark, .. } = &mut kind
             && dice.below(2) == 0
         {
-            *mark = one(dice, &MARKS);
+            *mark = dice.one(&MARKS);
         }
     }
     let id = match dice.below(6) {
