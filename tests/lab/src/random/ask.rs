@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use netpath::model::NsKey;
 use netpath::model::packet::{Inner, L4, Packet, TCP, UDP};
 use netpath::model::topology::Topology;
+use netpath::model::{IfIndex, NsKey};
 use netpath::simulate::{Flow, Limits, Outcome, Sent, send, simulate};
-use netpath::trace::{Disposition, Hop, StepKind, Trace};
+use netpath::trace::{Disposition, Hop, RejectWith, StepKind, Trace};
 
 use super::fit::{Back, Holds, Unfit};
 use super::seen::{self, Name, Observed};
@@ -90,7 +90,7 @@ pub fn sent_back(topology: &Topology, trace: &Trace, back: Back) -> Option<Sent>
                 packet: about.clone(),
             }));
             // Errors come from an address of the kernel's choice.
-            packet.src = own_address(topology, hop, about.src).unwrap_or(packet.src);
+            packet.src = own_address(topology, hop, about).unwrap_or(packet.src);
         }
     }
     Some(Sent {
@@ -113,19 +113,35 @@ pub fn is_lost(ways: &[Trace]) -> Holds {
                 let why = why.join("; ");
                 holds = Holds::Unknown(format!("whether what is sent back is lost: {why}"));
             }
+            // No packet of this namespace.
+            Disposition::Rejected(RejectWith::InvalidArgument) => {
+                let why = "whether what is sent back is lost: its source is not known";
+                holds = Holds::Unknown(why.to_owned());
+            }
             _ => return Holds::Yes,
         }
     }
     holds
 }
 
-/// An address of the device that a packet came in by.
-fn own_address(topology: &Topology, hop: &Hop, of: IpAddr) -> Option<IpAddr> {
+/// The address that an error about a packet comes from: its destination where that is the namespace's own, else one
+/// that the kernel chooses by the way back (`icmp_send()`), taken here for one of the device that the packet came in
+/// by, or of its bridge.
+fn own_address(topology: &Topology, hop: &Hop, about: &Packet) -> Option<IpAddr> {
     let netns = topology.netns(&hop.ns)?;
-    let dev = netns.link_named(hop.iif.as_deref()?)?.index;
-    let mut addrs = netns.addrs.known()?.iter();
-    let found = addrs.find(|addr| addr.link == dev && addr.local.is_ipv6() == of.is_ipv6());
-    found.map(|addr| addr.local)
+    let addrs = netns.addrs.known()?;
+    let mut own = [about.dst, about.src].into_iter();
+    if let Some(own) = own.find(|own| addrs.iter().any(|addr| addr.local == *own)) {
+        return Some(own);
+    }
+    let dev = netns.link_named(hop.iif.as_deref()?)?;
+    let near = |local: IpAddr| matches!(local, IpAddr::V6(local) if local.is_unicast_link_local());
+    let of = |index: IfIndex| {
+        let of = addrs.iter().filter(|addr| addr.link == index);
+        let mut of = of.map(|addr| addr.local);
+        of.find(|own| own.is_ipv6() == about.src.is_ipv6() && near(*own) == near(about.src))
+    };
+    of(dev.index).or_else(|| of(dev.master?))
 }
 
 /// How far the ways of a packet through a random network are followed.
