@@ -351,7 +351,7 @@ fn lookups(topology: &Topology, key: &NsKey, services: u32) -> (f64, f64) {
     let first = timed(1, || ask(services - 1));
     // Each Service's words are made the first time.
     let others = timed(1, || {
-        (0..LOOKUPS).for_each(|n| drop(ask(n * 7919 % services)))
+        (0..LOOKUPS).for_each(|n| drop(ask(n * 7919 % services)));
     });
     (first, others * 1e3 / f64::from(LOOKUPS))
 }
