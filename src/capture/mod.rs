@@ -136,9 +136,10 @@ impl Tap {
         self.link
     }
 
-    /// Takes what has come since the last call, in order, at most `most` frames. Never waits.
-    pub fn take(&mut self, most: usize) -> Result<Vec<Frame>, CaptureError> {
-        let mut all = Vec::new();
+    /// Takes what has come since the last call, in order, at most `most` frames. Never waits. What came before an
+    /// error is taken, too.
+    pub fn take(&mut self, most: usize, all: &mut Vec<Frame>) -> Result<(), CaptureError> {
+        let most = all.len().saturating_add(most);
         while all.len() < most {
             match self.capture.next_packet() {
                 Ok(packet) => {
@@ -160,7 +161,7 @@ impl Tap {
                 }
             }
         }
-        Ok(all)
+        Ok(())
     }
 
     /// What was lost so far.

@@ -12,7 +12,7 @@ use super::{CaptureError, Frame, Setup, Tap, probe};
 use crate::collect::Collector;
 use crate::collect::netns::{Hopper, NsFile};
 use crate::collect::serve::Watcher;
-use crate::model::capture::{Losses, Opened, Point, Probe, Probed, Seen, Watch};
+use crate::model::capture::{Ended, Losses, Opened, Point, Probe, Probed, Seen, Watch};
 
 /// Most devices watched at once.
 const MOST_POINTS: usize = 256;
@@ -30,7 +30,9 @@ const AT_ONCE: usize = 16;
 #[derive(Default)]
 pub struct Taps {
     watch: Watch,
-    taps: Vec<Option<Watched>>,
+    /// A tap of each point, or what was lost by one that is open no more.
+    places: Vec<Result<Watched, Losses>>,
+    ended: Vec<Ended>,
 }
 
 struct Watched {
@@ -64,7 +66,8 @@ impl Watcher for Taps {
             })
             .collect();
         let mut opened = Vec::new();
-        self.taps.clear();
+        self.places.clear();
+        self.ended.clear();
         for some in setups.chunks(AT_ONCE) {
             let taps: Vec<Result<Watched, String>> = thread::scope(|scope| {
                 let threads: Vec<_> = some
@@ -83,7 +86,7 @@ impl Watcher for Taps {
                 opened.push(Opened {
                     link: link.map_err(Clone::clone),
                 });
-                self.taps.push(tap.ok());
+                self.places.push(tap.map_err(|_| Losses::default()));
             }
         }
         self.watch = watch;
@@ -91,30 +94,23 @@ impl Watcher for Taps {
     }
 
     fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        let open = self.taps.iter().flatten();
+        let open = self.places.iter().flatten();
         open.map(|watched| watched.tap.as_fd()).collect()
     }
 
     fn take(&mut self) -> Result<Option<Vec<Seen>>, String> {
         let mut all = Vec::new();
         let mut some = false;
-        for (at, watched) in self.taps.iter_mut().enumerate() {
-            let Some(Watched { tap, within }) = watched else {
+        for (at, watched) in self.places.iter_mut().enumerate() {
+            let Ok(Watched { tap, within }) = watched else {
                 continue;
             };
             let Some(point) = self.watch.points.get(at) else {
                 continue;
             };
-            let frames = match tap.take(TURN) {
-                Ok(frames) => frames,
-                // A device that was removed or set down ends its own tap only.
-                Err(CaptureError::Pcap { .. }) => {
-                    *watched = None;
-                    continue;
-                }
-                Err(error) => return Err(error.to_string()),
-            };
             let at = u32::try_from(at).unwrap_or(u32::MAX);
+            let mut frames = Vec::new();
+            let taken = tap.take(TURN, &mut frames);
             some |= !frames.is_empty();
             for frame in frames {
                 let view = look(tap.link(), &frame.bytes, &point.vxlan);
@@ -122,18 +118,36 @@ impl Watcher for Taps {
                     all.push(seen(&self.watch, at, frame, view));
                 }
             }
+            // A device that was removed ends its own tap only.
+            if let Err(error) = taken {
+                let ended = ended(at, tap, &error);
+                *watched = Err(ended.losses);
+                self.ended.push(ended);
+            }
         }
         Ok(some.then_some(all))
     }
 
+    fn ended(&mut self) -> Vec<Ended> {
+        std::mem::take(&mut self.ended)
+    }
+
     fn stop(&mut self) -> Vec<Losses> {
-        let taps = std::mem::take(&mut self.taps).into_iter();
-        let (losses, closing): (Vec<Losses>, Vec<Option<Watched>>) = taps
-            .map(|mut watched| {
-                let losses = watched.as_mut().map(|watched| watched.tap.losses());
-                (losses.and_then(Result::ok).unwrap_or_default(), watched)
-            })
-            .unzip();
+        let mut closing = std::mem::take(&mut self.places);
+        let losses = closing.iter_mut().zip(0..).map(|(watched, at)| {
+            let tap = match watched {
+                Ok(watched) => &mut watched.tap,
+                Err(losses) => return *losses,
+            };
+            match tap.losses() {
+                Ok(losses) => losses,
+                Err(error) => {
+                    self.ended.push(ended(at, tap, &error));
+                    Losses::default()
+                }
+            }
+        });
+        let losses = losses.collect();
         // Closing waits for the kernel, too; nobody waits for it.
         thread::spawn(move || drop(closing));
         losses
@@ -141,6 +155,16 @@ impl Watcher for Taps {
 
     fn probe(&mut self, probe: &Probe, collector: &mut Collector) -> Result<Probed, String> {
         probe::send(probe, collector)
+    }
+}
+
+/// Word of a tap that failed. Its socket still counts, whatever became of the device; where it does not, nothing is
+/// known to be lost, and that it failed is told.
+fn ended(point: u32, tap: &mut Tap, error: &CaptureError) -> Ended {
+    Ended {
+        point,
+        why: error.to_string(),
+        losses: tap.losses().unwrap_or_default(),
     }
 }
 

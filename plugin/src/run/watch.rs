@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use futures::future::join_all;
-use netpath::model::capture::{Losses, Opened, Point, Seen, Watch};
+use netpath::model::capture::{Ended, Losses, Opened, Point, Seen, Watch};
 use tokio::sync::{mpsc, watch};
 
 use super::fleet::Fleet;
@@ -44,6 +44,21 @@ pub struct Watching {
     pub spots: Vec<Spot>,
     /// Those that are not, and why.
     pub closed: Vec<String>,
+}
+
+impl Watching {
+    /// Position in `spots` of a node's point.
+    fn place(&self, node: &str, point: u32) -> Option<usize> {
+        let at = usize::try_from(point).ok()?;
+        *self.places.get(node)?.get(at)?
+    }
+}
+
+/// What comes of a helper.
+enum News {
+    Packets(Vec<Seen>),
+    /// A device is watched no longer.
+    Ended(Ended),
 }
 
 /// Has all points watched, all nodes at once. Errors: none can be.
@@ -111,16 +126,17 @@ pub trait Sink {
 }
 
 /// Gives packets on in the order of their times until the sink has enough, the time is over, or `stop` is set;
-/// then the last ones. Gives what each spot lost, and what went wrong on the way.
+/// then the last ones. What goes wrong on the way is said as it happens. Gives what each spot lost, and how many
+/// things went wrong.
 pub async fn run(
     fleet: &mut Fleet<'_>,
     watching: &Watching,
     sink: &mut impl Sink,
     lasts: Option<Duration>,
     mut stop: watch::Receiver<bool>,
-) -> anyhow::Result<(Vec<Losses>, Vec<String>)> {
+) -> anyhow::Result<(Vec<Losses>, usize)> {
     let (ending, end) = watch::channel(false);
-    let (sender, mut receiver) = mpsc::channel::<(String, Vec<Seen>)>(WAITING);
+    let (sender, mut receiver) = mpsc::channel::<(String, News)>(WAITING);
     let following = fleet.sessions().iter_mut().filter_map(|(node, session)| {
         let id = *watching.ids.get(node)?;
         let (sender, end) = (sender.clone(), end.clone());
@@ -140,6 +156,8 @@ pub async fn run(
         let mut tick = tokio::time::interval(TICK);
         let mut open = true;
         let mut result = Ok(());
+        let mut wrong = 0;
+        let mut left = watching.spots.len();
         loop {
             tokio::select! {
                 biased;
@@ -147,17 +165,19 @@ pub async fn run(
                 () = &mut enough, if open => open = false,
                 came = receiver.recv() => match came {
                     None => break,
-                    Some((node, packets)) => {
-                        let places = watching.places.get(&node);
-                        let place = |point: u32| {
-                            let at = usize::try_from(point).ok()?;
-                            places.and_then(|places| *places.get(at)?)
-                        };
+                    Some((node, News::Packets(packets))) => {
                         for seen in packets {
-                            if let Some(at) = place(seen.point) {
+                            if let Some(at) = watching.place(&node, seen.point) {
                                 merge.add(at, seen);
                             }
                         }
+                    }
+                    Some((node, News::Ended(ended))) => {
+                        wrong += 1;
+                        left -= usize::from(watching.place(&node, ended.point).is_some());
+                        super::say(&format!("error: {node}: {}; what it saw until then counts", ended.why));
+                        // Nothing is watched any more: more time would show no more.
+                        open &= left > 0;
                     }
                 },
                 _ = tick.tick() => {}
@@ -178,12 +198,11 @@ pub async fn run(
         }
         result?;
         merge.give(sink, None)?;
-        Ok::<(), anyhow::Error>(())
+        Ok::<usize, anyhow::Error>(wrong)
     };
     let (ended, merged) = tokio::join!(following, merging);
-    merged?;
+    let mut wrong = merged?;
     let mut losses = vec![Losses::default(); watching.spots.len()];
-    let mut wrong = Vec::new();
     for (node, result) in ended {
         match result {
             Ok(told) => {
@@ -194,7 +213,10 @@ pub async fn run(
                     }
                 }
             }
-            Err(error) => wrong.push(error.to_string()),
+            Err(error) => {
+                wrong += 1;
+                super::say(&format!("error: {error}"));
+            }
         }
     }
     Ok((losses, wrong))
@@ -205,7 +227,7 @@ async fn follow(
     node: &str,
     session: &mut Session,
     id: u32,
-    sender: mpsc::Sender<(String, Vec<Seen>)>,
+    sender: mpsc::Sender<(String, News)>,
     mut end: watch::Receiver<bool>,
 ) -> Result<Vec<Losses>, SessionError> {
     let mut ending = false;
@@ -220,17 +242,18 @@ async fn follow(
             }
             sight = session.seen(id, ending.then_some(LAST)) => Some(sight?),
         };
-        match sight {
+        let news = match sight {
             None => {
                 ending = true;
                 session.unwatch(id).await?;
+                continue;
             }
-            Some(Sight::Packets(packets)) => {
-                // Nobody takes them any more only where all is over.
-                let _ = sender.send((node.to_owned(), packets)).await;
-            }
+            Some(Sight::Packets(packets)) => News::Packets(packets),
+            Some(Sight::Ended(ended)) => News::Ended(ended),
             Some(Sight::End(losses)) => return Ok(losses),
-        }
+        };
+        // Nobody takes it any more only where all is over.
+        let _ = sender.send((node.to_owned(), news)).await;
     }
 }
 

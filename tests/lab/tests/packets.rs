@@ -69,6 +69,14 @@ impl Capturing {
         Self::start(command, |command| machine.spawn(command))
     }
 
+    /// The next that it says beside its answer.
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        let read = self.err.read_line(&mut line).expect("it speaks");
+        assert_ne!(read, 0, "it ended");
+        line
+    }
+
     /// Ctrl-C.
     fn interrupt(self) -> Said {
         let pid = i32::try_from(self.running.0.id()).expect("a process id");
@@ -283,6 +291,57 @@ fn what_is_lost_is_told() {
     assert_eq!(seen, 2 * SENT, "{line}");
     assert_eq!(written + lost, seen, "{line}");
     assert_eq!(tshark(&ours, "", &["frame.number"]).len() as u64, written);
+}
+
+/// A device goes away in the middle: it is told at once, what it saw counts, and the others go on.
+#[test]
+fn a_device_that_goes_away_is_told_at_once() {
+    let (one, other, bridge) = bridged();
+    let machine = Arc::clone(&one.machine);
+    let _listener = other.listen("--tcp 8080");
+    let dir = tempfile::tempdir().expect("a directory");
+    let ours = dir.path().join("ours");
+    let line = format!(
+        "capture --local {} 10.0.1.3:8080 -w {}",
+        one.end(),
+        ours.display()
+    );
+    let mut capturing = Capturing::on(&machine, &line);
+    assert!(one.tcp("10.0.1.3:8080").connected());
+    bridge.ip("link del port1");
+    // Both ends of the pair, each in a namespace of its own.
+    let mut told = [capturing.line(), capturing.line()];
+    told.sort();
+    for (line, dev) in told.iter().zip(["eth0", "port1"]) {
+        let wanted = format!("capture on {dev}: read packets: ");
+        assert!(line.contains(&wanted), "{line}");
+    }
+    assert!(!one.tcp("10.0.1.3:8080").connected());
+    let said = capturing.interrupt().exits(3);
+    assert!(said.err.contains(" 0 lost"), "{}", said.err);
+    let at = |name: &str| {
+        let filter = format!("-Y frame.interface_name~\"{name}\"");
+        tshark(&ours, &filter, &["frame.number"]).len()
+    };
+    assert!(at("port1") >= 8);
+    // It has the packets of the second exchange, too.
+    assert!(at("port0") > at("port1"));
+}
+
+/// Where nothing is left to watch, the capture ends.
+#[test]
+fn a_capture_whose_devices_are_all_gone_ends() {
+    let (one, _other, _bridge) = bridged();
+    let machine = Arc::clone(&one.machine);
+    let line = format!("capture --local {} --duration 9m", one.end());
+    let capturing = Capturing::on(&machine, &line);
+    one.ip("link del eth0");
+    let said = capturing.end().exits(3);
+    assert!(
+        said.err.contains("capture on eth0: read packets: "),
+        "{}",
+        said.err
+    );
 }
 
 #[test]
