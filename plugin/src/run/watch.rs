@@ -59,6 +59,8 @@ enum News {
     Packets(Vec<Seen>),
     /// A device is watched no longer.
     Ended(Ended),
+    /// The helper ended, or can't go on.
+    Failed(String),
 }
 
 /// Has all points watched, all nodes at once. Errors: none can be.
@@ -140,7 +142,17 @@ pub async fn run(
     let following = fleet.sessions().iter_mut().filter_map(|(node, session)| {
         let id = *watching.ids.get(node)?;
         let (sender, end) = (sender.clone(), end.clone());
-        Some(async move { (node.clone(), follow(node, session, id, sender, end).await) })
+        Some(async move {
+            let losses = match follow(node, session, id, &sender, end).await {
+                Ok(losses) => losses,
+                Err(error) => {
+                    let news = News::Failed(error.to_string());
+                    let _ = sender.send((node.clone(), news)).await;
+                    Vec::new()
+                }
+            };
+            (node.clone(), losses)
+        })
     });
     let following = join_all(following);
     drop(sender);
@@ -157,7 +169,7 @@ pub async fn run(
         let mut open = true;
         let mut result = Ok(());
         let mut wrong = 0;
-        let mut left = watching.spots.len();
+        let mut watched = vec![true; watching.spots.len()];
         loop {
             tokio::select! {
                 biased;
@@ -174,10 +186,21 @@ pub async fn run(
                     }
                     Some((node, News::Ended(ended))) => {
                         wrong += 1;
-                        left -= usize::from(watching.place(&node, ended.point).is_some());
+                        let at = watching.place(&node, ended.point);
+                        if let Some(own) = at.and_then(|at| watched.get_mut(at)) {
+                            *own = false;
+                        }
                         super::say(&format!("error: {node}: {}; what it saw until then counts", ended.why));
                         // Nothing is watched any more: more time would show no more.
-                        open &= left > 0;
+                        open &= watched.contains(&true);
+                    }
+                    Some((node, News::Failed(why))) => {
+                        wrong += 1;
+                        for (own, spot) in watched.iter_mut().zip(&watching.spots) {
+                            *own &= spot.node != node;
+                        }
+                        super::say(&format!("error: {why}"));
+                        open &= watched.contains(&true);
                     }
                 },
                 _ = tick.tick() => {}
@@ -201,21 +224,13 @@ pub async fn run(
         Ok::<usize, anyhow::Error>(wrong)
     };
     let (ended, merged) = tokio::join!(following, merging);
-    let mut wrong = merged?;
+    let wrong = merged?;
     let mut losses = vec![Losses::default(); watching.spots.len()];
-    for (node, result) in ended {
-        match result {
-            Ok(told) => {
-                let places = watching.places.get(&node).into_iter().flatten();
-                for (place, told) in places.zip(told) {
-                    if let Some(own) = place.and_then(|at| losses.get_mut(at)) {
-                        *own = told;
-                    }
-                }
-            }
-            Err(error) => {
-                wrong += 1;
-                super::say(&format!("error: {error}"));
+    for (node, told) in ended {
+        let places = watching.places.get(&node).into_iter().flatten();
+        for (place, told) in places.zip(told) {
+            if let Some(own) = place.and_then(|at| losses.get_mut(at)) {
+                *own = told;
             }
         }
     }
@@ -227,7 +242,7 @@ async fn follow(
     node: &str,
     session: &mut Session,
     id: u32,
-    sender: mpsc::Sender<(String, News)>,
+    sender: &mpsc::Sender<(String, News)>,
     mut end: watch::Receiver<bool>,
 ) -> Result<Vec<Losses>, SessionError> {
     let mut ending = false;

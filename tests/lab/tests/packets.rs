@@ -367,6 +367,34 @@ fn a_flow_is_seen_on_both_nodes_and_in_the_tunnel() {
     lab.is_clean();
 }
 
+/// A node's helper dies in the middle: that is told at once, and the other node's packets go on.
+#[test]
+fn a_helper_that_ends_is_told_while_the_capture_goes_on() {
+    let lab = Lab::up(Spec::new(Overlay::Vxlan, Proxy::IptablesNft));
+    let mut command = lab.plugin();
+    command.args(words("capture -n shop web-0 10.244.2.4:8080"));
+    let mut capturing = Capturing::start(command, |mut command| {
+        Running(command.spawn().expect("the plugin starts"))
+    });
+    let far = lab.cluster.state.node("node-2").expect("the node");
+    let there = netpath_lab::process::ids_in_namespace_of(far.holder_pid).expect("processes");
+    let pid = there.into_values().find(|pid| {
+        std::fs::read_to_string(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| line.contains("netpath-helper\0serve"))
+    });
+    let pid = Pid::from_raw(pid.expect("the helper of node-2"));
+    kill(pid, Signal::SIGKILL).expect("it runs");
+    let line = capturing.line();
+    assert!(line.starts_with("error: helper on node node-2: it "), "{line}");
+    let place = lab.cluster.pod("shop/web-0").expect("a pod");
+    let to = "10.244.2.4:8080".parse().expect("an address");
+    let outcome = place.tcp_exchange(to, Duration::from_secs(5));
+    assert!(outcome.expect("an exchange").connected());
+    let said = capturing.interrupt().exits(3);
+    said.says(&["node-1  host", "pod shop/web-0"]);
+    lab.is_clean();
+}
+
 /// The helper in a machine of the test's own, asked without the plugin.
 struct Talk {
     running: Running,
