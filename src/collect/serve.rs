@@ -218,12 +218,17 @@ impl<W: Write> Peer<W> {
                 };
                 self.send(&reply)?;
             }
+            Request::Unwatch { id } if self.watch != Some(id) => {
+                let message = format!("end watch {id}: there is no such watch");
+                self.send(&Reply::Error { id, message })?;
+            }
             Request::Unwatch { id } => {
-                if self.watch == Some(id) {
-                    // What came until now waits in the rings. More may come without end.
-                    let enough = Instant::now() + LAST;
-                    while self.packets(watcher)? && Instant::now() < enough {}
-                    self.watch = None;
+                // What came until now waits in the rings. More may come without end.
+                let enough = Instant::now() + LAST;
+                while self.packets(watcher)? && Instant::now() < enough {}
+                // It may have failed meanwhile, which was told.
+                if self.watch.take().is_none() {
+                    return Ok(true);
                 }
                 let losses = watcher.stop();
                 self.tell_ended(id, watcher)?;
@@ -345,3 +350,6 @@ pub fn hello() -> Reply {
         now: now.as_secs(),
     }
 }
+
+#[cfg(test)]
+mod tests;

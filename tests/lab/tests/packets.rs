@@ -385,7 +385,10 @@ fn a_helper_that_ends_is_told_while_the_capture_goes_on() {
     let pid = Pid::from_raw(pid.expect("the helper of node-2"));
     kill(pid, Signal::SIGKILL).expect("it runs");
     let line = capturing.line();
-    assert!(line.starts_with("error: helper on node node-2: it "), "{line}");
+    assert!(
+        line.starts_with("error: helper on node node-2: it "),
+        "{line}"
+    );
     let place = lab.cluster.pod("shop/web-0").expect("a pod");
     let to = "10.244.2.4:8080".parse().expect("an address");
     let outcome = place.tcp_exchange(to, Duration::from_secs(5));
