@@ -14,9 +14,9 @@ use crate::collect::netns::{Hopper, NsFile};
 use crate::collect::serve::Watcher;
 use crate::model::capture::{Ended, Losses, Opened, Point, Probe, Probed, Seen, Watch};
 
-/// Most devices watched at once.
-const MOST_POINTS: usize = 256;
-/// Bytes of all rings together, and of one.
+/// Most devices watched at once: those whose rings, of [`super::RING`] each at least, are within [`RINGS`].
+const MOST_POINTS: usize = 128;
+/// Bytes of all rings together at most, and of one.
 const RINGS: u32 = 32 << 20;
 const MOST_RING: u32 = 4 << 20;
 /// Most bytes of one packet: a super-packet of segmentation offload.
@@ -48,8 +48,7 @@ impl Watcher for Taps {
                 watch.points.len()
             ));
         }
-        let count = u32::try_from(watch.points.len().max(1)).unwrap_or(u32::MAX);
-        let ring = (RINGS / count).clamp(super::RING, MOST_RING);
+        let ring = ring(watch.points.len());
         let setups: Vec<(Result<NsFile, String>, Setup, &Point)> = watch
             .points
             .iter()
@@ -158,6 +157,12 @@ impl Watcher for Taps {
     }
 }
 
+/// Bytes of the ring of each of so many devices.
+fn ring(count: usize) -> u32 {
+    let count = u32::try_from(count.max(1)).unwrap_or(u32::MAX);
+    (RINGS / count).clamp(super::RING, MOST_RING)
+}
+
 /// Word of a tap that failed. Its socket still counts, whatever became of the device; where it does not, nothing is
 /// known to be lost, and that it failed is told.
 fn ended(point: u32, tap: &mut Tap, error: &CaptureError) -> Ended {
@@ -193,5 +198,19 @@ fn seen(watch: &Watch, point: u32, frame: Frame, view: Option<View>) -> Seen {
         out: view.as_ref().and_then(|view| view.out),
         mark: view.as_ref().and_then(|view| view.mark),
         packet: view.map(|view| view.packet).filter(|_| watch.decoded),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rings_are_within_their_bound_together() {
+        for count in 1..=MOST_POINTS {
+            let all = u64::from(ring(count)) * count as u64;
+            assert!(all <= u64::from(RINGS), "{count}: {all}");
+        }
+        assert_eq!(ring(1), MOST_RING);
     }
 }
