@@ -1,7 +1,7 @@
 //! All taps of one client, behind the helper's conversation.
 //!
-//! Nothing is kept here: what is not taken waits in the kernel's rings, and what does not fit there is lost
-//! and counted. So a client that reads slowly, or not at all, costs no memory.
+//! Nothing is kept here but what is sent just then, a round of some MiB: what is not taken waits in the kernel's rings,
+//! and what does not fit there is lost and counted. So a client that reads slowly, or not at all, costs no more memory.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::thread;
@@ -23,6 +23,9 @@ const MOST_RING: u32 = 4 << 20;
 const MOST_BYTES: u32 = 65_535;
 /// Frames taken of one tap before the next one's turn.
 const TURN: usize = 512;
+/// Bytes of frames, with what is said of each, from which on a round of all taps ends. The message of it and its
+/// compressed form take as much again.
+const ROUND: usize = 4 << 20;
 /// Opening a tap waits for the kernel some ten milliseconds: so many wait at once.
 const AT_ONCE: usize = 16;
 
@@ -33,6 +36,8 @@ pub struct Taps {
     /// A tap of each point, or what was lost by one that is open no more.
     places: Vec<Result<Watched, Losses>>,
     ended: Vec<Ended>,
+    /// Where the next round begins.
+    next: usize,
 }
 
 struct Watched {
@@ -100,7 +105,18 @@ impl Watcher for Taps {
     fn take(&mut self) -> Result<Option<Vec<Seen>>, String> {
         let mut all = Vec::new();
         let mut some = false;
-        for (at, watched) in self.places.iter_mut().enumerate() {
+        let mut left = ROUND;
+        let count = self.places.len();
+        // All taps once, from the one on whose turn the last round left out.
+        let turns = (self.next..count).chain(0..self.next.min(count));
+        for at in turns {
+            if left == 0 {
+                self.next = at;
+                break;
+            }
+            let Some(watched) = self.places.get_mut(at) else {
+                continue;
+            };
             let Ok(Watched { tap, within }) = watched else {
                 continue;
             };
@@ -109,7 +125,10 @@ impl Watcher for Taps {
             };
             let at = u32::try_from(at).unwrap_or(u32::MAX);
             let mut frames = Vec::new();
-            let taken = tap.take(TURN, &mut frames);
+            let taken = tap.take(TURN, left, &mut frames);
+            let bytes = frames.iter().map(|frame| frame.bytes.len());
+            let beside = frames.len().saturating_mul(size_of::<Seen>());
+            left = left.saturating_sub(bytes.sum::<usize>().saturating_add(beside));
             some |= !frames.is_empty();
             for frame in frames {
                 let view = look(tap.link(), &frame.bytes, &point.vxlan);

@@ -15,7 +15,7 @@ fn wait(tap: &mut Tap, wanted: usize) -> Vec<Frame> {
     let end = Instant::now() + Duration::from_secs(3);
     let mut all = Vec::new();
     while all.len() < wanted && Instant::now() < end {
-        tap.take(usize::MAX, &mut all).expect("packets");
+        tap.take(usize::MAX, usize::MAX, &mut all).expect("packets");
         std::thread::yield_now();
     }
     all
@@ -76,7 +76,9 @@ fn libpcap_and_packet_sockets_see_the_same() {
         assert_eq!((losses.dropped, losses.if_dropped), (0, 0));
     }
     let mut all = Vec::new();
-    other.take(usize::MAX, &mut all).expect("packets");
+    other
+        .take(usize::MAX, usize::MAX, &mut all)
+        .expect("packets");
     assert_eq!(all, [], "the filter keeps other packets out");
 
     let ns = NsFile::open(Path::new("/proc/self/ns/net")).expect("own namespace");

@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use netpath::contract::frame::{Decoder, encode};
 use netpath::contract::{Reply, Request, SCHEMA_VERSION};
-use netpath::model::capture::{Answer, Probe};
+use netpath::model::NetNsId;
+use netpath::model::capture::{Answer, Point, Probe, Watch};
 use netpath::model::packet::{ICMP, TCP, UDP};
 use netpath::model::want::{Depth, Fact, NsTarget, Want};
 use netpath_lab::{Overlay, Proxy, Spec};
@@ -419,10 +420,34 @@ impl Talk {
         talk
     }
 
+    /// A named namespace.
+    fn find(&mut self, ns: &Netns) -> NetNsId {
+        let want = Want::NetNs {
+            target: NsTarget::Named(ns.name.clone()),
+            depth: Depth::Identity,
+        };
+        let wants = vec![want];
+        let Reply::Facts { facts, .. } = self.ask(&Request::Collect { id: 1, wants }) else {
+            panic!("no facts");
+        };
+        let [Fact::NetNs(found)] = facts.as_slice() else {
+            panic!("{facts:?}");
+        };
+        found.identity.id
+    }
+
     fn ask(&mut self, request: &Request) -> Reply {
+        self.send(request);
+        self.next()
+    }
+
+    fn send(&mut self, request: &Request) {
         let input = self.running.0.stdin.as_mut().expect("its input");
         let frame = encode(request).expect("a frame");
         std::io::Write::write_all(input, &frame).expect("it reads");
+    }
+
+    fn next(&mut self) -> Reply {
         loop {
             if let Some(reply) = self.decoder.message().expect("a good frame") {
                 return reply;
@@ -436,26 +461,78 @@ impl Talk {
     }
 }
 
+/// Nobody reads for a while, so that all rings are full; what the helper takes of them at once is bounded.
+#[test]
+fn a_busy_node_does_not_fill_the_helper() {
+    const DEVICES: u32 = 8;
+    const SENT: usize = 200;
+    const ROUND: usize = 4 << 20;
+    let machine = Machine::up();
+    let ns = Netns::add(&machine, "busy");
+    let mut talk = Talk::start(&machine);
+    let netns = talk.find(&ns);
+    let point = Point {
+        netns,
+        dev: "lo".to_owned(),
+        filter: "udp port 9".to_owned(),
+        vxlan: Vec::new(),
+        ipip: false,
+        hosts: Vec::new(),
+    };
+    let watch = Watch {
+        points: (0..DEVICES).map(|_| point.clone()).collect(),
+        snaplen: 65_535,
+        payload: true,
+        promiscuous: false,
+        decoded: false,
+        bytes: true,
+    };
+    let watching = talk.ask(&Request::Watch { id: 2, watch });
+    assert!(matches!(watching, Reply::Watching { .. }), "{watching:?}");
+    ns.enter()
+        .run(|| {
+            let socket = UdpSocket::bind("127.0.0.1:0")?;
+            let bytes = vec![0x5a; 60_000];
+            for _ in 0..SENT {
+                socket.send_to(&bytes, "127.0.0.1:9")?;
+            }
+            Ok(())
+        })
+        .expect("packets are sent");
+    talk.send(&Request::Unwatch { id: 2 });
+    let mut seen = [0_usize; DEVICES as usize];
+    let mut largest = 0;
+    loop {
+        match talk.next() {
+            Reply::Packets { packets, .. } => {
+                let bytes = packets.iter().map(|seen| seen.bytes.len()).sum::<usize>();
+                largest = largest.max(bytes);
+                for one in &packets {
+                    seen[one.point as usize] += 1;
+                }
+            }
+            Reply::Watched { .. } => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    // One packet may pass the mark.
+    assert!(largest < ROUND + 65_536, "{largest} bytes at once");
+    // There was more than that to take.
+    let total: usize = seen.iter().sum::<usize>() * 60_000;
+    assert!(total > 2 * ROUND, "{total}");
+    assert!(seen.iter().all(|count| *count > 20), "{seen:?}");
+}
+
 #[test]
 fn the_helper_sends_probes_and_says_what_came_back() {
     let (one, other, _bridge) = bridged();
     let machine = Arc::clone(&one.machine);
     let _listener = other.listen("--tcp 8080 --udp 8080");
     let mut talk = Talk::start(&machine);
-    let want = Want::NetNs {
-        target: NsTarget::Named(one.name.clone()),
-        depth: Depth::Identity,
-    };
-    let wants = vec![want];
-    let Reply::Facts { facts, .. } = talk.ask(&Request::Collect { id: 1, wants }) else {
-        panic!("no facts");
-    };
-    let [Fact::NetNs(ns)] = facts.as_slice() else {
-        panic!("{facts:?}");
-    };
+    let netns = talk.find(&one);
     let mut probe = |protocol: u8, dport: Option<u16>| {
         let probe = Probe {
-            netns: ns.identity.id,
+            netns,
             src: None,
             sport: None,
             dst: [10, 0, 1, 3].into(),
