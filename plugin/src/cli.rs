@@ -341,7 +341,8 @@ pub struct CaptureArgs {
     /// Destination of the flow
     #[arg(value_name = "DST")]
     pub destination: Option<String>,
-    /// Which packets, in pcap's language (man pcap-filter) [default: all; with DST, those of the flow]
+    /// Which packets, in pcap's language (man pcap-filter) [default: all, of a node but for tcp port 10250; with DST,
+    /// those of the flow]
     #[arg(short, long, value_name = "FILTER")]
     pub filter: Option<String>,
     /// Write pcapng to this file, or to stdout (-)

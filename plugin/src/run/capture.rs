@@ -241,10 +241,16 @@ impl Recording<'_> {
     }
 
     async fn place(&self, fleet: Fleet<'_>, names: &Names, key: &NsKey) -> anyhow::Result<u8> {
-        let filter = self.args.filter.as_deref().unwrap_or_default();
+        let filter = self.args.filter.as_deref();
         let points = with_naming(&fleet.topology, names, |naming| {
             points::of_place(naming, key, filter)
         });
+        let mut all = points.values().flatten();
+        if all.any(|point| point.filter == points::WITHOUT_STREAM) {
+            super::say(
+                "tcp port 10250 is left out, the way of this stream; --filter '' takes it in, and more with each packet",
+            );
+        }
         self.record(fleet, names, points).await
     }
 

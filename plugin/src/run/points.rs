@@ -20,22 +20,26 @@ const USUAL_VXLAN: [u16; 2] = [8472, 4789];
 /// Points of each node.
 pub type Points = BTreeMap<String, Vec<Point>>;
 
+/// The filter of a node's devices where none was typed: the kubelet's port is the way of the stream to the client, of
+/// which watching would make more.
+pub const WITHOUT_STREAM: &str = "not tcp port 10250";
+
 /// A pod's or another namespace's devices, their other ends, and uplinks and tunnels of the node.
-pub fn of_place(naming: &Naming<'_>, key: &NsKey, filter: &str) -> Points {
+pub fn of_place(naming: &Naming<'_>, key: &NsKey, filter: Option<&str>) -> Points {
     let mut points = Points::new();
     let Some(ns) = naming.topology.netns(key) else {
         return points;
     };
     let host = naming.topology.host(&key.node);
     if host.as_ref() == Some(key) {
-        // The stream to the client leaves there, too: watching it would make more of it.
         let filter = match filter {
-            "" if !naming.names.nodes.is_empty() => "not tcp port 10250",
-            typed => typed,
+            None if !naming.names.nodes.is_empty() => WITHOUT_STREAM,
+            typed => typed.unwrap_or_default(),
         };
         outside(&mut points, key, ns, filter, &[]);
         return points;
     }
+    let filter = filter.unwrap_or_default();
     let own = links(ns).filter(|link| link.up && !link.loopback);
     for link in own {
         add(&mut points, key, ns, &link.name, filter, &[]);

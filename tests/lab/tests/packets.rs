@@ -46,6 +46,8 @@ fn bridged() -> (Netns, Netns, Netns) {
 /// A capture that goes on.
 struct Capturing {
     running: Running,
+    /// What it said until it captured.
+    head: String,
     err: BufReader<std::process::ChildStderr>,
 }
 
@@ -55,13 +57,12 @@ impl Capturing {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut running = spawn(command);
         let mut err = BufReader::new(running.0.stderr.take().expect("its errors are piped"));
-        let mut line = String::new();
-        while !line.contains("capturing at") {
-            line.clear();
-            let read = err.read_line(&mut line).expect("it speaks");
-            assert_ne!(read, 0, "it ended before it captured: {line}");
+        let mut head = String::new();
+        while !head.contains("capturing at") {
+            let read = err.read_line(&mut head).expect("it speaks");
+            assert_ne!(read, 0, "it ended before it captured: {head}");
         }
-        Self { running, err }
+        Self { running, head, err }
     }
 
     fn on(machine: &Arc<Machine>, line: &str) -> Self {
@@ -336,6 +337,8 @@ fn a_capture_whose_devices_are_all_gone_ends() {
     let machine = Arc::clone(&one.machine);
     let line = format!("capture --local {} --duration 9m", one.end());
     let capturing = Capturing::on(&machine, &line);
+    // Set down it still may come back.
+    one.ip("link set eth0 down");
     one.ip("link del eth0");
     let said = capturing.end().exits(3);
     assert!(
@@ -365,6 +368,26 @@ fn a_flow_is_seen_on_both_nodes_and_in_the_tunnel() {
         "vxlan vni 1: 10.244.",
         "pod shop/web-0",
     ]);
+    lab.is_clean();
+}
+
+/// Nobody is surprised by what is not there.
+#[test]
+fn what_a_nodes_capture_leaves_out_is_told() {
+    let lab = Lab::up(Spec::new(Overlay::Vxlan, Proxy::IptablesNft));
+    let told = |filter: &[&str]| {
+        let mut command = lab.plugin();
+        command.args(words("capture node/node-1")).args(filter);
+        let capturing = Capturing::start(command, |mut command| {
+            Running(command.spawn().expect("the plugin starts"))
+        });
+        let head = capturing.head.clone();
+        capturing.interrupt().exits(0);
+        head.contains("tcp port 10250 is left out")
+    };
+    assert!(told(&[]));
+    assert!(!told(&["--filter", ""]));
+    assert!(!told(&["--filter", "icmp"]));
     lab.is_clean();
 }
 
