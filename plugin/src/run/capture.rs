@@ -287,8 +287,11 @@ impl Recording<'_> {
             decoded: !file,
             bytes: file,
         };
+        let opaque = with_naming(&fleet.topology, names, |naming| {
+            points::opaque(naming, &points)
+        });
         let watching = open(&mut fleet, points, &template).await?;
-        for why in &watching.closed {
+        for why in watching.closed.iter().chain(&opaque) {
             super::say(&format!("warning: {why}"));
         }
         let spots = with_naming(&fleet.topology, names, |naming| {
