@@ -270,3 +270,33 @@ fn hashlimit_is_asked_for_what_its_table_shows() {
     // A rate that is measured.
     assert_eq!(of(vec![], false, 0x44), "???");
 }
+
+/// `--hashlimit-upto 16mb/s`: a large number of bytes is a small one in the rule.
+#[test]
+fn the_first_packet_of_a_byte_rate_passes() {
+    let average = |bytes: u64| u64::from(u32::MAX) / (bytes / 16 + 1);
+    for bytes in [1 << 10, 16 << 20, 1 << 30] {
+        let asked = HashlimitMatch {
+            name: "web".to_owned(),
+            mode: 0x24,
+            average: average(bytes),
+            burst: 0,
+            scale: 1_000_000,
+            size: 0,
+            max: 0,
+            gc_interval: 1000,
+            expire: 60_000,
+            interval: 0,
+            masks: (32, 32),
+        };
+        let matched = Expr::Match(XtMatch::Hashlimit(Box::new(asked)));
+        let mut ns = hooked(vec![accepts(vec![matched])], vec![]);
+        ns.hashlimits = Section::Known(vec![HashlimitTable {
+            name: "web".to_owned(),
+            v6: false,
+            entries: Vec::new(),
+            cut: false,
+        }]);
+        assert_eq!(letters(ns, 2), "a?", "{bytes} bytes per second");
+    }
+}
