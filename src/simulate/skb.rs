@@ -33,7 +33,7 @@ pub(crate) struct Skb {
     pub(crate) party: Option<(NsKey, bool)>,
     /// It comes from a socket of this namespace (`skb->sk`).
     pub(crate) local: bool,
-    /// Its sender wrote the whole IP header (IP_HDRINCL).
+    /// Its sender, a socket of this namespace, wrote the whole IP header (IP_HDRINCL).
     pub(crate) raw: bool,
     /// IPVS had to do with it (`skb->ipvs_property`), and passes it over from now on.
     pub(crate) ipvs: bool,

@@ -229,6 +229,7 @@ impl Walk {
         self.skb.kernel = false;
         self.skb.proxy = None;
         self.skb.local = false;
+        self.skb.raw = false;
         self.physin = None;
         self.ns = ns;
         let iif = Some(self.dev(cx, dev));

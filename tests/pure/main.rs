@@ -8,6 +8,7 @@ mod layering;
 mod mutate;
 mod oracle;
 mod properties;
+mod raw;
 mod scenarios;
 mod walks;
 mod wire;
