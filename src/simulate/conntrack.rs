@@ -86,7 +86,7 @@ pub(crate) fn track(
             let zone = u16::from_le_bytes([low, high]);
             (if orig { zone } else { 0 }, if reply { zone } else { 0 })
         }
-        CtRef::None | CtRef::Invalid => (0, 0),
+        CtRef::None | CtRef::Invalid | CtRef::Above => (0, 0),
     };
     skb.ct = CtRef::Invalid;
     if error::is_error(&skb.packet) {

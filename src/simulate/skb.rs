@@ -61,6 +61,8 @@ pub(crate) enum CtRef {
     Untracked,
     /// No entry can be made for it.
     Invalid,
+    /// An entry of the namespace above: what it is like is not followed.
+    Above,
     /// An entry of [`Flows`].
     Entry {
         /// Position in its namespace's list.

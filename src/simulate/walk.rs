@@ -250,6 +250,9 @@ impl Walk {
             return;
         }
         self.ns = ns.clone();
+        if matches!(self.skb.ct, CtRef::Entry { .. }) {
+            self.skb.ct = CtRef::Above;
+        }
         self.hops.push(Hop {
             ns: ns.clone(),
             iif: None,

@@ -5,6 +5,7 @@ mod coverage;
 mod hostile;
 mod ipvs;
 mod layering;
+mod macvlan;
 mod mutate;
 mod oracle;
 mod properties;
