@@ -32,7 +32,9 @@ fn siblings() -> (World, NsKey, NsKey) {
     (world, host, a)
 }
 
-fn chain(hook: Hook, exprs: Vec<Expr>) -> Table {
+/// A netdev table with one rule, at eth0 where the hook is a device's.
+pub fn chain(hook: Hook, exprs: Vec<Expr>) -> Table {
+    let at_device = matches!(hook, Hook::Ingress | Hook::Egress);
     let rule = Rule {
         handle: 2,
         exprs,
@@ -46,7 +48,7 @@ fn chain(hook: Hook, exprs: Vec<Expr>) -> Table {
             priority: 0,
             kind: ChainKind::Filter,
             policy: Policy::Accept,
-            devices: vec!["eth0".to_owned()],
+            devices: at_device.then(|| "eth0".to_owned()).into_iter().collect(),
             counters: None,
         }),
         rules: Section::Known(vec![rule]),
@@ -69,7 +71,7 @@ fn chain(hook: Hook, exprs: Vec<Expr>) -> Table {
     }
 }
 
-fn with(world: &mut World, ns: &NsKey, table: Table) {
+pub fn with(world: &mut World, ns: &NsKey, table: Table) {
     world.get(ns).nft = Section::Known(Ruleset {
         generation: Some(1),
         tables: vec![table],
@@ -131,9 +133,6 @@ fn a_connection_of_the_namespace_above_is_not_taken_for_one_below() {
     // The pod's own rules have it tracked.
     let mut table = chain(Hook::Output, tracked);
     table.family = Family::Ip;
-    for chain in table.chains.values_mut() {
-        chain.base.as_mut().expect("a base chain").devices.clear();
-    }
     with(&mut world, &a, table);
     let outcome = world.tcp(&a, "10.9.0.9", 8080);
     let Disposition::Inconclusive(why) = end(&outcome) else {
