@@ -43,6 +43,9 @@ pub(super) fn eval<'a>(
         Expr::Meta { key, dreg } => {
             let family = walk.base.table.family;
             let load = meta::load(eval, &vm.skb, *key, Some(family));
+            if time::is_one(*key) {
+                assume(vm, time::READING);
+            }
             if *key == MetaKey::Other(time::NFT_DAY) {
                 assume(vm, time::ZONE);
             }
