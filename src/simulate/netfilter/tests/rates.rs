@@ -167,6 +167,23 @@ fn quotas_and_numbers_of_connections_are_bounded() {
     assert_eq!(of(vec![connections(0, true)], 10), "a");
 }
 
+/// Packets of 60 bytes over what is left of a quota: what they took themselves counts.
+#[test]
+fn a_quota_is_used_up_by_the_questions_own_packets() {
+    let of = |bytes, consumed, inverted| {
+        let quota = Expr::Quota {
+            inverted,
+            bytes,
+            consumed,
+        };
+        letters(hooked(vec![accepts(vec![quota])], vec![]), 4)
+    };
+    assert_eq!(of(1000, 0, false), "aaaa");
+    assert_eq!(of(1150, 1000, false), "aa??");
+    assert_eq!(of(1060, 1000, false), "dddd");
+    assert_eq!(of(1150, 1000, true), "dd??");
+}
+
 #[test]
 fn an_element_that_is_made_now_has_its_whole_rate() {
     let dynset = vec![
