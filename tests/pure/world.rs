@@ -209,7 +209,7 @@ impl World {
         }
     }
 
-    fn nsid(&mut self, ns: &NsKey, other: &NsKey) -> i32 {
+    pub fn nsid(&mut self, ns: &NsKey, other: &NsKey) -> i32 {
         let ids = self.get(ns).nsids.known_mut().expect("nsids");
         if let Some((id, _)) = ids.iter().find(|(_, ns)| *ns == other.netns) {
             return *id;
