@@ -13,7 +13,7 @@ use netpath::model::names::{Names, NodeName, PodName};
 use netpath::model::netfilter::Ruleset;
 use netpath::model::netns::{NetNs, NsIdentity};
 use netpath::model::route::{NextHop, RT_TABLE_LOCAL, Route, RouteKind};
-use netpath::model::rule::{Rule, RuleAction};
+use netpath::model::rule::Rule;
 use netpath::model::socket::Socket;
 use netpath::model::sysctl::Sysctls;
 use netpath::model::topology::Topology;
@@ -215,30 +215,11 @@ fn alone(name: &str, ino: u64) -> NetNs {
     });
     let local = "127.0.0.1".parse().unwrap();
     ns.links = Section::Known(vec![Link {
-        index: index(1),
-        name: "lo".to_owned(),
-        up: true,
-        lower_up: true,
         loopback: true,
-        noarp: false,
-        pointopoint: false,
-        promisc: false,
-        mac: None,
         mtu: 65536,
-        kind: LinkKind::Device,
-        master: None,
-        link: None,
-        link_netnsid: None,
-        port: None,
         inet: Some(InetConf::default()),
         inet6: Some(Inet6Conf::default()),
-        xdp: false,
-        tc: Vec::new(),
-        qdisc: None,
-        qdiscs: Vec::new(),
-        group: 0,
-        hardware: 1,
-        stats: None,
+        ..Link::new(index(1), "lo", LinkKind::Device)
     }]);
     ns.addrs = Section::Known(vec![Addr {
         link: index(1),
@@ -252,28 +233,7 @@ fn alone(name: &str, ino: u64) -> NetNs {
         deprecated: false,
         nodad: false,
     }]);
-    ns.rules = Section::Known(vec![Rule {
-        v6: false,
-        priority: 0,
-        invert: false,
-        src: None,
-        dst: None,
-        iif: None,
-        oif: None,
-        fwmark: None,
-        tos: 0,
-        dscp: false,
-        ip_proto: None,
-        sport: None,
-        dport: None,
-        uid: None,
-        l3mdev: false,
-        suppress_prefixlen: None,
-        suppress_ifgroup: None,
-        realm: None,
-        action: RuleAction::Table(RT_TABLE_LOCAL),
-        unknown: Vec::new(),
-    }]);
+    ns.rules = Section::Known(vec![Rule::bare(false, 0, RT_TABLE_LOCAL)]);
     ns.routes = Section::Known(vec![Route {
         table: RT_TABLE_LOCAL,
         dst: "127.0.0.0/8".parse().unwrap(),

@@ -58,30 +58,15 @@ pub(super) fn flatten(message: &LinkMessage, lost: &[u16]) -> Option<Link> {
     let header = &message.header;
     let flag = |flag| header.flags.contains(flag);
     let mut link = Link {
-        index: IfIndex::new(header.index)?,
-        name: String::new(),
         up: flag(LinkFlags::Up),
         lower_up: flag(LinkFlags::LowerUp),
         loopback: flag(LinkFlags::Loopback),
         noarp: flag(LinkFlags::Noarp),
         pointopoint: flag(LinkFlags::Pointopoint),
         promisc: flag(LinkFlags::Promisc),
-        mac: None,
         mtu: 0,
-        kind: LinkKind::Device,
-        master: None,
-        link: None,
-        link_netnsid: None,
-        port: None,
-        inet: None,
-        inet6: None,
-        xdp: false,
-        tc: Vec::new(),
-        qdisc: None,
-        qdiscs: Vec::new(),
-        group: 0,
         hardware: u16::from(header.link_layer_type),
-        stats: None,
+        ..Link::new(IfIndex::new(header.index)?, String::new(), LinkKind::Device)
     };
     if lost.contains(&IFLA_LINKINFO) {
         link.kind = LinkKind::Other(UNDECODED.to_owned());

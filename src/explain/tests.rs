@@ -12,21 +12,15 @@ mod policies;
 mod services;
 
 fn trace(probability: f64, disposition: Disposition, step: Step) -> Trace {
-    let packet = Packet {
-        eth: None,
-        src: "10.0.0.1".parse().expect("an address"),
-        dst: "10.0.0.2".parse().expect("an address"),
-        ttl: 64,
-        tos: 0,
-        df: true,
-        len: 60,
-        l4: L4::Tcp {
+    let packet = Packet::new(
+        "10.0.0.1".parse().expect("an address"),
+        "10.0.0.2".parse().expect("an address"),
+        L4::Tcp {
             sport: None,
             dport: Some(80),
             flags: 2,
         },
-        inner: None,
-    };
+    );
     Trace {
         probability,
         disposition,

@@ -67,6 +67,38 @@ pub struct Link {
     pub stats: Option<LinkStats>,
 }
 
+impl Link {
+    /// An Ethernet device that is up, on its own, with nothing attached to it.
+    pub fn new(index: IfIndex, name: impl Into<String>, kind: LinkKind) -> Self {
+        Self {
+            index,
+            name: name.into(),
+            up: true,
+            lower_up: true,
+            loopback: false,
+            noarp: false,
+            pointopoint: false,
+            promisc: false,
+            mac: None,
+            mtu: 1500,
+            kind,
+            master: None,
+            link: None,
+            link_netnsid: None,
+            port: None,
+            inet: None,
+            inet6: None,
+            xdp: false,
+            tc: Vec::new(),
+            qdisc: None,
+            qdiscs: Vec::new(),
+            group: 0,
+            hardware: 1, // ARPHRD_ETHER
+            stats: None,
+        }
+    }
+}
+
 /// Counters of a device. Absolute values prove nothing: compare two readings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkStats {

@@ -95,6 +95,21 @@ pub enum L4 {
 }
 
 impl Packet {
+    /// A packet of 60 bytes that is not to be cut, with a TTL of 64.
+    pub fn new(src: IpAddr, dst: IpAddr, l4: L4) -> Self {
+        Self {
+            eth: None,
+            src,
+            dst,
+            ttl: 64,
+            tos: 0,
+            df: true,
+            len: 60,
+            l4,
+            inner: None,
+        }
+    }
+
     /// IPPROTO_* number of what it carries; 0 for ARP.
     pub fn protocol(&self) -> u8 {
         match self.l4 {

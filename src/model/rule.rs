@@ -51,6 +51,34 @@ pub struct Rule {
     pub unknown: Vec<String>,
 }
 
+impl Rule {
+    /// One that leads every packet to a table.
+    pub fn bare(v6: bool, priority: u32, table: u32) -> Self {
+        Self {
+            v6,
+            priority,
+            invert: false,
+            src: None,
+            dst: None,
+            iif: None,
+            oif: None,
+            fwmark: None,
+            tos: 0,
+            dscp: false,
+            ip_proto: None,
+            sport: None,
+            dport: None,
+            uid: None,
+            l3mdev: false,
+            suppress_prefixlen: None,
+            suppress_ifgroup: None,
+            realm: None,
+            action: RuleAction::Table(table),
+            unknown: Vec::new(),
+        }
+    }
+}
+
 /// What a policy rule does (FR_ACT_*).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RuleAction {

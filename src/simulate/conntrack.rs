@@ -490,17 +490,11 @@ mod tests {
     }
 
     fn packet(kind: L4) -> Packet {
-        Packet {
-            eth: None,
-            src: "10.244.1.7".parse().unwrap(),
-            dst: "10.96.0.10".parse().unwrap(),
-            ttl: 64,
-            tos: 0,
-            df: true,
-            len: 60,
-            l4: kind,
-            inner: None,
-        }
+        Packet::new(
+            "10.244.1.7".parse().unwrap(),
+            "10.96.0.10".parse().unwrap(),
+            kind,
+        )
     }
 
     fn round_trip(first: &Packet, dnat: &str, dport: u16, snat: &str, sport: Option<u16>) {

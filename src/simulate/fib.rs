@@ -161,7 +161,7 @@ impl Tables<'_> {
             (32_766, RT_TABLE_MAIN),
             (32_767, RT_TABLE_DEFAULT),
         ];
-        let usual = usual.map(|(priority, table)| bare_rule(false, priority, table));
+        let usual = usual.map(|(priority, table)| Rule::bare(false, priority, table));
         self.rules.iter().filter(|rule| !rule.v6).eq(&usual)
     }
 
@@ -709,33 +709,7 @@ fn refuses(kind: RouteKind) -> bool {
 
 /// The rule that table local is looked up by where no rules are.
 fn local_rule(addr: IpAddr) -> Rule {
-    bare_rule(addr.is_ipv6(), 0, RT_TABLE_LOCAL)
-}
-
-/// A rule that leads to a table whatever the packet is.
-fn bare_rule(v6: bool, priority: u32, table: u32) -> Rule {
-    Rule {
-        v6,
-        priority,
-        invert: false,
-        src: None,
-        dst: None,
-        iif: None,
-        oif: None,
-        fwmark: None,
-        tos: 0,
-        dscp: false,
-        ip_proto: None,
-        sport: None,
-        dport: None,
-        uid: None,
-        l3mdev: false,
-        suppress_prefixlen: None,
-        suppress_ifgroup: None,
-        realm: None,
-        action: RuleAction::Table(table),
-        unknown: Vec::new(),
-    }
+    Rule::bare(addr.is_ipv6(), 0, RT_TABLE_LOCAL)
 }
 
 /// Source that masquerading chooses (`inet_select_addr(out, nexthop, RT_SCOPE_UNIVERSE)`,

@@ -311,15 +311,9 @@ fn first_packet(cx: &Cx<'_>, flow: &Flow) -> Packet {
         other => L4::Other(other),
     };
     Packet {
-        eth: None,
-        src: flow.src.unwrap_or(unspecified),
-        dst: flow.dst,
         ttl: ttl(cx, &flow.from),
-        tos: 0,
-        df: true,
         len: flow.len,
-        l4,
-        inner: None,
+        ..Packet::new(flow.src.unwrap_or(unspecified), flow.dst, l4)
     }
 }
 

@@ -25,15 +25,9 @@ fn udp(world: &World, from: &NsKey, (src, dst): (&str, &str), len: u32, df: bool
 
 fn packet(src: &str, dst: &str, l4: L4) -> Packet {
     Packet {
-        eth: None,
-        src: ip(src),
-        dst: ip(dst),
         ttl: 255,
-        tos: 0,
         df: false,
-        len: 60,
-        l4,
-        inner: None,
+        ..Packet::new(ip(src), ip(dst), l4)
     }
 }
 

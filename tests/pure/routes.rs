@@ -23,20 +23,14 @@ fn host() -> (World, NsKey) {
 }
 
 fn packet(src: &str, dst: &str) -> Packet {
-    Packet {
-        eth: None,
-        src: ip(src),
-        dst: ip(dst),
-        ttl: 64,
-        tos: 0,
-        df: true,
-        len: 60,
-        l4: L4::Udp {
+    Packet::new(
+        ip(src),
+        ip(dst),
+        L4::Udp {
             sport: Some(1000),
             dport: Some(53),
         },
-        inner: None,
-    }
+    )
 }
 
 fn ask(world: &World, ns: &NsKey, packet: Packet, iif: Option<u32>, oif: Option<u32>) -> Routed {

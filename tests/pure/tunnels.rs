@@ -96,15 +96,9 @@ fn taken_by(devices: &[Device<'_>]) -> Result<String, Disposition> {
         });
     }
     let packet = |src: &str, dst: &str, l4: L4, inner: Option<Packet>| Packet {
-        eth: None,
-        src: ip(src),
-        dst: ip(dst),
-        ttl: 64,
-        tos: 0,
-        df: true,
         len: 100,
-        l4,
         inner: inner.map(|packet| Box::new(Inner { vni: None, packet })),
+        ..Packet::new(ip(src), ip(dst), l4)
     };
     let udp = L4::Udp {
         sport: Some(1000),

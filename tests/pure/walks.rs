@@ -507,15 +507,10 @@ fn an_icmp_error_with_a_quote_reaches_its_host() {
     use netpath::simulate::{Limits, Sent, send};
     let (world, _, pods) = two_nodes();
     let packet = |src: &str, dst: &str, l4: L4, inner: Option<Packet>| Packet {
-        eth: None,
-        src: ip(src),
-        dst: ip(dst),
-        ttl: 64,
-        tos: 0,
         df: false,
         len: 56,
-        l4,
         inner: inner.map(|packet| Box::new(Inner { vni: None, packet })),
+        ..Packet::new(ip(src), ip(dst), l4)
     };
     let udp = L4::Udp {
         sport: Some(1000),

@@ -11,7 +11,7 @@ use netpath::model::netns::{NetNs, NsIdentity};
 use netpath::model::route::{
     NextHop, RT_TABLE_DEFAULT, RT_TABLE_LOCAL, RT_TABLE_MAIN, Route, RouteKind,
 };
-use netpath::model::rule::{Rule, RuleAction};
+use netpath::model::rule::Rule;
 use netpath::model::socket::Socket;
 use netpath::model::sysctl::Sysctls;
 use netpath::model::topology::Topology;
@@ -61,28 +61,7 @@ impl World {
             paths: vec![format!("/run/netns/ns{ino}")],
             processes: Vec::new(),
         });
-        let rule = |v6, priority, table| Rule {
-            v6,
-            priority,
-            invert: false,
-            src: None,
-            dst: None,
-            iif: None,
-            oif: None,
-            fwmark: None,
-            tos: 0,
-            dscp: false,
-            ip_proto: None,
-            sport: None,
-            dport: None,
-            uid: None,
-            l3mdev: false,
-            suppress_prefixlen: None,
-            suppress_ifgroup: None,
-            realm: None,
-            action: RuleAction::Table(table),
-            unknown: Vec::new(),
-        };
+        let rule = |v6, priority, table| Rule::bare(v6, priority, table);
         ns.rules = Section::Known(vec![
             rule(false, 0, RT_TABLE_LOCAL),
             rule(false, 32766, RT_TABLE_MAIN),
@@ -152,33 +131,13 @@ impl World {
     ) {
         let host = self.get(ns).identity.host;
         let mut link = Link {
-            index: index(dev),
-            name: name.to_owned(),
-            up: true,
-            lower_up: true,
-            loopback: false,
-            noarp: false,
-            pointopoint: false,
-            promisc: false,
             mac: Some(mac(ns.netns.ino, dev)),
-            mtu: 1500,
-            kind,
-            master: None,
-            link: None,
-            link_netnsid: None,
-            port: None,
             inet: Some(InetConf {
                 forwarding: host,
                 ..InetConf::default()
             }),
             inet6: Some(Inet6Conf::default()),
-            xdp: false,
-            tc: Vec::new(),
-            qdisc: None,
-            qdiscs: Vec::new(),
-            group: 0,
-            hardware: 1,
-            stats: None,
+            ..Link::new(index(dev), name, kind)
         };
         change(&mut link);
         self.get(ns).links.known_mut().expect("links").push(link);

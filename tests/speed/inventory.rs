@@ -324,21 +324,15 @@ fn flow(topology: &Topology, which: u32) -> Flow {
 }
 
 fn packet(which: u32) -> Packet {
-    Packet {
-        eth: None,
-        src: [10, 88, 0, 11].into(),
-        dst: service(which),
-        ttl: 64,
-        tos: 0,
-        df: true,
-        len: 60,
-        l4: L4::Tcp {
+    Packet::new(
+        [10, 88, 0, 11].into(),
+        service(which),
+        L4::Tcp {
             sport: None,
             dport: Some(PORT),
             flags: 2,
         },
-        inner: None,
-    }
+    )
 }
 
 /// Milliseconds until the first answer, microseconds of each further one.

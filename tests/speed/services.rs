@@ -48,21 +48,15 @@ fn endpoint(number: u32, which: u32) -> [u8; 4] {
 
 /// The first packet of a connection from this node to a Service.
 pub fn packet(number: u32) -> Packet {
-    Packet {
-        eth: None,
-        src: Ipv4Addr::new(10, 88, 0, 11).into(),
-        dst: IpAddr::from(service(number)),
-        ttl: 64,
-        tos: 0,
-        df: true,
-        len: 60,
-        l4: L4::Tcp {
+    Packet::new(
+        Ipv4Addr::new(10, 88, 0, 11).into(),
+        IpAddr::from(service(number)),
+        L4::Tcp {
             sport: None,
             dport: Some(PORT),
             flags: 2,
         },
-        inner: None,
-    }
+    )
 }
 
 /// One node whose rules have this many Services.

@@ -137,19 +137,16 @@ mod tests {
 
     fn syn() -> Packet {
         Packet {
-            eth: None,
-            src: IpAddr::from([10, 244, 1, 7]),
-            dst: IpAddr::from([10, 244, 2, 4]),
             ttl: 63,
-            tos: 0,
-            df: true,
-            len: 60,
-            l4: L4::Tcp {
-                sport: Some(40_000),
-                dport: Some(8080),
-                flags: 2,
-            },
-            inner: None,
+            ..Packet::new(
+                IpAddr::from([10, 244, 1, 7]),
+                IpAddr::from([10, 244, 2, 4]),
+                L4::Tcp {
+                    sport: Some(40_000),
+                    dport: Some(8080),
+                    flags: 2,
+                },
+            )
         }
     }
 

@@ -26,30 +26,10 @@ fn key(node: &str, ino: u64) -> NsKey {
 
 fn link(index: u32, name: &str, kind: LinkKind, peer: Option<u32>) -> Link {
     Link {
-        index: IfIndex::new(index).unwrap(),
-        name: name.to_owned(),
-        up: true,
-        lower_up: true,
-        loopback: false,
-        noarp: false,
-        pointopoint: false,
-        promisc: false,
-        mac: None,
         mtu: 1450,
-        kind,
-        master: None,
         link: peer.and_then(IfIndex::new),
         link_netnsid: peer.map(|_| 0),
-        port: None,
-        inet: None,
-        inet6: None,
-        xdp: false,
-        tc: Vec::new(),
-        qdisc: None,
-        qdiscs: Vec::new(),
-        group: 0,
-        hardware: 1,
-        stats: None,
+        ..Link::new(IfIndex::new(index).unwrap(), name, kind)
     }
 }
 
@@ -149,21 +129,15 @@ fn names() -> Names {
 }
 
 fn packet(src: &str, dst: &str, dport: u16) -> Packet {
-    Packet {
-        eth: None,
-        src: src.parse().unwrap(),
-        dst: dst.parse().unwrap(),
-        ttl: 64,
-        tos: 0,
-        df: true,
-        len: 60,
-        l4: L4::Tcp {
+    Packet::new(
+        src.parse().unwrap(),
+        dst.parse().unwrap(),
+        L4::Tcp {
             sport: None,
             dport: Some(dport),
             flags: 2,
         },
-        inner: None,
-    }
+    )
 }
 
 fn route(dst: &str, via: Option<&str>, dev: u32) -> Step {

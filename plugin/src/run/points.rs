@@ -291,21 +291,15 @@ mod tests {
     use netpath::model::{IfIndex, Section};
 
     fn packet(src: [u8; 4], dst: [u8; 4], sport: Option<u16>, dport: Option<u16>) -> Packet {
-        Packet {
-            eth: None,
-            src: src.into(),
-            dst: dst.into(),
-            ttl: 64,
-            tos: 0,
-            df: true,
-            len: 60,
-            l4: L4::Tcp {
+        Packet::new(
+            src.into(),
+            dst.into(),
+            L4::Tcp {
                 sport,
                 dport,
                 flags: 2,
             },
-            inner: None,
-        }
+        )
     }
 
     #[test]
@@ -335,31 +329,12 @@ mod tests {
             paths: Vec::new(),
             processes: Vec::new(),
         });
-        let link = |index: u32, name: &str, kind: &str| Link {
-            index: IfIndex::new(index).expect("an index"),
-            name: name.to_owned(),
-            up: true,
-            lower_up: true,
-            loopback: false,
-            noarp: false,
-            pointopoint: false,
-            promisc: false,
-            mac: None,
-            mtu: 1500,
-            kind: LinkKind::Other(kind.to_owned()),
-            master: None,
-            link: None,
-            link_netnsid: None,
-            port: None,
-            inet: None,
-            inet6: None,
-            xdp: false,
-            tc: Vec::new(),
-            qdisc: None,
-            qdiscs: Vec::new(),
-            group: 0,
-            hardware: 1,
-            stats: None,
+        let link = |index: u32, name: &str, kind: &str| {
+            Link::new(
+                IfIndex::new(index).expect("an index"),
+                name,
+                LinkKind::Other(kind.to_owned()),
+            )
         };
         let mut down = link(4, "gre0", "gre");
         down.up = false;

@@ -528,21 +528,15 @@ fn native_destinations_are_read_from_their_bytes() {
 
 /// A way of a packet: the endpoint that it is led to, and whether its source is hidden.
 fn passage(arrival: &Arrival, share: f64, to: Option<usize>, hidden: bool) -> Passage {
-    let packet = Packet {
-        eth: None,
-        src: arrival.from.unwrap_or([10, 88, 0, 11].into()),
-        dst: arrival.dst,
-        ttl: 64,
-        tos: 0,
-        df: true,
-        len: 60,
-        l4: L4::Tcp {
+    let packet = Packet::new(
+        arrival.from.unwrap_or([10, 88, 0, 11].into()),
+        arrival.dst,
+        L4::Tcp {
             sport: None,
             dport: Some(arrival.dport),
             flags: 2,
         },
-        inner: None,
-    };
+    );
     let step = |kind, hook, chain: &str, text: &str| {
         Step::new(kind, "done").with(Evidence::NetfilterRule {
             base: ChainRef {

@@ -198,30 +198,14 @@ fn of_pods_with_one_address_the_one_that_took_the_packet_is_named() {
 
 fn device(index: u32, name: &str, up: bool, other_end: Option<u32>) -> Link {
     Link {
-        index: IfIndex::new(index).expect("an index"),
-        name: name.to_owned(),
         up,
         lower_up: up,
-        loopback: false,
-        noarp: false,
-        pointopoint: false,
-        promisc: false,
-        mac: None,
-        mtu: 1500,
-        kind: LinkKind::Device,
-        master: None,
         link: other_end.and_then(IfIndex::new),
-        link_netnsid: None,
-        port: None,
-        inet: None,
-        inet6: None,
-        xdp: false,
-        tc: Vec::new(),
-        qdisc: None,
-        qdiscs: Vec::new(),
-        group: 0,
-        hardware: 1,
-        stats: None,
+        ..Link::new(
+            IfIndex::new(index).expect("an index"),
+            name,
+            LinkKind::Device,
+        )
     }
 }
 

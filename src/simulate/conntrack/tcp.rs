@@ -134,21 +134,15 @@ mod tests {
     use std::net::IpAddr;
 
     fn with(flags: u8) -> Packet {
-        Packet {
-            eth: None,
-            src: IpAddr::from([10, 0, 0, 1]),
-            dst: IpAddr::from([10, 0, 0, 2]),
-            ttl: 64,
-            tos: 0,
-            df: true,
-            len: 60,
-            l4: L4::Tcp {
+        Packet::new(
+            IpAddr::from([10, 0, 0, 1]),
+            IpAddr::from([10, 0, 0, 2]),
+            L4::Tcp {
                 sport: Some(1),
                 dport: Some(2),
                 flags,
             },
-            inner: None,
-        }
+        )
     }
 
     #[test]

@@ -216,21 +216,15 @@ mod tests {
     }
 
     fn from(src: [u8; 4]) -> Packet {
-        Packet {
-            eth: None,
-            src: src.into(),
-            dst: IpAddr::from([10, 96, 0, 1]),
-            ttl: 64,
-            tos: 0,
-            df: true,
-            len: 60,
-            l4: L4::Tcp {
+        Packet::new(
+            src.into(),
+            IpAddr::from([10, 96, 0, 1]),
+            L4::Tcp {
                 sport: None,
                 dport: Some(80),
                 flags: 2,
             },
-            inner: None,
-        }
+        )
     }
 
     fn chosen(service: &IpvsService, src: [u8; 4]) -> Vec<(f64, String)> {

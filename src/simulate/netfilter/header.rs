@@ -336,19 +336,16 @@ mod tests {
 
     fn packet(src: &str, dst: &str) -> Packet {
         Packet {
-            eth: None,
-            src: src.parse().unwrap(),
-            dst: dst.parse().unwrap(),
-            ttl: 64,
             tos: 0x28,
-            df: true,
-            len: 60,
-            l4: L4::Tcp {
-                sport: None,
-                dport: Some(80),
-                flags: 2,
-            },
-            inner: None,
+            ..Packet::new(
+                src.parse().unwrap(),
+                dst.parse().unwrap(),
+                L4::Tcp {
+                    sport: None,
+                    dport: Some(80),
+                    flags: 2,
+                },
+            )
         }
     }
 

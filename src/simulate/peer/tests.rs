@@ -20,30 +20,9 @@ fn index(number: u32) -> IfIndex {
 
 fn link(own: u32, kind: LinkKind, peer: u32, nsid: Option<i32>) -> Link {
     Link {
-        index: index(own),
-        name: format!("dev{own}"),
-        up: true,
-        lower_up: true,
-        loopback: false,
-        noarp: false,
-        pointopoint: false,
-        promisc: false,
-        mac: None,
-        mtu: 1500,
-        kind,
-        master: None,
         link: IfIndex::new(peer),
         link_netnsid: nsid,
-        port: None,
-        inet: None,
-        inet6: None,
-        xdp: false,
-        tc: Vec::new(),
-        qdisc: None,
-        qdiscs: Vec::new(),
-        group: 0,
-        hardware: 1,
-        stats: None,
+        ..Link::new(index(own), format!("dev{own}"), kind)
     }
 }
 

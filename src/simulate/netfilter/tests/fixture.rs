@@ -35,30 +35,8 @@ pub(super) fn key() -> NsKey {
 
 fn link(index: u32, name: &str, kind: LinkKind) -> Link {
     Link {
-        index: IfIndex::new(index).unwrap(),
-        name: name.to_owned(),
-        up: true,
-        lower_up: true,
         loopback: name == "lo",
-        noarp: false,
-        pointopoint: false,
-        promisc: false,
-        mac: None,
-        mtu: 1500,
-        kind,
-        master: None,
-        link: None,
-        link_netnsid: None,
-        port: None,
-        inet: None,
-        inet6: None,
-        xdp: false,
-        tc: Vec::new(),
-        qdisc: None,
-        qdiscs: Vec::new(),
-        group: 0,
-        hardware: 1,
-        stats: None,
+        ..Link::new(IfIndex::new(index).unwrap(), name, kind)
     }
 }
 
@@ -129,28 +107,7 @@ pub(super) fn node() -> NetNs {
         addr(2, "10.88.0.11", 24),
         addr(3, "10.244.1.1", 24),
     ]);
-    let rule = |priority, table| policy::Rule {
-        v6: false,
-        priority,
-        invert: false,
-        src: None,
-        dst: None,
-        iif: None,
-        oif: None,
-        fwmark: None,
-        tos: 0,
-        dscp: false,
-        ip_proto: None,
-        sport: None,
-        dport: None,
-        uid: None,
-        l3mdev: false,
-        suppress_prefixlen: None,
-        suppress_ifgroup: None,
-        realm: None,
-        action: policy::RuleAction::Table(table),
-        unknown: Vec::new(),
-    };
+    let rule = |priority, table| policy::Rule::bare(false, priority, table);
     ns.rules = Section::Known(vec![rule(0, 255), rule(32766, 254)]);
     ns.routes = Section::Known(vec![
         route(255, "127.0.0.0/8", RouteKind::Local, 1, None),
@@ -551,21 +508,15 @@ fn parse_target(word: &str) -> XtTarget {
 
 /// A first TCP packet.
 pub(super) fn tcp(src: &str, sport: Option<u16>, dst: &str, dport: u16) -> Packet {
-    Packet {
-        eth: None,
-        src: ip(src),
-        dst: ip(dst),
-        ttl: 64,
-        tos: 0,
-        df: true,
-        len: 60,
-        l4: L4::Tcp {
+    Packet::new(
+        ip(src),
+        ip(dst),
+        L4::Tcp {
             sport,
             dport: Some(dport),
             flags: 2,
         },
-        inner: None,
-    }
+    )
 }
 
 pub(super) fn skb(packet: Packet, local: bool) -> Skb {

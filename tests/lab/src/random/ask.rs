@@ -233,14 +233,11 @@ fn packet(probe: &Probe) -> Option<Packet> {
         _ => None,
     };
     Some(Packet {
-        eth: None,
-        src: ends.0,
-        dst: ends.1,
         ttl,
         tos,
         df,
         len: probe.length(),
-        l4,
         inner: about.map(|packet| Box::new(Inner { vni: None, packet })),
+        ..Packet::new(ends.0, ends.1, l4)
     })
 }

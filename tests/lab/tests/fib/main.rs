@@ -229,27 +229,24 @@ impl World {
         Sent {
             from: self.key.clone(),
             packet: Packet {
-                eth: None,
-                src: question.src.unwrap_or(unspecified),
-                dst: question.dst,
-                ttl: 64,
                 tos: question.tos,
-                df: true,
-                len: 60,
-                l4: match question.protocol {
-                    TCP => L4::Tcp {
-                        sport,
-                        dport,
-                        flags: 2,
+                ..Packet::new(
+                    question.src.unwrap_or(unspecified),
+                    question.dst,
+                    match question.protocol {
+                        TCP => L4::Tcp {
+                            sport,
+                            dport,
+                            flags: 2,
+                        },
+                        ICMP | ICMPV6 => L4::Icmp {
+                            kind: if question.dst.is_ipv4() { 8 } else { 128 },
+                            code: 0,
+                            id: Some(0),
+                        },
+                        _ => L4::Udp { sport, dport },
                     },
-                    ICMP | ICMPV6 => L4::Icmp {
-                        kind: if question.dst.is_ipv4() { 8 } else { 128 },
-                        code: 0,
-                        id: Some(0),
-                    },
-                    _ => L4::Udp { sport, dport },
-                },
-                inner: None,
+                )
             },
             mark: question.mark,
             uid: Some(question.uid),
