@@ -56,7 +56,7 @@ fn rest(entry: &ConntrackEntry) -> String {
     words.join(" ")
 }
 
-/// What one CPU counted, as `conntrack -S` prints it; counts that a kernel does not tell are left out.
+/// What one CPU counted, as `conntrack -S` prints it, but for a space in place of a tab; counts that a kernel does not tell are left out.
 pub fn stats_line(cpu: &CpuStats) -> String {
     let counts = [
         ("found", cpu.found),
@@ -73,7 +73,7 @@ pub fn stats_line(cpu: &CpuStats) -> String {
     let told = counts
         .into_iter()
         .filter_map(|(name, count)| Some(format!("{name}={}", count?)));
-    format!("cpu={:<4}\t{}", cpu.cpu, told.collect::<Vec<_>>().join(" "))
+    format!("cpu={:<4} {}", cpu.cpu, told.collect::<Vec<_>>().join(" "))
 }
 
 /// Names as `conntrack` has them.

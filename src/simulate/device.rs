@@ -144,14 +144,15 @@ fn to_peer(cx: &mut Cx<'_>, mut walk: Walk, link: &Link) -> Ways {
     }
 }
 
-/// A frame comes out of a device of this or another namespace.
+/// A frame comes out of a device of this or another namespace, which does not take what is too long for it
+/// (`is_skb_forwardable()`).
 pub(crate) fn arrive(cx: &Cx<'_>, mut walk: Walk, from: &str, ns: NsKey, dev: IfIndex) -> Ways {
     let to = cx.topology.netns(&ns).and_then(|netns| netns.link(dev));
     let name = to.map_or_else(|| format!("if{dev}"), |link| link.name.clone());
-    walk.step(Step::new(StepKind::Transmit, format!("{from} → {name}")));
     if let Some(link) = to
         && walk.skb.packet.len > link.mtu.saturating_add(VLAN_HLEN)
     {
+        walk.step(Step::new(StepKind::Transmit, format!("{from} → {name}")));
         let evidence = Evidence::Link {
             dev: name,
             state: format!("mtu {}", link.mtu),
@@ -163,6 +164,14 @@ pub(crate) fn arrive(cx: &Cx<'_>, mut walk: Walk, from: &str, ns: NsKey, dev: If
         walk.step(Step::new(StepKind::Mtu, text).with(evidence));
         return walk.end(Disposition::Dropped(DropReason::PktTooBig));
     }
+    hand_over(cx, walk, from, ns, dev)
+}
+
+/// A frame comes out of a device, however long it is.
+fn hand_over(cx: &Cx<'_>, mut walk: Walk, from: &str, ns: NsKey, dev: IfIndex) -> Ways {
+    let to = cx.topology.netns(&ns).and_then(|netns| netns.link(dev));
+    let name = to.map_or_else(|| format!("if{dev}"), |link| link.name.clone());
+    walk.step(Step::new(StepKind::Transmit, format!("{from} → {name}")));
     walk.enter(cx, ns, dev);
     walk.then(Next::Receive(dev))
 }
@@ -241,14 +250,21 @@ fn hand_on(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
     }
     let macvlans = l2::macvlans(cx, &walk.ns, dev);
     for (ns, child) in macvlans {
-        let own = cx
-            .topology
-            .netns(&ns)
-            .and_then(|netns| netns.link(child)?.mac);
+        let topology = cx.topology;
+        let found = topology.netns(&ns).and_then(|netns| netns.link(child));
         let to = walk.skb.packet.eth.map(|(_, dst)| dst);
-        if own.is_some() && own == to {
+        if let Some(found) = found.filter(|found| found.mac.is_some() && found.mac == to) {
+            if let LinkKind::Macvlan(mode @ (MacvlanMode::Source | MacvlanMode::Other(_))) =
+                found.kind
+            {
+                return walk.unknown(format!(
+                    "{} is a macvlan of mode {mode:?}, which is not modelled",
+                    found.name
+                ));
+            }
+            // It takes frames of any length (`macvlan_handle_frame()`).
             let name = link.name.clone();
-            return arrive(cx, walk, &name, ns, child);
+            return hand_over(cx, walk, &name, ns, child);
         }
     }
     walk.then(Next::Ip(dev, false))

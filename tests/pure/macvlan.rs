@@ -1,6 +1,6 @@
 //! Frames of macvlans: whose hooks see them.
 
-use netpath::model::link::{LinkKind, MacvlanMode};
+use netpath::model::link::{Link, LinkKind, MacvlanMode};
 use netpath::model::netfilter::{
     Backend, BaseChain, Chain, ChainKind, CmpOp, CtKey, Expr, Family, Hook, Policy, Rule, Ruleset,
     Table, Verdict,
@@ -16,10 +16,15 @@ fn siblings() -> (World, NsKey, NsKey) {
     let mut world = World::new();
     let host = world.ns("n1", 1, true);
     world.link(&host, 3, "eth0", LinkKind::Device, |_| {});
-    world.addr(&host, 3, "10.9.0.1", 24);
+    let [a, _] = pods(&mut world, &host);
+    (world, host, a)
+}
+
+fn pods(world: &mut World, host: &NsKey) -> [NsKey; 2] {
+    world.addr(host, 3, "10.9.0.1", 24);
     let pods = [world.ns("n1", 2, false), world.ns("n1", 3, false)];
     for (pod, addr) in pods.iter().zip(["10.9.0.2", "10.9.0.3"]) {
-        let id = world.nsid(pod, &host);
+        let id = world.nsid(pod, host);
         let kind = LinkKind::Macvlan(MacvlanMode::Bridge);
         world.link(pod, 2, "eth0", kind, |link| {
             link.link = Some(index(3));
@@ -28,8 +33,7 @@ fn siblings() -> (World, NsKey, NsKey) {
         world.addr(pod, 2, addr, 24);
         world.listen(pod, 6, "0.0.0.0", 8080);
     }
-    let [a, _] = pods;
-    (world, host, a)
+    pods
 }
 
 /// A netdev table with one rule, at eth0 where the hook is a device's.
@@ -139,4 +143,31 @@ fn a_connection_of_the_namespace_above_is_not_taken_for_one_below() {
         panic!("{outcome:#?}");
     };
     assert!(why[0].contains("namespace above"), "{why:?}");
+}
+
+/// A macvlan takes what its parent took, however long it is; one of mode source only what it was told to take.
+#[test]
+fn a_macvlan_takes_frames_by_its_mode_not_by_its_mtu() {
+    let ends = |change: &dyn Fn(&mut Link)| {
+        let mut world = World::new();
+        let (host, far) = (world.ns("n1", 1, true), world.ns("n1", 9, false));
+        world.veth((&host, 3, "eth0"), (&far, 2, "eth0"));
+        let [a, b] = pods(&mut world, &host);
+        world.addr(&far, 2, "10.9.0.9", 24);
+        world.change(&b, 2, change);
+        [a, far].map(|from| {
+            world.tcp(&from, "10.9.0.3", 8080).traces[0]
+                .disposition
+                .clone()
+        })
+    };
+    let delivered = [Disposition::Delivered, Disposition::Delivered];
+    assert_eq!(ends(&|link| link.mtu = 50), delivered);
+    let [_, outside] = ends(&|link| link.kind = LinkKind::Macvlan(MacvlanMode::Vepa));
+    assert_eq!(outside, Disposition::Delivered);
+    let [_, outside] = ends(&|link| link.kind = LinkKind::Macvlan(MacvlanMode::Source));
+    let Disposition::Inconclusive(why) = outside else {
+        panic!("a macvlan of mode source was followed");
+    };
+    assert!(why[0].contains("of mode Source"), "{why:?}");
 }

@@ -578,8 +578,15 @@ impl Job<'_> {
                 super::print_data(&data, self.args.output)?;
             }
         }
-        Ok(exit_code(answer))
+        let flows = existing.iter().map(|flow| exit_code(&flow.answer));
+        Ok(worst(flows.chain([exit_code(answer)])))
     }
+}
+
+/// What is broken counts more than what can't be told.
+fn worst(codes: impl Iterator<Item = u8>) -> u8 {
+    let rank = |code: &u8| [0, INCONCLUSIVE, BROKEN].iter().position(|one| one == code);
+    codes.max_by_key(rank).unwrap_or(0)
 }
 
 /// 0 delivered on every branch, 1 broken on some, 3 where it can't be told.
