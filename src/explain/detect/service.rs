@@ -20,6 +20,9 @@ impl<'a> Case<'a> {
     /// took it, or a node found no listener on a NodePort.
     pub(super) fn untranslated(&self) -> Option<(Code, String)> {
         let service = self.service()?;
+        if self.follows_a_flow() {
+            return None;
+        }
         let here = self.here();
         let name = format!("{}/{}", service.namespace, service.name);
         let packet = self.packet();
@@ -55,6 +58,12 @@ impl<'a> Case<'a> {
             self.typed(rules)
         );
         Some((codes::UNTRANSLATED, mend))
+    }
+
+    /// Whether a flow that stood before decided whether addresses are translated: no rule is asked for its packets.
+    fn follows_a_flow(&self) -> bool {
+        let mut evidence = self.hop.steps.iter().flat_map(|step| &step.evidence);
+        evidence.any(|found| matches!(found, Evidence::Conntrack { existing: true, .. }))
     }
 
     /// The title of that.
