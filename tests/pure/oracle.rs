@@ -7,7 +7,11 @@
 #[allow(dead_code, reason = "what many packets of a network need")]
 mod ask;
 #[path = "../lab/src/random/fit.rs"]
+#[allow(dead_code, reason = "what the fixed rule sets need")]
 mod fit;
+#[path = "../lab/src/random/seen.rs"]
+#[allow(dead_code, reason = "what fixed rule sets see")]
+mod seen;
 #[path = "../lab/src/random/world.rs"]
 #[allow(dead_code, reason = "made where a kernel is")]
 mod world;
@@ -18,6 +22,9 @@ use std::path::Path;
 
 use netpath::contract::file;
 use netpath::model::NsKey;
+use netpath::model::topology::Topology;
+use netpath::simulate::send;
+use netpath::trace::{Disposition, RejectWith, Trace};
 
 use ask::Verdict;
 
@@ -25,7 +32,7 @@ use ask::Verdict;
 struct Saved {
     places: BTreeMap<u64, String>,
     probe: world::Probe,
-    observed: fit::Observed,
+    observed: seen::Observed,
 }
 
 fn judged(dir: &Path) -> Verdict {
@@ -43,14 +50,23 @@ fn judged(dir: &Path) -> Verdict {
     let mut all = file.topology.all().map(|(key, _)| key);
     let from = all.find(|key| name(key) == saved.probe.from);
     let from = from.expect("the sender's namespace");
-    let outcome = ask::once(&file.topology, &saved.probe, from);
+    let limits = ask::limits();
+    let outcome = ask::once(&file.topology, &saved.probe, from, &limits);
+    let mut lost = |trace: &Trace, back| {
+        let sent = ask::sent_back(&file.topology, trace, back);
+        sent.map_or(fit::Holds::No, |sent| {
+            let ways = send(&file.topology, &sent, &limits).traces;
+            ask::is_lost(&ways)
+        })
+    };
+    let manner = fit::Manner::of(&saved.probe);
+    let observed = &saved.observed;
     ask::compare(
-        &file.topology,
         &saved.probe,
         &outcome.traces,
         &name,
-        &saved.observed,
-        &|_| false,
+        observed,
+        &mut |trace| fit::fits(manner, trace, &name, observed, &mut lost),
     )
 }
 
@@ -72,4 +88,62 @@ fn what_kernels_did_is_what_is_predicted() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A packet that a node has no route for, as sent and as it is seen there; nobody hears a refusal.
+fn unheard() -> (Topology, Trace, world::Probe, seen::Observed) {
+    let (world, _, a, _) = crate::walks::bridged();
+    let outcome = world.tcp(&a, "203.0.113.9", 80);
+    let trace = outcome.traces.into_iter().next().expect("a way");
+    assert_eq!(
+        trace.disposition,
+        Disposition::Rejected(RejectWith::NetUnreachable)
+    );
+    let probe = world::Probe {
+        from: "a".to_owned(),
+        kind: world::Kind::Exchange,
+        protocol: 6,
+        src: None,
+        dst: trace.packet.dst,
+        sport: 40000,
+        dport: 80,
+        id: 0,
+    };
+    let mut observed = seen::Observed::default();
+    observed.turns[0] = seen::points(&trace, &|_| String::new());
+    (world.topology, trace, probe, observed)
+}
+
+#[test]
+fn a_refusal_that_nobody_hears_agrees_only_where_it_is_known_to_be_lost() {
+    let (_, trace, probe, observed) = unheard();
+    let verdict = |lost: fit::Holds| {
+        let name = |_: &NsKey| String::new();
+        let traces = [trace.clone()];
+        ask::compare(&probe, &traces, &name, &observed, &mut |trace| {
+            let manner = fit::Manner::of(&probe);
+            fit::fits(manner, trace, &name, &observed, &mut |_, back| {
+                assert_eq!(back, fit::Back::Icmp);
+                lost.clone()
+            })
+        })
+    };
+    assert_eq!(verdict(fit::Holds::Yes), Verdict::Agrees(0));
+    let differs = verdict(fit::Holds::No);
+    assert!(matches!(differs, Verdict::Differs(_)), "{differs:?}");
+    let unknown = verdict(fit::Holds::Unknown("why".to_owned()));
+    assert_eq!(unknown, Verdict::Unknown("why".to_owned()));
+}
+
+#[test]
+fn what_is_sent_back_quotes_the_packet_and_may_be_unknown() {
+    let (topology, trace, _, _) = unheard();
+    let back = ask::sent_back(&topology, &trace, fit::Back::Icmp).expect("an error");
+    let quoted = back.packet.inner.as_ref().expect("a quote");
+    assert_eq!(quoted.packet, trace.packet);
+    let ways = |topology: &Topology| send(topology, &back, &ask::limits()).traces;
+    assert_eq!(ask::is_lost(&ways(&topology)), fit::Holds::No);
+    // Nothing was read.
+    let unknown = ask::is_lost(&ways(&Topology::default()));
+    assert!(matches!(unknown, fit::Holds::Unknown(_)), "{unknown:?}");
 }

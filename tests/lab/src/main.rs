@@ -335,7 +335,7 @@ fn run(task: Task) -> Result<ExitCode> {
 
 fn oracle(args: &OracleArgs) -> Result<ExitCode> {
     let report = if let Some(dir) = &args.replay {
-        random::run::keep_to(0)?;
+        random::cpu::keep_to(0)?;
         let path = dir.join("case.json");
         let text = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
         let case = serde_json::from_slice(&text).context("decode the case")?;
@@ -343,7 +343,7 @@ fn oracle(args: &OracleArgs) -> Result<ExitCode> {
         println!("{:?}", tried.verdict);
         return Ok(ExitCode::SUCCESS);
     } else if let Some(text) = &args.network {
-        random::run::keep_to(0)?;
+        random::cpu::keep_to(0)?;
         let digits = text.trim_start_matches("0x");
         let seed = u64::from_str_radix(digits, 16).context("decode the network's seed")?;
         let report =

@@ -24,12 +24,13 @@ use netpath::simulate::{Flow, Limits, simulate};
 use netpath::trace::{Disposition, Evidence, Trace};
 use netpath_lab::exchange;
 use netpath_lab::namespace::Namespaces;
+use netpath_lab::random::dice::Dice;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
-use programs::{Dice, Machine, Netns, needs_root, words};
+use programs::{Machine, Netns, needs_root, words};
 
 const NODE: &str = "here";
 const WAIT: Duration = Duration::from_secs(3);
@@ -352,11 +353,11 @@ struct Parts<'a> {
 
 impl Parts<'_> {
     fn one<T: Copy>(&mut self, of: &[T]) -> T {
-        of[usize::try_from(self.dice.below(of.len() as u64)).unwrap()]
+        self.dice.one(of)
     }
 
     fn rarely(&mut self) -> bool {
-        self.dice.below(5) == 0
+        self.dice.number(5) == 0
     }
 
     /// The packet and the side that a part is taken from.
@@ -374,17 +375,17 @@ impl Parts<'_> {
         if let Some((packet, source)) = self.shown(field) {
             return if source { packet.src } else { packet.dst }.to_string();
         }
-        let (net, host) = (self.dice.below(2), self.dice.below(HOSTS));
+        let (net, host) = (self.dice.number(2), self.dice.number(HOSTS));
         addr(self.v6, net, host).to_string()
     }
 
     /// Networks that lie within each other. `shortest`: the type's shortest prefix.
     fn net(&mut self, field: usize, shortest: u64) -> String {
         let whole = if self.v6 { 128 } else { 32 };
-        let len = match self.dice.below(10) {
+        let len = match self.dice.number(10) {
             0 => shortest,
             1 => whole - 20,
-            _ => whole - self.dice.below(5),
+            _ => whole - self.dice.number(5),
         };
         format!("{}/{len}", self.ip(field))
     }
@@ -412,7 +413,7 @@ impl Parts<'_> {
     }
 
     fn nomatch(&mut self) -> &'static str {
-        if self.dice.below(3) == 0 {
+        if self.dice.number(3) == 0 {
             " nomatch"
         } else {
             ""
@@ -471,7 +472,7 @@ fn set(parts: &mut Parts<'_>, name: &str, kind: &str) -> String {
     let options = match kind {
         "bitmap:ip" => " range 10.9.0.0/16",
         "bitmap:port" => " range 50-41000",
-        "hash:ip" if parts.dice.below(2) == 0 => {
+        "hash:ip" if parts.dice.number(2) == 0 => {
             if parts.v6 {
                 " netmask 126"
             } else {
@@ -482,7 +483,7 @@ fn set(parts: &mut Parts<'_>, name: &str, kind: &str) -> String {
     };
     let extras = parts.one(&["", "", " timeout 600", " counters", " comment", " skbinfo"]);
     let mut text = format!("create {name} {kind}{family}{options}{extras}\n");
-    for _ in 0..=parts.dice.below(9) {
+    for _ in 0..=parts.dice.number(9) {
         let member = parts.member(kind);
         let _ = writeln!(text, "add {name} {member}");
     }
@@ -500,10 +501,10 @@ fn packets(dice: &mut Dice, v6: bool) -> Vec<Sent> {
         };
         all.push(Sent {
             protocol,
-            src: client_addr(v6, dice.below(HOSTS)),
-            dst: server_addr(v6, dice.below(HOSTS)),
-            sport: FIRST_SOURCE + u16::try_from(dice.below(SOURCE_PORTS)).unwrap(),
-            dport: PORTS[usize::try_from(dice.below(3)).unwrap()],
+            src: client_addr(v6, dice.number(HOSTS)),
+            dst: server_addr(v6, dice.number(HOSTS)),
+            sport: FIRST_SOURCE + u16::try_from(dice.number(SOURCE_PORTS)).unwrap(),
+            dport: PORTS[usize::try_from(dice.number(3)).unwrap()],
         });
     }
     all
@@ -545,11 +546,11 @@ fn rounds(seed: u64, kinds: &[&str], number: u64) {
         for kind in kinds {
             let v6 = round % 2 == 1 && *kind != "bitmap:ip";
             let packets = packets(&mut dice, v6);
-            let given = match dice.below(8) {
+            let given = match dice.number(8) {
                 0 => 1,
                 _ => dims(kind),
             };
-            let sides: Vec<bool> = (0..given).map(|_| dice.below(2) == 0).collect();
+            let sides: Vec<bool> = (0..given).map(|_| dice.number(2) == 0).collect();
             let mut parts = Parts {
                 dice: &mut dice,
                 v6,
@@ -563,7 +564,7 @@ fn rounds(seed: u64, kinds: &[&str], number: u64) {
                 for number in 0..3 {
                     let inner = parts.one(&KINDS);
                     // A list's sets may be of either family.
-                    let other = parts.dice.below(5) == 0;
+                    let other = parts.dice.number(5) == 0;
                     parts.v6 = v6 != other && inner != "bitmap:ip";
                     let name = format!("inner{number}");
                     text += &set(&mut parts, &name, inner);

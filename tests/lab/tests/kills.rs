@@ -9,10 +9,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use netpath_lab::api::Misbehave;
+use netpath_lab::random::dice::Dice;
 use netpath_lab::{Overlay, Proxy, Spec};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use programs::{Dice, Lab, Said, words};
+use programs::{Lab, Said, words};
 
 /// Clients that run at once.
 const AT_ONCE: usize = 4;
@@ -76,12 +77,8 @@ fn rounds(
         let micros = u64::try_from(span.as_micros()).unwrap() * 12 / 10;
         let all: Vec<(Child, Duration, u64)> = (0..AT_ONCE.min(runs - ends.len()))
             .map(|_| {
-                let moment = Duration::from_micros(dice.below(micros));
-                (
-                    start(lab, "trace pod-a svc-b"),
-                    moment,
-                    dice.below(u64::MAX),
-                )
+                let moment = Duration::from_micros(dice.number(micros));
+                (start(lab, "trace pod-a svc-b"), moment, dice.seed())
             })
             .collect();
         let done: Vec<Said> = thread::scope(|scope| {
@@ -151,7 +148,7 @@ fn two_hundred_disturbed_runs_leave_nothing() {
     // The exec connection breaks off after so many bytes of output.
     for _ in 0..10 {
         lab.server().misbehave(Misbehave {
-            exec_drop_after: Some(dice.below(24_000)),
+            exec_drop_after: Some(dice.number(24_000)),
             ..Misbehave::default()
         });
         let ends = rounds(&lab, 4, &mut dice, span, &|_, _| {});
@@ -199,7 +196,7 @@ fn other_commands_interrupted_leave_nothing() {
         lab.run(line).exits(0);
         let whole = u64::try_from(begin.elapsed().as_micros()).unwrap();
         for _ in 0..6 {
-            let moment = Instant::now() + Duration::from_micros(dice.below(whole));
+            let moment = Instant::now() + Duration::from_micros(dice.number(whole));
             let child = start(&lab, line);
             wait_until(moment);
             send(&child, Signal::SIGINT);
@@ -253,7 +250,7 @@ fn the_api_goes_away_mid_way() {
         u64::try_from(begin.elapsed().as_micros()).unwrap()
     };
     for _ in 0..6 {
-        let moment = Instant::now() + Duration::from_micros(dice.below(whole));
+        let moment = Instant::now() + Duration::from_micros(dice.number(whole));
         let child = start(&lab, "trace pod-a svc-b --request-timeout 1s");
         wait_until(moment);
         lab.server().misbehave(Misbehave {

@@ -17,7 +17,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, bind, listen,
     socket,
 };
-use programs::{Machine, Netns, Said, program, run, steady, until, words};
+use programs::{Machine, Netns, Said, bridged, program, run, steady, until, words};
 use serde_json::Value;
 
 /// One echo request; whether it was answered by who was asked.
@@ -43,26 +43,6 @@ fn pair() -> (Netns, Netns) {
         ns.ip(&format!("link set {device} up"));
     }
     (net0, net1)
-}
-
-/// Three namespaces on a bridge in a fourth one; the bridge's comes last.
-fn bridged() -> (Vec<Netns>, Netns) {
-    let machine = Machine::up();
-    let bridge = Netns::add(&machine, "middle");
-    bridge.ip("link add br0 type bridge");
-    bridge.ip("link set br0 up");
-    let hosts = (0..3).map(|n| {
-        let host = Netns::add(&machine, &format!("host{n}"));
-        bridge.ip(&format!(
-            "link add port{n} type veth peer name eth0 netns {}",
-            host.name
-        ));
-        bridge.ip(&format!("link set port{n} up master br0"));
-        host.ip(&format!("addr add 10.0.1.{}/24 dev eth0", n + 2));
-        host.ip("link set eth0 up");
-        host
-    });
-    (hosts.collect(), bridge)
 }
 
 fn mac(ns: &Netns) -> String {
@@ -225,7 +205,7 @@ fn faults_between_two_namespaces() {
 
 #[test]
 fn a_bridge_between_three_namespaces() {
-    let (hosts, bridge) = bridged();
+    let (hosts, bridge) = bridged::<3>();
     let _listener = hosts[1].listen("--tcp 8080 --udp 8080");
     assert_eq!(
         agrees(&hosts[0], "10.0.1.3", 8080),
@@ -313,7 +293,7 @@ fn first_lines_are_true_and_mends_work() {
 /// open who answers, and the answer says so.
 #[test]
 fn a_duplicate_address() {
-    let (hosts, _bridge) = bridged();
+    let (hosts, _bridge) = bridged::<3>();
     let _listener = hosts[1].listen("--tcp 8080 --udp 8080");
     hosts[2].ip("addr del 10.0.1.4/24 dev eth0");
     hosts[2].ip("addr add 10.0.1.3/24 dev eth0");
@@ -378,7 +358,7 @@ fn a_duplicate_address() {
 /// Rules may take the question for a neighbour, or its answer, at either end or at a bridge between.
 #[test]
 fn rules_that_take_neighbour_questions() {
-    let (hosts, bridge) = bridged();
+    let (hosts, bridge) = bridged::<3>();
     for (host, at) in [(&hosts[0], "fd01::2/64"), (&hosts[1], "fd01::3/64")] {
         host.ip(&format!("addr add {at} dev eth0 nodad"));
     }
@@ -580,7 +560,7 @@ fn a_listener_whose_backlog_is_full() {
 /// Set-ups in which the kernel does what one would not expect: each is asked, and predicted.
 #[test]
 fn what_one_would_not_expect() {
-    let (hosts, bridge) = bridged();
+    let (hosts, bridge) = bridged::<3>();
     let _listener = hosts[1].listen("--tcp 8080 --udp 8080");
     let sysctl = |ns: &Netns, name: &str, value: &str| {
         let path = format!("/proc/sys/net/{name}");
@@ -998,7 +978,7 @@ fn queues_that_no_program_listens_on() {
 /// A bridge that has a station behind the wrong port learns better from the station's next frame.
 #[test]
 fn a_bridge_learns_from_the_packets_under_way() {
-    let (hosts, bridge) = bridged();
+    let (hosts, bridge) = bridged::<3>();
     let _listener = hosts[1].listen("--tcp 8080 --udp 8080");
     let (asker, answerer) = (mac(&hosts[0]), mac(&hosts[1]));
     let wrong = |station: &str| {
@@ -1190,7 +1170,7 @@ fn same_answers(asked: &[(Vec<String>, Said)], file: &Path, run: impl Fn(&[Strin
 
 #[test]
 fn a_snapshot_gives_the_same_answers_without_root_and_without_the_namespaces() {
-    let (hosts, bridge) = bridged();
+    let (hosts, bridge) = bridged::<3>();
     for ns in hosts.iter().chain([&bridge]) {
         // Nothing shall happen by itself between one reading and the next.
         ns.tool("sysctl -qw net.ipv6.conf.all.disable_ipv6=1");
@@ -1421,7 +1401,7 @@ fn datagram(from: &Netns, port: u16, to: &str) -> Option<std::net::IpAddr> {
 /// A datagram flow keeps its translation after the rules have changed: found without knowing its port.
 #[test]
 fn a_stale_entry_is_found_without_its_port() {
-    let (hosts, _bridge) = bridged();
+    let (hosts, _bridge) = bridged::<3>();
     let [client, old, new] = &hosts[..] else {
         panic!("three hosts");
     };
@@ -1479,7 +1459,7 @@ fn a_stale_entry_is_found_without_its_port() {
 /// Two senders behind one address use the same port to the same server: the second one gets another.
 #[test]
 fn a_source_port_that_another_flow_has_is_not_given_twice() {
-    let (hosts, router) = bridged();
+    let (hosts, router) = bridged::<3>();
     let machine = Arc::clone(&router.machine);
     let server = Netns::add(&machine, "server");
     router.ip(&format!(

@@ -9,6 +9,7 @@ use std::time::Duration;
 use netpath::model::packet::{ICMP, TCP, UDP as UDP_PROTOCOL};
 use netpath::trace::{Disposition, Trace};
 use netpath_lab::oracle::{Oracle, Turn, difference, observed, place_name, predicted};
+use netpath_lab::random::dice::Dice;
 use netpath_lab::{Capture, Cluster, Outcome, Overlay, Place, Proxy, Spec};
 
 const LONG: Duration = Duration::from_secs(5);
@@ -316,23 +317,6 @@ fn vxlan_ipvs() {
     matrix(Overlay::Vxlan, Proxy::Ipvs);
 }
 
-/// Numbers that follow from a seed (SplitMix64).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((mixed ^ (mixed >> 31)) % end as u64).expect("small")
-    }
-
-    fn one<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len())]
-    }
-}
-
 /// A virtual service of node-1.
 struct Virtual {
     /// As `ipvsadm-restore` takes it.
@@ -443,7 +427,7 @@ fn ipvs_services_at_random() {
     let seed = std::env::var("NETPATH_SEED").map_or(7, |seed| seed.parse().expect("a number"));
     let number =
         std::env::var("NETPATH_CASES").map_or(8, |number| number.parse().expect("a number"));
-    let mut dice = Dice(seed);
+    let mut dice = Dice::new(seed);
     let spec = Spec::new(Overlay::Routed, Proxy::Ipvs).named(&unique());
     let cluster = Cluster::up(spec).expect("a laboratory");
     let mut oracle = Oracle::start(&cluster).expect("helpers");

@@ -20,27 +20,7 @@ use netpath::model::want::{Depth, Fact, NsTarget, Want};
 use netpath_lab::{Overlay, Proxy, Spec};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use programs::{Lab, Machine, Netns, Running, Said, plugin, program, run, until, words};
-
-/// Two namespaces, 10.0.1.2 and 10.0.1.3, on a bridge in a third one.
-fn bridged() -> (Netns, Netns, Netns) {
-    let machine = Machine::up();
-    let bridge = Netns::add(&machine, "middle");
-    bridge.ip("link add br0 type bridge");
-    bridge.ip("link set br0 up");
-    let host = |n: u8| {
-        let host = Netns::add(&machine, &format!("host{n}"));
-        bridge.ip(&format!(
-            "link add port{n} type veth peer name eth0 netns {}",
-            host.name
-        ));
-        bridge.ip(&format!("link set port{n} up master br0"));
-        host.ip(&format!("addr add 10.0.1.{}/24 dev eth0", n + 2));
-        host.ip("link set eth0 up");
-        host
-    };
-    (host(0), host(1), bridge)
-}
+use programs::{Lab, Machine, Running, Said, bridged, plugin, program, run, until, words};
 
 /// A capture that goes on.
 struct Capturing {
@@ -113,7 +93,7 @@ fn tshark(file: &Path, arguments: &str, fields: &[&str]) -> Vec<String> {
 
 #[test]
 fn the_packets_are_those_of_tcpdump_at_every_hop() {
-    let (one, other, bridge) = bridged();
+    let ([one, other], bridge) = bridged();
     let machine = Arc::clone(&one.machine);
     let _listener = other.listen("--tcp 8080");
     let dir = tempfile::tempdir().expect("a directory");
@@ -196,7 +176,7 @@ fn the_packets_are_those_of_tcpdump_at_every_hop() {
 
 #[test]
 fn payload_is_left_out_and_limits_hold() {
-    let (one, other, _bridge) = bridged();
+    let ([one, other], _bridge) = bridged();
     let machine = Arc::clone(&one.machine);
     let _listener = other.listen("--tcp 8080");
     let dir = tempfile::tempdir().expect("a directory");
@@ -238,7 +218,7 @@ fn payload_is_left_out_and_limits_hold() {
 #[test]
 fn what_is_lost_is_told() {
     const SENT: u64 = 400_000;
-    let (one, _other, _bridge) = bridged();
+    let ([one, _other], _bridge) = bridged();
     let machine = Arc::clone(&one.machine);
     let dir = tempfile::tempdir().expect("a directory");
     let ours = dir.path().join("ours");
@@ -348,7 +328,7 @@ impl Talk {
 
 #[test]
 fn the_helper_sends_probes_and_says_what_came_back() {
-    let (one, other, _bridge) = bridged();
+    let ([one, other], _bridge) = bridged();
     let machine = Arc::clone(&one.machine);
     let _listener = other.listen("--tcp 8080 --udp 8080");
     let mut talk = Talk::start(&machine);

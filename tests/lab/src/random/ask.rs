@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 
-use netpath::model::NsKey;
-use netpath::model::packet::{L4, Packet, TCP, UDP};
+use netpath::model::packet::{Inner, L4, Packet, TCP, UDP};
 use netpath::model::topology::Topology;
+use netpath::model::{IfIndex, NsKey};
 use netpath::simulate::{Flow, Limits, Outcome, Sent, send, simulate};
-use netpath::trace::{Disposition, Hop, StepKind, Trace};
+use netpath::trace::{Disposition, Hop, RejectWith, StepKind, Trace};
 
-use super::fit::{self, Back, Manner, Observed};
+use super::fit::{Back, Holds, Unfit};
+use super::seen::{self, Name, Observed};
 use super::world::{Kind, Probe};
 
 /// Ways that are followed; where next hops are chosen again and again in a loop, there are more than can be.
@@ -27,12 +28,11 @@ pub enum Verdict {
 
 /// Holds what was seen against the ways predicted: it must be one of them.
 pub fn compare(
-    topology: &Topology,
     probe: &Probe,
     traces: &[Trace],
-    name: &dyn Fn(&NsKey) -> String,
+    name: Name<'_>,
     observed: &Observed,
-    limited: &dyn Fn(&Trace) -> bool,
+    fits: &mut dyn FnMut(&Trace) -> Result<(), Unfit>,
 ) -> Verdict {
     let sum: f64 = traces.iter().map(|trace| trace.probability).sum();
     if (sum - 1.0).abs() > 1e-6 {
@@ -43,29 +43,19 @@ pub fn compare(
             return Verdict::Unknown(why.join("; "));
         }
     }
-    let manner = match probe.kind {
-        Kind::Exchange => Manner {
-            raw: false,
-            protocol: probe.protocol,
-            flags: 0,
-        },
-        Kind::Raw { flags, .. } => Manner {
-            raw: true,
-            protocol: probe.protocol,
-            flags,
-        },
-    };
     let mut text = format!("{probe}\n");
+    let mut unknown = None;
     for (number, trace) in traces.iter().enumerate() {
-        let mut lost = |trace: &Trace, back| {
-            back == Back::Icmp && limited(trace) || is_lost(topology, trace, back)
-        };
-        match fit::fits(manner, trace, name, observed, &mut lost) {
+        match fits(trace) {
             Ok(()) => return Verdict::Agrees(number),
-            Err(why) => text.extend([" ", why.as_str(), "\n"]),
+            Err(Unfit::Differs(why)) => text.extend([" ", why.as_str(), "\n"]),
+            Err(Unfit::Unknown(why)) => unknown = Some(why),
         }
     }
-    text.push_str(&fit::show(traces, name, observed));
+    if let Some(why) = unknown {
+        return Verdict::Unknown(why);
+    }
+    text.push_str(&seen::show(traces, name, observed));
     Verdict::Differs(text)
 }
 
@@ -79,72 +69,93 @@ pub fn refused_by_route(trace: &Trace) -> Option<(NsKey, IpAddr)> {
         .then(|| (hop.ns.clone(), trace.packet.src))
 }
 
-/// Whether what is sent back is lost where it is sent, before any device.
+/// What is sent back from where a packet ended; `None` where that is nothing.
 ///
-/// It is asked as a packet of no connection, so that rules which ask for states may say otherwise; where it was
-/// seen, this is not asked.
-fn is_lost(topology: &Topology, trace: &Trace, back: Back) -> bool {
-    let Some(hop) = trace.hops.last() else {
-        return false;
-    };
-    let mut packet = trace.packet.reply(64);
+/// An error by ICMP quotes the packet: conntrack finds its connection by that.
+pub fn sent_back(topology: &Topology, trace: &Trace, back: Back) -> Option<Sent> {
+    let hop = trace.hops.last()?;
+    let about = &trace.packet;
+    let mut packet = about.reply(64);
     match (back, &mut packet.l4) {
         (Back::Tcp(own), L4::Tcp { flags, .. }) => *flags = own,
-        (Back::Tcp(_), _) => return false,
+        (Back::Tcp(_), _) => return None,
         (Back::Icmp, l4) => {
             *l4 = L4::Icmp {
-                kind: if trace.packet.src.is_ipv6() { 1 } else { 3 },
+                kind: if about.src.is_ipv6() { 1 } else { 3 },
                 code: 0,
                 id: None,
             };
+            packet.inner = Some(Box::new(Inner {
+                vni: None,
+                packet: about.clone(),
+            }));
+            // Errors come from an address of the kernel's choice.
+            packet.src = own_address(topology, hop, about).unwrap_or(packet.src);
         }
     }
-    // Errors come from an address of the kernel's choice.
-    if back == Back::Icmp {
-        packet.src = own_address(topology, hop, trace.packet.src).unwrap_or(packet.src);
-    }
-    let sent = Sent {
+    Some(Sent {
         from: hop.ns.clone(),
         packet,
         mark: 0,
         uid: None,
         gid: None,
-    };
-    let outcome = send(topology, &sent, &Limits::default());
-    outcome.traces.iter().any(|trace| {
-        !matches!(
-            trace.disposition,
-            Disposition::Delivered | Disposition::LeavesCluster
-        ) && trace.hops.iter().all(|hop| hop.taps.is_empty())
     })
 }
 
-/// An address of the device that a packet came in by.
-fn own_address(topology: &Topology, hop: &Hop, of: IpAddr) -> Option<IpAddr> {
+/// Whether what is sent back is lost where it is sent, before any device, on some of its ways.
+pub fn is_lost(ways: &[Trace]) -> Holds {
+    let mut holds = Holds::No;
+    let unseen = |trace: &&Trace| trace.hops.iter().all(|hop| hop.taps.is_empty());
+    for way in ways.iter().filter(unseen) {
+        match &way.disposition {
+            Disposition::Delivered | Disposition::LeavesCluster => {}
+            Disposition::Inconclusive(why) => {
+                let why = why.join("; ");
+                holds = Holds::Unknown(format!("whether what is sent back is lost: {why}"));
+            }
+            // No packet of this namespace.
+            Disposition::Rejected(RejectWith::InvalidArgument) => {
+                let why = "whether what is sent back is lost: its source is not known";
+                holds = Holds::Unknown(why.to_owned());
+            }
+            _ => return Holds::Yes,
+        }
+    }
+    holds
+}
+
+/// The address that an error about a packet comes from: its destination where that is the namespace's own, else one
+/// that the kernel chooses by the way back (`icmp_send()`), taken here for one of the device that the packet came in
+/// by, or of its bridge.
+fn own_address(topology: &Topology, hop: &Hop, about: &Packet) -> Option<IpAddr> {
     let netns = topology.netns(&hop.ns)?;
-    let dev = netns.link_named(hop.iif.as_deref()?)?.index;
-    let mut addrs = netns.addrs.known()?.iter();
-    let found = addrs.find(|addr| addr.link == dev && addr.local.is_ipv6() == of.is_ipv6());
-    found.map(|addr| addr.local)
+    let addrs = netns.addrs.known()?;
+    let mut own = [about.dst, about.src].into_iter();
+    if let Some(own) = own.find(|own| addrs.iter().any(|addr| addr.local == *own)) {
+        return Some(own);
+    }
+    let dev = netns.link_named(hop.iif.as_deref()?)?;
+    let near = |local: IpAddr| matches!(local, IpAddr::V6(local) if local.is_unicast_link_local());
+    let of = |index: IfIndex| {
+        let of = addrs.iter().filter(|addr| addr.link == index);
+        let mut of = of.map(|addr| addr.local);
+        of.find(|own| own.is_ipv6() == about.src.is_ipv6() && near(*own) == near(about.src))
+    };
+    of(dev.index).or_else(|| of(dev.master?))
+}
+
+/// How far the ways of a packet through a random network are followed.
+pub fn limits() -> Limits {
+    Limits {
+        branches: BRANCHES,
+        ..Limits::default()
+    }
 }
 
 /// The question that a probe asks.
-pub fn once(topology: &Topology, probe: &Probe, from: NsKey) -> Outcome {
-    let limits = Limits {
-        branches: BRANCHES,
-        ..Limits::default()
-    };
-    let (id, len) = (Some(probe.id), probe.length());
-    let Kind::Raw {
-        flags,
-        icmp,
-        mark,
-        ttl,
-        tos,
-        df,
-        ..
-    } = probe.kind
-    else {
+pub fn once(topology: &Topology, probe: &Probe, from: NsKey, limits: &Limits) -> Outcome {
+    let id = Some(probe.id);
+    let Some(packet) = packet(probe) else {
         let ports = matches!(probe.protocol, TCP | UDP);
         let flow = Flow {
             from,
@@ -153,24 +164,40 @@ pub fn once(topology: &Topology, probe: &Probe, from: NsKey) -> Outcome {
             dst: probe.dst,
             dport: ports.then_some(probe.dport),
             protocol: probe.protocol,
-            len,
+            len: probe.length(),
             uid: id,
             gid: id,
         };
-        return simulate(topology, &flow, &limits);
+        return simulate(topology, &flow, limits);
     };
-    let (sport, dport) = (Some(probe.sport), Some(probe.dport));
     let sent = Sent {
         from,
-        packet: Packet {
-            eth: None,
-            src: probe.src.unwrap_or(probe.dst),
-            dst: probe.dst,
+        packet,
+        mark: match probe.kind {
+            Kind::Raw { mark, .. } => mark,
+            Kind::Exchange | Kind::Error { .. } => 0,
+        },
+        uid: id,
+        gid: id,
+    };
+    send(topology, &sent, limits)
+}
+
+/// The packet of a raw socket; `None` where the kernel makes it.
+fn packet(probe: &Probe) -> Option<Packet> {
+    let src = probe.src.unwrap_or(probe.dst);
+    let (sport, dport) = (Some(probe.sport), Some(probe.dport));
+    let (ends, ttl, tos, df, l4) = match probe.kind {
+        Kind::Exchange => return None,
+        Kind::Raw {
+            flags,
+            icmp,
             ttl,
             tos,
             df,
-            len,
-            l4: match probe.protocol {
+            ..
+        } => {
+            let l4 = match probe.protocol {
                 TCP => L4::Tcp {
                     sport,
                     dport,
@@ -182,12 +209,31 @@ pub fn once(topology: &Topology, probe: &Probe, from: NsKey) -> Outcome {
                     code: icmp.1,
                     id: sport,
                 },
-            },
-            inner: None,
-        },
-        mark,
-        uid: id,
-        gid: id,
+            };
+            ((src, probe.dst), ttl, tos, df, l4)
+        }
+        Kind::Error { icmp, by } => {
+            let l4 = L4::Icmp {
+                kind: icmp.0,
+                code: icmp.1,
+                id: Some(0),
+            };
+            ((by, src), 64, 0, true, l4)
+        }
     };
-    send(topology, &sent, &limits)
+    let about = match probe.kind {
+        Kind::Error { .. } => packet(&probe.quoted()),
+        _ => None,
+    };
+    Some(Packet {
+        eth: None,
+        src: ends.0,
+        dst: ends.1,
+        ttl,
+        tos,
+        df,
+        len: probe.length(),
+        l4,
+        inner: about.map(|packet| Box::new(Inner { vni: None, packet })),
+    })
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use netpath::trace::{Disposition, Trace};
 
-use super::fit::chain;
+use super::seen::chain;
 
 /// Counts of decisions, by name.
 #[derive(Clone, Debug, Default)]
@@ -60,8 +60,8 @@ impl Coverage {
     }
 }
 
-/// A step's words without numbers, addresses and names of devices.
-fn plain(text: &str) -> String {
+/// Words of a step or a reason without numbers, addresses and names of devices.
+pub fn plain(text: &str) -> String {
     let words = text.split(' ').map(|word| {
         if word.chars().any(|letter| letter.is_ascii_digit()) {
             "…"

@@ -19,9 +19,13 @@ impl Dice {
     }
 
     /// 0 to `end` - 1; 0 where there is no such number.
+    pub fn number(&mut self, end: u64) -> u64 {
+        self.next() % end.max(1)
+    }
+
+    /// Likewise, for places in lists.
     pub fn below(&mut self, end: usize) -> usize {
-        let drawn = self.next() % (end.max(1) as u64);
-        usize::try_from(drawn).unwrap_or(0)
+        usize::try_from(self.number(end as u64)).unwrap_or(0)
     }
 
     /// True in so many of a hundred cases.

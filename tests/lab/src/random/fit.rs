@@ -1,12 +1,10 @@
 //! What was predicted beside what was seen. Nothing here needs a kernel: saved cases are judged by the same code.
 
-use std::fmt;
-use std::iter;
-use std::net::IpAddr;
-
-use netpath::model::packet::Packet;
+use netpath::model::packet::{ICMP, ICMPV6, TCP, UDP};
 use netpath::trace::{Disposition, RejectWith, Trace};
-use serde::{Deserialize, Serialize};
+
+use super::seen::{Name, Observed, Point, Refusal, chain, points};
+use super::world::{Kind, Probe};
 
 /// Linux's EPERM.
 const EPERM: i32 = 1;
@@ -21,91 +19,8 @@ const ENETUNREACH: i32 = 101;
 /// Linux's EHOSTUNREACH.
 const EHOSTUNREACH: i32 = 113;
 
-/// A packet at one device.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Point {
-    /// Namespace.
-    pub place: String,
-    /// Device.
-    pub dev: String,
-    /// It left by the device.
-    pub out: bool,
-    /// Source.
-    pub src: IpAddr,
-    /// Destination.
-    pub dst: IpAddr,
-    /// Source port.
-    pub sport: Option<u16>,
-    /// Destination port.
-    pub dport: Option<u16>,
-    /// TTL.
-    pub ttl: u8,
-    /// Differentiated services.
-    pub tos: u8,
-    /// Addresses and TTL inside a tunnel.
-    pub inner: Option<(IpAddr, IpAddr, u8)>,
-    /// The frame was for another station, at a device that passes none on.
-    #[serde(default)]
-    pub elsewhere: bool,
-}
-
-impl fmt::Display for Point {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let port = |port: Option<u16>| port.map_or_else(|| "any".to_owned(), |p| p.to_string());
-        write!(
-            f,
-            "{:<3} {} {:<8} {} {} > {} {} ttl {} tos {:#x}",
-            self.place,
-            if self.out { "out" } else { "in " },
-            self.dev,
-            self.src,
-            port(self.sport),
-            self.dst,
-            port(self.dport),
-            self.ttl,
-            self.tos
-        )?;
-        if let Some((src, dst, ttl)) = self.inner {
-            write!(f, " [{src} > {dst} ttl {ttl}]")?;
-        }
-        if self.elsewhere {
-            write!(f, " (for another station)")?;
-        }
-        Ok(())
-    }
-}
-
-/// How the sender was told no.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Refusal {
-    /// TCP reset.
-    Reset,
-    /// ICMP error.
-    Icmp {
-        /// ICMPv6.
-        v6: bool,
-        /// Type.
-        kind: u8,
-        /// Code.
-        code: u8,
-    },
-    /// The call failed with this number of Linux's, and nothing was seen.
-    Call(i32),
-}
-
-/// What was seen of a probe.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Observed {
-    /// Question, answer, and one more of each side.
-    pub turns: [Vec<Point>; 4],
-    /// The first refusal.
-    pub refusal: Option<Refusal>,
-    /// A socket or kernel took it and said so.
-    pub taken: bool,
-}
-
 /// What of a probe decides how its end is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Manner {
     /// One packet from a raw socket.
     pub raw: bool,
@@ -125,55 +40,63 @@ pub enum Back {
 }
 
 impl Manner {
+    /// That of a probe.
+    pub fn of(probe: &Probe) -> Self {
+        let (raw, protocol, flags) = match probe.kind {
+            Kind::Exchange => (false, probe.protocol, 0),
+            Kind::Raw { flags, .. } => (true, probe.protocol, flags),
+            Kind::Error { .. } => (true, if probe.dst.is_ipv6() { ICMPV6 } else { ICMP }, 0),
+        };
+        Self {
+            raw,
+            protocol,
+            flags,
+        }
+    }
+
     /// A raw packet that begins a connection.
     fn syn(self) -> bool {
-        self.raw && self.protocol == 6 && self.flags == 2
+        self.raw && self.protocol == TCP && self.flags == 2
     }
+}
+
+/// Whether something is so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Holds {
+    /// It is.
+    Yes,
+    /// It is not.
+    No,
+    /// Why that can't be told.
+    Unknown(String),
+}
+
+impl From<bool> for Holds {
+    fn from(holds: bool) -> Self {
+        if holds { Self::Yes } else { Self::No }
+    }
+}
+
+/// Why what was seen is not, or may not be, a predicted way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// It is another.
+    Differs(String),
+    /// It can't be told.
+    Unknown(String),
 }
 
 /// Whether what is sent back from where a packet ended is seen nowhere: rules or routes there take it.
-pub type IsLost<'f> = &'f mut dyn FnMut(&Trace, Back) -> bool;
-
-/// The packets of an exchange.
-pub fn chain(trace: &Trace) -> impl Iterator<Item = &Trace> {
-    iter::successors(Some(trace), |packet| packet.reply.as_deref())
-}
-
-/// Where a packet was predicted to be seen; `name` tells namespaces' names.
-pub fn points(trace: &Trace, name: &dyn Fn(&netpath::model::NsKey) -> String) -> Vec<Point> {
-    let mut points = Vec::new();
-    for hop in &trace.hops {
-        let place = name(&hop.ns);
-        points.extend(hop.taps.iter().map(|tap| Point {
-            inner: inner(&tap.packet),
-            place: place.clone(),
-            dev: tap.dev.clone(),
-            out: tap.out,
-            src: tap.packet.src,
-            dst: tap.packet.dst,
-            sport: tap.packet.sport(),
-            dport: tap.packet.dport(),
-            ttl: tap.packet.ttl,
-            tos: tap.packet.tos,
-            elsewhere: false,
-        }));
-    }
-    points
-}
-
-fn inner(packet: &Packet) -> Option<(IpAddr, IpAddr, u8)> {
-    let inner = &packet.inner.as_ref()?.packet;
-    Some((inner.src, inner.dst, inner.ttl))
-}
+pub type IsLost<'f> = &'f mut dyn FnMut(&Trace, Back) -> Holds;
 
 /// Whether what was seen is this way. `Err`: why not.
 pub fn fits(
     manner: Manner,
     trace: &Trace,
-    name: &dyn Fn(&netpath::model::NsKey) -> String,
+    name: Name<'_>,
     observed: &Observed,
     is_lost: IsLost<'_>,
-) -> Result<(), String> {
+) -> Result<(), Unfit> {
     let mut packets = chain(trace);
     let free = free_ports(trace);
     for (number, seen) in observed.turns.iter().enumerate() {
@@ -181,7 +104,7 @@ pub fn fits(
         let points = packet
             .map(|packet| points(packet, name))
             .unwrap_or_default();
-        if packet.is_none() && !manner.raw && matches!(manner.protocol, 1 | 58) {
+        if packet.is_none() && !manner.raw && matches!(manner.protocol, ICMP | ICMPV6) {
             // Echoes have no socket that could tell that none came back, so that the next is sent anyway.
             continue;
         }
@@ -191,7 +114,7 @@ pub fn fits(
             if within(&points, seen, free) {
                 continue;
             }
-            return Err(format!("packet {} is not where it was seen", number + 1));
+            return Err(elsewhere(number));
         }
         let equal = if flooded {
             within(&points, seen, free)
@@ -208,23 +131,23 @@ pub fn fits(
             all
         };
         if !equal {
-            return Err(format!("packet {} is not where it was seen", number + 1));
+            return Err(elsewhere(number));
         }
     }
     let refusal = observed.refusal;
     let ends = match &trace.disposition {
         Disposition::Delivered | Disposition::LeavesCluster if manner.raw => {
-            let silent = !observed.taken && observed.refusal.is_none();
-            taken_raw(manner, observed) || silent && manner.syn() && is_lost(trace, Back::Tcp(0x12))
-        }
-        Disposition::Delivered | Disposition::LeavesCluster => {
-            // What becomes of lost answers their points tell.
-            !trace.works() || observed.taken && refusal.is_none()
+            let silent = !observed.taken && refusal.is_none();
+            if !taken_raw(manner, observed) && silent && manner.syn() {
+                is_lost(trace, Back::Tcp(0x12))
+            } else {
+                taken_raw(manner, observed).into()
+            }
         }
         Disposition::Rejected(RejectWith::PortClosed) if manner.raw => match refusal {
-            None if manner.flags & 4 != 0 => true,
+            None if manner.flags & 4 != 0 => Holds::Yes,
             None => is_lost(trace, Back::Tcp(0x14)),
-            Some(own) => manner.flags & 4 == 0 && own == Refusal::Reset,
+            Some(own) => (manner.flags & 4 == 0 && own == Refusal::Reset).into(),
         },
         // The refusal itself may be refused on its way.
         Disposition::Rejected(RejectWith::PortClosed | RejectWith::TcpReset)
@@ -233,22 +156,48 @@ pub fn fits(
             is_lost(trace, Back::Tcp(0x14))
         }
         Disposition::Rejected(_) if refusal.is_none() => is_lost(trace, Back::Icmp),
-        Disposition::Rejected(with) => refusal.is_some_and(|own| is(*with, own)),
-        // Nobody is told by a packet; the call of a local sender may fail.
-        Disposition::Dropped(_) => {
-            !observed.taken && matches!(refusal, None | Some(Refusal::Call(_)))
+        // The call fails where OUTPUT refuses, whatever becomes of the error.
+        Disposition::Rejected(RejectWith::Icmp(_)) if refusal == Some(Refusal::Call(EPERM)) => {
+            Holds::Yes
         }
         Disposition::Loop => {
-            let over = refusal.is_none_or(|own| is(RejectWith::TtlExceeded, own));
-            !observed.taken && over
+            let over = refusal.is_none_or(|own| told(RejectWith::TtlExceeded, own));
+            (!observed.taken && over).into()
+        }
+        _ => ends(trace, observed).into(),
+    };
+    match ends {
+        Holds::Yes => Ok(()),
+        Holds::No => Err(other_end(trace)),
+        Holds::Unknown(why) => Err(Unfit::Unknown(why)),
+    }
+}
+
+/// Whether a packet's end is what was seen of it, where that does not depend on what came back from there.
+pub fn ends(trace: &Trace, observed: &Observed) -> bool {
+    let refusal = observed.refusal;
+    match &trace.disposition {
+        // What becomes of lost answers their points tell.
+        Disposition::Delivered | Disposition::LeavesCluster => {
+            !trace.works() || observed.taken && refusal.is_none()
+        }
+        Disposition::Rejected(with) => refusal.is_some_and(|own| told(*with, own)),
+        // Nobody is told by a packet; the call of a local sender may fail.
+        Disposition::Dropped(_) | Disposition::Loop => {
+            !observed.taken && matches!(refusal, None | Some(Refusal::Call(_)))
         }
         Disposition::Inconclusive(_) => false,
-    };
-    if ends {
-        Ok(())
-    } else {
-        Err(format!("{:?} is not what was seen", trace.disposition))
     }
+}
+
+/// That a packet of an exchange, by its number, is not where it was seen.
+pub fn elsewhere(number: usize) -> Unfit {
+    Unfit::Differs(format!("packet {} is not where it was seen", number + 1))
+}
+
+/// That it ended otherwise.
+pub fn other_end(trace: &Trace) -> Unfit {
+    Unfit::Differs(format!("{:?} is not what was seen", trace.disposition))
 }
 
 /// Whether it may be seen elsewhere, too: a switch on the way sends it to all its ports.
@@ -274,18 +223,18 @@ fn within(predicted: &[Point], seen: &[Point], free: (u16, u16)) -> bool {
 }
 
 /// A packet from a raw socket that reaches a socket or kernel: what is said of it, where anything is.
-fn taken_raw(manner: Manner, observed: &Observed) -> bool {
+pub fn taken_raw(manner: Manner, observed: &Observed) -> bool {
     match manner.protocol {
-        6 if manner.flags == 2 => observed.taken && observed.refusal.is_none(),
+        TCP if manner.flags == 2 => observed.taken && observed.refusal.is_none(),
         // A listener resets what belongs to no connection, or passes over it.
-        6 => !matches!(observed.refusal, Some(Refusal::Icmp { .. })),
-        17 => observed.taken,
+        TCP => !matches!(observed.refusal, Some(Refusal::Icmp { .. })),
+        UDP => observed.taken,
         _ => observed.refusal.is_none(),
     }
 }
 
 /// Ports that a source gets where it is any free one: those that a rule names, or those from 1024 on.
-fn free_ports(trace: &Trace) -> (u16, u16) {
+pub fn free_ports(trace: &Trace) -> (u16, u16) {
     let steps = chain(trace).flat_map(|packet| packet.hops.iter().flat_map(|hop| &hop.steps));
     let named = steps.filter_map(|step| {
         let (_, range) = step.result.split_once(", port ")?;
@@ -296,7 +245,7 @@ fn free_ports(trace: &Trace) -> (u16, u16) {
 }
 
 /// Ports that the prediction leaves open are any of the free ones.
-fn same(predicted: &Point, seen: &Point, free: (u16, u16)) -> bool {
+pub fn same(predicted: &Point, seen: &Point, free: (u16, u16)) -> bool {
     let port = |own: Option<u16>, other: Option<u16>| match (own, other) {
         (None, Some(other)) => (free.0..=free.1).contains(&other),
         (own, other) => own == other,
@@ -312,7 +261,8 @@ fn same(predicted: &Point, seen: &Point, free: (u16, u16)) -> bool {
         && rest(predicted) == rest(seen)
 }
 
-fn is(with: RejectWith, seen: Refusal) -> bool {
+/// Whether a refusal is the one that is predicted.
+pub fn told(with: RejectWith, seen: Refusal) -> bool {
     let icmp = |four: (u8, u8), six: (u8, u8)| match seen {
         Refusal::Icmp { v6, kind, code } => (kind, code) == if v6 { six } else { four },
         _ => false,
@@ -320,8 +270,7 @@ fn is(with: RejectWith, seen: Refusal) -> bool {
     let call = |errors: &[i32]| matches!(seen, Refusal::Call(error) if errors.contains(&error));
     match with {
         RejectWith::TcpReset | RejectWith::PortClosed => seen == Refusal::Reset,
-        // The call fails where OUTPUT refuses, whatever becomes of the error.
-        RejectWith::Icmp(code) => icmp((3, code), (1, code)) || call(&[EPERM]),
+        RejectWith::Icmp(code) => icmp((3, code), (1, code)),
         RejectWith::PortUnreachable => icmp((3, 3), (1, 4)),
         RejectWith::NetUnreachable => icmp((3, 0), (1, 0)) || call(&[ENETUNREACH]),
         RejectWith::HostUnreachable => icmp((3, 1), (1, 3)) || call(&[EHOSTUNREACH]),
@@ -330,38 +279,4 @@ fn is(with: RejectWith, seen: Refusal) -> bool {
         RejectWith::TtlExceeded => icmp((11, 0), (3, 0)),
         RejectWith::InvalidArgument => call(&[EINVAL, ENETUNREACH]),
     }
-}
-
-/// Traces, as far as they may be compared, for people.
-pub fn show(
-    traces: &[Trace],
-    name: &dyn Fn(&netpath::model::NsKey) -> String,
-    observed: &Observed,
-) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::new();
-    for trace in traces {
-        let _ = writeln!(text, " predicted, {:.4}:", trace.probability);
-        for (number, packet) in chain(trace).enumerate() {
-            let _ = writeln!(text, "  packet {}: {:?}", number + 1, packet.disposition);
-            for point in points(packet, name) {
-                let _ = writeln!(text, "    {point}");
-            }
-            for hop in packet.hops.iter().filter(|_| traces.len() < 3) {
-                for step in &hop.steps {
-                    let kind = step.kind.name();
-                    let _ = writeln!(text, "      - {} {kind}: {}", name(&hop.ns), step.result);
-                }
-            }
-        }
-    }
-    let (refusal, taken) = (observed.refusal, observed.taken);
-    let _ = writeln!(text, " seen: refusal {refusal:?}, taken {taken}");
-    for (number, points) in observed.turns.iter().enumerate() {
-        let _ = writeln!(text, "  packet {}", number + 1);
-        for point in points {
-            let _ = writeln!(text, "    {point}");
-        }
-    }
-    text
 }

@@ -2,35 +2,30 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use netpath::collect::{Collector, Roots};
+use anyhow::{Result, ensure};
+use netpath::model::NsKey;
 use netpath::model::link::{LinkKind, PortState};
 use netpath::model::topology::Topology;
-use netpath::model::want::{Depth, Fact, NsTarget, Want};
-use netpath::model::{NetNsId, NsKey};
+use netpath::model::want::Depth;
 use netpath::simulate::peer::{Peer, peer};
+use netpath::simulate::{Limits, send};
 use netpath::trace::Trace;
 
-use super::ask::{Verdict, compare, once, refused_by_route};
-use super::fit::{Observed, chain};
+use super::ask::{self, Verdict, refused_by_route};
+use super::fit::{self, Back, Holds, Manner};
 use super::raise::Raised;
+use super::reader::{NODE, Reader};
+use super::seen::{Observed, chain};
 use super::world::Probe;
 
-/// Name of the one node that a random network is.
-pub const NODE: &str = "here";
 /// Refusals that a namespace sends to an address at once.
 const BURST: usize = 5;
-const WAIT: Duration = Duration::from_secs(20);
 
-/// The product's own reader, and what it read.
+/// The reader of a random network, and what its namespaces have told so far.
 pub struct Judge {
-    collector: Collector,
-    /// What was read.
-    pub topology: Topology,
-    names: BTreeMap<NetNsId, String>,
+    reader: Reader,
     /// How often routes of a namespace may have refused packets of an address.
     told: BTreeMap<(NsKey, IpAddr), usize>,
 }
@@ -38,16 +33,15 @@ pub struct Judge {
 impl Judge {
     /// Starts the reader.
     pub fn up() -> Result<Self> {
-        let roots = Roots {
-            proc: PathBuf::from("/proc"),
-            netns: vec![PathBuf::from("/run/netns")],
-        };
         Ok(Self {
-            collector: Collector::new(roots)?,
-            topology: Topology::default(),
-            names: BTreeMap::new(),
+            reader: Reader::up()?,
             told: BTreeMap::new(),
         })
+    }
+
+    /// What was read.
+    pub fn topology(&self) -> &Topology {
+        &self.reader.topology
     }
 
     /// Reads until devices whose other end is up are up, ports of bridges forward and addresses can be used.
@@ -68,12 +62,13 @@ impl Judge {
 
     fn not_usable(&self) -> Vec<String> {
         let mut waiting = Vec::new();
-        for (key, netns) in self.topology.all() {
-            let place = self.name(&key);
+        let name = self.namer();
+        for (key, netns) in self.topology().all() {
+            let place = name(&key);
             for link in netns.links.known().into_iter().flatten() {
-                let peer_is_up = match peer(&self.topology, &key, link) {
+                let peer_is_up = match peer(self.topology(), &key, link) {
                     Peer::Found(ns, index) => {
-                        let peer = self.topology.netns(&ns).and_then(|ns| ns.link(index));
+                        let peer = self.topology().netns(&ns).and_then(|ns| ns.link(index));
                         peer.is_some_and(|peer| peer.up)
                     }
                     _ => false,
@@ -97,23 +92,20 @@ impl Judge {
 
     /// Reads all namespaces anew, with all their rules.
     pub fn read(&mut self, raised: &Raised) -> Result<()> {
+        self.reader.forget();
         self.read_to(raised, Depth::Full)
     }
 
     /// Reads all namespaces anew but for rules, which packets do not change.
     pub fn read_again(&mut self, raised: &Raised) -> Result<()> {
-        let before = std::mem::take(&mut self.topology);
+        let before = self.reader.forget();
         self.read_to(raised, Depth::NoRules)?;
         let Some(node) = before.nodes.get(NODE) else {
             return Ok(());
         };
-        for (id, old) in &node.netns {
-            let new = self
-                .topology
-                .nodes
-                .get_mut(NODE)
-                .and_then(|node| node.netns.get_mut(id));
-            if let Some(new) = new {
+        let read = self.reader.topology.nodes.get_mut(NODE);
+        for (id, new) in read.into_iter().flat_map(|node| &mut node.netns) {
+            if let Some(old) = node.netns.get(id) {
                 new.nft = old.nft.clone();
                 new.legacy = old.legacy.clone();
                 new.ipset_names = old.ipset_names.clone();
@@ -124,54 +116,27 @@ impl Judge {
     }
 
     fn read_to(&mut self, raised: &Raised, depth: Depth) -> Result<()> {
-        self.topology = Topology::default();
-        self.names.clear();
-        let wants: Vec<Want> = raised
-            .places
-            .iter()
-            .map(|place| Want::NetNs {
-                target: NsTarget::Named(raised.netns(&place.name)),
-                depth,
-            })
-            .collect();
-        for fact in self.collector.collect(&wants, WAIT) {
-            if let Fact::NetNs(ns) = &fact {
-                let paths = &ns.identity.paths;
-                let place = raised.places.iter().find(|place| {
-                    let name = raised.netns(&place.name);
-                    paths.iter().any(|path| path.ends_with(&format!("/{name}")))
-                });
-                if let Some(place) = place {
-                    self.names.insert(ns.identity.id, place.name.clone());
-                }
-            }
-            self.topology.merge(NODE, fact);
-        }
-        ensure!(
-            self.names.len() == raised.places.len(),
-            "read namespaces: {} of {} were found",
-            self.names.len(),
-            raised.places.len()
-        );
-        Ok(())
+        let places = &raised.places;
+        self.reader.read(places, places.names(), depth)
     }
 
     /// Devices that pass on frames for other stations: ports of bridges, parents of macvlans.
     pub fn ports(&self) -> BTreeSet<(String, String)> {
         let mut ports = BTreeSet::new();
-        for (key, netns) in self.topology.all() {
-            let name = self.name(&key);
+        let name = self.namer();
+        for (key, netns) in self.topology().all() {
+            let place = name(&key);
             for link in netns.links.known().into_iter().flatten() {
                 if link.master.is_some() {
-                    ports.insert((name.clone(), link.name.clone()));
+                    ports.insert((place.clone(), link.name.clone()));
                 }
                 if matches!(link.kind, LinkKind::Macvlan(_)) {
                     // Its parent may be in any namespace; names of parents are unlike all others.
-                    for (key, netns) in self.topology.all() {
+                    for (key, netns) in self.topology().all() {
                         let parent = netns.links.known().into_iter().flatten();
                         for parent in parent.filter(|parent| Some(parent.index) == link.link) {
                             if parent.name.starts_with("mp") {
-                                ports.insert((self.name(&key), parent.name.clone()));
+                                ports.insert((name(&key), parent.name.clone()));
                             }
                         }
                     }
@@ -181,69 +146,58 @@ impl Judge {
         ports
     }
 
-    /// A namespace's name in its network.
-    pub fn name(&self, key: &NsKey) -> String {
-        let name = self.names.get(&key.netns);
-        name.cloned().unwrap_or_else(|| "?".to_owned())
-    }
-
-    fn key(&self, place: &str) -> Result<NsKey> {
-        let found = self.names.iter().find(|(_, name)| *name == place);
-        let (netns, _) = found.with_context(|| format!("{place} was not read"))?;
-        Ok(NsKey {
-            node: NODE.to_owned(),
-            netns: *netns,
-        })
-    }
-
     /// Whether a probe's source is an address of its namespace.
     pub fn can_send(&self, probe: &Probe) -> bool {
         let Some(src) = probe.src.filter(|src| !src.is_loopback()) else {
             return true;
         };
-        let ns = self.key(&probe.from).ok();
-        let ns = ns.and_then(|key| self.topology.netns(&key));
+        let ns = self.reader.key(&probe.from).ok();
+        let ns = ns.and_then(|key| self.topology().netns(&key));
         let addrs = ns.and_then(|ns| ns.addrs.known());
         addrs.into_iter().flatten().any(|addr| addr.local == src)
     }
 
     /// All ways that a probe may take.
     pub fn predict(&mut self, probe: &Probe) -> Result<Vec<Trace>> {
-        let from = self.key(&probe.from)?;
-        let mut asked = BTreeSet::new();
-        loop {
-            let mut outcome = once(&self.topology, probe, from.clone());
-            let wants = outcome.wants.remove(NODE).unwrap_or_default();
-            let new: Vec<Want> = wants.difference(&asked).cloned().collect();
-            if new.is_empty() {
-                return Ok(outcome.traces);
-            }
-            for fact in self.collector.collect(&new, WAIT) {
-                self.topology.merge(NODE, fact);
-            }
-            asked.extend(new);
-        }
+        let from = self.reader.key(&probe.from)?;
+        let limits = ask::limits();
+        let once = |topology: &Topology| ask::once(topology, probe, from.clone(), &limits);
+        Ok(self.reader.ask(once))
+    }
+
+    /// Tells names of the namespaces that were read until now.
+    pub fn namer(&self) -> impl Fn(&NsKey) -> String + use<> {
+        self.reader.namer()
     }
 
     /// Holds what was seen against the ways predicted: it must be one of them.
     pub fn compare(&mut self, probe: &Probe, traces: &[Trace], observed: &Observed) -> Verdict {
-        let told = |trace: &Trace| {
-            let key = refused_by_route(trace)?;
-            self.told.get(&key).copied()
-        };
-        let verdict = compare(
-            &self.topology,
-            probe,
-            traces,
-            &|key| self.name(key),
-            observed,
-            &|trace| told(trace).is_some_and(|times| times >= BURST),
-        );
+        let name = self.namer();
+        let manner = Manner::of(probe);
+        let mut lost = |trace: &Trace, back| self.is_lost(trace, back);
+        let verdict = ask::compare(probe, traces, &name, observed, &mut |trace| {
+            fit::fits(manner, trace, &name, observed, &mut lost)
+        });
         for packet in traces.iter().flat_map(chain) {
             if let Some(key) = refused_by_route(packet) {
                 *self.told.entry(key).or_default() += 1;
             }
         }
         verdict
+    }
+
+    fn is_lost(&mut self, trace: &Trace, back: Back) -> Holds {
+        let told = refused_by_route(trace).and_then(|key| self.told.get(&key));
+        if back == Back::Icmp && told.is_some_and(|times| *times >= BURST) {
+            return Holds::Yes;
+        }
+        let Some(sent) = ask::sent_back(self.topology(), trace, back) else {
+            return Holds::No;
+        };
+        let limits = Limits::default();
+        let ways = self
+            .reader
+            .ask_apart(|topology| send(topology, &sent, &limits));
+        ask::is_lost(&ways)
     }
 }

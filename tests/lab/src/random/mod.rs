@@ -11,24 +11,27 @@
 
 pub mod ask;
 pub mod coverage;
+pub mod cpu;
 pub mod dice;
 pub mod fit;
 pub mod judge;
+pub mod places;
 mod plan;
 mod probe;
 mod raise;
+pub mod reader;
 mod routes;
 mod rules;
 pub mod run;
 pub mod save;
+pub mod seen;
 pub mod shrink;
-mod wire;
+pub mod wire;
 pub mod world;
 
 use dice::Dice;
 use plan::Plan;
 pub use raise::Raised;
-pub use wire::Wire;
 use world::{Probe, World};
 
 /// The network of a seed, and packets to send through it.

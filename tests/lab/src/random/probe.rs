@@ -14,7 +14,7 @@ pub const TCP_PORTS: [u16; 2] = [80, 8080];
 /// Likewise.
 pub const UDP_PORTS: [u16; 2] = [53, 8053];
 /// Ports that probes are sent from, each once in a network.
-pub const SOURCE_PORTS: Range<u16> = 40000..61000;
+const SOURCE_PORTS: Range<u16> = 40000..61000;
 /// SYN, ACK, FIN ACK, RST, SYN ACK, none, FIN PSH URG, SYN FIN, PSH ACK, SYN RST.
 const FLAGS: [u8; 10] = [0x02, 0x10, 0x11, 0x04, 0x12, 0x00, 0x29, 0x03, 0x18, 0x06];
 

@@ -2,22 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, sendto, socket};
 
+use super::places::Places;
+use super::wire::{Servers, Wire};
 use super::world::{Rules, World};
-use crate::cluster::Place;
-use crate::command::{feed, ip_batch, output};
+use crate::command::{feed, output};
 use crate::network::sysctl;
 
 /// A network that stands. It is removed when this is dropped.
 pub struct Raised {
-    prefix: String,
     /// Namespaces, in the order of the world.
-    pub places: Vec<Place>,
+    pub places: Places,
     /// Lines that the kernel or a tool refused, with what it said.
     pub refused: Vec<String>,
 }
@@ -25,32 +23,21 @@ pub struct Raised {
 impl Raised {
     /// Makes it, without rules. Lines of `ip` and `bridge` and settings that are refused are noted.
     pub fn up(world: &World) -> Result<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let names = world.places.iter().map(|place| place.name.as_str());
         let mut raised = Self {
-            prefix: format!("npr-{}-{number}-", std::process::id()),
-            places: Vec::new(),
+            places: Places::make("npr", names)?,
             refused: Vec::new(),
         };
-        let lines = world.places.iter();
-        let lines: Vec<String> = lines
-            .map(|place| format!("netns add {}", raised.netns(&place.name)))
-            .collect();
-        ip_batch(&lines)?;
-        for place in &world.places {
-            let name = raised.netns(&place.name);
-            let path = PathBuf::from("/run/netns").join(name);
-            raised.places.push(Place::at(&place.name, &path)?);
-        }
         let named = |line: &String| {
             let mut line = line.clone();
             for place in &world.places {
-                line = line.replace(&format!("@{}@", place.name), &raised.netns(&place.name));
+                let netns = raised.places.netns(&place.name);
+                line = line.replace(&format!("@{}@", place.name), &netns);
             }
             line
         };
         let mut refused = Vec::new();
-        for (at, place) in raised.places.iter().zip(&world.places) {
+        for (at, place) in raised.places.all().iter().zip(&world.places) {
             let lines: Vec<String> = place.links.iter().map(named).collect();
             refused.extend(at.enter(|| {
                 let mut refused = Vec::new();
@@ -63,7 +50,7 @@ impl Raised {
                 Ok(refused)
             })?);
         }
-        for (at, place) in raised.places.iter().zip(&world.places) {
+        for (at, place) in raised.places.all().iter().zip(&world.places) {
             let lines: Vec<String> = place.ip.iter().map(named).collect();
             refused.extend(at.enter(|| {
                 let mut refused = batch("ip", &lines)?;
@@ -82,7 +69,7 @@ impl Raised {
 
     /// Loads sets and rules.
     pub fn load_rules(&self, world: &World) -> Result<()> {
-        for (at, place) in self.places.iter().zip(&world.places) {
+        for (at, place) in self.places.all().iter().zip(&world.places) {
             at.enter(|| {
                 if !place.ipsets.is_empty() {
                     feed(&["ipset", "restore"], &(place.ipsets.join("\n") + "\n"))?;
@@ -93,49 +80,24 @@ impl Raised {
         Ok(())
     }
 
+    /// Opens the world's sockets, and a capture. `ports` are the devices, by namespace, that pass frames on.
+    pub fn wire(&self, world: &World, ports: BTreeSet<(String, String)>) -> Result<Wire<'_>> {
+        let mut servers = Servers::default();
+        for (at, place) in self.places.all().iter().zip(&world.places) {
+            for listener in &place.listeners {
+                // The address is gone where a case was made smaller.
+                servers.open(at, listener)?;
+            }
+        }
+        Ok(Wire::up(&self.places, servers, ports)?.passing_over_others())
+    }
+
     /// Shows bridges where everyone is; devices have to be up.
     pub fn show_stations(&self) -> Result<()> {
-        for at in &self.places {
+        for at in self.places.all() {
             at.enter(show_stations)?;
         }
         Ok(())
-    }
-
-    /// Name of a namespace's file.
-    pub fn netns(&self, place: &str) -> String {
-        format!("{}{place}", self.prefix)
-    }
-
-    /// A namespace.
-    pub fn place(&self, name: &str) -> Result<&Place> {
-        let found = self.places.iter().find(|place| place.name == name);
-        found.with_context(|| format!("{name} is no namespace of this network"))
-    }
-
-    /// The namespaces again, for a capture.
-    pub fn again(&self) -> Result<Vec<Place>> {
-        let places = self.places.iter();
-        places
-            .map(|place| {
-                let path = PathBuf::from("/run/netns").join(self.netns(&place.name));
-                Place::at(&place.name, &path)
-            })
-            .collect()
-    }
-}
-
-impl Drop for Raised {
-    fn drop(&mut self) {
-        let mut lines: BTreeSet<String> = BTreeSet::new();
-        for place in &self.places {
-            lines.insert(format!("netns del {}", self.netns(&place.name)));
-        }
-        let lines: Vec<String> = lines.into_iter().collect();
-        match batch("ip", &lines) {
-            Ok(refused) if refused.is_empty() => {}
-            Ok(refused) => eprintln!("remove namespaces: {}", refused.join("; ")),
-            Err(error) => eprintln!("remove namespaces: {error:#}"),
-        }
     }
 }
 

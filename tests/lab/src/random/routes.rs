@@ -12,12 +12,7 @@ pub fn draw(dice: &mut Dice, plan: &mut Plan) {
     let goals = plan.goals();
     for place in 0..plan.world.places.len() {
         let mut lines = Vec::new();
-        let stations: Vec<Station> = plan
-            .stations
-            .iter()
-            .filter(|station| station.place == place)
-            .cloned()
-            .collect();
+        let stations = plan.stations_of(place);
         if stations.is_empty() {
             continue;
         }
@@ -132,12 +127,7 @@ fn oddity(dice: &mut Dice, plan: &Plan, goal: &Goal, place: usize, lines: &mut V
     } else {
         masked(&addr, len)
     };
-    let own: Vec<Station> = plan
-        .stations
-        .iter()
-        .filter(|station| station.place == place)
-        .cloned()
-        .collect();
+    let own = plan.stations_of(place);
     let line = match dice.below(6) {
         0 => format!("{dash}route add blackhole {prefix}"),
         1 => format!("{dash}route add unreachable {prefix}"),

@@ -5,20 +5,18 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::unistd::Pid;
 
 use super::ask::Verdict;
-use super::coverage::Coverage;
+use super::coverage::{Coverage, plain};
+use super::cpu;
 use super::dice::Dice;
-use super::fit::Refusal;
 use super::judge::Judge;
+use super::seen::Refusal;
 use super::world::{Case, Kind, Probe, World};
-use super::{Raised, Wire, generate, save, shrink};
+use super::{Raised, generate, save, shrink};
 
 /// Packets that are sent through each network.
 pub const PROBES: usize = 40;
@@ -62,7 +60,9 @@ pub struct Report {
     pub skipped: usize,
     /// Networks that could not be made, with their seeds.
     pub failed: Vec<String>,
-    /// Lines that the kernel or a tool refused.
+    /// Lines for `ip` and `bridge`, and settings.
+    pub lines: usize,
+    /// Of these, how many the kernel or a tool refused.
     pub refused: usize,
     /// The same by their first words, with an example.
     pub refusals: BTreeMap<String, usize>,
@@ -90,6 +90,7 @@ impl Report {
         }
         self.differ.extend(other.differ.iter().cloned());
         self.failed.extend(other.failed.iter().cloned());
+        self.lines += other.lines;
         self.refused += other.refused;
         self.skipped += other.skipped;
         self.coverage.add(&other.coverage);
@@ -130,8 +131,8 @@ impl Report {
         let _ = writeln!(text, "ends: {}", ends.join(", "));
         let _ = writeln!(
             text,
-            "time of all CPUs: networks {raise:.1} s, reading and predicting {read:.1} s, sending {send:.1} s; {} lines refused, {} packets that can't be sent",
-            self.refused, self.skipped
+            "time of all CPUs: networks {raise:.1} s, reading and predicting {read:.1} s, sending {send:.1} s; {} of {} lines refused, {} packets that can't be sent",
+            self.refused, self.lines, self.skipped
         );
         for (why, count) in &self.unknown {
             let _ = writeln!(text, "  {count} inconclusive: {why}");
@@ -154,53 +155,30 @@ pub fn run(plan: &Plan) -> Result<Report> {
     let seeds: Vec<u64> = (0..networks).map(|_| dice.seed()).collect();
     let next = AtomicUsize::new(0);
     let total = Mutex::new(Report::default());
-    let own = sched_getaffinity(Pid::from_raw(0)).context("ask for the CPUs of this program")?;
-    let cpus: Vec<usize> = (0..CpuSet::count())
-        .filter(|cpu| own.is_set(*cpu).unwrap_or(false))
-        .take(plan.jobs.max(1))
-        .collect();
-    thread::scope(|scope| {
-        for cpu in cpus {
-            let (next, total, seeds) = (&next, &total, &seeds);
-            scope.spawn(move || {
-                if let Err(error) = keep_to(cpu) {
-                    eprintln!("{error:#}");
-                    return;
-                }
-                while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let began = Instant::now();
-                    let report = network(*seed, PROBES, plan.save.as_deref(), None);
-                    let Ok(mut total) = total.lock() else {
-                        return;
-                    };
-                    if began.elapsed() > SLOW {
-                        let parts = report.parts;
-                        eprintln!("seed {seed:#x} took {:?}: {parts:?}", began.elapsed());
-                    }
-                    for text in &report.differ {
-                        println!("== {text}");
-                    }
-                    total.add(&report);
-                    let over = start.elapsed().as_secs() >= plan.seconds;
-                    if total.differ.len() >= plan.most || over {
-                        return;
-                    }
-                }
-            });
+    cpu::on_each(plan.jobs, || {
+        let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) else {
+            return Ok(false);
+        };
+        let began = Instant::now();
+        let report = network(*seed, PROBES, plan.save.as_deref(), None);
+        let Ok(mut total) = total.lock() else {
+            return Ok(false);
+        };
+        if began.elapsed() > SLOW {
+            let parts = report.parts;
+            eprintln!("seed {seed:#x} took {:?}: {parts:?}", began.elapsed());
         }
-    });
+        for text in &report.differ {
+            println!("== {text}");
+        }
+        total.add(&report);
+        Ok(total.differ.len() < plan.most && start.elapsed().as_secs() < plan.seconds)
+    })?;
     let mut report = total
         .into_inner()
         .map_err(|_| anyhow::anyhow!("a thread panicked"))?;
     report.took = start.elapsed();
     Ok(report)
-}
-
-/// Keeps this thread to one CPU, on which the kernel handles what it sends in order.
-pub fn keep_to(cpu: usize) -> Result<()> {
-    let mut only = CpuSet::new();
-    only.set(cpu).context("name a CPU")?;
-    sched_setaffinity(Pid::from_raw(0), &only).context("keep a thread to a CPU")
 }
 
 /// All packets of one seed's network.
@@ -248,6 +226,7 @@ fn try_network(
 ) -> Result<()> {
     let start = Instant::now();
     let raised = Raised::up(world)?;
+    report.lines += world.lines();
     report.refused += raised.refused.len();
     for line in &raised.refused {
         let why = line.rsplit(": ").next().unwrap_or_default();
@@ -257,7 +236,7 @@ fn try_network(
     }
     let mut judge = Judge::up()?;
     judge.await_usable(&raised)?;
-    let mut wire = Wire::up(&raised, world, judge.ports())?;
+    let mut wire = raised.wire(world, judge.ports())?;
     raised.load_rules(world)?;
     judge.read(&raised)?;
     report.parts[0] += start.elapsed();
@@ -287,7 +266,7 @@ fn try_network(
                     report.coverage.count(trace);
                 }
             }
-            Verdict::Unknown(why) => *report.unknown.entry(reason(&why)).or_default() += 1,
+            Verdict::Unknown(why) => *report.unknown.entry(plain(&why)).or_default() += 1,
             Verdict::Differs(text) => {
                 report
                     .differ
@@ -301,16 +280,4 @@ fn try_network(
     drop(raised);
     report.parts[0] += start.elapsed();
     Ok(())
-}
-
-/// Words that differ from case to case left out.
-fn reason(why: &str) -> String {
-    let words = why.split(' ').map(|word| {
-        if word.chars().any(|letter| letter.is_ascii_digit()) {
-            "…"
-        } else {
-            word
-        }
-    });
-    words.collect::<Vec<_>>().join(" ")
 }

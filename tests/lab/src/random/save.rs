@@ -9,8 +9,8 @@ use netpath::model::names::Names;
 use serde::Serialize;
 
 use super::ask::Verdict;
-use super::fit::Observed;
-use super::judge::NODE;
+use super::reader::NODE;
+use super::seen::Observed;
 use super::shrink::attempt;
 use super::world::{Case, Probe};
 
@@ -28,15 +28,16 @@ struct Saved<'s> {
 /// Sends a case once more and saves it under `dir`, with what the kernel did.
 pub fn save(dir: &Path, case: &Option<Case>, seed: u64, number: usize) -> Result<Option<PathBuf>> {
     let Some(case) = case else { return Ok(None) };
-    let mut tried = attempt(case)?;
+    let tried = attempt(case)?;
     let path = dir.join(format!("seed-{seed:x}-{number}"));
     fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
     let mut places = std::collections::BTreeMap::new();
-    let keys: Vec<_> = tried.judge.topology.all().map(|(key, _)| key).collect();
-    for key in keys {
-        places.insert(key.netns.ino, tried.judge.name(&key));
+    let mut topology = tried.judge.topology().clone();
+    let name = tried.judge.namer();
+    for (key, _) in topology.all() {
+        places.insert(key.netns.ino, name(&key));
     }
-    if let Some(node) = tried.judge.topology.nodes.get_mut(NODE) {
+    if let Some(node) = topology.nodes.get_mut(NODE) {
         for netns in node.netns.values_mut() {
             let name = places.get(&netns.identity.id.ino).cloned();
             netns.identity.paths = vec![format!("/run/netns/{}", name.unwrap_or_default())];
@@ -54,7 +55,7 @@ pub fn save(dir: &Path, case: &Option<Case>, seed: u64, number: usize) -> Result
         fs::write(&at, bytes).with_context(|| format!("write {}", at.display()))
     };
     let mut snapshot = Vec::new();
-    file::write(&mut snapshot, &tried.judge.topology, &Names::default())?;
+    file::write(&mut snapshot, &topology, &Names::default())?;
     write("snapshot.json", snapshot)?;
     write("seen.json", serde_json::to_vec_pretty(&saved)?)?;
     write("case.json", serde_json::to_vec_pretty(case)?)?;

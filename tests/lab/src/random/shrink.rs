@@ -3,11 +3,11 @@
 use anyhow::Result;
 use netpath::trace::Trace;
 
+use super::Raised;
 use super::ask::Verdict;
-use super::fit::Observed;
 use super::judge::Judge;
+use super::seen::Observed;
 use super::world::{Case, Rules, World};
-use super::{Raised, Wire};
 
 /// What a case came to.
 pub struct Tried {
@@ -26,7 +26,7 @@ pub fn attempt(case: &Case) -> Result<Tried> {
     let raised = Raised::up(&case.world)?;
     let mut judge = Judge::up()?;
     judge.await_usable(&raised)?;
-    let mut wire = Wire::up(&raised, &case.world, judge.ports())?;
+    let mut wire = raised.wire(&case.world, judge.ports())?;
     raised.load_rules(&case.world)?;
     judge.read(&raised)?;
     let Some((last, before)) = case.probes.split_last() else {

@@ -13,6 +13,17 @@ pub struct World {
     pub places: Vec<Place>,
 }
 
+impl World {
+    /// How many lines for `ip` and `bridge` and settings it has.
+    pub fn lines(&self) -> usize {
+        let lines = |place: &Place| {
+            let settings = place.early.len() + place.late.len();
+            settings + place.links.len() + place.ip.len() + place.bridge.len()
+        };
+        self.places.iter().map(lines).sum()
+    }
+}
+
 /// One namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
@@ -108,6 +119,28 @@ pub enum Kind {
         /// Bytes behind the transport header.
         payload: u16,
     },
+    /// An ICMP error about a packet from the probe's source to its destination, sent to that source.
+    Error {
+        /// Type and code.
+        icmp: (u8, u8),
+        /// Whose error it is.
+        by: IpAddr,
+    },
+}
+
+impl Kind {
+    /// A raw packet with nothing special in its IP header.
+    pub fn raw(flags: u8, icmp: (u8, u8), payload: u16) -> Self {
+        Self::Raw {
+            flags,
+            icmp,
+            mark: 0,
+            ttl: 64,
+            tos: 0,
+            df: true,
+            payload,
+        }
+    }
 }
 
 /// A packet to send.
@@ -161,6 +194,9 @@ impl fmt::Display for Probe {
                 " raw flags {flags:#x} icmp {icmp:?} mark {mark:#x} ttl {ttl} tos {tos:#x} df {df} payload {payload}"
             )?;
         }
+        if let Kind::Error { icmp, by } = self.kind {
+            write!(f, " error {icmp:?} by {by}")?;
+        }
         write!(f, " id {}", self.id)
     }
 }
@@ -174,7 +210,18 @@ impl Probe {
             (Kind::Raw { payload, .. }, 6) => 20 + u32::from(payload),
             (Kind::Exchange, 17) => 9,
             (Kind::Raw { payload, .. }, _) => 8 + u32::from(payload),
+            (Kind::Error { .. }, _) => 8 + self.quoted().length(),
             _ => 8,
+        }
+    }
+
+    /// The packet that an error is about.
+    #[must_use]
+    pub fn quoted(&self) -> Self {
+        let echo = if self.dst.is_ipv6() { 128 } else { 8 };
+        Self {
+            kind: Kind::raw(2, (echo, 0), u16::from(self.protocol == 17)),
+            ..self.clone()
         }
     }
 }

@@ -304,6 +304,26 @@ impl Netns {
     }
 }
 
+/// Namespaces on a bridge, 10.0.1.2 and so on; last the one that the bridge is in.
+pub fn bridged<const N: usize>() -> ([Netns; N], Netns) {
+    let machine = Machine::up();
+    let bridge = Netns::add(&machine, "middle");
+    bridge.ip("link add br0 type bridge");
+    bridge.ip("link set br0 up");
+    let hosts = std::array::from_fn(|n| {
+        let host = Netns::add(&machine, &format!("host{n}"));
+        bridge.ip(&format!(
+            "link add port{n} type veth peer name eth0 netns {}",
+            host.name
+        ));
+        bridge.ip(&format!("link set port{n} up master br0"));
+        host.ip(&format!("addr add 10.0.1.{}/24 dev eth0", n + 2));
+        host.ip("link set eth0 up");
+        host
+    });
+    (hosts, bridge)
+}
+
 impl Drop for Netns {
     fn drop(&mut self) {
         let spaces = &self.machine.spaces;
@@ -433,24 +453,6 @@ impl Drop for Lab {
         {
             eprintln!("stop the API server: {error:#}");
         }
-    }
-}
-
-/// Numbers that look random and are the same each time (xorshift64*).
-#[derive(Clone, Debug)]
-pub struct Dice(u64);
-
-impl Dice {
-    pub fn new(seed: u64) -> Self {
-        Self(seed | 1)
-    }
-
-    /// A number below `n`.
-    pub fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % n
     }
 }
 

@@ -11,22 +11,19 @@ mod packets;
 #[path = "../programs/mod.rs"]
 mod programs;
 mod sequences;
-mod wire;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Mutex;
-use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use judge::{Judge, Verdict};
+use judge::Judge;
 use net::Net;
 use netpath_lab::corpus::{self, Loader, RuleSet};
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::unistd::Pid;
+use netpath_lab::random::ask::Verdict;
+use netpath_lab::random::cpu;
 use packets::questions;
-use wire::Wire;
 
 /// Packets for each rule set and each way to load it.
 const PACKETS: usize = 240;
@@ -86,7 +83,7 @@ fn try_set(set: &RuleSet, loader: Loader) -> Result<Row> {
     }
     let home = if set.in_pod() { "a" } else { "node" };
     net.place(home).enter(|| set.load(loader))?;
-    let mut wire = Wire::up(&net)?;
+    let mut wire = net.wire()?;
     let mut judge = Judge::up()?;
     judge.read_all(&net)?;
     let remembers = remembers(set)?;
@@ -110,7 +107,7 @@ fn try_set(set: &RuleSet, loader: Loader) -> Result<Row> {
             .ask(question)
             .with_context(|| format!("send {question}"))?;
         match judge.compare(question, &traces, &observed) {
-            Verdict::Agrees => {
+            Verdict::Agrees(_) => {
                 row.agree += 1;
                 let end = traces.first().map_or("", |trace| trace.outcome().name());
                 *row.ends.entry(end).or_default() += 1;
@@ -159,27 +156,16 @@ fn packets_go_where_they_were_predicted_to_go() {
     programs::needs_root();
     let jobs = Mutex::new(wanted());
     let done = Mutex::new(Vec::new());
-    let own = sched_getaffinity(Pid::from_raw(0)).expect("the CPUs of this test");
-    let cpus: Vec<usize> = (0..CpuSet::count())
-        .filter(|cpu| own.is_set(*cpu).unwrap_or(false))
-        .collect();
-    thread::scope(|scope| {
-        for cpu in cpus {
-            let (jobs, done) = (&jobs, &done);
-            scope.spawn(move || {
-                let mut only = CpuSet::new();
-                only.set(cpu).expect("a CPU");
-                sched_setaffinity(Pid::from_raw(0), &only).expect("a thread can keep to a CPU");
-                loop {
-                    let job = jobs.lock().expect("no thread panicked").pop();
-                    let Some((set, loader)) = job else { return };
-                    let row = try_set(&set, loader)
-                        .unwrap_or_else(|error| panic!("{}: {error:#}", set.name));
-                    done.lock().expect("no thread panicked").push(row);
-                }
-            });
-        }
-    });
+    let step = || {
+        let job = jobs.lock().expect("no thread panicked").pop();
+        let Some((set, loader)) = job else {
+            return Ok(false);
+        };
+        let row = try_set(&set, loader).with_context(|| set.name.clone())?;
+        done.lock().expect("no thread panicked").push(row);
+        Ok(true)
+    };
+    cpu::on_each(usize::MAX, step).expect("every set can be tried");
     let mut rows = done.into_inner().expect("no thread panicked");
     rows.sort_by(|a, b| (&a.set, a.loader).cmp(&(&b.set, b.loader)));
     let (mut packets, mut agree, mut unknown) = (0, 0, 0);

@@ -1,16 +1,23 @@
 //! The namespaces that packets are sent through: the corpus's address plan (corpus/README.md).
 
-use std::net::{IpAddr, UdpSocket};
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use netpath_lab::Place;
-use netpath_lab::command::{bridge_batch, ip_batch, run};
+use netpath_lab::command::{bridge_batch, ip_batch};
 use netpath_lab::network::sysctl;
+use netpath_lab::random::places::Places;
+use netpath_lab::random::wire::{Servers, Wire};
+use netpath_lab::random::world::Listener;
+use nix::sys::socket::{setsockopt, sockopt};
 
 /// Namespaces, by the names that tables and messages use.
 pub const PLACES: [&str; 7] = ["node", "out", "a", "b", "c", "d", "k"];
+
+/// Ports of servers; those of proxies are in pod a only.
+const PORTS: [u16; 5] = [53, 80, 8080, 9000, 9002];
+const PROXIES: [u16; 7] = [15001, 15006, 15008, 15053, 15021, 4140, 4143];
 
 /// A namespace's own addresses, those that are most interesting first.
 pub fn addrs(place: &str) -> Vec<IpAddr> {
@@ -77,40 +84,26 @@ fn netmap_addrs() -> Vec<IpAddr> {
 const CNI0: &str = "02:00:00:00:02:01";
 const DOCKER0: &str = "02:00:00:00:02:02";
 
-/// The namespaces; they are removed when it is dropped.
+/// The namespaces.
 pub struct Net {
-    prefix: String,
-    places: Vec<Place>,
+    pub places: Places,
 }
 
 impl Net {
     /// Makes them, without rules. Neighbours and bridge ports are fixed, so that nothing is asked or learned.
     pub fn up() -> Result<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let prefix = format!("npv-{}-{number}-", std::process::id());
-        let mut net = Self {
-            prefix,
-            places: Vec::new(),
+        let net = Self {
+            places: Places::make("npv", PLACES)?,
         };
-        let mut lines: Vec<String> = PLACES
-            .iter()
-            .map(|place| format!("netns add {}", net.netns(place)))
-            .collect();
-        ip_batch(&lines)?;
-        for name in PLACES {
-            let path = PathBuf::from("/run/netns").join(net.netns(name));
-            net.places.push(Place::at(name, &path)?);
-        }
-        for place in &net.places {
+        for place in net.places.all() {
             place.enter(|| plain_sysctls(&place.name))?;
         }
-        lines.clear();
+        let mut lines = Vec::new();
         for place in &PLACES[1..] {
             let (dev, own, other) = port(place);
             lines.push(format!(
                 "link add {dev} address {own} type veth peer name eth0 address {other} netns {}",
-                net.netns(place)
+                net.places.netns(place)
             ));
         }
         lines.extend(node_lines());
@@ -125,7 +118,7 @@ impl Net {
                 .collect();
             bridge_batch(&fdb)
         })?;
-        for place in &net.places[1..] {
+        for place in &net.places.all()[1..] {
             place.enter(|| {
                 ip_batch(&other_lines(&place.name))?;
                 netpath_lab::network::wait_until_usable()
@@ -152,34 +145,47 @@ impl Net {
         self.place("node").enter(|| ip_batch(&lines))
     }
 
-    /// Name of a namespace's file.
-    pub fn netns(&self, place: &str) -> String {
-        format!("{}{place}", self.prefix)
-    }
-
     /// A namespace.
     pub fn place(&self, name: &str) -> &Place {
-        let found = self.places.iter().find(|place| place.name == name);
-        found.expect("a place of the plan")
+        self.places.place(name).expect("a place of the plan")
     }
 
-    /// The namespaces again, for a capture.
-    pub fn all(&self) -> Result<Vec<Place>> {
-        PLACES
-            .iter()
-            .map(|name| Place::at(name, &PathBuf::from("/run/netns").join(self.netns(name))))
-            .collect()
+    /// Servers everywhere, and a capture.
+    pub fn wire(&self) -> Result<Wire<'_>> {
+        let mut servers = Servers::default();
+        for place in self.places.all() {
+            let mut ports = PORTS.to_vec();
+            if place.name == "a" {
+                ports.extend(PROXIES);
+            }
+            serve(place, &ports, &mut servers)?;
+        }
+        // Ports of bridges pass on what is for others.
+        let passing = ["a", "b", "k"].map(|place| ("node".to_owned(), port(place).0.to_owned()));
+        Wire::up(&self.places, servers, BTreeSet::from(passing))
     }
 }
 
-impl Drop for Net {
-    fn drop(&mut self) {
-        for name in PLACES {
-            if let Err(error) = run(&["ip", "netns", "del", &self.netns(name)]) {
-                eprintln!("{error:#}");
-            }
+/// TCP listeners on all addresses, and a datagram socket for each, so that answers come from where was asked.
+fn serve(place: &Place, ports: &[u16], servers: &mut Servers) -> Result<()> {
+    let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    for port in ports {
+        let all = Ipv6Addr::UNSPECIFIED.into();
+        let tcp = [(false, all)].into_iter();
+        let own = addrs(&place.name).into_iter().chain(loopback);
+        for (udp, addr) in tcp.chain(own.map(|addr| (true, addr))) {
+            let port = *port;
+            let is_there = servers.open(place, &Listener { udp, addr, port })?;
+            ensure!(is_there, "{} has no address {addr}", place.name);
+        }
+        if PROXIES.contains(port)
+            && let Some(listener) = servers.tcp.last()
+        {
+            setsockopt(listener, sockopt::IpTransparent, &true)
+                .context("make a socket transparent")?;
         }
     }
+    Ok(())
 }
 
 /// Sends something to each neighbour: only then is its header kept (`hh_cache`), without which a bridged packet

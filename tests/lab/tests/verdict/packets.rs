@@ -1,61 +1,12 @@
 //! Random packets over the interesting addresses, ports, protocols, flags and marks of the plan.
 
-use std::fmt;
 use std::net::IpAddr;
 
 use netpath::model::packet::{ICMP, ICMPV6, TCP, UDP};
+use netpath_lab::random::dice::Dice;
+use netpath_lab::random::world::{Kind, Probe};
 
 use super::net::addrs;
-use super::programs::Dice;
-
-/// What is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A connection, datagrams or echoes there and back, by sockets.
-    Exchange,
-    /// One packet from a raw socket: TCP flags, or ICMP type and code.
-    Raw { flags: u8, icmp: (u8, u8) },
-    /// An ICMP error about the packet, sent by this address to the packet's source.
-    Error { icmp: (u8, u8), by: IpAddr },
-}
-
-/// A packet to send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Question {
-    pub from: &'static str,
-    pub kind: Kind,
-    pub protocol: u8,
-    pub src: IpAddr,
-    pub dst: IpAddr,
-    pub sport: u16,
-    pub dport: u16,
-    pub mark: u32,
-    /// Of both, user and group.
-    pub id: u32,
-}
-
-impl fmt::Display for Question {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = match self.protocol {
-            TCP => "tcp",
-            UDP => "udp",
-            _ => "icmp",
-        };
-        write!(
-            f,
-            "{} {name} {} port {} > {} port {}",
-            self.from, self.src, self.sport, self.dst, self.dport
-        )?;
-        match self.kind {
-            Kind::Exchange => {}
-            Kind::Error { icmp, by } => write!(f, " error {} {} by {by}", icmp.0, icmp.1)?,
-            Kind::Raw { flags, .. } if self.protocol == TCP => write!(f, " raw flags {flags:#x}")?,
-            Kind::Raw { .. } if self.protocol == UDP => write!(f, " raw")?,
-            Kind::Raw { icmp, .. } => write!(f, " raw type {} code {}", icmp.0, icmp.1)?,
-        }
-        write!(f, " mark {:#x} id {}", self.mark, self.id)
-    }
-}
 
 const SERVICES: [u16; 10] = [1, 10, 20, 30, 40, 50, 60, 70, 80, 99];
 const EXTERNAL: [u16; 6] = [2, 20, 30, 50, 60, 70];
@@ -68,19 +19,14 @@ const MARKS: [u32; 5] = [0x4000, 0x8000, 0x2000, 0x539, 0x111];
 /// SYN, ACK, FIN ACK, RST, SYN ACK, none, FIN PSH URG, SYN FIN, PSH ACK, SYN RST.
 const FLAGS: [u8; 10] = [0x02, 0x10, 0x11, 0x04, 0x12, 0x00, 0x29, 0x03, 0x18, 0x06];
 
-fn one<T: Copy>(dice: &mut Dice, of: &[T]) -> T {
-    let index = dice.below(of.len() as u64);
-    of[usize::try_from(index).expect("an index")]
-}
-
 /// The packets of a set. `pod`: the rules are those of pod a, so that it takes part in most.
-pub fn questions(seed: u64, number: usize, pod: bool, has_201: bool) -> Vec<Question> {
+pub fn questions(seed: u64, number: usize, pod: bool, has_201: bool) -> Vec<Probe> {
     let mut dice = Dice::new(seed);
-    let mut all: Vec<Question> = Vec::new();
+    let mut all: Vec<Probe> = Vec::new();
     for index in 0..number {
         let sport = 40000 + u16::try_from(index % 3600 * 7).expect("few packets");
         let again = dice.below(8) == 0;
-        let before = all.last().copied().filter(|_| again).and_then(once_more);
+        let before = all.last().cloned().filter(|_| again).and_then(once_more);
         let next = before.unwrap_or_else(|| question(&mut dice, sport, pod, has_201));
         all.push(next);
     }
@@ -89,25 +35,30 @@ pub fn questions(seed: u64, number: usize, pod: bool, has_201: bool) -> Vec<Ques
 
 /// A packet of the same flow, for which conntrack has an entry by now. Later ones of TCP would have to lie in its
 /// windows, but for one that begins anew.
-fn once_more(before: Question) -> Option<Question> {
+fn once_more(before: Probe) -> Option<Probe> {
     let (flags, icmp) = match (before.kind, before.protocol) {
         (Kind::Raw { .. } | Kind::Error { .. }, _) => return None,
         (_, TCP) => (0x02, (0, 0)),
         (_, ICMPV6) => (0, (128, 0)),
         _ => (0, (8, 0)),
     };
-    let kind = Kind::Raw { flags, icmp };
-    Some(Question { kind, ..before })
+    let kind = Kind::raw(flags, icmp, payload(before.protocol));
+    Some(Probe { kind, ..before })
 }
 
-fn question(dice: &mut Dice, sport: u16, pod: bool, has_201: bool) -> Question {
+/// Bytes of a raw packet behind its transport header.
+pub fn payload(protocol: u8) -> u16 {
+    u16::from(protocol == UDP)
+}
+
+fn question(dice: &mut Dice, sport: u16, pod: bool, has_201: bool) -> Probe {
     let v6 = dice.below(5) < 2;
     let sources = if pod {
         ["a", "a", "a", "b", "out", "node", "a"]
     } else {
         ["a", "b", "out", "out", "c", "d", "node"]
     };
-    let mut from = one(dice, &sources);
+    let mut from = dice.one(&sources);
     if !pod && dice.below(12) == 0 {
         from = "k";
     }
@@ -118,7 +69,7 @@ fn question(dice: &mut Dice, sport: u16, pod: bool, has_201: bool) -> Question {
     // A node's packets to others leave with the address of the device, unless bound otherwise.
     let src = match from {
         "node" if dice.below(4) > 0 => own[0],
-        _ => one(dice, &own),
+        _ => dice.one(&own),
     };
     let to_pod = |place: &str| {
         let mut all = addrs(place).into_iter();
@@ -130,7 +81,7 @@ fn question(dice: &mut Dice, sport: u16, pod: bool, has_201: bool) -> Question {
     };
     let (dst, ports): (IpAddr, &[u16]) = match dice.below(20) {
         0..=5 => {
-            let host = one(dice, &SERVICES);
+            let host = dice.one(&SERVICES);
             let dst = of(format!("10.96.0.{host}"), format!("fd00:10:96::{host}"));
             let ports: &[u16] = match host {
                 1 => &[443],
@@ -141,7 +92,7 @@ fn question(dice: &mut Dice, sport: u16, pod: bool, has_201: bool) -> Question {
             (dst, ports)
         }
         6 | 7 => {
-            let host = one(dice, &EXTERNAL);
+            let host = dice.one(&EXTERNAL);
             (
                 of(format!("192.0.2.{host}"), format!("2001:db8:192::{host}")),
                 &[80, 80, 80, 8080],
@@ -155,7 +106,7 @@ fn question(dice: &mut Dice, sport: u16, pod: bool, has_201: bool) -> Question {
             let dst = if dice.below(3) > 0 {
                 all[0]
             } else {
-                one(dice, &all)
+                dice.one(&all)
             };
             (dst, &NODE_PORTS)
         }
@@ -164,7 +115,7 @@ fn question(dice: &mut Dice, sport: u16, pod: bool, has_201: bool) -> Question {
                 .into_iter()
                 .filter(|addr| addr.is_ipv6() == v6)
                 .collect();
-            (one(dice, &all), &POD_PORTS)
+            (dice.one(&all), &POD_PORTS)
         }
         13 if has_201 => (of("10.88.0.201".into(), "fd00:88::201".into()), &POD_PORTS),
         14 if from == "node" || pod => (of("127.0.0.1".into(), "::1".into()), &NODE_PORTS),
@@ -172,7 +123,7 @@ fn question(dice: &mut Dice, sport: u16, pod: bool, has_201: bool) -> Question {
             let place = if pod && from != "a" {
                 "a"
             } else {
-                one(dice, &["a", "b", "c", "d", "k", "out"])
+                dice.one(&["a", "b", "c", "d", "k", "out"])
             };
             let dst = match place {
                 "out" => of("10.244.2.2".into(), "fd00:10:244:2::2".into()),
@@ -182,7 +133,7 @@ fn question(dice: &mut Dice, sport: u16, pod: bool, has_201: bool) -> Question {
         }
     };
     let src = if dst.is_loopback() { dst } else { src };
-    let dport = one(dice, ports);
+    let dport = dice.one(ports);
     let udp_port = matches!(dport, 53 | 5353 | 5300 | 30086 | 9000..=9002 | 8104);
     let protocol = match dice.below(10) {
         0 => {
@@ -197,7 +148,6 @@ fn question(dice: &mut Dice, sport: u16, pod: bool, has_201: bool) -> Question {
         _ => TCP,
     };
     let mut kind = Kind::Exchange;
-    let mut mark = 0;
     if dice.below(4) == 0 {
         let icmp = match (v6, dice.below(4)) {
             (false, 0) => (13, 0),
@@ -208,12 +158,11 @@ fn question(dice: &mut Dice, sport: u16, pod: bool, has_201: bool) -> Question {
             (true, _) => (128, 0),
             (false, _) => (8, 0),
         };
-        kind = Kind::Raw {
-            flags: one(dice, &FLAGS),
-            icmp,
-        };
-        if dice.below(2) == 0 {
-            mark = one(dice, &MARKS);
+        kind = Kind::raw(dice.one(&FLAGS), icmp, payload(protocol));
+        if let Kind::Raw { mark, .. } = &mut kind
+            && dice.below(2) == 0
+        {
+            *mark = dice.one(&MARKS);
         }
     }
     let id = match dice.below(6) {
@@ -222,15 +171,14 @@ fn question(dice: &mut Dice, sport: u16, pod: bool, has_201: bool) -> Question {
         2 => 1000,
         _ => 0,
     };
-    Question {
-        from,
+    Probe {
+        from: from.to_owned(),
         kind,
         protocol,
-        src,
+        src: Some(src),
         dst,
         sport,
         dport,
-        mark,
         id,
     }
 }

@@ -5,12 +5,12 @@ use anyhow::Result;
 use netpath::model::packet::{TCP, UDP};
 use netpath_lab::command::feed;
 use netpath_lab::network::sysctl;
+use netpath_lab::random::ask::Verdict;
+use netpath_lab::random::world::{Kind, Probe};
 
-use super::judge::{Judge, Verdict};
+use super::judge::Judge;
 use super::net::Net;
-use super::packets::{Kind, Question};
 use super::programs;
-use super::wire::Wire;
 
 const POD_C: &str = "10.244.1.130";
 const POD_D: &str = "10.244.1.131";
@@ -18,28 +18,27 @@ const NODE: &str = "10.88.0.11";
 const OUT: &str = "198.51.100.1";
 const OTHER: &str = "203.0.113.7";
 
-const SYN: Kind = Kind::Raw {
-    flags: 2,
-    icmp: (8, 0),
-};
+/// A raw packet of TCP with these flags.
+fn flags(flags: u8) -> Kind {
+    Kind::raw(flags, (8, 0), 0)
+}
 
-fn question(from: &'static str, src: &str, dst: &str, (sport, dport): (u16, u16)) -> Question {
-    Question {
-        from,
+fn question(from: &str, src: &str, dst: &str, (sport, dport): (u16, u16)) -> Probe {
+    Probe {
+        from: from.to_owned(),
         kind: Kind::Exchange,
         protocol: TCP,
-        src: src.parse().expect("an address"),
+        src: Some(src.parse().expect("an address")),
         dst: dst.parse().expect("an address"),
         sport,
         dport,
-        mark: 0,
         id: 0,
     }
 }
 
 /// Sends the questions one after the other over a node with these rules. Gives what was predicted to be done to
 /// each, in words.
-fn through(rules: &str, loose: bool, questions: &[Question]) -> Result<Vec<String>> {
+fn through(rules: &str, loose: bool, questions: &[Probe]) -> Result<Vec<String>> {
     programs::needs_root();
     let net = Net::up()?;
     net.place("node").enter(|| {
@@ -49,7 +48,7 @@ fn through(rules: &str, loose: bool, questions: &[Question]) -> Result<Vec<Strin
             if loose { "1" } else { "0" },
         )
     })?;
-    let mut wire = Wire::up(&net)?;
+    let mut wire = net.wire()?;
     let mut judge = Judge::up()?;
     judge.read_all(&net)?;
     let mut said = Vec::new();
@@ -57,7 +56,7 @@ fn through(rules: &str, loose: bool, questions: &[Question]) -> Result<Vec<Strin
         let traces = judge.predict(question)?;
         let observed = wire.ask(question)?;
         match judge.compare(question, &traces, &observed) {
-            Verdict::Agrees => {}
+            Verdict::Agrees(_) => {}
             Verdict::Unknown(why) => panic!("{question}: unknown: {why}"),
             Verdict::Differs(text) => panic!("{text}"),
         }
@@ -79,7 +78,7 @@ table ip nat {
 /// The port of one flow is another's; what a source was given is given to its other flows too.
 #[test]
 fn sources_clash_and_are_given_again() {
-    let udp = |question: Question| Question {
+    let udp = |question: Probe| Probe {
         protocol: UDP,
         ..question
     };
@@ -169,11 +168,8 @@ table ip nat {
 /// question was not seen never does.
 #[test]
 fn connections_from_their_middle() {
-    let raw = |flags: u8, sport: u16| Question {
-        kind: Kind::Raw {
-            flags,
-            icmp: (8, 0),
-        },
+    let raw = |own: u8, sport: u16| Probe {
+        kind: flags(own),
         ..question("c", POD_C, OUT, (sport, 80))
     };
     for loose in [true, false] {
@@ -196,27 +192,23 @@ fn connections_from_their_middle() {
 /// A connection whose question alone was seen; a reset one; one that begins anew.
 #[test]
 fn connections_in_each_state() {
-    let ack = Kind::Raw {
-        flags: 0x10,
-        icmp: (8, 0),
-    };
-    let fin = Kind::Raw {
-        flags: 0x11,
-        icmp: (8, 0),
-    };
+    let (syn, ack, fin) = (flags(0x02), flags(0x10), flags(0x11));
     let open = question("c", POD_C, OUT, (43000, 80));
     // Nobody answers there, and nobody refuses.
     let silent = question("c", POD_C, "10.88.0.201", (43001, 80));
-    let with = |kind: Kind, question: Question| Question { kind, ..question };
+    let with = |kind: Kind, question: &Probe| Probe {
+        kind,
+        ..question.clone()
+    };
     through(
         TRACKED,
         true,
         &[
-            open,
-            with(SYN, open),
-            with(SYN, silent),
-            with(ack, silent),
-            with(fin, silent),
+            open.clone(),
+            with(syn, &open),
+            with(syn, &silent),
+            with(ack, &silent),
+            with(fin, &silent),
         ],
     )
     .expect("packets can be sent");
@@ -225,13 +217,13 @@ fn connections_in_each_state() {
 /// Errors by ICMP are related to the flow that they are about, and translated with it; others are invalid.
 #[test]
 fn errors_belong_to_flows() {
-    let error = |from: &'static str, by: &str, about: Question, icmp: (u8, u8)| Question {
-        from,
+    let error = |from: &str, by: &str, about: &Probe, icmp: (u8, u8)| Probe {
+        from: from.to_owned(),
         kind: Kind::Error {
             icmp,
             by: by.parse().expect("an address"),
         },
-        ..about
+        ..about.clone()
     };
     // As the server sees them: from the node, since the source is translated.
     let seen = question("out", NODE, "10.244.2.2", (44000, 8080));
@@ -244,10 +236,10 @@ fn errors_belong_to_flows() {
             &[
                 question("c", POD_C, "10.96.0.20", (44000, 80)),
                 // By the server, by a router on the way, and about nothing.
-                error("out", "10.244.2.2", seen, (3, 3)),
-                error("out", "10.88.0.1", seen, (3, 4)),
-                error("out", "10.88.0.1", seen, (11, 0)),
-                error("out", "10.88.0.1", unknown, (3, 1)),
+                error("out", "10.244.2.2", &seen, (3, 3)),
+                error("out", "10.88.0.1", &seen, (3, 4)),
+                error("out", "10.88.0.1", &seen, (11, 0)),
+                error("out", "10.88.0.1", &unknown, (3, 1)),
             ],
         )
         .expect("packets can be sent");

@@ -1,0 +1,158 @@
+//! What packet sockets saw of a probe, and where it was predicted to be seen, as data.
+
+use std::net::IpAddr;
+use std::{fmt, iter};
+
+use netpath::model::NsKey;
+use netpath::model::packet::Packet;
+use netpath::trace::Trace;
+use serde::{Deserialize, Serialize};
+
+/// A packet at one device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Point {
+    /// Namespace.
+    pub place: String,
+    /// Device.
+    pub dev: String,
+    /// It left by the device.
+    pub out: bool,
+    /// Source.
+    pub src: IpAddr,
+    /// Destination.
+    pub dst: IpAddr,
+    /// Source port.
+    pub sport: Option<u16>,
+    /// Destination port.
+    pub dport: Option<u16>,
+    /// TTL.
+    pub ttl: u8,
+    /// Differentiated services.
+    pub tos: u8,
+    /// Addresses and TTL inside a tunnel.
+    pub inner: Option<(IpAddr, IpAddr, u8)>,
+    /// The frame was for another station, at a device that passes none on.
+    #[serde(default)]
+    pub elsewhere: bool,
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let port = |port: Option<u16>| port.map_or_else(|| "any".to_owned(), |p| p.to_string());
+        write!(
+            f,
+            "{:<3} {} {:<8} {} {} > {} {} ttl {} tos {:#x}",
+            self.place,
+            if self.out { "out" } else { "in " },
+            self.dev,
+            self.src,
+            port(self.sport),
+            self.dst,
+            port(self.dport),
+            self.ttl,
+            self.tos
+        )?;
+        if let Some((src, dst, ttl)) = self.inner {
+            write!(f, " [{src} > {dst} ttl {ttl}]")?;
+        }
+        if self.elsewhere {
+            write!(f, " (for another station)")?;
+        }
+        Ok(())
+    }
+}
+
+/// How the sender was told no.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// TCP reset.
+    Reset,
+    /// ICMP error.
+    Icmp {
+        /// ICMPv6.
+        v6: bool,
+        /// Type.
+        kind: u8,
+        /// Code.
+        code: u8,
+    },
+    /// The call failed with this number of Linux's, and nothing was seen.
+    Call(i32),
+}
+
+/// What was seen of a probe.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observed {
+    /// Question, answer, and one more of each side.
+    pub turns: [Vec<Point>; 4],
+    /// The first refusal.
+    pub refusal: Option<Refusal>,
+    /// A socket or kernel took it and said so.
+    pub taken: bool,
+}
+
+/// Tells a namespace's name.
+pub type Name<'f> = &'f dyn Fn(&NsKey) -> String;
+
+/// The packets of an exchange.
+pub fn chain(trace: &Trace) -> impl Iterator<Item = &Trace> {
+    iter::successors(Some(trace), |packet| packet.reply.as_deref())
+}
+
+/// Where a packet was predicted to be seen; `name` tells namespaces' names.
+pub fn points(trace: &Trace, name: Name<'_>) -> Vec<Point> {
+    let mut points = Vec::new();
+    for hop in &trace.hops {
+        let place = name(&hop.ns);
+        points.extend(hop.taps.iter().map(|tap| Point {
+            inner: inner(&tap.packet),
+            place: place.clone(),
+            dev: tap.dev.clone(),
+            out: tap.out,
+            src: tap.packet.src,
+            dst: tap.packet.dst,
+            sport: tap.packet.sport(),
+            dport: tap.packet.dport(),
+            ttl: tap.packet.ttl,
+            tos: tap.packet.tos,
+            elsewhere: false,
+        }));
+    }
+    points
+}
+
+/// What a tunnel carries; what an ICMP error quotes is no packet that is seen.
+fn inner(packet: &Packet) -> Option<(IpAddr, IpAddr, u8)> {
+    let inner = &packet.inner.as_ref().filter(|_| packet.is_tunnel())?.packet;
+    Some((inner.src, inner.dst, inner.ttl))
+}
+
+/// Traces, as far as they may be compared, for people.
+pub fn show(traces: &[Trace], name: Name<'_>, observed: &Observed) -> String {
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    for trace in traces {
+        let _ = writeln!(text, " predicted, {:.4}:", trace.probability);
+        for (number, packet) in chain(trace).enumerate() {
+            let _ = writeln!(text, "  packet {}: {:?}", number + 1, packet.disposition);
+            for point in points(packet, name) {
+                let _ = writeln!(text, "    {point}");
+            }
+            for hop in packet.hops.iter().filter(|_| traces.len() < 3) {
+                for step in &hop.steps {
+                    let kind = step.kind.name();
+                    let _ = writeln!(text, "      - {} {kind}: {}", name(&hop.ns), step.result);
+                }
+            }
+        }
+    }
+    let (refusal, taken) = (observed.refusal, observed.taken);
+    let _ = writeln!(text, " seen: refusal {refusal:?}, taken {taken}");
+    for (number, points) in observed.turns.iter().enumerate() {
+        let _ = writeln!(text, "  packet {}", number + 1);
+        for point in points {
+            let _ = writeln!(text, "    {point}");
+        }
+    }
+    text
+}

@@ -1,0 +1,180 @@
+//! Really sends packets, and tells what packet sockets saw of them.
+//!
+//! Nothing waits for time to pass: a thread keeps to one CPU ([`super::cpu`]), on which the kernel handles what it
+//! sends in order, so that a few datagrams to itself come back only when all that was sent before has been handled.
+
+mod bytes;
+mod exchange;
+mod raw;
+mod refusal;
+mod socket;
+
+use std::collections::BTreeSet;
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use netpath::model::packet::{TCP, UDP};
+
+use super::places::Places;
+use super::seen::{Observed, Point};
+use super::world::{Kind, Probe};
+use crate::capture::{Capture, Direction, Seen};
+use crate::command::run;
+use crate::packet::Transport;
+
+pub use socket::Servers;
+
+/// More than the devices that four packets pass one after the other.
+const PASSES: usize = 48;
+
+/// Sockets in a set of namespaces, and a capture everywhere.
+pub struct Wire<'p> {
+    places: &'p Places,
+    capture: Capture,
+    servers: Servers,
+    sentinel: UdpSocket,
+    ports: BTreeSet<(String, String)>,
+    /// Ports that probes were sent from, where errors about them may come late.
+    earlier: Option<BTreeSet<u16>>,
+}
+
+impl<'p> Wire<'p> {
+    /// Starts a capture.
+    ///
+    /// `ports` are the devices, by namespace, that pass on frames for other stations.
+    pub fn up(
+        places: &'p Places,
+        servers: Servers,
+        ports: BTreeSet<(String, String)>,
+    ) -> Result<Self> {
+        let sentinel = UdpSocket::bind("127.0.0.1:0").context("open a socket on loopback")?;
+        sentinel.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let own = sentinel.local_addr()?;
+        sentinel.connect(own)?;
+        Ok(Self {
+            places,
+            capture: Capture::start(places.again()?)?,
+            servers,
+            sentinel,
+            ports,
+            earlier: None,
+        })
+    }
+
+    /// Errors about other packets than the probe are passed over; without this, each one counts.
+    #[must_use]
+    pub fn passing_over_others(mut self) -> Self {
+        self.earlier = Some(BTreeSet::new());
+        self
+    }
+
+    /// Returns when all that was sent before has been handled.
+    fn settle(&self) -> Result<()> {
+        for _ in 0..PASSES {
+            self.sentinel.send(&[0]).context("send to itself")?;
+            self.sentinel.recv(&mut [0]).context("hear itself")?;
+        }
+        Ok(())
+    }
+
+    /// What was seen. Questions for neighbours that nobody answered are given up at once, as the kernel would
+    /// after three seconds. Rules may take a question before any device; then nothing of the probe is seen.
+    fn seen(&mut self, probe: &Probe) -> Result<Vec<Seen>> {
+        self.settle()?;
+        let mut seen = self.capture.take()?;
+        let mut asking = unanswered(&seen);
+        if seen.is_empty() {
+            asking.insert(&probe.from);
+        }
+        if asking.is_empty() {
+            return Ok(seen);
+        }
+        let asking: Vec<String> = asking.into_iter().map(str::to_owned).collect();
+        for place in asking {
+            self.places.place(&place)?.enter(|| {
+                // Nothing to flush is no error here.
+                for family in ["-4", "-6"] {
+                    run(&["ip", family, "neigh", "flush", "nud", "incomplete"])?;
+                }
+                Ok(())
+            })?;
+        }
+        self.settle()?;
+        seen.extend(self.capture.take()?);
+        Ok(seen)
+    }
+
+    /// Sends a probe, and what follows from it.
+    pub fn ask(&mut self, probe: &Probe) -> Result<Observed> {
+        self.settle()?;
+        self.capture.take()?;
+        let observed = match (probe.kind, probe.protocol) {
+            (Kind::Raw { .. }, _) => self.raw(probe),
+            (Kind::Error { icmp, .. }, _) => self.error(probe, icmp),
+            (_, TCP) => self.connection(probe),
+            (_, UDP) => self.datagrams(probe),
+            _ => self.echoes(probe),
+        };
+        if let Some(earlier) = &mut self.earlier {
+            earlier.insert(probe.sport);
+        }
+        observed
+    }
+
+    fn inside<T: Send>(&self, probe: &Probe, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        self.places.place(&probe.from)?.enter(work)
+    }
+
+    fn push(&self, points: &mut Vec<Point>, one: &Seen) {
+        let (Some(ip), Some(innermost)) = (&one.frame.ip, one.frame.innermost()) else {
+            return;
+        };
+        let port = self
+            .ports
+            .contains(&(one.place.clone(), one.ifname.clone()));
+        let ports = ip.ports();
+        let inner = (!std::ptr::eq(ip, innermost)).then_some(innermost);
+        let point = Point {
+            place: one.place.clone(),
+            dev: one.ifname.clone(),
+            out: one.direction == Direction::Out,
+            src: ip.source,
+            dst: ip.destination,
+            sport: ports.map(|(source, _)| source),
+            dport: ports.map(|(_, destination)| destination),
+            ttl: ip.ttl,
+            tos: ip.tos,
+            inner: inner.map(|inner| (inner.source, inner.destination, inner.ttl)),
+            elsewhere: one.for_other_host && one.direction == Direction::In && !port,
+        };
+        // A repetition is a later packet of the same turn.
+        if !points.contains(&point) {
+            points.push(point);
+        }
+    }
+}
+
+/// Namespaces that asked for a neighbour whom nobody told them.
+fn unanswered(seen: &[Seen]) -> BTreeSet<&str> {
+    let mut asking = BTreeSet::new();
+    for one in seen {
+        let out = one.direction == Direction::Out;
+        let (question, answer) = match (&one.frame.arp, transport(one)) {
+            (Some(arp), _) => (arp.operation == 1, arp.operation == 2),
+            (None, Some(Transport::Icmp { kind, .. })) => (*kind == 135, *kind == 136),
+            _ => (false, false),
+        };
+        if question && out {
+            asking.insert(one.place.as_str());
+        }
+        if answer && !out {
+            asking.remove(one.place.as_str());
+        }
+    }
+    asking
+}
+
+fn transport(one: &Seen) -> Option<&Transport> {
+    Some(&one.frame.innermost()?.transport)
+}

@@ -1,0 +1,102 @@
+//! Single packets from raw sockets.
+
+use std::os::fd::AsRawFd;
+
+use anyhow::{Context, Result, bail};
+use netpath::model::packet::{TCP, UDP};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, SockProtocol, SockType, bind, sendto, setsockopt, sockopt};
+
+use super::bytes::{self, ACK_NUMBER, first_number, payload_of};
+use super::socket::{open_as, storage};
+use super::{Wire, transport};
+use crate::packet::Transport;
+use crate::random::seen::{Observed, Refusal};
+use crate::random::world::{Kind, Probe};
+
+impl Wire<'_> {
+    pub(super) fn raw(&mut self, probe: &Probe) -> Result<Observed> {
+        let Kind::Raw {
+            flags: sent, icmp, ..
+        } = probe.kind
+        else {
+            bail!("{probe} is no raw packet");
+        };
+        let mut observed = Observed::default();
+        let error = self.send_raw(probe)?;
+        let seen = self.seen(probe)?;
+        let first = first_number(probe);
+        for one in &seen {
+            let ours = match transport(one) {
+                Some(Transport::Tcp {
+                    sequence, flags, ..
+                }) => *sequence == first && *flags == sent,
+                Some(Transport::Udp { .. }) => probe.protocol == UDP,
+                Some(Transport::Icmp { kind, code, about }) => {
+                    (*kind, *code) == icmp
+                        && about.is_none()
+                        && !matches!(probe.protocol, TCP | UDP)
+                }
+                _ => false,
+            };
+            if ours {
+                self.push(&mut observed.turns[0], one);
+            }
+            if let Some(Transport::Tcp {
+                flags: 0x12,
+                acknowledgment,
+                ..
+            }) = transport(one)
+                && (1..=1 + payload_of(probe)).contains(&acknowledgment.wrapping_sub(first))
+            {
+                observed.taken = true;
+            }
+        }
+        observed.refusal = self
+            .refusal(probe, &seen, Some(first), Some(ACK_NUMBER))
+            .or_else(|| error.map(|error| Refusal::Call(error as i32)));
+        for socket in &self.servers.udp {
+            while socket.recv_from(&mut [0; 8]).is_ok() {
+                observed.taken = true;
+            }
+        }
+        Ok(observed)
+    }
+
+    /// Sends an error about a packet, and tells where it was seen.
+    pub(super) fn error(&mut self, probe: &Probe, icmp: (u8, u8)) -> Result<Observed> {
+        let mut observed = Observed::default();
+        let error = self.send_raw(probe)?;
+        for one in &self.seen(probe)? {
+            if let Some(Transport::Icmp { kind, code, .. }) = transport(one)
+                && (*kind, *code) == icmp
+            {
+                self.push(&mut observed.turns[0], one);
+            }
+        }
+        observed.refusal = error.map(|error| Refusal::Call(error as i32));
+        Ok(observed)
+    }
+
+    /// Sends the packet of a raw socket, bound to the source that it is sent from.
+    pub(super) fn send_raw(&self, probe: &Probe) -> Result<Option<Errno>> {
+        let (src, dst) = bytes::ends(probe)?;
+        let bytes = bytes::of(probe)?;
+        self.inside(probe, || {
+            let socket = open_as(probe, SockType::Raw, SockProtocol::Raw)?;
+            if let Kind::Raw { mark, .. } = probe.kind
+                && mark != 0
+            {
+                setsockopt(&socket, sockopt::Mark, &mark).context("set a mark")?;
+            }
+            if dst.is_ipv4() {
+                setsockopt(&socket, sockopt::Broadcast, &true).context("allow broadcast")?;
+            }
+            bind(socket.as_raw_fd(), &storage(src, 0))
+                .with_context(|| format!("bind for {probe}"))?;
+            let to = storage(dst, 0);
+            let sent = sendto(socket.as_raw_fd(), &bytes, &to, MsgFlags::empty());
+            Ok(sent.err())
+        })
+    }
+}

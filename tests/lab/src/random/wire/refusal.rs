@@ -1,0 +1,62 @@
+//! How a sender was told no, as packet sockets saw it.
+
+use super::bytes::payload_of;
+use super::{Wire, transport};
+use crate::capture::Seen;
+use crate::packet::{IpPacket, Transport};
+use crate::random::seen::Refusal;
+use crate::random::world::{Kind, Probe};
+
+/// Ports from here on are those of clients, chosen by probes or by translation.
+const CHOSEN: u16 = 32768;
+
+impl Wire<'_> {
+    /// The first refusal of a packet with this sequence and acknowledgment number; of any, where OUTPUT refused it
+    /// and it was seen nowhere.
+    pub(super) fn refusal(
+        &self,
+        probe: &Probe,
+        seen: &[Seen],
+        first: Option<u32>,
+        acknowledged: Option<u32>,
+    ) -> Option<Refusal> {
+        seen.iter().find_map(|one| match transport(one)? {
+            Transport::Icmp {
+                kind,
+                code,
+                about: Some(about),
+            } => (!self.is_about_another(probe, about)).then_some(Refusal::Icmp {
+                v6: one.frame.innermost()?.source.is_ipv6(),
+                kind: *kind,
+                code: *code,
+            }),
+            Transport::Tcp {
+                flags,
+                sequence,
+                acknowledgment,
+                ..
+            } if flags & 4 != 0 => {
+                let near = |first: u32| acknowledgment.wrapping_sub(first) < 3 + payload_of(probe);
+                let told = flags & 0x10 != 0 && first.is_none_or(near);
+                (told || Some(*sequence) == acknowledged).then_some(Refusal::Reset)
+            }
+            _ => None,
+        })
+    }
+
+    /// Whether an error is about another packet than the probe, where such come: those about earlier probes may be
+    /// late, and some are about the answer.
+    fn is_about_another(&self, probe: &Probe, about: &IpPacket) -> bool {
+        let Some(earlier) = &self.earlier else {
+            return false;
+        };
+        if let Some((source, destination)) = about.ports() {
+            let of_another = source != probe.sport && earlier.contains(&source);
+            return of_another || source < CHOSEN && destination >= CHOSEN;
+        }
+        match (probe.kind, &about.transport) {
+            (Kind::Raw { icmp, .. }, Transport::Icmp { kind, .. }) => icmp.0 != *kind,
+            _ => false,
+        }
+    }
+}
