@@ -681,6 +681,7 @@ fn all_missing(mut ns: NetNs, error: &Error) -> NetNs {
     ns.ipvs = Section::Missing(why.clone());
     ns.recent = Section::Missing(why.clone());
     ns.hashlimits = Section::Missing(why.clone());
+    ns.nfacct = Section::Missing(why.clone());
     ns.nfqueues = Section::Missing(why.clone());
     ns.ipset_names = Section::Missing(why.clone());
     ns.unread_tables = Section::Missing(why.clone());

@@ -24,6 +24,8 @@ pub enum Subsystem {
     InetDiag,
     /// ipset.
     IpSet,
+    /// nfnetlink_acct.
+    NfAcct,
 }
 
 impl Subsystem {
@@ -49,6 +51,10 @@ impl Subsystem {
                 ("udp_diag", "udp_diag_dump"),
             ],
             Self::IpSet => &[("nfnetlink", "nfnetlink_rcv"), ("ip_set", "ip_set_test")],
+            Self::NfAcct => &[
+                ("nfnetlink", "nfnetlink_rcv"),
+                ("nfnetlink_acct", "nfnl_acct_update"),
+            ],
         }
     }
 }

@@ -15,8 +15,8 @@ use super::netlink::{Netlink, Protocol};
 use super::netns::{Hopper, NsFile};
 use super::rtnl::{Route, Session};
 use super::{
-    addr, bpf, conntrack, fdb, hashlimit, ipvs, link, neigh, nfqueue, nsid, recent, route, rule,
-    socket as sockets, sysctl, tc, xfrm,
+    addr, bpf, conntrack, fdb, hashlimit, ipvs, link, neigh, nfacct, nfqueue, nsid, recent, route,
+    rule, socket as sockets, sysctl, tc, xfrm,
 };
 use crate::model::conntrack::{
     ConntrackEntry, ConntrackFilter, ConntrackFlows, ConntrackStats, Tuple,
@@ -27,6 +27,7 @@ use crate::model::ipvs::{Ipvs, IpvsConn, IpvsConnKey, IpvsKey, IpvsService};
 use crate::model::link::{Link, LinkKind};
 use crate::model::netfilter::{Chain, Family, Ruleset};
 use crate::model::netns::{NetNs, NsIdentity};
+use crate::model::nfacct::NfAcct;
 use crate::model::nfqueue::NfQueue;
 use crate::model::recent::RecentList;
 use crate::model::sysctl::Sysctls;
@@ -254,6 +255,7 @@ impl Namespace {
         };
         ns.nft = self.nft(shared, asked).into();
         ns.xfrm = self.xfrm(shared, &inside).into();
+        ns.nfacct = self.nfacct(shared).into();
         if asked.depth == Depth::Full {
             self.all_ipsets(shared, &mut ns);
         }
@@ -412,6 +414,19 @@ impl Namespace {
             }
         }
         ns.ipset_names = names.into();
+    }
+
+    /// Counters with names; none where the kernel has no such.
+    fn nfacct(&mut self, shared: &mut Shared) -> Result<Vec<NfAcct>> {
+        let operation = "list counters of nfnetlink_acct";
+        let Some(socket) = self.ask(shared, Subsystem::NfAcct, operation)? else {
+            return Ok(Vec::new());
+        };
+        match nfacct::read(socket) {
+            // A kernel that loads no modules and has no such subsystem says so (nfnetlink_rcv_msg()).
+            Err(error) if error.errno() == Some(libc::EINVAL) => Ok(Vec::new()),
+            other => other,
+        }
     }
 
     /// XFRM policies; none where the kernel has nothing that could make them.

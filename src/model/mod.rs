@@ -19,6 +19,7 @@ pub mod names;
 pub mod neigh;
 pub mod netfilter;
 pub mod netns;
+pub mod nfacct;
 pub mod nfqueue;
 pub mod packet;
 pub mod prefix;

@@ -13,6 +13,7 @@ use super::ipvs::Ipvs;
 use super::link::Link;
 use super::neigh::Neigh;
 use super::netfilter::{BaseChain, Ruleset};
+use super::nfacct::NfAcct;
 use super::nfqueue::NfQueue;
 use super::recent::RecentList;
 use super::route::Route;
@@ -62,6 +63,9 @@ pub struct NetNs {
     /// Tables of hashlimit.
     #[serde(default)]
     pub hashlimits: Section<Vec<HashlimitTable>>,
+    /// Counters with names.
+    #[serde(default)]
+    pub nfacct: Section<Vec<NfAcct>>,
     /// Queues that programs listen on.
     #[serde(default)]
     pub nfqueues: Section<Vec<NfQueue>>,
@@ -111,6 +115,7 @@ impl NetNs {
             unread_tables: Section::NotAsked,
             recent: Section::NotAsked,
             hashlimits: Section::NotAsked,
+            nfacct: Section::NotAsked,
             nfqueues: Section::NotAsked,
             ipset_names: Section::NotAsked,
             ipsets: BTreeMap::new(),
@@ -208,6 +213,7 @@ impl NetNs {
             ("arp_tables_names", self.unread_tables.missing()),
             ("xt_recent", self.recent.missing()),
             ("xt_hashlimit", self.hashlimits.missing()),
+            ("nfnetlink_acct", self.nfacct.missing()),
             ("nfnetlink_queue", self.nfqueues.missing()),
             ("xfrm", self.xfrm.missing()),
             ("conntrack", self.conntrack_table.missing()),

@@ -457,7 +457,7 @@ fn rule(blob: &Blob, entry: &Entry<'_>, next: u32, position: u64) -> Option<Rule
     let header = header(layout, entry.bytes)?;
     let goto =
         *entry.bytes.get(if layout.v6 { 131 } else { 82 })? & if layout.v6 { 0x04 } else { 0x02 };
-    let mut exprs = vec![Expr::Header(header)];
+    let mut exprs = vec![Expr::Header(Box::new(header))];
     let mut at = layout.size;
     while at < entry.target_offset {
         let bytes = entry.bytes.get(at..entry.target_offset)?;
@@ -491,6 +491,7 @@ fn rule(blob: &Blob, entry: &Entry<'_>, next: u32, position: u64) -> Option<Rule
             exprs.push(Expr::Target(target));
         }
     }
+    exprs.shrink_to_fit(); // large clusters have a hundred thousand rules
     Some(Rule {
         handle: position,
         comment: nft::comment_of(&exprs),

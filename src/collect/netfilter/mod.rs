@@ -8,7 +8,7 @@ pub mod nft;
 pub mod object;
 pub mod set;
 pub mod sieve;
-mod sockopt;
+pub mod sockopt;
 pub mod xt_match;
 pub mod xt_rare_match;
 pub mod xt_rare_target;

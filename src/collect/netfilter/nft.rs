@@ -259,10 +259,11 @@ pub fn rules(
 
 pub(in crate::collect) fn rule(family: Family, body: &[u8]) -> Option<Rule> {
     let attrs = Attrs(body.get(HEADER..)?);
-    let exprs = attrs
+    let mut exprs = attrs
         .find(4)
         .map(|list| expr::decode_list(list, family))
         .unwrap_or_default();
+    exprs.shrink_to_fit(); // large clusters have a hundred thousand rules
     let comment = attrs
         .find(7)
         .and_then(user_comment)

@@ -288,14 +288,14 @@ mod tests {
     }
 
     fn legacy(addr: [u8; 4], mask: [u8; 4], negated: bool) -> Expr {
-        Expr::Header(HeaderMatch {
+        Expr::Header(Box::new(HeaderMatch {
             src: None,
             dst: Some((addr.into(), mask.into(), negated)),
             iif: None,
             oif: None,
             proto: Some((6, false)),
             fragment: None,
-        })
+        }))
     }
 
     fn is_left_out(exprs: Vec<Expr>) -> bool {

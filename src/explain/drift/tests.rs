@@ -102,7 +102,7 @@ fn to(dst: Ipv4Addr, port: u16) -> Vec<Expr> {
         option: 0,
         invert: 0,
     };
-    vec![Expr::Header(header), Expr::Match(tcp)]
+    vec![Expr::Header(Box::new(header)), Expr::Match(tcp)]
 }
 
 fn dnat(ip: Ipv4Addr, port: u16) -> Expr {

@@ -338,7 +338,7 @@ pub enum Expr {
         family: u32,
     },
     /// Address, device and protocol conditions of a legacy rule.
-    Header(HeaderMatch),
+    Header(Box<HeaderMatch>),
     /// An x_tables match.
     Match(XtMatch),
     /// An x_tables target.

@@ -20,6 +20,7 @@ mod machine;
 mod meta;
 mod nat;
 mod nat_addr;
+mod nfacct;
 mod queue;
 mod recent;
 mod registers;

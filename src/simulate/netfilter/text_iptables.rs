@@ -75,7 +75,7 @@ pub(super) fn rule(rule: &Rule, family: Family) -> Option<String> {
 impl Command {
     fn take(&mut self, expr: &Expr) -> Option<()> {
         match expr {
-            Expr::Header(head) => self.head = head.clone(),
+            Expr::Header(head) => self.head.clone_from(head),
             Expr::Match(XtMatch::Other { .. }) | Expr::Target(XtTarget::Other { .. }) => {
                 return None;
             }

@@ -9,7 +9,7 @@ use super::chain::Did;
 use super::ct::{self, masked_equal, port_within};
 use super::machine::{Eval, Vm};
 use super::step::assume;
-use super::{hashlimit, header, ipset, meta, recent, reverse, time, xt_rare_match};
+use super::{hashlimit, header, ipset, meta, nfacct, recent, reverse, time, xt_rare_match};
 use crate::model::IfIndex;
 use crate::model::packet::L4;
 use crate::model::xtables::{HeaderMatch, RareMatch, Statistic, XtMatch};
@@ -107,6 +107,7 @@ pub(super) fn eval(eval: &mut Eval<'_, '_>, vm: &mut Vm<'_>, condition: &XtMatch
             ipset::eval(eval, vm, &asked)
         }
         XtMatch::Hashlimit(asked) => hashlimit::eval(eval, vm, asked),
+        XtMatch::Nfacct(name) => Did::when(nfacct::matches(eval, vm, name)),
         other => {
             if let XtMatch::Rare(rare) = other
                 && let RareMatch::Time(asked) = **rare
@@ -177,9 +178,6 @@ fn holds(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, condition: &XtMatch) -> Tri {
             Tri::from(hit != *invert)
         }
         XtMatch::Comment(_) => Tri::Yes,
-        // One with a quota matches only once that is used up; kube-proxy's have none.
-        XtMatch::Nfacct(name) if PROXYS_OBJECTS.contains(&name.as_str()) => Tri::Yes,
-        XtMatch::Nfacct(name) => Tri::Unknown(format!("whether object {name} has a quota")),
         XtMatch::Conntrack(wanted) => ct::matches(eval, vm, wanted),
         XtMatch::Addrtype {
             source,
@@ -302,6 +300,7 @@ fn holds(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, condition: &XtMatch) -> Tri {
         | XtMatch::Recent { .. }
         | XtMatch::Set { .. }
         | XtMatch::Limit { .. }
+        | XtMatch::Nfacct(_)
         | XtMatch::Hashlimit(_) => Tri::Unknown("a match with a memory".to_owned()),
     }
 }
@@ -315,11 +314,6 @@ fn mark_is(own: Option<u32>, mark: u32, mask: u32) -> Tri {
     Tri::from_option(answer, || "the mark is not known".to_owned())
 }
 
-/// Objects of nfnetlink_acct that kube-proxy makes: they count, without quota.
-const PROXYS_OBJECTS: [&str; 2] = [
-    "ct_state_invalid_dropped_pkts",
-    "localhost_nps_accepted_pkts",
-];
 /// IPPROTO_DCCP
 const DCCP: u8 = 33;
 /// IPPROTO_UDPLITE

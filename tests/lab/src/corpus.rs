@@ -101,7 +101,7 @@ impl RuleSet {
     fn load_here(&self, loader: Loader) -> Result<()> {
         for name in self.file("nfacct.names")?.unwrap_or_default().lines() {
             ensure!(
-                accounting::ensure(name)?,
+                accounting::ensure(name, None)?,
                 "make accounting object {name}: the kernel has none"
             );
         }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use netpath_lab::proxy::accounting::{self, Quota};
 use netpath_lab::{Outcome, exchange};
 use nix::sys::socket::{
     AddressFamily, Backlog, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, bind, listen,
@@ -770,6 +771,26 @@ fn rates_are_asked_for_what_is_left() {
         }
         in_turn(&net0, rule, foreseen);
         net1.tool("nft delete table ip f");
+    }
+    // Counters with names, which match above their quota; the first packet counts too.
+    for (quota, foreseen) in [
+        (None, "y"),
+        (Some(Quota::Packets(0)), "yy"),
+        (Some(Quota::Packets(2)), "?"),
+        (Some(Quota::Packets(1_000_000)), "nn"),
+        (Some(Quota::Bytes(1 << 40)), "n"),
+    ] {
+        let name = format!("{quota:?}").replace(['(', ')'], "");
+        let made = net1.enter().run(|| accounting::ensure(&name, quota));
+        assert!(made.expect("a counter is made"), "the kernel has none");
+        let add = |words: &str| net1.tool(&format!("iptables-nft -A INPUT {words}"));
+        add("-m conntrack --ctstate ESTABLISHED -j ACCEPT");
+        add(&format!(
+            "-p tcp --dport 8080 -m nfacct --nfacct-name {name} -j ACCEPT"
+        ));
+        add("-j DROP");
+        in_turn(&net0, &name, foreseen);
+        net1.tool("iptables-nft -F");
     }
     // A route that gives its packets a realm: which one this packet has is not followed.
     net1.ip("route add 10.9.0.0/24 via 10.0.1.2 realms 5");

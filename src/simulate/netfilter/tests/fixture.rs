@@ -519,7 +519,7 @@ pub(super) fn parse_rule(words: &[String]) -> Vec<Expr> {
         }
         not = false;
     }
-    let mut exprs = vec![Expr::Header(head)];
+    let mut exprs = vec![Expr::Header(Box::new(head))];
     exprs.extend(matches.into_iter().map(Expr::Match));
     exprs.extend(target.map(Expr::Target));
     exprs

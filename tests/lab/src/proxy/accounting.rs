@@ -16,11 +16,24 @@ const ACCT_NEW: u16 = 7 << 8;
 const FLAGS: u16 = 0x0405;
 /// `NFACCT_NAME`.
 const NAME: u16 = 1;
+/// `NFACCT_FLAGS`.
+const FLAGS_OF: u16 = 5;
+/// `NFACCT_QUOTA`.
+const QUOTA: u16 = 6;
+
+/// What an object may count before it matches.
+#[derive(Clone, Copy, Debug)]
+pub enum Quota {
+    /// `NFACCT_F_QUOTA_PKTS`.
+    Packets(u64),
+    /// `NFACCT_F_QUOTA_BYTES`.
+    Bytes(u64),
+}
 
 /// Makes the object called `name` in the thread's network namespace unless it is there.
 ///
 /// The answer is false where the kernel has no accounting objects; kube-proxy then does without.
-pub(crate) fn ensure(name: &str) -> Result<bool> {
+pub fn ensure(name: &str, quota: Option<Quota>) -> Result<bool> {
     let socket = socket(
         AddressFamily::Netlink,
         SockType::Raw,
@@ -29,7 +42,7 @@ pub(crate) fn ensure(name: &str) -> Result<bool> {
     )
     .context("open a netfilter netlink socket")?;
     let socket = socket.as_raw_fd();
-    send(socket, &request(name)?, MsgFlags::empty())
+    send(socket, &request(name, quota)?, MsgFlags::empty())
         .with_context(|| format!("make accounting object {name}"))?;
     let mut answer = [0; 256];
     let length = recv(socket, &mut answer, MsgFlags::empty())
@@ -50,14 +63,25 @@ pub(crate) fn ensure(name: &str) -> Result<bool> {
     }
 }
 
-fn request(name: &str) -> Result<Vec<u8>> {
-    let attribute = u16::try_from(4 + name.len() + 1).context("measure a name")?;
+fn request(name: &str, quota: Option<Quota>) -> Result<Vec<u8>> {
     let mut body = vec![0; 4];
-    body.extend(attribute.to_ne_bytes());
-    body.extend(NAME.to_ne_bytes());
-    body.extend(name.bytes());
-    body.push(0);
-    body.resize(body.len().next_multiple_of(4), 0);
+    let mut put = |kind: u16, value: &[u8]| -> Result<()> {
+        let length = u16::try_from(4 + value.len()).context("measure an attribute")?;
+        body.extend(length.to_ne_bytes());
+        body.extend(kind.to_ne_bytes());
+        body.extend(value);
+        body.resize(body.len().next_multiple_of(4), 0);
+        Ok(())
+    };
+    put(NAME, &[name.as_bytes(), &[0]].concat())?;
+    if let Some(quota) = quota {
+        let (flags, most) = match quota {
+            Quota::Packets(most) => (1_u32, most),
+            Quota::Bytes(most) => (2, most),
+        };
+        put(FLAGS_OF, &flags.to_be_bytes())?;
+        put(QUOTA, &most.to_be_bytes())?;
+    }
     let length = u32::try_from(16 + body.len()).context("measure a message")?;
     let mut message = Vec::new();
     message.extend(length.to_ne_bytes());

@@ -1,6 +1,6 @@
 //! Rules on a node, in the shape that kube-proxy, kubelet and flannel give them.
 
-pub(crate) mod accounting;
+pub mod accounting;
 mod iptables;
 mod ipvs;
 mod nftables;
@@ -141,7 +141,7 @@ pub fn program(spec: &Spec, emptied: &[String], number: usize) -> Result<()> {
     let mut accounting = matches!(spec.proxy, Proxy::IptablesNft | Proxy::IptablesLegacy);
     if accounting {
         for name in ACCOUNTING {
-            accounting &= accounting::ensure(name)?;
+            accounting &= accounting::ensure(name, None)?;
         }
     }
     if spec.proxy == Proxy::Ipvs {
