@@ -258,6 +258,7 @@ pub(super) fn first(ns: NsKey, packet: Packet, (uid, gid): Sender) -> Walk {
         memory: Memory::default(),
         taker: None,
         any_source: false,
+        tunnel: None,
     }
 }
 

@@ -367,7 +367,13 @@ fn refuse(cx: &mut Cx<'_>, walk: Walk, answer: FibAnswer) -> Ways {
 
 /// A route was looked up: OUTPUT, and another lookup where that changed what it depends on.
 fn out_by(cx: &mut Cx<'_>, walk: Walk, answer: FibAnswer, oif: Option<IfIndex>) -> Ways {
-    routed(cx, walk, answer, |cx, walk, out| {
+    routed(cx, walk, answer, |cx, mut walk, out| {
+        // `udp_tunnel_dst_lookup()`, `ip_tunnel_xmit()`: the tunnel's own packets would go into the tunnel.
+        if walk.tunnel.take() == Some(out.oif) {
+            let text = format!("{} leads to itself", walk.dev(cx, out.oif));
+            walk.step(Step::new(StepKind::Encap, text));
+            return walk.end(Disposition::Loop);
+        }
         let mut walk = match xfrm::check(cx, walk, XfrmDir::Out, Some(out.oif)) {
             Ok(walk) => walk,
             Err(ways) => return ways,

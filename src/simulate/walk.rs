@@ -41,6 +41,8 @@ pub(crate) struct Walk {
     pub(crate) taker: Option<(u32, bool)>,
     /// The sending socket may have any source (FLOWI_FLAG_ANYSRC).
     pub(crate) any_source: bool,
+    /// Tunnel device that has just put it into an outer packet, until that is routed.
+    pub(crate) tunnel: Option<IfIndex>,
 }
 
 /// A place and what was there: the same twice is a loop.
