@@ -381,7 +381,7 @@ fn out_by(cx: &mut Cx<'_>, walk: Walk, answer: FibAnswer, oif: Option<IfIndex>) 
         hop_limit(cx, &mut walk, out.oif);
         let before = (walk.skb.packet.dst, walk.skb.mark);
         let seen = walk.skb.ipvs;
-        let by_mark = reroutes_by_mark(cx, &walk);
+        let by_mark = walk.netns(cx).is_some_and(reroutes_by_mark);
         let devices = Devices {
             oif: Some(out.oif),
             ..Devices::default()
@@ -391,11 +391,25 @@ fn out_by(cx: &mut Cx<'_>, walk: Walk, answer: FibAnswer, oif: Option<IfIndex>) 
             if after.0 == before.0 && !(by_mark && after.1 != before.1) {
                 return ipvs::reroute(cx, walk, out, seen);
             }
-            // `ip_route_me_harder()`: what OUTPUT changed may lead elsewhere.
-            let answer = lookup(cx, &walk.ns, &key(&walk, None, oif));
-            routed(cx, walk, answer, |_, walk, out| {
+            // `ip_route_me_harder()`: what OUTPUT changed may lead elsewhere. Protocol and ports are not looked at.
+            let again = FibKey {
+                protocol: 0,
+                sport: Some(0),
+                dport: Some(0),
+                ..key(&walk, None, oif)
+            };
+            let answer = lookup(cx, &walk.ns, &again);
+            let untold = matches!(walk.skb.packet.l4, L4::Tcp { .. }) && !walk.skb.raw;
+            let mut ways = routed(cx, walk, answer, |_, walk, out| {
                 walk.then(Next::Postrouting(out))
-            })
+            });
+            // TCP waits for an answer, as if the packet were lost on its way (`tcp_connect()`).
+            for (_, next) in ways.iter_mut().filter(|_| untold) {
+                if matches!(next, Next::End(Disposition::Rejected(_))) {
+                    *next = Next::End(Disposition::Dropped(DropReason::IpOutnoroutes));
+                }
+            }
+            ways
         })
     })
 }
@@ -418,8 +432,8 @@ fn hop_limit(cx: &Cx<'_>, walk: &mut Walk, oif: IfIndex) {
 
 /// Whether a changed mark leads to a new lookup: only chains of type route (and x_tables' mangle) ask for
 /// one (`nf_route_table_hook4()`, `ipt_mangle_out()`), NAT for a changed address.
-pub(crate) fn reroutes_by_mark(cx: &Cx<'_>, walk: &Walk) -> bool {
-    let mut bases = walk.netns(cx).into_iter().flat_map(NetNs::base_chains);
+pub(crate) fn reroutes_by_mark(netns: &NetNs) -> bool {
+    let mut bases = netns.base_chains();
     bases.any(|base| base.hook == Hook::Output && base.kind == ChainKind::Route)
 }
 

@@ -6,16 +6,18 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use super::fib::{FibAnswer, FibKey};
 use super::input::{inet_all, validate_source};
 use super::l2::Leg;
 use super::memory::{Learned, Lessons, Met};
 use super::netfilter::{HookPoint, HookVerdict, UNPRIVILEGED, run};
 use super::skb::{CtRef, Devices, Flows, Skb};
 use super::walk::Next;
-use super::{Cx, bridge, device, exchange, source};
+use super::{Cx, bridge, device, exchange, fib, output, source};
 use crate::model::link::{Bridge, InetConf, Link, LinkKind};
 use crate::model::netfilter::Hook;
 use crate::model::packet::{L4, Packet};
+use crate::model::route::RouteKind;
 use crate::model::{IfIndex, MacAddr, NsKey};
 use crate::trace::{Disposition, Step, StepKind};
 
@@ -214,6 +216,10 @@ fn question(own: MacAddr, sender: IpAddr, addr: IpAddr) -> Packet {
 struct Frame<'c, 't> {
     cx: &'c mut Cx<'t>,
     packet: Packet,
+    /// `skb->mark`, which stays with it inside of a namespace.
+    mark: Option<u32>,
+    /// Where it was received last, or sent.
+    at: NsKey,
     local: bool,
     /// The port that it came into the current bridge by, and whether br_netfilter shows it to IP.
     inside: Option<(IfIndex, bool)>,
@@ -224,6 +230,8 @@ fn send(cx: &mut Cx<'_>, way: &Way<'_>, packet: Packet) -> Result<Vec<Learned>, 
     let mut frame = Frame {
         cx,
         packet,
+        mark: Some(0),
+        at: way.from.0.clone(),
         local: true,
         inside: None,
         learned: Vec::new(),
@@ -235,6 +243,7 @@ fn send(cx: &mut Cx<'_>, way: &Way<'_>, packet: Packet) -> Result<Vec<Learned>, 
     };
     frame.hook(ns, Hook::Output, false, out)?;
     if frame.is_v6() {
+        frame.reroute(ns, link)?;
         frame.hook(ns, Hook::Postrouting, false, out)?;
     }
     for leg in &way.legs {
@@ -248,6 +257,46 @@ fn send(cx: &mut Cx<'_>, way: &Way<'_>, packet: Packet) -> Result<Vec<Learned>, 
 impl<'t> Frame<'_, 't> {
     fn is_v6(&self) -> bool {
         self.packet.src.is_ipv6()
+    }
+
+    /// What OUTPUT marked is routed again, which may refuse it (`ip6_route_me_harder()`).
+    fn reroute(&mut self, ns: &NsKey, link: &Link) -> Result<(), Stop> {
+        let netns = self.cx.topology.netns(ns);
+        if self.mark == Some(0) || !netns.is_some_and(output::reroutes_by_mark) {
+            return Ok(());
+        }
+        let dst = self.packet.dst;
+        let near =
+            matches!(dst, IpAddr::V6(dst) if dst.is_multicast() || dst.is_unicast_link_local());
+        let key = FibKey {
+            src: (!self.packet.src.is_unspecified()).then_some(self.packet.src),
+            oif: near.then_some(link.index),
+            mark: self.mark,
+            ..FibKey::to(dst)
+        };
+        let refused = |text: &str| {
+            let step = Step::new(StepKind::Route, format!("marked and routed again: {text}"));
+            Err(Stop::Lost(ns.clone(), Box::new(step)))
+        };
+        match fib::lookup(self.cx, ns, &key) {
+            FibAnswer::Unknown(why) => Err(Stop::Unknown(why)),
+            FibAnswer::NoRoute => refused("no route"),
+            FibAnswer::Refused(_) => refused("refused by a policy rule"),
+            FibAnswer::Found(found) => match found.route.kind {
+                RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit => {
+                    refused("refused by a route")
+                }
+                _ if found.hops.iter().all(|(_, hop)| {
+                    hop.link == Some(link.index) && hop.via.is_none_or(|via| via == dst)
+                }) =>
+                {
+                    Ok(())
+                }
+                _ => Err(Stop::Unknown(format!(
+                    "rules of {ns} lead questions for neighbours, or answers, elsewhere"
+                ))),
+            },
+        }
     }
 
     fn link(&self, ns: &NsKey, dev: IfIndex) -> Result<&'t Link, Stop> {
@@ -273,6 +322,10 @@ impl<'t> Frame<'_, 't> {
                 self.leave_bridge(&leg.ns, master.index, leg.dev)?;
             }
             return self.device(&leg.ns, leg.dev, Hook::Egress);
+        }
+        if leg.ns != self.at {
+            self.mark = Some(0);
+            self.at = leg.ns.clone();
         }
         self.local = false;
         self.device(&leg.ns, leg.dev, Hook::Ingress)?;
@@ -428,7 +481,7 @@ impl<'t> Frame<'_, 't> {
         };
         let skb = Skb {
             packet: self.packet.clone(),
-            mark: Some(0),
+            mark: self.mark,
             ct: CtRef::None,
             uid: None,
             gid: None,
@@ -451,10 +504,14 @@ impl<'t> Frame<'_, 't> {
         };
         let outcomes = run(self.cx, &at, skb, Flows::default());
         let mut packet = None;
+        let mut marks = Vec::new();
         let mut stops = Vec::new();
         for outcome in outcomes {
             match outcome.verdict {
-                HookVerdict::Accept => packet = Some(outcome.skb.packet),
+                HookVerdict::Accept => {
+                    packet = Some(outcome.skb.packet);
+                    marks.push(outcome.skb.mark);
+                }
                 HookVerdict::Drop(_) | HookVerdict::Reject(_) => {
                     stops.extend(outcome.steps.last().cloned());
                 }
@@ -470,6 +527,11 @@ impl<'t> Frame<'_, 't> {
         match (packet, stops.pop()) {
             (Some(packet), None) => {
                 self.packet = packet;
+                marks.dedup();
+                self.mark = match marks.as_slice() {
+                    [mark] => *mark,
+                    _ => None,
+                };
                 Ok(())
             }
             (None, Some(step)) => Err(Stop::Lost(ns.clone(), Box::new(step))),
