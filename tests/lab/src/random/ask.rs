@@ -6,7 +6,7 @@ use netpath::model::packet::{Inner, L4, Packet, TCP, UDP};
 use netpath::model::topology::Topology;
 use netpath::model::{IfIndex, NsKey};
 use netpath::simulate::{Flow, Limits, Outcome, Sent, send, simulate};
-use netpath::trace::{Disposition, Hop, RejectWith, StepKind, Trace};
+use netpath::trace::{Disposition, Hop, StepKind, Trace};
 
 use super::fit::{Back, Holds, Unfit};
 use super::seen::{self, Name, Observed};
@@ -75,6 +75,8 @@ pub fn refused_by_route(trace: &Trace) -> Option<(NsKey, IpAddr)> {
 pub fn sent_back(topology: &Topology, trace: &Trace, back: Back) -> Option<Sent> {
     let hop = trace.hops.last()?;
     let about = &trace.packet;
+    // A socket answers to what opens a connection.
+    let kernel = back != Back::Tcp(0x12);
     let mut packet = about.reply(64);
     match (back, &mut packet.l4) {
         (Back::Tcp(own), L4::Tcp { flags, .. }) => *flags = own,
@@ -97,8 +99,9 @@ pub fn sent_back(topology: &Topology, trace: &Trace, back: Back) -> Option<Sent>
         from: hop.ns.clone(),
         packet,
         mark: 0,
-        uid: None,
-        gid: None,
+        uid: kernel.then_some(0),
+        gid: kernel.then_some(0),
+        kernel,
     })
 }
 
@@ -113,8 +116,7 @@ pub fn is_lost(ways: &[Trace]) -> Holds {
                 let why = why.join("; ");
                 holds = Holds::Unknown(format!("whether what is sent back is lost: {why}"));
             }
-            // No packet of this namespace.
-            Disposition::Rejected(RejectWith::InvalidArgument) => {
+            _ if is_not_own(way) => {
                 let why = "whether what is sent back is lost: its source is not known";
                 holds = Holds::Unknown(why.to_owned());
             }
@@ -122,6 +124,12 @@ pub fn is_lost(ways: &[Trace]) -> Holds {
         }
     }
     holds
+}
+
+/// Whether a packet has no address of its namespace as its source.
+fn is_not_own(way: &Trace) -> bool {
+    let last = way.hops.last().and_then(|hop| hop.steps.last());
+    last.is_some_and(|step| step.kind == StepKind::SourceAddress)
 }
 
 /// The address that an error about a packet comes from: its destination where that is the namespace's own, else one
@@ -179,6 +187,7 @@ pub fn once(topology: &Topology, probe: &Probe, from: NsKey, limits: &Limits) ->
         },
         uid: id,
         gid: id,
+        kernel: false,
     };
     send(topology, &sent, limits)
 }
