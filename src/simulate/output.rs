@@ -169,12 +169,8 @@ fn own_source(cx: &mut Cx<'_>, walk: &mut Walk) -> Result<(), Ways> {
     let text =
         format!("{src} is no address of this namespace, so that nothing can be sent from it");
     walk.step(Step::new(StepKind::SourceAddress, text).with(Evidence::Absent { what }));
-    let tunnel = walk.skb.packet.is_tunnel();
-    Err(walk.clone().end(if tunnel {
-        Disposition::Dropped(DropReason::IpOutnoroutes)
-    } else {
-        Disposition::Rejected(RejectWith::NetUnreachable)
-    }))
+    let refused = Disposition::Rejected(RejectWith::NetUnreachable);
+    Err(walk.clone().end(refused))
 }
 
 /// TCP connects to no group (`tcp_v4_connect()`, `tcp_v6_connect()`); what else is sent to one is not
@@ -284,7 +280,7 @@ fn with_source(cx: &mut Cx<'_>, walk: Walk, oif: Option<IfIndex>) -> Vec<Sourced
         if count > 1 {
             let tuple = one.skb.packet.tuple();
             let ns = one.ns.clone();
-            one.memory.take(&ns, tuple, taken);
+            one.memory.take(&ns, tuple, one.is_unlabelled(), taken);
         }
         ways.push(Sourced::Found(Box::new(one), found.clone()));
     }
@@ -399,19 +395,24 @@ fn out_by(cx: &mut Cx<'_>, walk: Walk, answer: FibAnswer, oif: Option<IfIndex>) 
                 ..key(&walk, None, oif)
             };
             let answer = lookup(cx, &walk.ns, &again);
-            let untold = matches!(walk.skb.packet.l4, L4::Tcp { .. }) && !walk.skb.raw;
+            let waits = matches!(walk.skb.packet.l4, L4::Tcp { .. }) && !walk.skb.raw;
             let mut ways = routed(cx, walk, answer, |_, walk, out| {
                 walk.then(Next::Postrouting(out))
             });
             // TCP waits for an answer, as if the packet were lost on its way (`tcp_connect()`).
-            for (_, next) in ways.iter_mut().filter(|_| untold) {
-                if matches!(next, Next::End(Disposition::Rejected(_))) {
-                    *next = Next::End(Disposition::Dropped(DropReason::IpOutnoroutes));
-                }
+            for (_, next) in ways.iter_mut().filter(|_| waits) {
+                untold(next);
             }
             ways
         })
     })
+}
+
+/// A refusal by a route that is told to nobody.
+fn untold(next: &mut Next) {
+    if matches!(next, Next::End(Disposition::Rejected(_))) {
+        *next = Next::End(Disposition::Dropped(DropReason::IpOutnoroutes));
+    }
 }
 
 /// Hop limit that an own IPv6 packet gets by the device it leaves by (`ip6_dst_hoplimit()`). A tunnel's
