@@ -98,6 +98,7 @@ pub(crate) fn encapsulate(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, tunnel: 
     walk.skb.packet = outer(tunnel, remote, inner);
     walk.skb.ct = CtRef::None;
     walk.skb.local = true;
+    walk.skb.raw = false;
     let text = format!("{kind} {} to {remote}", link.name);
     walk.step(Step::new(StepKind::Encap, text).with(evidence));
     walk.tunnel = Some(link.index);

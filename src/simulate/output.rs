@@ -273,7 +273,8 @@ fn with_source(cx: &mut Cx<'_>, walk: Walk, oif: Option<IfIndex>) -> Vec<Sourced
             }
         };
         let mut one = sourced(one, src, found.route.prefsrc.is_some());
-        if dst.is_ipv4() {
+        // Errors of the kernel are looked up once (`icmp_route_lookup()`).
+        if dst.is_ipv4() && !one.skb.is_own_error() {
             ways.push(Sourced::Open(Box::new(one)));
             continue;
         }

@@ -65,8 +65,8 @@ pub(crate) fn ask(
         to: way.from.clone(),
     };
     source_is_taken(cx, way, &question)?;
-    let mut learned = send(cx, way, question)?;
-    learned.extend(send(cx, &back, answer)?);
+    let learned = send(cx, way, question, Vec::new())?;
+    let learned = send(cx, &back, answer, learned)?;
     let neighbour = |(ns, link): &(NsKey, &Link), addr, mac| Met {
         ns: ns.clone(),
         dev: link.index,
@@ -226,7 +226,12 @@ struct Frame<'c, 't> {
     learned: Vec<Learned>,
 }
 
-fn send(cx: &mut Cx<'_>, way: &Way<'_>, packet: Packet) -> Result<Vec<Learned>, Stop> {
+fn send(
+    cx: &mut Cx<'_>,
+    way: &Way<'_>,
+    packet: Packet,
+    learned: Vec<Learned>,
+) -> Result<Vec<Learned>, Stop> {
     let mut frame = Frame {
         cx,
         packet,
@@ -234,7 +239,7 @@ fn send(cx: &mut Cx<'_>, way: &Way<'_>, packet: Packet) -> Result<Vec<Learned>, 
         at: way.from.0.clone(),
         local: true,
         inside: None,
-        learned: Vec::new(),
+        learned,
     };
     let (ns, link) = &way.from;
     let out = Devices {
@@ -319,6 +324,7 @@ impl<'t> Frame<'_, 't> {
         let port = self.bridge_of(&leg.ns, link);
         if !leg.arriving {
             if let Some((master, _)) = port {
+                self.is_sent_by(&leg.ns, master, link)?;
                 self.leave_bridge(&leg.ns, master.index, leg.dev)?;
             }
             return self.device(&leg.ns, leg.dev, Hook::Egress);
@@ -350,6 +356,38 @@ impl<'t> Frame<'_, 't> {
             },
         };
         self.hook(ns, hook, false, devices)
+    }
+
+    /// Whether a bridge sends a frame for one station by a port: that it is known to be behind, or any that it floods
+    /// to (`br_handle_frame_finish()`, `br_flood()`).
+    fn is_sent_by(&self, ns: &NsKey, master: &Link, port: &Link) -> Result<(), Stop> {
+        let station = self.packet.eth.map(|(_, to)| to);
+        let Some(to) = station.filter(|to| to.0[0] & 1 == 0) else {
+            return Ok(());
+        };
+        let floods = port.port.as_ref().is_none_or(|port| port.unicast_flood);
+        let mut learned = self.learned.iter().rev();
+        let known = learned
+            .any(|lesson| lesson.ns == *ns && lesson.bridge == master.index && lesson.mac == to);
+        if floods || known {
+            return Ok(());
+        }
+        let netns = self.cx.topology.netns(ns);
+        let Some(fdb) = netns.and_then(|netns| netns.fdb.known()) else {
+            return Err(Stop::Unknown(format!(
+                "forwarding entries of {ns} were not read"
+            )));
+        };
+        let mut entries = fdb.iter();
+        if entries.any(|entry| entry.mac == to && entry.link == port.index && !entry.own) {
+            return Ok(());
+        }
+        let text = format!(
+            "{}: does not know {to}, and {} does not flood",
+            master.name, port.name
+        );
+        let step = Step::new(StepKind::Bridge, text);
+        Err(Stop::Lost(ns.clone(), Box::new(step)))
     }
 
     fn enter_bridge(

@@ -144,6 +144,7 @@ pub(crate) fn encapsulate(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, device: 
     walk.skb.packet = outer(cx, &walk.ns, device, remote, port, vni, inner);
     walk.skb.ct = CtRef::None;
     walk.skb.local = true;
+    walk.skb.raw = false;
     walk.step(
         Step::new(
             StepKind::Encap,

@@ -1,6 +1,6 @@
 //! What is asked of the simulation for a probe, and the verdict. Nothing here needs a kernel.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use netpath::model::packet::{Inner, L4, Packet, TCP, UDP};
 use netpath::model::topology::Topology;
@@ -133,12 +133,20 @@ fn is_not_own(way: &Trace) -> bool {
 }
 
 /// The address that an error about a packet comes from: its destination where that is the namespace's own, else one
-/// that the kernel chooses by the way back (`icmp_send()`), taken here for one of the device that the packet came in
-/// by, or of its bridge.
+/// that the kernel chooses, of IPv4 by the way back (`icmp_send()`), of IPv6 taken here for one of the device that the
+/// packet came in by, or of its bridge.
 fn own_address(topology: &Topology, hop: &Hop, about: &Packet) -> Option<IpAddr> {
     let netns = topology.netns(&hop.ns)?;
     let addrs = netns.addrs.known()?;
     let mut own = [about.dst, about.src].into_iter();
+    if about.src.is_ipv4() {
+        let own = addrs.iter().any(|addr| addr.local == about.dst);
+        return Some(if own {
+            about.dst
+        } else {
+            Ipv4Addr::UNSPECIFIED.into()
+        });
+    }
     if let Some(own) = own.find(|own| addrs.iter().any(|addr| addr.local == *own)) {
         return Some(own);
     }
