@@ -323,9 +323,10 @@ pub struct CheckArgs {
 #[command(after_help = "\
 With one end: a pod's own devices and their other ends, and its packets at the node's uplinks and
 tunnels; a node's uplinks and tunnels. With two: every device on the predicted path and on the way
-back, on all nodes. A filter holds for packets as they are and for those inside tunnels. Payload is
-left out, and nothing is taken that is not for the node, unless asked for. It ends by Ctrl-C,
-complete to the last packet, and tells what was lost.
+back, on all nodes. A filter holds for packets as they are and for those inside VXLAN, IP in IP,
+sit and ip6tnl; those of other tunnels are seen at the tunnel's own device. Payload is left out, and
+nothing is taken that is not for the node, unless asked for. It ends by Ctrl-C, complete to the last
+packet, and tells what was lost.
 
 Examples:
   kubectl netpath capture web-0                         one line for each packet and device
@@ -341,7 +342,8 @@ pub struct CaptureArgs {
     /// Destination of the flow
     #[arg(value_name = "DST")]
     pub destination: Option<String>,
-    /// Which packets, in pcap's language (man pcap-filter) [default: all; with DST, those of the flow]
+    /// Which packets, in pcap's language (man pcap-filter) [default: all, of a node but for tcp port 10250; with DST,
+    /// those of the flow]
     #[arg(short, long, value_name = "FILTER")]
     pub filter: Option<String>,
     /// Write pcapng to this file, or to stdout (-)

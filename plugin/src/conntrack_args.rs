@@ -3,7 +3,7 @@
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use netpath::model::Prefix;
-use netpath::model::conntrack::{ConntrackFilter, status};
+use netpath::model::conntrack::{ConntrackFilter, TCP_STATES, status};
 
 /// Options of `dump conntrack`.
 #[derive(Args, Debug, Clone, Default)]
@@ -78,19 +78,6 @@ pub enum Status {
     /// In a flowtable.
     Offload,
 }
-
-const STATES: [&str; 10] = [
-    "none",
-    "syn_sent",
-    "syn_recv",
-    "established",
-    "fin_wait",
-    "close_wait",
-    "last_ack",
-    "time_wait",
-    "close",
-    "syn_sent2",
-];
 
 impl ConntrackArgs {
     /// Whether anything was given.
@@ -209,10 +196,10 @@ fn mark(text: &str) -> anyhow::Result<(u32, u32)> {
 
 fn state(text: &str) -> anyhow::Result<u8> {
     let name = text.to_ascii_lowercase().replace('-', "_");
-    let found = STATES.iter().position(|own| *own == name);
+    let found = TCP_STATES.iter().position(|own| *own == name);
     found
         .and_then(|state| u8::try_from(state).ok())
-        .with_context(|| format!("--state {text}: want one of {}", STATES.join(", ")))
+        .with_context(|| format!("--state {text}: want one of {}", TCP_STATES.join(", ")))
 }
 
 #[cfg(test)]

@@ -340,6 +340,7 @@ fn alone(name: &str, ino: u64) -> NetNs {
     ns.ipvs = Section::Known(None);
     ns.recent = Section::Known(Vec::new());
     ns.nfqueues = Section::Known(Vec::new());
+    ns.nfacct = Section::Known(Vec::new());
     ns.unread_tables = Section::Known(Vec::new());
     ns
 }

@@ -136,13 +136,21 @@ impl Tap {
         self.link
     }
 
-    /// Takes what has come since the last call, in order, at most `most` frames. Never waits.
-    pub fn take(&mut self, most: usize) -> Result<Vec<Frame>, CaptureError> {
-        let mut all = Vec::new();
-        while all.len() < most {
+    /// Takes what has come since the last call, in order, at most `frames` and none once those taken have `bytes`
+    /// bytes. Never waits. What came before an error is taken, too.
+    pub fn take(
+        &mut self,
+        frames: usize,
+        bytes: usize,
+        all: &mut Vec<Frame>,
+    ) -> Result<(), CaptureError> {
+        let most = all.len().saturating_add(frames);
+        let mut taken = 0_usize;
+        while all.len() < most && taken < bytes {
             match self.capture.next_packet() {
                 Ok(packet) => {
                     let stamp = packet.header.ts;
+                    taken = taken.saturating_add(packet.data.len());
                     all.push(Frame {
                         // The handle's precision is nanoseconds, whatever the field is called.
                         time: stamp.tv_sec * 1_000_000_000 + stamp.tv_usec,
@@ -160,7 +168,7 @@ impl Tap {
                 }
             }
         }
-        Ok(all)
+        Ok(())
     }
 
     /// What was lost so far.

@@ -1,7 +1,7 @@
 //! All taps of one client, behind the helper's conversation.
 //!
-//! Nothing is kept here: what is not taken waits in the kernel's rings, and what does not fit there is lost
-//! and counted. So a client that reads slowly, or not at all, costs no memory.
+//! Nothing is kept here but what is sent just then, a round of some MiB: what is not taken waits in the kernel's rings,
+//! and what does not fit there is lost and counted. So a client that reads slowly, or not at all, costs no more memory.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::thread;
@@ -12,17 +12,20 @@ use super::{CaptureError, Frame, Setup, Tap, probe};
 use crate::collect::Collector;
 use crate::collect::netns::{Hopper, NsFile};
 use crate::collect::serve::Watcher;
-use crate::model::capture::{Losses, Opened, Point, Probe, Probed, Seen, Watch};
+use crate::model::capture::{Ended, Losses, Opened, Point, Probe, Probed, Seen, Watch};
 
-/// Most devices watched at once.
-const MOST_POINTS: usize = 256;
-/// Bytes of all rings together, and of one.
+/// Most devices watched at once: those whose rings, of [`super::RING`] each at least, are within [`RINGS`].
+const MOST_POINTS: usize = 128;
+/// Bytes of all rings together at most, and of one.
 const RINGS: u32 = 32 << 20;
 const MOST_RING: u32 = 4 << 20;
 /// Most bytes of one packet: a super-packet of segmentation offload.
 const MOST_BYTES: u32 = 65_535;
 /// Frames taken of one tap before the next one's turn.
 const TURN: usize = 512;
+/// Bytes of frames, with what is said of each, from which on a round of all taps ends. The message of it and its
+/// compressed form take as much again.
+const ROUND: usize = 4 << 20;
 /// Opening a tap waits for the kernel some ten milliseconds: so many wait at once.
 const AT_ONCE: usize = 16;
 
@@ -30,7 +33,11 @@ const AT_ONCE: usize = 16;
 #[derive(Default)]
 pub struct Taps {
     watch: Watch,
-    taps: Vec<Option<Watched>>,
+    /// A tap of each point, or what was lost by one that is open no more.
+    places: Vec<Result<Watched, Losses>>,
+    ended: Vec<Ended>,
+    /// Where the next round begins.
+    next: usize,
 }
 
 struct Watched {
@@ -46,8 +53,7 @@ impl Watcher for Taps {
                 watch.points.len()
             ));
         }
-        let count = u32::try_from(watch.points.len().max(1)).unwrap_or(u32::MAX);
-        let ring = (RINGS / count).clamp(super::RING, MOST_RING);
+        let ring = ring(watch.points.len());
         let setups: Vec<(Result<NsFile, String>, Setup, &Point)> = watch
             .points
             .iter()
@@ -64,7 +70,8 @@ impl Watcher for Taps {
             })
             .collect();
         let mut opened = Vec::new();
-        self.taps.clear();
+        self.places.clear();
+        self.ended.clear();
         for some in setups.chunks(AT_ONCE) {
             let taps: Vec<Result<Watched, String>> = thread::scope(|scope| {
                 let threads: Vec<_> = some
@@ -83,7 +90,7 @@ impl Watcher for Taps {
                 opened.push(Opened {
                     link: link.map_err(Clone::clone),
                 });
-                self.taps.push(tap.ok());
+                self.places.push(tap.map_err(|_| Losses::default()));
             }
         }
         self.watch = watch;
@@ -91,30 +98,37 @@ impl Watcher for Taps {
     }
 
     fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        let open = self.taps.iter().flatten();
+        let open = self.places.iter().flatten();
         open.map(|watched| watched.tap.as_fd()).collect()
     }
 
     fn take(&mut self) -> Result<Option<Vec<Seen>>, String> {
         let mut all = Vec::new();
         let mut some = false;
-        for (at, watched) in self.taps.iter_mut().enumerate() {
-            let Some(Watched { tap, within }) = watched else {
+        let mut left = ROUND;
+        let count = self.places.len();
+        // All taps once, from the one on whose turn the last round left out.
+        let turns = (self.next..count).chain(0..self.next.min(count));
+        for at in turns {
+            if left == 0 {
+                self.next = at;
+                break;
+            }
+            let Some(watched) = self.places.get_mut(at) else {
+                continue;
+            };
+            let Ok(Watched { tap, within }) = watched else {
                 continue;
             };
             let Some(point) = self.watch.points.get(at) else {
                 continue;
             };
-            let frames = match tap.take(TURN) {
-                Ok(frames) => frames,
-                // A device that was removed or set down ends its own tap only.
-                Err(CaptureError::Pcap { .. }) => {
-                    *watched = None;
-                    continue;
-                }
-                Err(error) => return Err(error.to_string()),
-            };
             let at = u32::try_from(at).unwrap_or(u32::MAX);
+            let mut frames = Vec::new();
+            let taken = tap.take(TURN, left, &mut frames);
+            let bytes = frames.iter().map(|frame| frame.bytes.len());
+            let beside = frames.len().saturating_mul(size_of::<Seen>());
+            left = left.saturating_sub(bytes.sum::<usize>().saturating_add(beside));
             some |= !frames.is_empty();
             for frame in frames {
                 let view = look(tap.link(), &frame.bytes, &point.vxlan);
@@ -122,18 +136,36 @@ impl Watcher for Taps {
                     all.push(seen(&self.watch, at, frame, view));
                 }
             }
+            // A device that was removed ends its own tap only.
+            if let Err(error) = taken {
+                let ended = ended(at, tap, &error);
+                *watched = Err(ended.losses);
+                self.ended.push(ended);
+            }
         }
         Ok(some.then_some(all))
     }
 
+    fn ended(&mut self) -> Vec<Ended> {
+        std::mem::take(&mut self.ended)
+    }
+
     fn stop(&mut self) -> Vec<Losses> {
-        let taps = std::mem::take(&mut self.taps).into_iter();
-        let (losses, closing): (Vec<Losses>, Vec<Option<Watched>>) = taps
-            .map(|mut watched| {
-                let losses = watched.as_mut().map(|watched| watched.tap.losses());
-                (losses.and_then(Result::ok).unwrap_or_default(), watched)
-            })
-            .unzip();
+        let mut closing = std::mem::take(&mut self.places);
+        let losses = closing.iter_mut().zip(0..).map(|(watched, at)| {
+            let tap = match watched {
+                Ok(watched) => &mut watched.tap,
+                Err(losses) => return *losses,
+            };
+            match tap.losses() {
+                Ok(losses) => losses,
+                Err(error) => {
+                    self.ended.push(ended(at, tap, &error));
+                    Losses::default()
+                }
+            }
+        });
+        let losses = losses.collect();
         // Closing waits for the kernel, too; nobody waits for it.
         thread::spawn(move || drop(closing));
         losses
@@ -141,6 +173,22 @@ impl Watcher for Taps {
 
     fn probe(&mut self, probe: &Probe, collector: &mut Collector) -> Result<Probed, String> {
         probe::send(probe, collector)
+    }
+}
+
+/// Bytes of the ring of each of so many devices.
+fn ring(count: usize) -> u32 {
+    let count = u32::try_from(count.max(1)).unwrap_or(u32::MAX);
+    (RINGS / count).clamp(super::RING, MOST_RING)
+}
+
+/// Word of a tap that failed. Its socket still counts, whatever became of the device; where it does not, nothing is
+/// known to be lost, and that it failed is told.
+fn ended(point: u32, tap: &mut Tap, error: &CaptureError) -> Ended {
+    Ended {
+        point,
+        why: error.to_string(),
+        losses: tap.losses().unwrap_or_default(),
     }
 }
 
@@ -169,5 +217,19 @@ fn seen(watch: &Watch, point: u32, frame: Frame, view: Option<View>) -> Seen {
         out: view.as_ref().and_then(|view| view.out),
         mark: view.as_ref().and_then(|view| view.mark),
         packet: view.map(|view| view.packet).filter(|_| watch.decoded),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rings_are_within_their_bound_together() {
+        for count in 1..=MOST_POINTS {
+            let all = u64::from(ring(count)) * count as u64;
+            assert!(all <= u64::from(RINGS), "{count}: {all}");
+        }
+        assert_eq!(ring(1), MOST_RING);
     }
 }

@@ -13,7 +13,7 @@ use super::netlink::Netlink;
 use super::nla::{Attrs, Writer};
 use crate::model::Prefix;
 use crate::model::conntrack::{
-    ConntrackEntry, ConntrackFilter, ConntrackFlows, ConntrackGroup, Tuple,
+    ConntrackEntry, ConntrackFilter, ConntrackFlows, ConntrackGroup, Tuple, status,
 };
 use crate::model::packet::{ICMP, ICMPV6, TCP, UDP};
 use entry::decode;
@@ -169,7 +169,8 @@ fn put(flows: &mut ConntrackFlows, entry: ConntrackEntry) {
     }
 }
 
-/// Entries whose original direction has this source, of all zones, at most [`MOST_PLACES`].
+/// Entries whose original direction has this source, of all zones: of those that were given the same one, two, so that
+/// one is there beside a flow's own. At most [`MOST_PLACES`].
 ///
 /// The kernel filters by address and, of TCP and UDP, by port (`ctnetlink_filter_match_tuple()`).
 pub fn from(socket: &mut Netlink, tuple: &Tuple) -> Result<Vec<ConntrackEntry>> {
@@ -179,9 +180,52 @@ pub fn from(socket: &mut Netlink, tuple: &Tuple) -> Result<Vec<ConntrackEntry>> 
         orig: (Some(Prefix::host(tuple.src)), None),
         ..ConntrackFilter::default()
     };
-    // Ids of echoes are no ports to a filter, but are to sources.
-    let is_its = |entry: &ConntrackEntry| entry.orig.sport == tuple.sport;
-    dump(socket, &filter, tuple.sport, is_its, MOST_PLACES)
+    let operation = format!(
+        "look up what entries of source {} port {} were translated to",
+        tuple.src,
+        tuple
+            .sport
+            .map_or_else(|| "any".to_owned(), |port| port.to_string())
+    );
+    dump(
+        socket,
+        &filter,
+        tuple.sport,
+        &operation,
+        |entries, entry| {
+            // Ids of echoes are no ports to a filter, but are to sources.
+            if entry.orig.sport == tuple.sport {
+                keep_source(entries, entry, &operation)?;
+            }
+            Ok(())
+        },
+    )
+}
+
+/// Keeps an entry, where not two are there already that were given the same source.
+fn keep_source(
+    entries: &mut Vec<ConntrackEntry>,
+    entry: ConntrackEntry,
+    operation: &str,
+) -> Result<()> {
+    let given = |entry: &ConntrackEntry| {
+        let reply = entry.reply.inverted();
+        let chosen = entry.status & status::SRC_NAT_DONE;
+        (entry.zone, entry.reply.dst, reply.sport, chosen)
+    };
+    let alike = entries.iter().filter(|own| given(own) == given(&entry));
+    if alike.count() >= 2 {
+        return Ok(());
+    }
+    if entries.len() >= MOST_PLACES {
+        return Err(Error::TooMany {
+            operation: operation.to_owned(),
+            most: MOST_PLACES,
+            remedy: "they were given too many different ones to tell the next; trace another --source-port",
+        });
+    }
+    entries.push(entry);
+    Ok(())
 }
 
 /// Entries of the socket's namespace, of both families and all zones, in the kernel's order, that a filter lets
@@ -194,17 +238,33 @@ pub fn table(
     filter: &ConntrackFilter,
     most: usize,
 ) -> Result<Vec<ConntrackEntry>> {
-    dump(socket, filter, filter.orig_ports.0, |_| true, most)
+    let operation = "dump the conntrack table";
+    dump(
+        socket,
+        filter,
+        filter.orig_ports.0,
+        operation,
+        |entries, entry| {
+            if entries.len() >= most {
+                return Err(Error::TooMany {
+                    operation: operation.to_owned(),
+                    most,
+                    remedy: "say which entries are wanted (--src, --dst, --address, --port, ...), or trace a flow, which reads that flow's entry alone",
+                });
+            }
+            entries.push(entry);
+            Ok(())
+        },
+    )
 }
 
 fn dump(
     socket: &mut Netlink,
     filter: &ConntrackFilter,
     sport: Option<u16>,
-    also: impl Fn(&ConntrackEntry) -> bool,
-    most: usize,
+    operation: &str,
+    mut keep: impl FnMut(&mut Vec<ConntrackEntry>, ConntrackEntry) -> Result<()>,
 ) -> Result<Vec<ConntrackEntry>> {
-    let operation = "dump the conntrack table";
     let request = filtered(filter, sport);
     socket.try_dump(
         CT_GET,
@@ -215,17 +275,9 @@ fn dump(
             let entry = decode(Attrs(payload.get(HEADER..).unwrap_or_default()));
             let entry =
                 entry.ok_or_else(|| Error::malformed(operation, "an entry can't be decoded"))?;
-            if !filter.lets_pass(&entry) || !also(&entry) {
-                return Ok(());
+            if filter.lets_pass(&entry) {
+                keep(entries, entry)?;
             }
-            if entries.len() >= most {
-                return Err(Error::TooMany {
-                    operation: operation.to_owned(),
-                    most,
-                    remedy: "say which entries are wanted (--src, --dst, --address, --port, ...), or trace a flow, which reads that flow's entry alone",
-                });
-            }
-            entries.push(entry);
             Ok(())
         },
     )
@@ -334,5 +386,50 @@ fn octets(ip: IpAddr) -> Vec<u8> {
     match ip {
         IpAddr::V4(v4) => v4.octets().to_vec(),
         IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A flow to this host that was given this source.
+    fn entry(to: u8, given: [u8; 4]) -> ConntrackEntry {
+        let orig = Tuple {
+            src: [10, 0, 0, 1].into(),
+            dst: [10, 0, 1, to].into(),
+            protocol: UDP,
+            sport: Some(5000),
+            dport: Some(53),
+        };
+        let reply = Tuple {
+            dst: given.into(),
+            ..orig.inverted()
+        };
+        ConntrackEntry {
+            status: status::SRC_NAT_DONE,
+            ..ConntrackEntry::new(orig, reply)
+        }
+    }
+
+    #[test]
+    fn flows_that_were_given_the_same_source_count_as_few() {
+        let mut entries = Vec::new();
+        for to in 0..200 {
+            keep_source(&mut entries, entry(to, [192, 0, 2, 1]), "look").expect("it is kept");
+        }
+        assert_eq!(entries.len(), 2);
+        let other = [192, 0, 2, 2];
+        keep_source(&mut entries, entry(7, other), "look").expect("it is kept");
+        assert_eq!(entries[2], entry(7, other));
+        let all = (3..=255).map(|last| entry(7, [192, 0, 2, last]));
+        let error = all
+            .map(|entry| keep_source(&mut entries, entry, "look up it"))
+            .find_map(Result::err)
+            .expect("there are too many");
+        let text = error.to_string();
+        assert!(text.starts_with("look up it: "), "{text}");
+        assert!(text.ends_with("trace another --source-port"), "{text}");
+        assert_eq!(entries.len(), MOST_PLACES);
     }
 }

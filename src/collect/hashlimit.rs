@@ -1,11 +1,10 @@
 //! Tables of hashlimit, from `/proc/net/{ipt,ip6t}_hashlimit` of the calling thread's namespace.
 
-use std::fs;
-use std::io::{ErrorKind, Read};
 use std::net::IpAddr;
 use std::path::Path;
 
-use super::error::{Error, Result};
+use super::error::Result;
+use super::proc_lists;
 use crate::model::hashlimit::{HashlimitEntry, HashlimitTable};
 
 /// Bytes of one file that are read; a line takes some 60, of IPv6 120.
@@ -15,43 +14,13 @@ const MOST_BYTES: u64 = 1 << 20;
 pub fn read(proc: &Path) -> Result<Vec<HashlimitTable>> {
     let mut tables = Vec::new();
     for (dir, v6) in [("ipt_hashlimit", false), ("ip6t_hashlimit", true)] {
-        family(&proc.join("thread-self/net").join(dir), v6, &mut tables)?;
+        let dir = proc.join("thread-self/net").join(dir);
+        tables.extend(proc_lists::read(&dir, MOST_BYTES, |name, text, cut| {
+            table(name, v6, text, cut)
+        })?);
     }
     tables.sort_by(|a, b| (a.v6, &a.name).cmp(&(b.v6, &b.name)));
     Ok(tables)
-}
-
-fn family(dir: &Path, v6: bool, tables: &mut Vec<HashlimitTable>) -> Result<()> {
-    let failed =
-        |path: &Path, error: &std::io::Error| Error::io(format!("read {}", path.display()), error);
-    let files = match fs::read_dir(dir) {
-        Ok(files) => files,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed(dir, &error)),
-    };
-    for file in files {
-        let file = file.map_err(|error| failed(dir, &error))?;
-        let path = file.path();
-        let opened = match fs::File::open(&path) {
-            Ok(opened) => opened,
-            // Its last rule went meanwhile.
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            Err(error) => return Err(failed(&path, &error)),
-        };
-        let mut text = String::new();
-        let mut bounded = opened.take(MOST_BYTES);
-        let read = bounded.read_to_string(&mut text);
-        read.map_err(|error| failed(&path, &error))?;
-        let cut = u64::try_from(text.len()).is_ok_and(|len| len >= MOST_BYTES);
-        let name = file.file_name().to_string_lossy().into_owned();
-        tables.push(table(name, v6, &text, cut).ok_or_else(|| {
-            Error::malformed(
-                format!("read {}", path.display()),
-                "a line is not as expected",
-            )
-        })?);
-    }
-    Ok(())
 }
 
 fn table(name: String, v6: bool, text: &str, cut: bool) -> Option<HashlimitTable> {

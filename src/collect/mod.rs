@@ -34,6 +34,7 @@ mod nfqueue;
 pub mod nla;
 pub mod nsid;
 pub mod privileges;
+mod proc_lists;
 pub mod recent;
 pub mod route;
 pub mod rtnl;

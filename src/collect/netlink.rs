@@ -71,6 +71,8 @@ pub fn is_read(protocol: Protocol, kind: u16, command: Option<u8>) -> bool {
             (1, message) => matches!(message, 1 | 4 | 5),
             // IPSET_CMD_LIST and _GET_BYINDEX
             (6, message) => matches!(message, 7 | 15),
+            // NFNL_MSG_ACCT_GET; not _GET_CTRZERO.
+            (7, message) => message == 1,
             // NFT_MSG_GETTABLE, CHAIN, RULE, SET, SETELEM, GEN, OBJ, FLOWTABLE; none of the _RESET kind.
             (10, message) => matches!(message, 1 | 4 | 7 | 10 | 13 | 16 | 19 | 23),
             _ => false,
@@ -339,6 +341,7 @@ mod tests {
             (Protocol::Netfilter, 0x0a19),
             (Protocol::Netfilter, 0x0103),
             (Protocol::Netfilter, 0x0602),
+            (Protocol::Netfilter, 0x0702),
             (Protocol::SockDiag, 21),
             (Protocol::Xfrm, 18),
             (Protocol::Xfrm, 19),

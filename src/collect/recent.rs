@@ -4,12 +4,12 @@
 //! `/proc/timer_list` or `/proc/schedstat`; where neither can be read, ages are unknown.
 
 use std::fs;
-use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 use nix::time::{ClockId, clock_gettime};
 
-use super::error::{Error, Result};
+use super::error::Result;
+use super::proc_lists;
 use crate::model::recent::{RecentEntry, RecentList};
 
 /// Bytes of one file that are read; an entry takes at most about 3 kB.
@@ -18,39 +18,11 @@ const MOST_BYTES: u64 = 4 << 20;
 /// Reads all lists; none where the kernel has no such match. `proc` is the mount point of proc.
 pub fn read(proc: &Path) -> Result<Vec<RecentList>> {
     let dir = proc.join("thread-self/net/xt_recent");
-    let failed =
-        |path: &Path, error: &std::io::Error| Error::io(format!("read {}", path.display()), error);
-    let files = match fs::read_dir(&dir) {
-        Ok(files) => files,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(failed(&dir, &error)),
-    };
-    let mut lists = Vec::new();
     let mut clock = None;
-    for file in files {
-        let file = file.map_err(|error| failed(&dir, &error))?;
-        let path = file.path();
-        let opened = match fs::File::open(&path) {
-            Ok(opened) => opened,
-            // Its last rule went meanwhile.
-            Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            Err(error) => return Err(failed(&path, &error)),
-        };
-        let mut text = String::new();
-        opened
-            .take(MOST_BYTES)
-            .read_to_string(&mut text)
-            .map_err(|error| failed(&path, &error))?;
-        let cut = u64::try_from(text.len()).is_ok_and(|len| len >= MOST_BYTES);
+    let mut lists = proc_lists::read(&dir, MOST_BYTES, |name, text, cut| {
         let clock = clock.get_or_insert_with(|| Clock::read(proc));
-        let name = file.file_name().to_string_lossy().into_owned();
-        lists.push(list(name, &text, cut, clock.as_ref()).ok_or_else(|| {
-            Error::malformed(
-                format!("read {}", path.display()),
-                "a line is not as expected",
-            )
-        })?);
-    }
+        list(name, text, cut, clock.as_ref())
+    })?;
     lists.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(lists)
 }

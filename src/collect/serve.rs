@@ -13,7 +13,7 @@ use super::collector::Collector;
 use super::netlink::REQUEST;
 use crate::contract::frame::{Decoder, FrameError, encode};
 use crate::contract::{MAGIC, Reply, Request, SCHEMA_VERSION};
-use crate::model::capture::{Losses, Opened, Probe, Probed, Seen, Watch};
+use crate::model::capture::{Ended, Losses, Opened, Probe, Probed, Seen, Watch};
 use crate::model::want::{Depth, Fact, NsTarget, Want};
 
 /// The helper ends after this long without a request.
@@ -23,6 +23,9 @@ const FRAME: usize = 4 << 20;
 /// Largest request in bytes: some thousand wants.
 const MOST_PENDING: usize = 4 << 20;
 
+/// How often taps are looked at that are silent. A device that goes away wakes the helper when it is set down, which
+/// is before it is gone, and not again.
+const LOOK: Duration = Duration::from_millis(500);
 /// Longest time for the last packets of a watch.
 const LAST: Duration = Duration::from_secs(2);
 
@@ -51,6 +54,8 @@ pub trait Watcher {
     fn fds(&self) -> Vec<BorrowedFd<'_>>;
     /// Packets that came, some of them where they are many; `None` where nothing came. Never waits.
     fn take(&mut self) -> Result<Option<Vec<Seen>>, String>;
+    /// Points that ended since the last call.
+    fn ended(&mut self) -> Vec<Ended>;
     /// Ends the watch.
     fn stop(&mut self) -> Vec<Losses>;
     /// Sends a probe and waits for what comes of it.
@@ -72,6 +77,9 @@ impl Watcher for Blind {
     }
     fn take(&mut self) -> Result<Option<Vec<Seen>>, String> {
         Ok(None)
+    }
+    fn ended(&mut self) -> Vec<Ended> {
+        Vec::new()
     }
     fn stop(&mut self) -> Vec<Losses> {
         Vec::new()
@@ -117,18 +125,14 @@ pub fn serve(
             return Err(ServeError::TooLarge);
         }
         // While it watches, silence of the client is not the end: its stream's end is.
-        let wait = if peer.watch.is_some() {
-            Duration::MAX
-        } else {
-            idle
-        };
+        let wait = if peer.watch.is_some() { LOOK } else { idle };
         match ready(&input, &watcher.fds(), wait)? {
             Ready::Input => {}
-            Ready::Packets => {
+            Ready::Nothing if peer.watch.is_none() => return Ok(()),
+            Ready::Packets | Ready::Nothing => {
                 peer.packets(watcher)?;
                 continue;
             }
-            Ready::Nothing => return Ok(()),
         }
         let len = match input.read(&mut chunk) {
             Ok(0) => return Ok(()),
@@ -214,14 +218,20 @@ impl<W: Write> Peer<W> {
                 };
                 self.send(&reply)?;
             }
+            Request::Unwatch { id } if self.watch != Some(id) => {
+                let message = format!("end watch {id}: there is no such watch");
+                self.send(&Reply::Error { id, message })?;
+            }
             Request::Unwatch { id } => {
-                if self.watch == Some(id) {
-                    // What came until now waits in the rings. More may come without end.
-                    let enough = Instant::now() + LAST;
-                    while self.packets(watcher)? && Instant::now() < enough {}
-                    self.watch = None;
+                // What came until now waits in the rings. More may come without end.
+                let enough = Instant::now() + LAST;
+                while self.packets(watcher)? && Instant::now() < enough {}
+                // It may have failed meanwhile, which was told.
+                if self.watch.take().is_none() {
+                    return Ok(true);
                 }
                 let losses = watcher.stop();
+                self.tell_ended(id, watcher)?;
                 self.send(&Reply::Watched { id, losses })?;
             }
             Request::Probe { id, probe } => {
@@ -235,17 +245,18 @@ impl<W: Write> Peer<W> {
         Ok(true)
     }
 
-    /// Sends packets that came; `false`: none.
+    /// Sends packets that came, then word of taps that ended; `false`: neither.
     fn packets(&mut self, watcher: &mut impl Watcher) -> Result<bool, ServeError> {
         let Some(id) = self.watch else {
             return Ok(false);
         };
         match watcher.take() {
-            Ok(None) => Ok(false),
-            Ok(Some(packets)) if packets.is_empty() => Ok(true),
-            Ok(Some(packets)) => {
-                self.send(&Reply::Packets { id, packets })?;
-                Ok(true)
+            Ok(taken) => {
+                let some = taken.is_some();
+                if let Some(packets) = taken.filter(|packets| !packets.is_empty()) {
+                    self.send(&Reply::Packets { id, packets })?;
+                }
+                Ok(self.tell_ended(id, watcher)? || some)
             }
             Err(message) => {
                 self.watch = None;
@@ -254,6 +265,15 @@ impl<W: Write> Peer<W> {
                 Ok(false)
             }
         }
+    }
+
+    fn tell_ended(&mut self, id: u32, watcher: &mut impl Watcher) -> Result<bool, ServeError> {
+        let all = watcher.ended();
+        let some = !all.is_empty();
+        for ended in all {
+            self.send(&Reply::PointEnded { id, ended })?;
+        }
+        Ok(some)
     }
 
     fn collect(
@@ -330,3 +350,6 @@ pub fn hello() -> Reply {
         now: now.as_secs(),
     }
 }
+
+#[cfg(test)]
+mod tests;

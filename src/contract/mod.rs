@@ -8,11 +8,11 @@ pub mod frame;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::capture::{Losses, Opened, Probe, Probed, Seen, Watch};
+use crate::model::capture::{Ended, Losses, Opened, Probe, Probed, Seen, Watch};
 use crate::model::want::{Fact, Want};
 
 /// Version of all shapes that go over the wire. A test pins the shapes to this number.
-pub const SCHEMA_VERSION: u32 = 18;
+pub const SCHEMA_VERSION: u32 = 20;
 
 /// First bytes of a helper's hello, so that a wrong image's chatter is recognised.
 pub const MAGIC: &str = "netpath-helper";
@@ -114,6 +114,13 @@ pub enum Reply {
         id: u32,
         /// Packets.
         packets: Vec<Seen>,
+    },
+    /// A point is watched no longer; the watch goes on with the others.
+    PointEnded {
+        /// Id of the watch.
+        id: u32,
+        /// Which, and why.
+        ended: Ended,
     },
     /// The watch is over.
     Watched {

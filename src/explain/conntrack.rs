@@ -3,7 +3,7 @@
 //! Source: conntrack-tools 1.4.7 (`conntrack -L`, `conntrack -S`), but for the count of references.
 
 use super::words::protocol;
-use crate::model::conntrack::{ConntrackEntry, Counted, CpuStats, Tuple, status};
+use crate::model::conntrack::{ConntrackEntry, Counted, CpuStats, TCP_STATES, Tuple, status};
 use crate::model::packet;
 
 /// An entry as `conntrack -L` prints it.
@@ -22,7 +22,7 @@ fn rest(entry: &ConntrackEntry) -> String {
     if entry.status & status::OFFLOAD == 0 {
         words.extend(entry.timeout.map(|seconds| seconds.to_string()));
         let state = entry.tcp_state.and_then(tcp_state);
-        words.extend(state.map(str::to_owned));
+        words.extend(state);
     }
     let both = entry.zone == entry.reply_zone;
     let counted = |side: Option<Counted>| {
@@ -116,20 +116,7 @@ fn tuple(tuple: &Tuple) -> String {
 }
 
 /// TCP_CONNTRACK_* by name, as far as `conntrack` has one.
-///
-/// Source: include/uapi/linux/netfilter/nf_conntrack_tcp.h.
-fn tcp_state(state: u8) -> Option<&'static str> {
-    Some(match state {
-        0 => "NONE",
-        1 => "SYN_SENT",
-        2 => "SYN_RECV",
-        3 => "ESTABLISHED",
-        4 => "FIN_WAIT",
-        5 => "CLOSE_WAIT",
-        6 => "LAST_ACK",
-        7 => "TIME_WAIT",
-        8 => "CLOSE",
-        9 => "SYN_SENT2",
-        _ => return None,
-    })
+fn tcp_state(state: u8) -> Option<String> {
+    let name = TCP_STATES.get(usize::from(state))?;
+    Some(name.to_ascii_uppercase())
 }

@@ -17,6 +17,8 @@ use crate::model::packet::Packet;
 use crate::trace::evidence::ChainRef;
 use crate::trace::{Disposition, DropReason, Evidence, Hop, RejectWith, Step, StepKind, Trace};
 
+pub(super) use service::UNTAKEN;
+
 use super::codes::{self, Code, Severity};
 use super::naming::Naming;
 use super::steps::{base_name, object, words_of};

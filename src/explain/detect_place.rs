@@ -213,10 +213,8 @@ fn conntrack_full(ns: &NetNs, place: Place) -> Option<Finding> {
         let cpus = stats.into_iter().flat_map(|stats| &stats.cpus);
         cpus.filter_map(of).fold(0, |all, one| all + u64::from(one))
     };
-    // Only a full table gives entries up.
-    let given_up = counted(|cpu| cpu.early_drop);
-    let nearly = max != 0 && count * 100 >= max * NEARLY_FULL;
-    if !nearly && given_up == 0 {
+    // What counted since the start says nothing of today: that alone is none.
+    if max == 0 || count * 100 < max * NEARLY_FULL {
         return None;
     }
     let mut evidence = vec![format!(
@@ -224,25 +222,19 @@ fn conntrack_full(ns: &NetNs, place: Place) -> Option<Finding> {
     )];
     if stats.is_some() {
         evidence.push(format!(
-            "counted since the namespace was made: early_drop {given_up}, drop {}, insert_failed {}",
+            "counted since the namespace was made: early_drop {}, drop {}, insert_failed {}",
+            counted(|cpu| cpu.early_drop),
             counted(|cpu| cpu.drop),
             counted(|cpu| cpu.insert_failed)
         ));
     }
     Some(Finding {
         code: codes::CONNTRACK_FULL,
-        title: if nearly {
-            format!(
-                "the conntrack table of {} on {} holds {count} of {max} entries",
-                place.netns, place.node
-            )
-        } else {
-            format!(
-                "the conntrack table of {} on {} was full: {given_up} entries were given up for new ones",
-                place.netns, place.node
-            )
-        },
-        severity: if nearly && count >= max {
+        title: format!(
+            "the conntrack table of {} on {} holds {count} of {max} entries",
+            place.netns, place.node
+        ),
+        severity: if count >= max {
             Severity::Error
         } else {
             Severity::Warning

@@ -97,6 +97,17 @@ pub struct Losses {
     pub if_dropped: u32,
 }
 
+/// A point that is watched no longer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// Position in [`Watch::points`].
+    pub point: u32,
+    /// Operation, device and cause.
+    pub why: String,
+    /// What it saw and lost until then.
+    pub losses: Losses,
+}
+
 /// One packet or exchange to send.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Probe {

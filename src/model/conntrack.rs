@@ -57,6 +57,22 @@ impl Tuple {
     }
 }
 
+/// TCP_CONNTRACK_* by their numbers, as nft and `conntrack` (in capitals) call them.
+///
+/// Source: include/uapi/linux/netfilter/nf_conntrack_tcp.h.
+pub const TCP_STATES: [&str; 10] = [
+    "none",
+    "syn_sent",
+    "syn_recv",
+    "established",
+    "fin_wait",
+    "close_wait",
+    "last_ack",
+    "time_wait",
+    "close",
+    "syn_sent2",
+];
+
 /// An entry of the table. Source: IPCTNL_MSG_CT_NEW,
 /// include/uapi/linux/netfilter/nfnetlink_conntrack.h.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -53,10 +53,21 @@ impl Topology {
 
     /// The key of a node's own namespace.
     pub fn host(&self, node: &str) -> Option<NsKey> {
-        let id = self.nodes.get(node)?.host()?.identity.id;
+        self.find(node, &NsTarget::Host)
+    }
+
+    /// The namespace that a target names; `None`: it was not read, or the target is no single one of a topology's.
+    pub fn find(&self, node: &str, target: &NsTarget) -> Option<NsKey> {
+        let snapshot = self.nodes.get(node)?;
+        let ns = match target {
+            NsTarget::Host => snapshot.host()?,
+            NsTarget::PodUid(uid) => snapshot.pod(uid)?,
+            NsTarget::Id(id) => snapshot.netns.get(id)?,
+            NsTarget::Pid(_) | NsTarget::Named(_) | NsTarget::All => return None,
+        };
         Some(NsKey {
             node: node.to_owned(),
-            netns: id,
+            netns: ns.identity.id,
         })
     }
 

@@ -262,7 +262,7 @@ pub struct HashlimitMatch {
     pub name: String,
     /// XT_HASHLIMIT_*: 1 destination, 2 its port, 4 source, 8 its port, 0x10 above, 0x20 bytes, 0x40 rate.
     pub mode: u32,
-    /// Parts of a second per packet, of which a second has `scale`; sixteenths of bytes per second.
+    /// Parts of a second per packet, of which a second has `scale`; of byte rates `u32::MAX / (bytes / 16 + 1)`.
     pub average: u64,
     /// Packets or bytes at once.
     pub burst: u64,

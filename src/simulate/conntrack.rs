@@ -86,7 +86,7 @@ pub(crate) fn track(
             let zone = u16::from_le_bytes([low, high]);
             (if orig { zone } else { 0 }, if reply { zone } else { 0 })
         }
-        CtRef::None | CtRef::Invalid => (0, 0),
+        CtRef::None | CtRef::Invalid | CtRef::Above => (0, 0),
     };
     skb.ct = CtRef::Invalid;
     if error::is_error(&skb.packet) {
@@ -351,7 +351,12 @@ fn opens(cx: &Cx<'_>, ns: &NsKey, packet: &Packet) -> Opens {
         },
         L4::Icmp { kind, .. } if packet.protocol() == ICMPV6 => match kind {
             128 | 139 => Opens::Yes(None),
-            130..=137 | 143 => Opens::Untracked,
+            // `noct_valid_new[]`
+            130..=136 | 143 => Opens::Untracked,
+            // `nf_conntrack_icmpv6_redirect()`: it belongs to the connection of the packet that it quotes.
+            137 => {
+                Opens::Unknown("which packet an icmpv6 redirect is about is not known".to_owned())
+            }
             129 | 140 => Opens::No("an echo reply whose request was not seen here"),
             _ => Opens::No("an icmpv6 type that opens no connection"),
         },

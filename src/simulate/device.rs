@@ -281,13 +281,10 @@ fn macvlan(cx: &mut Cx<'_>, walk: Walk, link: &Link) -> Ways {
         let own = found.and_then(|link| link.mac);
         let takes = found.is_some_and(|link| link.kind == LinkKind::Macvlan(MacvlanMode::Bridge));
         if own.is_some() && own == to && takes {
-            // It comes in by the parent first (`dev_forward_skb(vlan->lowerdev, skb)`).
+            // It comes in by the parent first, as what comes from outside does: its programs and hooks see it
+            // (`dev_forward_skb(vlan->lowerdev, skb)`).
             let name = link.name.clone();
-            let mut walk = walk;
-            walk.below(&ns);
-            let parent = walk.dev(cx, dev);
-            walk.tap(&parent, false);
-            return arrive(cx, walk, &name, sibling_ns, sibling);
+            return arrive(cx, walk, &name, ns, dev);
         }
     }
     let topology = cx.topology;

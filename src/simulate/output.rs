@@ -371,7 +371,11 @@ fn out_by(cx: &mut Cx<'_>, walk: Walk, answer: FibAnswer, oif: Option<IfIndex>) 
             walk.step(Step::new(StepKind::Encap, text));
             return walk.end(Disposition::Loop);
         }
-        let mut walk = match xfrm::check(cx, walk, XfrmDir::Out, Some(out.oif)) {
+        let walk = match xfrm::check(cx, walk, XfrmDir::Out, Some(out.oif)) {
+            Ok(walk) => walk,
+            Err(ways) => return ways,
+        };
+        let mut walk = match fits_raw(cx, walk, out.oif) {
             Ok(walk) => walk,
             Err(ways) => return ways,
         };
@@ -414,6 +418,23 @@ fn untold(next: &mut Next) {
     if matches!(next, Next::End(Disposition::Rejected(_))) {
         *next = Next::End(Disposition::Dropped(DropReason::IpOutnoroutes));
     }
+}
+
+/// A raw socket whose program writes the header cuts nothing, whatever the header says: more than the device takes is
+/// refused before OUTPUT (`raw_send_hdrinc()`, `rawv6_send_hdrinc()`).
+fn fits_raw(cx: &Cx<'_>, mut walk: Walk, oif: IfIndex) -> Result<Walk, Ways> {
+    let len = walk.skb.packet.len;
+    let link = walk.link(cx, oif).filter(|link| len > link.mtu);
+    let Some(link) = link.filter(|_| walk.skb.raw) else {
+        return Ok(walk);
+    };
+    let text = format!("{len} bytes do not fit, and the socket cuts nothing");
+    let state = Evidence::Link {
+        dev: link.name.clone(),
+        state: format!("mtu {}", link.mtu),
+    };
+    walk.step(Step::new(StepKind::Mtu, text).with(state));
+    Err(walk.end(Disposition::Rejected(RejectWith::TooBig(link.mtu))))
 }
 
 /// Hop limit that an own IPv6 packet gets by the device it leaves by (`ip6_dst_hoplimit()`). A tunnel's

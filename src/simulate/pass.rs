@@ -3,13 +3,11 @@
 use super::fib::{FibAnswer, FibKey, lookup};
 use super::skb::Skb;
 use super::walk::{Next, Walk, Ways, stage};
-use super::{Cx, DEFAULT_TTL, exchange, ttl};
+use super::{Cx, DEFAULT_TTL, Flow, exchange, first_packet};
 use crate::model::netfilter::Hook;
-use crate::model::packet::{L4, Packet, SCTP, TCP, UDP};
 use crate::model::{IfIndex, NsKey};
 use crate::simulate::skb::Devices;
 use crate::trace::{Arrival, Disposition, Passage, PassageEnd};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Bytes of the packet: a SYN's.
 const LEN: u32 = 60;
@@ -70,38 +68,23 @@ pub(super) fn pass(cx: &mut Cx<'_>, arrival: &Arrival) -> Vec<Passage> {
 
 fn start(cx: &mut Cx<'_>, arrival: &Arrival) -> Option<(Walk, Next)> {
     let ns = &arrival.ns;
-    let here = match arrival.dst {
-        IpAddr::V4(_) => IpAddr::from(Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(_) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
-    };
-    let (sport, dport) = (None, Some(arrival.dport));
-    let l4 = match arrival.protocol {
-        TCP => L4::Tcp {
-            sport,
-            dport,
-            flags: 0x02,
-        },
-        UDP => L4::Udp { sport, dport },
-        SCTP => L4::Sctp { sport, dport },
-        other => L4::Other(other),
-    };
-    let packet = Packet {
-        eth: None,
-        src: arrival.from.unwrap_or(here),
+    let flow = Flow {
+        from: ns.clone(),
+        src: arrival.from,
+        sport: None,
         dst: arrival.dst,
-        ttl: if arrival.from.is_none() {
-            ttl(cx, ns)
-        } else {
-            DEFAULT_TTL
-        },
-        tos: 0,
-        df: true,
+        dport: Some(arrival.dport),
+        protocol: arrival.protocol,
         len: LEN,
-        l4,
-        inner: None,
+        uid: Some(0),
+        gid: Some(0),
     };
+    let mut packet = first_packet(cx, &flow);
+    if arrival.from.is_some() {
+        packet.ttl = DEFAULT_TTL;
+    }
     // As root sends it.
-    let mut walk = exchange::first(ns.clone(), packet, (Some(0), Some(0)));
+    let mut walk = exchange::first(ns.clone(), packet, (flow.uid, flow.gid));
     let Some(from) = arrival.from else {
         return Some((walk, Next::LocalOut(None)));
     };

@@ -33,7 +33,7 @@ pub(crate) struct Skb {
     pub(crate) party: Option<(NsKey, bool)>,
     /// It comes from a socket of this namespace (`skb->sk`).
     pub(crate) local: bool,
-    /// Its sender wrote the whole IP header (IP_HDRINCL).
+    /// Its sender, a socket of this namespace, wrote the whole IP header (IP_HDRINCL).
     pub(crate) raw: bool,
     /// IPVS had to do with it (`skb->ipvs_property`), and passes it over from now on.
     pub(crate) ipvs: bool,
@@ -70,6 +70,8 @@ pub(crate) enum CtRef {
     Untracked,
     /// No entry can be made for it.
     Invalid,
+    /// An entry of the namespace above: what it is like is not followed.
+    Above,
     /// An entry of [`Flows`].
     Entry {
         /// Position in its namespace's list.

@@ -261,6 +261,7 @@ impl Walk {
         self.skb.kernel = false;
         self.skb.proxy = None;
         self.skb.local = false;
+        self.skb.raw = false;
         self.physin = None;
         self.ns = ns;
         let iif = Some(self.dev(cx, dev));
@@ -281,6 +282,9 @@ impl Walk {
             return;
         }
         self.ns = ns.clone();
+        if matches!(self.skb.ct, CtRef::Entry { .. }) {
+            self.skb.ct = CtRef::Above;
+        }
         self.hops.push(Hop {
             ns: ns.clone(),
             iif: None,

@@ -52,12 +52,9 @@ fn judged(dir: &Path) -> Verdict {
     let from = from.expect("the sender's namespace");
     let limits = ask::limits();
     let outcome = ask::once(&file.topology, &saved.probe, from, &limits);
-    let mut lost = |trace: &Trace, back| {
-        let sent = ask::sent_back(&file.topology, trace, back);
-        sent.map_or(fit::Holds::No, |sent| {
-            let ways = send(&file.topology, &sent, &limits).traces;
-            ask::is_lost(&ways)
-        })
+    let mut lost = |trace: &Trace, back| match ask::sent_back(&file.topology, trace, back) {
+        Ok(sent) => ask::is_lost(&send(&file.topology, &sent, &limits).traces),
+        Err(holds) => holds,
     };
     let manner = fit::Manner::of(&saved.probe);
     let observed = &saved.observed;

@@ -103,6 +103,7 @@ impl World {
         ns.recent = Section::Known(Vec::new());
         ns.hashlimits = Section::Known(Vec::new());
         ns.nfqueues = Section::Known(Vec::new());
+        ns.nfacct = Section::Known(Vec::new());
         ns.unread_tables = Section::Known(Vec::new());
         ns.sysctls = Section::Known(Sysctls {
             inet_all: Section::Known(InetConf {
@@ -208,7 +209,7 @@ impl World {
         }
     }
 
-    fn nsid(&mut self, ns: &NsKey, other: &NsKey) -> i32 {
+    pub fn nsid(&mut self, ns: &NsKey, other: &NsKey) -> i32 {
         let ids = self.get(ns).nsids.known_mut().expect("nsids");
         if let Some((id, _)) = ids.iter().find(|(_, ns)| *ns == other.netns) {
             return *id;

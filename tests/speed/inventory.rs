@@ -1,7 +1,8 @@
 //! What the rules of 10,000 Services cost: read whole, each time beside the bare floor that throws the bytes away, and
 //! beside the tools; on the wire; made into an index; looked up; and what one Service's trace reads of them.
 //!
-//! `cargo bench --features collect --bench inventory`, as root; SERVICES and RUNS set other numbers. Rules are
+//! `cargo bench --features collect --bench inventory`, as root; SERVICES and RUNS set other numbers,
+//! BACKEND (legacy, iptablesnft or nftables) leaves the others out. Rules are
 //! loaded into namespaces of this program's own; no packet is sent.
 #![allow(missing_docs, reason = "a program")]
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a benchmark")]
@@ -351,7 +352,7 @@ fn lookups(topology: &Topology, key: &NsKey, services: u32) -> (f64, f64) {
     let first = timed(1, || ask(services - 1));
     // Each Service's words are made the first time.
     let others = timed(1, || {
-        (0..LOOKUPS).for_each(|n| drop(ask(n * 7919 % services)))
+        (0..LOOKUPS).for_each(|n| drop(ask(n * 7919 % services)));
     });
     (first, others * 1e3 / f64::from(LOOKUPS))
 }
@@ -422,7 +423,12 @@ fn main() {
         nix::unistd::geteuid().is_root(),
         "run as root: it makes network namespaces"
     );
-    for backend in BACKENDS {
+    let only = env::var("BACKEND").ok();
+    let asked = |backend: &Backend| {
+        let name = format!("{backend:?}").to_lowercase();
+        only.as_ref().is_none_or(|only| *only == name)
+    };
+    for backend in BACKENDS.into_iter().filter(asked) {
         figures(backend, number("SERVICES", 10_000), number("RUNS", 7));
     }
 }

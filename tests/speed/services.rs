@@ -280,14 +280,14 @@ fn iptables(services: u32, backend: Backend) -> Table {
         Backend::Legacy => Expr::Target(XtTarget::Standard(Verdict::Jump(name))),
     };
     let legacy = |to: Option<[u8; 4]>| {
-        Expr::Header(HeaderMatch {
+        Expr::Header(Box::new(HeaderMatch {
             src: None,
             dst: to.map(|to| (to.into(), Ipv4Addr::BROADCAST.into(), false)),
             iif: None,
             oif: None,
             proto: to.map(|_| (6, false)),
             fragment: None,
-        })
+        }))
     };
     let tcp = |dports| {
         Expr::Match(XtMatch::Tcp {

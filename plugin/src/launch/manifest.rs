@@ -26,7 +26,7 @@ pub const CONTAINER: &str = "helper";
 pub const PROGRAM: &str = "/netpath-helper";
 
 /// Deadline of a helper that is not kept, in seconds: the kubelet ends it if this client cannot.
-const DEADLINE: u64 = 900;
+pub(super) const DEADLINE: u64 = 900;
 // A release knows where its image was pushed to.
 const DEFAULT_IMAGE: &str = match option_env!("NETPATH_RELEASE_IMAGE") {
     Some(image) => image,

@@ -22,8 +22,8 @@ use tokio::sync::watch;
 use super::error::LaunchError;
 use super::exec::exec;
 use super::manifest::{
-    CONTAINER, EXPIRES_LABEL, HelperFlags, Identity, PROGRAM, SETUP_LABEL, USER_LABEL, manifest,
-    setup_hash, short_hash,
+    CONTAINER, DEADLINE, EXPIRES_LABEL, HelperFlags, Identity, PROGRAM, SETUP_LABEL, USER_LABEL,
+    manifest, setup_hash, short_hash,
 };
 use super::session::{Pipe, Session};
 use super::state::{State, is_taken_up, judge};
@@ -36,6 +36,9 @@ pub(super) const PAUSE: Duration = Duration::from_millis(200);
 /// A kubelet that lives takes a pod up within a second, however long its image takes; a silent one is told
 /// after this time, or after a sixth of a longer `--launch-timeout`.
 const TAKEN_UP_LIMIT: Duration = Duration::from_secs(10);
+
+/// Seconds beside a capture's own time: its questions before, its last packets behind.
+const MARGIN: u64 = 60;
 
 /// A node that shall have a helper.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -213,7 +216,8 @@ impl Launcher {
 
     /// A warm helper of this user's on a node.
     ///
-    /// Up to its last second: the kubelet ends it a good while later, see [`super::manifest::deadline`].
+    /// Up to its last second: the kubelet ends it a good while later, see [`super::manifest::deadline`]. For work
+    /// that takes its time, only where that while is long enough.
     pub(super) fn warm(&self, view: &ClusterView, node: &str, now: u64) -> Option<String> {
         let setup = setup_hash(&self.flags);
         let label =
@@ -227,7 +231,11 @@ impl Launcher {
             .find(|pod| {
                 label(pod, EXPIRES_LABEL)
                     .and_then(|expires| expires.parse::<u64>().ok())
-                    .is_some_and(|expires| expires > now)
+                    .is_some_and(|expires| {
+                        let ended = expires.saturating_add(DEADLINE);
+                        let lasts = self.flags.lasts.as_secs();
+                        expires > now && ended >= now.saturating_add(lasts).saturating_add(MARGIN)
+                    })
             })
             .map(|pod| pod.name.clone())
     }

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use netpath::contract::frame::{Decoder, FrameError, encode};
 use netpath::contract::{MAGIC, Reply, Request, SCHEMA_VERSION};
-use netpath::model::capture::{Losses, Opened, Seen, Watch};
+use netpath::model::capture::{Ended, Losses, Opened, Seen, Watch};
 use netpath::model::want::{Fact, Want};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
@@ -242,6 +242,8 @@ pub struct Greeting {
 pub enum Sight {
     /// Packets.
     Packets(Vec<Seen>),
+    /// A point is watched no longer.
+    Ended(Ended),
     /// It is over; what each point lost.
     End(Vec<Losses>),
 }
@@ -410,6 +412,10 @@ impl Session {
                     id: answered,
                     packets,
                 } if answered == id => return Ok(Sight::Packets(packets)),
+                Reply::PointEnded {
+                    id: answered,
+                    ended,
+                } if answered == id => return Ok(Sight::Ended(ended)),
                 Reply::Watched {
                     id: answered,
                     losses,

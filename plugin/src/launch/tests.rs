@@ -550,6 +550,17 @@ async fn warm_helpers_are_used_again() {
     let launcher = lab.launcher(flags.clone());
     assert!(launcher.warm(&view, "node-1", expires - 1).is_some());
     assert!(launcher.warm(&view, "node-1", expires + 300).is_none());
+    // A capture that would outlive the pod's deadline gets one of its own.
+    let capture = |lasts: u64| {
+        let flags = HelperFlags {
+            lasts: Duration::from_secs(lasts),
+            ..flags.clone()
+        };
+        let launcher = lab.launcher(flags);
+        launcher.warm(&view, "node-1", expires - 10).is_some()
+    };
+    assert!(capture(600));
+    assert!(!capture(3600));
     // Another setup gets helpers of its own, which go as they came.
     let view = crate::resolve::fetch::fetch(&lab.kube, &scope)
         .await

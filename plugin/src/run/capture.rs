@@ -1,14 +1,11 @@
 //! `capture`: packets at the hops of a place or of a predicted path, as lines or as one pcapng.
 
-use std::fs::File;
-use std::io::{BufWriter, ErrorKind, Write};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use netpath::explain::{ChainNames, Naming};
-use netpath::model::capture::{Losses, Seen, Watch};
+use netpath::model::capture::{Losses, Watch};
 use netpath::model::names::Names;
 use netpath::model::topology::Topology;
 use netpath::model::want::{Depth, NsTarget, Want};
@@ -19,15 +16,15 @@ use tokio::sync::watch;
 
 use super::cluster::{self, Cluster};
 use super::fleet::{Fleet, Source};
+use super::out::{Out, is_stdout, writable};
 use super::points::{self, Points};
 use super::progress::Progress;
-use super::watch::{Sink, Spot, Watching, open, run as watch_all};
+use super::watch::{Sink as _, Spot, Watching, open, run as watch_all};
 use super::{dump, local, plan};
 use crate::cli::{CaptureArgs, GlobalFlags};
 use crate::launch::signals::Signals;
-use crate::launch::{Launcher, Outcome as Guarded, Signal, guard};
-use crate::render::packets::{self, Widths, line};
-use crate::render::pcapng::{self, Interface};
+use crate::launch::{Launcher, Signal, guard};
+use crate::render::packets;
 use crate::request::Facts;
 use crate::resolve::{EndSpec, parse_local, resolve_place};
 
@@ -105,19 +102,7 @@ async fn in_cluster(
     if let Some(why) = fleet.failure(&node) {
         bail!("{why}");
     }
-    let found = match &target {
-        NsTarget::PodUid(uid) => fleet
-            .topology
-            .nodes
-            .get(&node)
-            .and_then(|snapshot| snapshot.pod(uid))
-            .map(|ns| NsKey {
-                node: node.clone(),
-                netns: ns.identity.id,
-            }),
-        _ => fleet.topology.host(&node),
-    };
-    let Some(key) = found else {
+    let Some(key) = fleet.topology.find(&node, &target) else {
         let absent = fleet.topology.absent.iter();
         let whys: Vec<&str> = absent.map(|(_, _, why)| why.as_str()).collect();
         bail!(
@@ -230,21 +215,20 @@ impl Recording<'_> {
             Err(signal) => (Ok(super::interrupted(signal)), false),
         };
         let (outcome, left) = guard(launcher, std::future::ready(done), |_| well).await;
-        match outcome {
-            Guarded::Done(Err(error)) => {
-                super::left_behind(&left, super::TOOL_FAILURE);
-                Err(error)
-            }
-            Guarded::Done(Ok(code)) => Ok(super::left_behind(&left, code)),
-            Guarded::Signalled(signal) => Ok(super::left_behind(&left, super::interrupted(signal))),
-        }
+        super::finish(outcome, &left)
     }
 
     async fn place(&self, fleet: Fleet<'_>, names: &Names, key: &NsKey) -> anyhow::Result<u8> {
-        let filter = self.args.filter.as_deref().unwrap_or_default();
+        let filter = self.args.filter.as_deref();
         let points = with_naming(&fleet.topology, names, |naming| {
             points::of_place(naming, key, filter)
         });
+        let mut all = points.values().flatten();
+        if all.any(|point| point.filter == points::WITHOUT_STREAM) {
+            super::say(
+                "tcp port 10250 is left out, the way of this stream; --filter '' takes it in, and more with each packet",
+            );
+        }
         self.record(fleet, names, points).await
     }
 
@@ -281,8 +265,11 @@ impl Recording<'_> {
             decoded: !file,
             bytes: file,
         };
+        let opaque = with_naming(&fleet.topology, names, |naming| {
+            points::opaque(naming, &points)
+        });
         let watching = open(&mut fleet, points, &template).await?;
-        for why in &watching.closed {
+        for why in watching.closed.iter().chain(&opaque) {
             super::say(&format!("warning: {why}"));
         }
         let spots = with_naming(&fleet.topology, names, |naming| {
@@ -307,8 +294,8 @@ impl Recording<'_> {
         let (losses, wrong) = watch_all(&mut fleet, &watching, &mut sink, lasts, stop).await?;
         let written = sink.end(&losses)?;
         fleet.close().await;
-        tell(written, &losses, &wrong, &watching);
-        Ok(if wrong.is_empty() && watching.closed.is_empty() {
+        tell(written, &losses, &watching);
+        Ok(if wrong == 0 && watching.closed.is_empty() {
             0
         } else {
             super::INCONCLUSIVE
@@ -316,10 +303,7 @@ impl Recording<'_> {
     }
 }
 
-fn tell(written: u64, losses: &[Losses], wrong: &[String], watching: &Watching) {
-    for why in wrong {
-        super::say(&format!("error: {why}"));
-    }
+fn tell(written: u64, losses: &[Losses], watching: &Watching) {
     let lost: u64 = losses.iter().map(|one| u64::from(one.dropped)).sum();
     let received: u64 = losses.iter().map(|one| u64::from(one.received)).sum();
     super::say(&format!(
@@ -355,155 +339,4 @@ fn named(naming: &Naming<'_>, spot: &Spot) -> packets::Spot {
         netns: naming.netns(&key),
         dev: spot.point.dev.clone(),
     }
-}
-
-fn is_stdout(path: &Path) -> bool {
-    path == Path::new("-")
-}
-
-/// Told before helpers are started.
-fn writable(path: &Path) -> anyhow::Result<()> {
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    if path.is_dir() || parent.is_some_and(|parent| !parent.is_dir()) {
-        bail!(
-            "write {}: it is a directory, or in none; name a file",
-            path.display()
-        );
-    }
-    Ok(())
-}
-
-/// Where packets go.
-struct Out {
-    to: Box<dyn Write + Send>,
-    name: String,
-    pcapng: bool,
-    spots: Vec<packets::Spot>,
-    widths: Widths,
-    written: u64,
-    bytes: u64,
-    count: Option<u64>,
-    size: Option<u64>,
-    last: i64,
-    closed: bool,
-}
-
-impl Out {
-    fn new(
-        args: &CaptureArgs,
-        watching: &Watching,
-        spots: Vec<packets::Spot>,
-        snaplen: u32,
-    ) -> anyhow::Result<Self> {
-        let (to, name): (Box<dyn Write + Send>, String) = match args.write.as_deref() {
-            Some(path) if !is_stdout(path) => {
-                let name = path.display().to_string();
-                (Box::new(create(path)?), name)
-            }
-            _ => (Box::new(std::io::stdout()), "stdout".to_owned()),
-        };
-        let mut out = Self {
-            to: Box::new(BufWriter::with_capacity(256 << 10, to)),
-            name,
-            pcapng: args.write.is_some(),
-            widths: Widths::of(&spots),
-            spots,
-            written: 0,
-            bytes: 0,
-            count: args.count,
-            size: args.size,
-            last: 0,
-            closed: false,
-        };
-        if out.pcapng {
-            out.put(&pcapng::section())?;
-            for (at, spot) in watching.spots.iter().enumerate() {
-                let Some(named) = out.spots.get(at) else {
-                    continue;
-                };
-                let (node, netns, dev) = (&named.node, &named.netns, &named.dev);
-                let interface = Interface {
-                    link: spot.link,
-                    snaplen,
-                    name: format!("{node} {netns} {dev}"),
-                    description: format!("{dev} in {netns} on node {node}"),
-                    comment: netns.strip_prefix("pod ").map(|pod| format!("pod {pod}")),
-                    filter: spot.point.filter.clone(),
-                };
-                out.put(&pcapng::interface(&interface))?;
-            }
-        }
-        Ok(out)
-    }
-
-    fn put(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
-        self.bytes += bytes.len() as u64;
-        let written = self.to.write_all(bytes);
-        self.done(written)
-    }
-
-    /// A reader that has gone away wants no more of it.
-    fn done(&mut self, result: std::io::Result<()>) -> anyhow::Result<()> {
-        match result {
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => {
-                self.closed = true;
-                Ok(())
-            }
-            other => other.with_context(|| format!("write packets to {}", self.name)),
-        }
-    }
-
-    fn full(&self) -> bool {
-        self.closed
-            || self.count.is_some_and(|count| self.written >= count)
-            || self.size.is_some_and(|size| self.bytes >= size)
-    }
-
-    /// Ends the file; how many packets it has.
-    fn end(mut self, losses: &[Losses]) -> anyhow::Result<u64> {
-        if self.pcapng && !self.closed {
-            for (at, losses) in losses.iter().enumerate() {
-                let at = u32::try_from(at).unwrap_or(u32::MAX);
-                self.put(&pcapng::statistics(at, self.last, losses))?;
-            }
-        }
-        self.flush()?;
-        Ok(self.written)
-    }
-}
-
-impl Sink for Out {
-    fn packet(&mut self, at: usize, seen: &Seen) -> anyhow::Result<bool> {
-        if self.full() {
-            return Ok(false);
-        }
-        self.last = seen.time;
-        if self.pcapng {
-            self.put(&pcapng::packet(u32::try_from(at).unwrap_or(u32::MAX), seen))?;
-        } else if let Some(spot) = self.spots.get(at) {
-            let text = line(spot, self.widths, seen);
-            let text = crate::render::without_commands(&text);
-            self.put(text.as_bytes())?;
-        }
-        self.written += 1;
-        Ok(!self.full())
-    }
-
-    fn flush(&mut self) -> anyhow::Result<bool> {
-        let flushed = self.to.flush();
-        self.done(flushed)?;
-        Ok(!self.full())
-    }
-}
-
-/// Packets are for their owner alone, until he decides otherwise.
-fn create(path: &Path) -> anyhow::Result<File> {
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let opened = options.open(path);
-    opened.with_context(|| format!("write {}", path.display()))
 }

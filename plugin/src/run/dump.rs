@@ -168,18 +168,7 @@ pub fn target(source: &Source) -> anyhow::Result<(String, NsTarget)> {
 
 fn namespace_of(topology: &Topology, source: &Source) -> anyhow::Result<NsKey> {
     let (node, wanted) = target(source)?;
-    let found = match &wanted {
-        NsTarget::PodUid(uid) => topology
-            .nodes
-            .get(&node)
-            .and_then(|snapshot| snapshot.pod(uid))
-            .map(|ns| NsKey {
-                node: node.clone(),
-                netns: ns.identity.id,
-            }),
-        _ => topology.host(&node),
-    };
-    match found {
+    match topology.find(&node, &wanted) {
         Some(key) => Ok(key),
         None => bail!(
             "{}: the file holds nothing of its namespace on {node}",

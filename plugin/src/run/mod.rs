@@ -14,6 +14,7 @@ mod existing;
 pub mod fleet;
 pub mod local;
 mod map;
+mod out;
 mod place;
 mod plan;
 mod points;
@@ -36,7 +37,7 @@ use crate::cli::{
 };
 use crate::launch::error::LaunchError;
 use crate::launch::signals::Signals;
-use crate::launch::{CleanupScope, Signal, cleanup};
+use crate::launch::{CleanupScope, Outcome, Signal, cleanup};
 use crate::render::{self, Options};
 
 /// Exit code: some branch is dropped, rejected or loops.
@@ -101,6 +102,19 @@ pub fn left_behind(left: &[LaunchError], code: u8) -> u8 {
         0 if !left.is_empty() => TOOL_FAILURE,
         code => code,
     }
+}
+
+/// Says how work with helper pods ended, and what it left behind; gives the exit code.
+fn finish(outcome: Outcome<anyhow::Result<u8>>, left: &[LaunchError]) -> anyhow::Result<u8> {
+    let code = match outcome {
+        Outcome::Done(Ok(code)) => code,
+        Outcome::Done(Err(error)) => {
+            left_behind(left, TOOL_FAILURE);
+            return Err(error);
+        }
+        Outcome::Signalled(signal) => interrupted(signal),
+    };
+    Ok(left_behind(left, code))
 }
 
 /// Writes a value as JSON or YAML.

@@ -20,22 +20,26 @@ const USUAL_VXLAN: [u16; 2] = [8472, 4789];
 /// Points of each node.
 pub type Points = BTreeMap<String, Vec<Point>>;
 
+/// The filter of a node's devices where none was typed: the kubelet's port is the way of the stream to the client, of
+/// which watching would make more.
+pub const WITHOUT_STREAM: &str = "not tcp port 10250";
+
 /// A pod's or another namespace's devices, their other ends, and uplinks and tunnels of the node.
-pub fn of_place(naming: &Naming<'_>, key: &NsKey, filter: &str) -> Points {
+pub fn of_place(naming: &Naming<'_>, key: &NsKey, filter: Option<&str>) -> Points {
     let mut points = Points::new();
     let Some(ns) = naming.topology.netns(key) else {
         return points;
     };
     let host = naming.topology.host(&key.node);
     if host.as_ref() == Some(key) {
-        // The stream to the client leaves there, too: watching it would make more of it.
         let filter = match filter {
-            "" if !naming.names.nodes.is_empty() => "not tcp port 10250",
-            typed => typed,
+            None if !naming.names.nodes.is_empty() => WITHOUT_STREAM,
+            typed => typed.unwrap_or_default(),
         };
         outside(&mut points, key, ns, filter, &[]);
         return points;
     }
+    let filter = filter.unwrap_or_default();
     let own = links(ns).filter(|link| link.up && !link.loopback);
     for link in own {
         add(&mut points, key, ns, &link.name, filter, &[]);
@@ -87,6 +91,37 @@ pub fn of_path(naming: &Naming<'_>, traces: &[&Trace], filter: &str) -> Points {
 /// A packet's trace, its answer's, and those of the packets that follow.
 pub fn turns(trace: &Trace) -> impl Iterator<Item = &Trace> {
     std::iter::successors(Some(trace), |trace| trace.reply.as_deref())
+}
+
+/// Tunnels of watched namespaces that a filter does not look into, in words: what is in them is seen at their devices
+/// alone.
+pub fn opaque(naming: &Naming<'_>, points: &Points) -> Vec<String> {
+    let mut filtered: BTreeSet<NsKey> = BTreeSet::new();
+    for (node, points) in points {
+        let points = points
+            .iter()
+            .filter(|point| !point.filter.trim().is_empty());
+        filtered.extend(points.map(|point| NsKey {
+            node: node.clone(),
+            netns: point.netns,
+        }));
+    }
+    let told = filtered.into_iter().filter_map(|key| {
+        let tunnels = links(naming.topology.netns(&key)?).filter(|link| {
+            let kind = link.kind.name();
+            link.up && ["gre", "gretap", "ip6gre", "ip6gretap", "geneve", "wireguard"].contains(&kind)
+        });
+        let names: Vec<&str> = tunnels.map(|link| link.name.as_str()).collect();
+        let place = naming.netns(&key);
+        (!names.is_empty()).then(|| {
+            format!(
+                "{} {place}: filters look into vxlan and ip in ip alone: packets in the tunnels of {} are seen at these devices, not at those below them",
+                key.node,
+                names.join(", ")
+            )
+        })
+    });
+    told.collect()
 }
 
 /// Both expressions, where there are two.
@@ -247,7 +282,13 @@ pub fn point(netns: NetNsId, ns: &NetNs, dev: &str, filter: &str, hosts: &[IpAdd
 #[cfg(test)]
 mod tests {
     use super::*;
+    use netpath::explain::ChainNames;
+    use netpath::model::names::Names;
+    use netpath::model::netns::NsIdentity;
     use netpath::model::packet::L4;
+    use netpath::model::snapshot::NodeSnapshot;
+    use netpath::model::topology::Topology;
+    use netpath::model::{IfIndex, Section};
 
     fn packet(src: [u8; 4], dst: [u8; 4], sport: Option<u16>, dport: Option<u16>) -> Packet {
         Packet {
@@ -282,6 +323,78 @@ mod tests {
             forms.add(&packet([10, 0, 0, 1], [10, 0, 0, last], None, Some(80)));
         }
         assert_eq!(forms.filter(), "host 10.0.0.1");
+    }
+
+    #[test]
+    fn tunnels_that_no_filter_looks_into_are_named() {
+        let id = NetNsId { dev: 4, ino: 1 };
+        let mut ns = NetNs::new(NsIdentity {
+            id,
+            host: true,
+            pod_uid: None,
+            paths: Vec::new(),
+            processes: Vec::new(),
+        });
+        let link = |index: u32, name: &str, kind: &str| Link {
+            index: IfIndex::new(index).expect("an index"),
+            name: name.to_owned(),
+            up: true,
+            lower_up: true,
+            loopback: false,
+            noarp: false,
+            pointopoint: false,
+            promisc: false,
+            mac: None,
+            mtu: 1500,
+            kind: LinkKind::Other(kind.to_owned()),
+            master: None,
+            link: None,
+            link_netnsid: None,
+            port: None,
+            inet: None,
+            inet6: None,
+            xdp: false,
+            tc: Vec::new(),
+            qdisc: None,
+            qdiscs: Vec::new(),
+            group: 0,
+            hardware: 1,
+            stats: None,
+        };
+        let mut down = link(4, "gre0", "gre");
+        down.up = false;
+        ns.links = Section::Known(vec![
+            link(2, "eth0", "device"),
+            link(3, "genev_sys_6081", "geneve"),
+            down,
+        ]);
+        let node = NodeSnapshot {
+            node: "n1".to_owned(),
+            kernel: String::new(),
+            taken_at: 0,
+            netns: [(id, ns)].into(),
+        };
+        let topology = Topology {
+            nodes: [("n1".to_owned(), node)].into(),
+            ..Topology::default()
+        };
+        let (names, chains) = (Names::default(), ChainNames::new());
+        let naming = Naming {
+            topology: &topology,
+            names: &names,
+            chains: &chains,
+        };
+        let told = |filter: &str| {
+            let ns = topology.nodes["n1"].netns.get(&id).expect("it is there");
+            let points = [("n1".to_owned(), vec![point(id, ns, "eth0", filter, &[])])];
+            opaque(&naming, &points.into())
+        };
+        let [line] = told("icmp").try_into().expect("one line");
+        assert!(
+            line.contains("in the tunnels of genev_sys_6081 are"),
+            "{line}"
+        );
+        assert_eq!(told(""), [""; 0]);
     }
 
     #[test]

@@ -24,7 +24,7 @@ use super::fleet::{Fleet, Source as FleetSource, Stats};
 use super::progress::Progress;
 use super::{BROKEN, INCONCLUSIVE, drive, local, plan, saved};
 use crate::cli::{CaptureArgs, Format, GlobalFlags, TraceArgs};
-use crate::launch::{HelperFlags, Launcher, Outcome as Guarded, guard};
+use crate::launch::{HelperFlags, Launcher, guard};
 use crate::proxy_names::chain_names;
 use crate::render;
 use crate::request::{Facts, TraceRequest, file_flags, protocol_number};
@@ -126,14 +126,7 @@ impl Job<'_> {
             return recording.guarded(&launcher, work).await;
         }
         let (outcome, left) = guard(&launcher, work, Result::is_ok).await;
-        match outcome {
-            Guarded::Done(Err(error)) => {
-                super::left_behind(&left, super::TOOL_FAILURE);
-                Err(error)
-            }
-            Guarded::Done(Ok(code)) => Ok(super::left_behind(&left, code)),
-            Guarded::Signalled(signal) => Ok(super::left_behind(&left, super::interrupted(signal))),
-        }
+        super::finish(outcome, &left)
     }
 
     async fn resolve(

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use futures::future::join_all;
-use netpath::model::capture::{Losses, Opened, Point, Seen, Watch};
+use netpath::model::capture::{Ended, Losses, Opened, Point, Seen, Watch};
 use tokio::sync::{mpsc, watch};
 
 use super::fleet::Fleet;
@@ -44,6 +44,23 @@ pub struct Watching {
     pub spots: Vec<Spot>,
     /// Those that are not, and why.
     pub closed: Vec<String>,
+}
+
+impl Watching {
+    /// Position in `spots` of a node's point.
+    fn place(&self, node: &str, point: u32) -> Option<usize> {
+        let at = usize::try_from(point).ok()?;
+        *self.places.get(node)?.get(at)?
+    }
+}
+
+/// What comes of a helper.
+enum News {
+    Packets(Vec<Seen>),
+    /// A device is watched no longer.
+    Ended(Ended),
+    /// The helper ended, or can't go on.
+    Failed(String),
 }
 
 /// Has all points watched, all nodes at once. Errors: none can be.
@@ -111,20 +128,31 @@ pub trait Sink {
 }
 
 /// Gives packets on in the order of their times until the sink has enough, the time is over, or `stop` is set;
-/// then the last ones. Gives what each spot lost, and what went wrong on the way.
+/// then the last ones. What goes wrong on the way is said as it happens. Gives what each spot lost, and how many
+/// things went wrong.
 pub async fn run(
     fleet: &mut Fleet<'_>,
     watching: &Watching,
     sink: &mut impl Sink,
     lasts: Option<Duration>,
     mut stop: watch::Receiver<bool>,
-) -> anyhow::Result<(Vec<Losses>, Vec<String>)> {
+) -> anyhow::Result<(Vec<Losses>, usize)> {
     let (ending, end) = watch::channel(false);
-    let (sender, mut receiver) = mpsc::channel::<(String, Vec<Seen>)>(WAITING);
+    let (sender, mut receiver) = mpsc::channel::<(String, News)>(WAITING);
     let following = fleet.sessions().iter_mut().filter_map(|(node, session)| {
         let id = *watching.ids.get(node)?;
         let (sender, end) = (sender.clone(), end.clone());
-        Some(async move { (node.clone(), follow(node, session, id, sender, end).await) })
+        Some(async move {
+            let losses = match follow(node, session, id, &sender, end).await {
+                Ok(losses) => losses,
+                Err(error) => {
+                    let news = News::Failed(error.to_string());
+                    let _ = sender.send((node.clone(), news)).await;
+                    Vec::new()
+                }
+            };
+            (node.clone(), losses)
+        })
     });
     let following = join_all(following);
     drop(sender);
@@ -140,6 +168,8 @@ pub async fn run(
         let mut tick = tokio::time::interval(TICK);
         let mut open = true;
         let mut result = Ok(());
+        let mut wrong = 0;
+        let mut watched = vec![true; watching.spots.len()];
         loop {
             tokio::select! {
                 biased;
@@ -147,17 +177,30 @@ pub async fn run(
                 () = &mut enough, if open => open = false,
                 came = receiver.recv() => match came {
                     None => break,
-                    Some((node, packets)) => {
-                        let places = watching.places.get(&node);
-                        let place = |point: u32| {
-                            let at = usize::try_from(point).ok()?;
-                            places.and_then(|places| *places.get(at)?)
-                        };
+                    Some((node, News::Packets(packets))) => {
                         for seen in packets {
-                            if let Some(at) = place(seen.point) {
+                            if let Some(at) = watching.place(&node, seen.point) {
                                 merge.add(at, seen);
                             }
                         }
+                    }
+                    Some((node, News::Ended(ended))) => {
+                        wrong += 1;
+                        let at = watching.place(&node, ended.point);
+                        if let Some(own) = at.and_then(|at| watched.get_mut(at)) {
+                            *own = false;
+                        }
+                        super::say(&format!("error: {node}: {}; what it saw until then counts", ended.why));
+                        // Nothing is watched any more: more time would show no more.
+                        open &= watched.contains(&true);
+                    }
+                    Some((node, News::Failed(why))) => {
+                        wrong += 1;
+                        for (own, spot) in watched.iter_mut().zip(&watching.spots) {
+                            *own &= spot.node != node;
+                        }
+                        super::say(&format!("error: {why}"));
+                        open &= watched.contains(&true);
                     }
                 },
                 _ = tick.tick() => {}
@@ -178,23 +221,17 @@ pub async fn run(
         }
         result?;
         merge.give(sink, None)?;
-        Ok::<(), anyhow::Error>(())
+        Ok::<usize, anyhow::Error>(wrong)
     };
     let (ended, merged) = tokio::join!(following, merging);
-    merged?;
+    let wrong = merged?;
     let mut losses = vec![Losses::default(); watching.spots.len()];
-    let mut wrong = Vec::new();
-    for (node, result) in ended {
-        match result {
-            Ok(told) => {
-                let places = watching.places.get(&node).into_iter().flatten();
-                for (place, told) in places.zip(told) {
-                    if let Some(own) = place.and_then(|at| losses.get_mut(at)) {
-                        *own = told;
-                    }
-                }
+    for (node, told) in ended {
+        let places = watching.places.get(&node).into_iter().flatten();
+        for (place, told) in places.zip(told) {
+            if let Some(own) = place.and_then(|at| losses.get_mut(at)) {
+                *own = told;
             }
-            Err(error) => wrong.push(error.to_string()),
         }
     }
     Ok((losses, wrong))
@@ -205,7 +242,7 @@ async fn follow(
     node: &str,
     session: &mut Session,
     id: u32,
-    sender: mpsc::Sender<(String, Vec<Seen>)>,
+    sender: &mpsc::Sender<(String, News)>,
     mut end: watch::Receiver<bool>,
 ) -> Result<Vec<Losses>, SessionError> {
     let mut ending = false;
@@ -220,17 +257,18 @@ async fn follow(
             }
             sight = session.seen(id, ending.then_some(LAST)) => Some(sight?),
         };
-        match sight {
+        let news = match sight {
             None => {
                 ending = true;
                 session.unwatch(id).await?;
+                continue;
             }
-            Some(Sight::Packets(packets)) => {
-                // Nobody takes them any more only where all is over.
-                let _ = sender.send((node.to_owned(), packets)).await;
-            }
+            Some(Sight::Packets(packets)) => News::Packets(packets),
+            Some(Sight::Ended(ended)) => News::Ended(ended),
             Some(Sight::End(losses)) => return Ok(losses),
-        }
+        };
+        // Nobody takes it any more only where all is over.
+        let _ = sender.send((node.to_owned(), news)).await;
     }
 }
 

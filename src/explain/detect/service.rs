@@ -11,7 +11,7 @@ use crate::explain::words;
 
 /// Chain of kube-proxy's nftables mode for what its maps of Services did not take (kube-proxy,
 /// proxier.go, `clusterIPsCheckChain`).
-const UNTAKEN: &str = "cluster-ips-check";
+pub(in crate::explain) const UNTAKEN: &str = "cluster-ips-check";
 
 impl<'a> Case<'a> {
     /// What to do where the packet met its end with a Service's address still on it.

@@ -593,6 +593,38 @@ fn passage(arrival: &Arrival, share: f64, to: Option<usize>, hidden: bool) -> Pa
     }
 }
 
+/// A rule of somebody's own that keeps packets from kube-proxy's is the cause, whatever its set is called.
+#[test]
+fn a_rule_is_not_kube_proxys_by_its_words() {
+    let told = |table: &'static str, chain: &'static str| {
+        let (found, _) = asked(&[iptables()], &names(), &mut |arrival| {
+            let mut kept = passage(arrival, 1.0, None, false);
+            for evidence in kept.steps.iter_mut().flat_map(|step| &mut step.evidence) {
+                if let Evidence::NetfilterRule {
+                    base,
+                    chain: own,
+                    text,
+                    ..
+                } = evidence
+                {
+                    table.clone_into(&mut base.table);
+                    chain.clone_into(own);
+                    "ip daddr @cluster-ips accept".clone_into(text);
+                }
+            }
+            vec![kept]
+        });
+        assert!(!found.is_empty());
+        // The cause stands in the title.
+        let titles = found.iter().filter_map(|(_, text)| text.lines().next());
+        titles
+            .filter(|title| title.contains("@cluster-ips"))
+            .count()
+    };
+    assert_eq!(told("mine", "PREROUTING"), 1);
+    assert_eq!(told("kube-proxy", "cluster-ips-check"), 0);
+}
+
 /// Rules are as they should be, and packets tell something else.
 #[test]
 fn what_packets_tell_counts() {

@@ -1,6 +1,7 @@
 //! What became of a packet for a Service, as far as the comparison is concerned.
 
 use super::expect::Target;
+use crate::explain::detect::UNTAKEN;
 use crate::model::netfilter::{Backend, ChainKind, Hook};
 use crate::trace::evidence::ChainRef;
 use crate::trace::{Disposition, Evidence, Passage, PassageEnd, Step, StepKind};
@@ -37,6 +38,8 @@ pub(super) struct Rule {
     pub words: String,
     /// Its chain is kube-proxy's.
     pub own: bool,
+    /// It takes what kube-proxy's own rules should have translated and did not ([`UNTAKEN`]).
+    pub untaken: bool,
 }
 
 /// Reads a passage; `hook` is where destinations are translated.
@@ -110,6 +113,7 @@ fn decided(step: &Step) -> Option<Rule> {
                 chain.table
             ),
             own: false,
+            untaken: false,
         }),
         _ => None,
     })
@@ -135,6 +139,7 @@ fn last_rule(step: &Step) -> Option<(&ChainRef, Rule)> {
                 Rule {
                     words: rule_words(base, chain, *handle, text),
                     own: is_own(base, chain),
+                    untaken: base.table == "kube-proxy" && chain == UNTAKEN,
                 },
             )),
             _ => None,

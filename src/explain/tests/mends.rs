@@ -2,10 +2,12 @@
 
 use super::*;
 use crate::model::addr::Addr;
+use crate::model::conntrack::{ConntrackStats, CpuStats};
 use crate::model::link::{Link, LinkKind};
 use crate::model::netns::{NetNs, NsIdentity};
 use crate::model::snapshot::NodeSnapshot;
 use crate::model::socket::Socket;
+use crate::model::sysctl::Sysctls;
 use crate::model::{IfIndex, Section};
 use crate::trace::Tap;
 
@@ -100,6 +102,38 @@ fn an_ignored_echo_request_names_the_setting() {
         "{}",
         found.mend
     );
+}
+
+/// Entries that were given up last year say nothing of a table that is empty today.
+#[test]
+fn a_conntrack_table_is_full_by_what_it_holds_not_by_what_it_counted() {
+    let found = |count: u32| {
+        let topology = topology_of(|netns| {
+            netns.sysctls = Section::Known(Sysctls {
+                nf_conntrack_max: Section::Known(Some(1000)),
+                nf_conntrack_count: Section::Known(Some(count)),
+                ..Sysctls::default()
+            });
+            netns.conntrack_stats = Section::Known(Some(ConntrackStats {
+                entries: count,
+                max: Some(1000),
+                cpus: vec![CpuStats {
+                    early_drop: Some(7),
+                    ..CpuStats::default()
+                }],
+            }));
+        });
+        let delivered = trace(
+            1.0,
+            Disposition::Delivered,
+            step(StepKind::Socket, "takes it"),
+        );
+        in_topology(&[delivered], &Names::default(), &topology).findings
+    };
+    assert_eq!(found(3), []);
+    let [full] = found(950).try_into().expect("one finding");
+    assert_eq!(full.code, codes::CONNTRACK_FULL);
+    assert!(full.evidence[1].contains("early_drop 7"), "{full:?}");
 }
 
 #[test]

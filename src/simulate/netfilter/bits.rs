@@ -139,6 +139,17 @@ impl Bits {
         number.map_or_else(|| Self::unknown(4), |n| Self::known(n.to_le_bytes()))
     }
 
+    /// A number between both, of `len` bytes (8 at most), as little-endian machines hold it: known are the bits in front
+    /// of the first in which both differ.
+    pub(super) fn host_between(from: u64, to: u64, len: usize) -> Self {
+        let doubt = u64::MAX
+            .checked_shr((from ^ to).leading_zeros())
+            .unwrap_or(0);
+        let mut bits = Self::known((from & !doubt).to_le_bytes());
+        bits.known = (!doubt).to_le_bytes().to_vec();
+        bits.slice(0, len)
+    }
+
     /// A number in network order.
     pub(super) fn net16(number: Option<u16>) -> Self {
         number.map_or_else(|| Self::unknown(2), |n| Self::known(n.to_be_bytes()))

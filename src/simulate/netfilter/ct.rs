@@ -26,9 +26,12 @@ const RELATED: u32 = 4;
 /// `NF_CT_STATE_BIT(IP_CT_NEW)`
 const NEW: u32 = 8;
 
-/// State bits of a packet; the same in `ct state` and `--ctstate` but for untracked.
-fn state(ct: CtRef) -> u32 {
-    match ct {
+/// Why nothing is known of a [`CtRef::Above`].
+const ABOVE: &str = "its connection is one of the namespace above, which is not followed here";
+
+/// State bits of a packet; the same in `ct state` and `--ctstate` but for untracked. `None`: not known.
+fn state(ct: CtRef) -> Option<u32> {
+    Some(match ct {
         CtRef::None | CtRef::Invalid => INVALID,
         CtRef::Untracked => UNTRACKED,
         // The template's own.
@@ -38,7 +41,8 @@ fn state(ct: CtRef) -> u32 {
             CtState::Established => ESTABLISHED,
             CtState::Related => RELATED,
         },
-    }
+        CtRef::Above => return None,
+    })
 }
 
 fn entry<'v>(eval: &Eval<'_, '_>, vm: &'v Vm<'_>) -> Option<(&'v FlowEntry, bool)> {
@@ -58,8 +62,11 @@ pub(super) fn load(eval: &Eval<'_, '_>, vm: &Vm<'_>, key: CtKey, dir: Option<u8>
     if chain::family(vm) == Some(Family::Bridge) {
         return Load::Unknown("connection tracking in bridges is not evaluated".to_owned());
     }
+    let Some(state) = state(vm.skb.ct) else {
+        return Load::Unknown(ABOVE.to_owned());
+    };
     if key == CtKey::State {
-        return Load::Value(Bits::host32(Some(state(vm.skb.ct))));
+        return Load::Value(Bits::host32(Some(state)));
     }
     let Some((flow, reply)) = entry(eval, vm) else {
         return Load::Absent;
@@ -242,8 +249,9 @@ pub(super) fn matches(eval: &Eval<'_, '_>, vm: &Vm<'_>, wanted: &ConntrackMatch)
     let found = entry(eval, vm);
     if has(1) {
         let mut bits = match state(vm.skb.ct) {
-            UNTRACKED => 0x100,
-            other => other,
+            Some(UNTRACKED) => 0x100,
+            Some(other) => other,
+            None => return Tri::Unknown(ABOVE.to_owned()),
         };
         if let Some((flow, _)) = found {
             let nat = |bit: u32, flag: u32| {

@@ -35,14 +35,14 @@ pub(super) fn eval<'a>(
     let Some(walk) = vm.walk.as_mut() else {
         return Did::Blind(NO_CHAIN.to_owned());
     };
-    if limit::is_one(expr) {
-        return limit::eval(eval, vm, rule, expr);
-    }
     let regs = &mut walk.regs;
     match expr {
         Expr::Meta { key, dreg } => {
             let family = walk.base.table.family;
             let load = meta::load(eval, &vm.skb, *key, Some(family));
+            if time::is_one(*key) {
+                assume(vm, time::READING);
+            }
             if *key == MetaKey::Other(time::NFT_DAY) {
                 assume(vm, time::ZONE);
             }
@@ -366,10 +366,11 @@ pub(super) fn eval<'a>(
             Did::Next
         }
         Expr::Objref { name, kind } => object(name, *kind),
-        Expr::Limit { .. } | Expr::Quota { .. } | Expr::Connlimit { .. } => {
-            Did::Blind("a limit".to_owned())
-        }
         Expr::Header(header) => Did::when(xt_match::head(eval, &vm.skb, header)),
+        Expr::Limit { .. } | Expr::Quota { .. } | Expr::Connlimit { .. } => {
+            limit::eval(eval, vm, rule, expr)
+        }
+        Expr::Match(_) if limit::is_one(expr) => limit::eval(eval, vm, rule, expr),
         Expr::Match(condition) => xt_match::eval(eval, vm, condition),
         Expr::Target(target) => xt_target::eval(eval, vm, rule, target),
         Expr::Other { name, .. } => {

@@ -101,7 +101,7 @@ fn below(eval: &mut Eval<'_, '_>, vm: &mut Vm<'_>, asked: &HashlimitMatch) -> Tr
     let mut entries = table.entries.iter().filter(|entry| key.may_be(entry));
     let answer = match entries.next() {
         None if table.cut => return unknown("its table is too long to be read whole"),
-        None => fresh(vm, asked, spent),
+        None => fresh(asked, spent),
         Some(_) if key.sport.is_none() || key.dport.is_none() => {
             return unknown("the port is any free one");
         }
@@ -119,11 +119,11 @@ fn below(eval: &mut Eval<'_, '_>, vm: &mut Vm<'_>, asked: &HashlimitMatch) -> Tr
 }
 
 /// Where no packet was seen for as long as entries live: what is made now is full.
-fn fresh(vm: &Vm<'_>, asked: &HashlimitMatch, spent: u64) -> Option<bool> {
+fn fresh(asked: &HashlimitMatch, spent: u64) -> Option<bool> {
     if asked.mode & BYTES != 0 {
-        // The first second's worth; more than one packet may use it up.
-        let fits = spent == 0 && vm.skb.sized && chunks(vm) <= asked.average;
-        return fits.then_some(true);
+        // However large it is, one packet takes no more than what is in it (`hashlimit_byte_cost()`); of a second
+        // one nothing is said.
+        return (spent == 0).then_some(true);
     }
     if spent < asked.burst {
         return Some(true);

@@ -119,15 +119,20 @@ fn one(
             bytes,
             consumed,
         } => {
-            let over = if consumed >= bytes {
+            // What the packets of this question took is the most that is known to be gone beside what was read.
+            let spent = vm.flows.spent(eval.at.ns, &place);
+            let (least, most) = match (vm.skb.sized, u64::from(vm.skb.packet.len)) {
+                (true, len) => (len, len),
+                (false, _) => (0, MARGIN),
+            };
+            let over = if consumed.saturating_add(least) >= *bytes {
                 Some(true)
-            } else if consumed.saturating_add(MARGIN) < *bytes {
+            } else if consumed.saturating_add(spent).saturating_add(most) < *bytes {
                 Some(false)
             } else {
-                let len = u64::from(vm.skb.packet.len);
-                let over = consumed.saturating_add(len) >= *bytes;
-                vm.skb.sized.then_some(over)
+                None
             };
+            vm.flows.spend(eval.at.ns, place, most);
             Tri::from_option(over, || "whether the quota is used up by then".to_owned())
                 .negated(!inverted)
         }

@@ -53,9 +53,10 @@ pub(super) fn matches(eval: &mut Eval<'_, '_>, vm: &mut Vm<'_>, name: &str) -> T
 /// Whether the counter is above its quota once it has counted so much more. Others only ever add to it, but for
 /// somebody who sets it back, which quotas are not made for.
 fn above(counter: &NfAcct, quota: NfAcctQuota, spent: u64, own: Option<u64>) -> Option<bool> {
-    let (read, margin) = match quota.of_bytes {
-        true => (counter.bytes, MARGIN_BYTES),
-        false => (counter.packets, MARGIN_PACKETS),
+    let (read, margin) = if quota.of_bytes {
+        (counter.bytes, MARGIN_BYTES)
+    } else {
+        (counter.packets, MARGIN_PACKETS)
     };
     let before = read.saturating_add(spent);
     if before.saturating_add(own.unwrap_or_default()) > quota.most {

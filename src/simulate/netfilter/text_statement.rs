@@ -3,6 +3,7 @@
 use super::text_field::{ct, exthdr, meta, reject};
 use super::text_nft::Words;
 use super::text_value::{Show, nat_flags, quoted, seconds};
+use crate::model::conntrack::TCP_STATES;
 use crate::model::netfilter::{CtKey, Expr, Family, Log, ObjectState, Reg, Verdict};
 
 impl Words<'_> {
@@ -392,25 +393,10 @@ pub(super) fn object(state: &ObjectState) -> Option<(&'static str, String)> {
             protocol: number4,
             seconds,
         } => {
-            let tcp = [
-                "",
-                "syn_sent",
-                "syn_recv",
-                "established",
-                "fin_wait",
-                "close_wait",
-                "last_ack",
-                "time_wait",
-                "close",
-                "syn_sent2",
-                "retrans",
-                "unack",
-            ];
-            let udp = ["unreplied", "replied"];
-            let names: &[&str] = match number4 {
-                // CTA_TIMEOUT_TCP_* begin with 1, as CTA_TIMEOUT_UDP_* do.
-                6 => &tcp,
-                17 => &["", udp[0], udp[1]],
+            // CTA_TIMEOUT_TCP_* have the states' numbers, CTA_TIMEOUT_UDP_* begin with 1, too.
+            let names: Vec<&str> = match number4 {
+                6 => [&TCP_STATES[..], &["retrans", "unack"]].concat(),
+                17 => vec!["", "unreplied", "replied"],
                 _ => return None,
             };
             let words: Option<Vec<String>> = seconds

@@ -1,10 +1,11 @@
-//! Rules that ask for the time: that of the node when its facts were read.
+//! Rules that ask for the time: that of the node when its facts were read, give or take a few seconds.
 //!
 //! Source: `time_mt()`, net/netfilter/xt_time.c; `nft_meta_get_eval_time()`, net/netfilter/nft_meta.c (v6.12).
 
 use super::bits::{Bits, Tri};
 use super::header::Load;
 use super::machine::Eval;
+use crate::model::netfilter::MetaKey;
 use crate::model::xtables::TimeMatch;
 
 const DAY: u64 = 86_400;
@@ -23,6 +24,16 @@ pub(super) const NFT_HOUR: u32 = 32;
 /// What is assumed where a rule asks by the kernel's own time zone: no file tells it.
 pub(super) const ZONE: &str = "the kernel's own time zone is UTC, as systemd leaves it";
 
+/// What is assumed wherever a rule asks: a file may be old.
+pub(super) const READING: &str = "the packet passes at the time at which the node was read";
+/// Seconds between reading and packet: an answer that differs so near is none.
+const SOON: u64 = 5;
+
+/// Whether a meta key is a time.
+pub(super) fn is_one(key: MetaKey) -> bool {
+    matches!(key, MetaKey::Other(NFT_NANOSECONDS | NFT_DAY | NFT_HOUR))
+}
+
 /// Seconds since 1970; `None`: when the facts were read is not known.
 fn now(eval: &Eval<'_, '_>) -> Option<u64> {
     let node = eval.cx.topology.nodes.get(&eval.at.ns.node)?;
@@ -40,7 +51,15 @@ fn split(now: u64) -> (u64, u64) {
 
 /// The `time` match.
 pub(super) fn holds(eval: &Eval<'_, '_>, asked: &TimeMatch) -> Tri {
-    Tri::from_option(now(eval).map(|now| within(now, asked)), lacking)
+    let Some(now) = now(eval) else {
+        return Tri::Unknown(lacking());
+    };
+    let answer = within(now, asked);
+    let mut near = now.saturating_sub(SOON)..=now.saturating_add(SOON);
+    let clear = near.all(|now| within(now, asked) == answer);
+    Tri::from_option(clear.then_some(answer), || {
+        "the time is that of a boundary".to_owned()
+    })
 }
 
 fn within(now: u64, asked: &TimeMatch) -> bool {
@@ -92,11 +111,15 @@ pub(super) fn load(eval: &Eval<'_, '_>, key: u32) -> Load {
     let Some(now) = now(eval) else {
         return Load::Unknown(lacking());
     };
-    let (day, second) = split(now);
+    let (from, to) = (now.saturating_sub(SOON), now.saturating_add(SOON));
+    let ((first, start), (last, stop)) = (split(from), split(to));
+    let nanoseconds = |seconds: u64| seconds.saturating_mul(1_000_000_000);
     Load::Value(match key {
-        NFT_DAY => Bits::known([u8::try_from(weekday(day)).unwrap_or(0)]),
-        NFT_HOUR => Bits::host32(u32::try_from(second).ok()),
-        _ => Bits::known(now.saturating_mul(1_000_000_000).to_le_bytes()),
+        NFT_DAY if first != last => Bits::unknown(1),
+        NFT_DAY => Bits::known([u8::try_from(weekday(first)).unwrap_or(0)]),
+        NFT_HOUR if first != last => Bits::unknown(4),
+        NFT_HOUR => Bits::host_between(start, stop, 4),
+        _ => Bits::host_between(nanoseconds(from), nanoseconds(to), 8),
     })
 }
 

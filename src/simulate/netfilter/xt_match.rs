@@ -111,9 +111,11 @@ pub(super) fn eval(eval: &mut Eval<'_, '_>, vm: &mut Vm<'_>, condition: &XtMatch
         other => {
             if let XtMatch::Rare(rare) = other
                 && let RareMatch::Time(asked) = **rare
-                && asked.flags & time::KERNEL_ZONE != 0
             {
-                assume(vm, time::ZONE);
+                assume(vm, time::READING);
+                if asked.flags & time::KERNEL_ZONE != 0 {
+                    assume(vm, time::ZONE);
+                }
             }
             Did::when(holds(eval, vm, other))
         }

@@ -14,17 +14,20 @@ use std::time::Duration;
 
 use netpath::contract::frame::{Decoder, encode};
 use netpath::contract::{Reply, Request, SCHEMA_VERSION};
-use netpath::model::capture::{Answer, Probe};
+use netpath::model::NetNsId;
+use netpath::model::capture::{Answer, Point, Probe, Watch};
 use netpath::model::packet::{ICMP, TCP, UDP};
 use netpath::model::want::{Depth, Fact, NsTarget, Want};
 use netpath_lab::{Overlay, Proxy, Spec};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use programs::{Lab, Machine, Running, Said, bridged, plugin, program, run, until, words};
+use programs::{Lab, Machine, Netns, Running, Said, bridged, plugin, program, run, until, words};
 
 /// A capture that goes on.
 struct Capturing {
     running: Running,
+    /// What it said until it captured.
+    head: String,
     err: BufReader<std::process::ChildStderr>,
 }
 
@@ -34,19 +37,26 @@ impl Capturing {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut running = spawn(command);
         let mut err = BufReader::new(running.0.stderr.take().expect("its errors are piped"));
-        let mut line = String::new();
-        while !line.contains("capturing at") {
-            line.clear();
-            let read = err.read_line(&mut line).expect("it speaks");
-            assert_ne!(read, 0, "it ended before it captured: {line}");
+        let mut head = String::new();
+        while !head.contains("capturing at") {
+            let read = err.read_line(&mut head).expect("it speaks");
+            assert_ne!(read, 0, "it ended before it captured: {head}");
         }
-        Self { running, err }
+        Self { running, head, err }
     }
 
     fn on(machine: &Arc<Machine>, line: &str) -> Self {
         let mut command = plugin();
         command.args(words(line));
         Self::start(command, |command| machine.spawn(command))
+    }
+
+    /// The next that it says beside its answer.
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        let read = self.err.read_line(&mut line).expect("it speaks");
+        assert_ne!(read, 0, "it ended");
+        line
     }
 
     /// Ctrl-C.
@@ -265,6 +275,59 @@ fn what_is_lost_is_told() {
     assert_eq!(tshark(&ours, "", &["frame.number"]).len() as u64, written);
 }
 
+/// A device goes away in the middle: it is told at once, what it saw counts, and the others go on.
+#[test]
+fn a_device_that_goes_away_is_told_at_once() {
+    let ([one, other], bridge) = bridged();
+    let machine = Arc::clone(&one.machine);
+    let _listener = other.listen("--tcp 8080");
+    let dir = tempfile::tempdir().expect("a directory");
+    let ours = dir.path().join("ours");
+    let line = format!(
+        "capture --local {} 10.0.1.3:8080 -w {}",
+        one.end(),
+        ours.display()
+    );
+    let mut capturing = Capturing::on(&machine, &line);
+    assert!(one.tcp("10.0.1.3:8080").connected());
+    bridge.ip("link del port1");
+    // Both ends of the pair, each in a namespace of its own.
+    let mut told = [capturing.line(), capturing.line()];
+    told.sort();
+    for (line, dev) in told.iter().zip(["eth0", "port1"]) {
+        let wanted = format!("capture on {dev}: read packets: ");
+        assert!(line.contains(&wanted), "{line}");
+    }
+    assert!(!one.tcp("10.0.1.3:8080").connected());
+    let said = capturing.interrupt().exits(3);
+    assert!(said.err.contains(" 0 lost"), "{}", said.err);
+    let at = |name: &str| {
+        let filter = format!("-Y frame.interface_name~\"{name}\"");
+        tshark(&ours, &filter, &["frame.number"]).len()
+    };
+    assert!(at("port1") >= 8);
+    // It has the packets of the second exchange, too.
+    assert!(at("port0") > at("port1"));
+}
+
+/// Where nothing is left to watch, the capture ends.
+#[test]
+fn a_capture_whose_devices_are_all_gone_ends() {
+    let ([one, _other], _bridge) = bridged();
+    let machine = Arc::clone(&one.machine);
+    let line = format!("capture --local {} --duration 9m", one.end());
+    let capturing = Capturing::on(&machine, &line);
+    // Set down it still may come back.
+    one.ip("link set eth0 down");
+    one.ip("link del eth0");
+    let said = capturing.end().exits(3);
+    assert!(
+        said.err.contains("capture on eth0: read packets: "),
+        "{}",
+        said.err
+    );
+}
+
 #[test]
 fn a_flow_is_seen_on_both_nodes_and_in_the_tunnel() {
     let lab = Lab::up(Spec::new(Overlay::Vxlan, Proxy::IptablesNft));
@@ -285,6 +348,57 @@ fn a_flow_is_seen_on_both_nodes_and_in_the_tunnel() {
         "vxlan vni 1: 10.244.",
         "pod shop/web-0",
     ]);
+    lab.is_clean();
+}
+
+/// Nobody is surprised by what is not there.
+#[test]
+fn what_a_nodes_capture_leaves_out_is_told() {
+    let lab = Lab::up(Spec::new(Overlay::Vxlan, Proxy::IptablesNft));
+    let told = |filter: &[&str]| {
+        let mut command = lab.plugin();
+        command.args(words("capture node/node-1")).args(filter);
+        let capturing = Capturing::start(command, |mut command| {
+            Running(command.spawn().expect("the plugin starts"))
+        });
+        let head = capturing.head.clone();
+        capturing.interrupt().exits(0);
+        head.contains("tcp port 10250 is left out")
+    };
+    assert!(told(&[]));
+    assert!(!told(&["--filter", ""]));
+    assert!(!told(&["--filter", "icmp"]));
+    lab.is_clean();
+}
+
+/// A node's helper dies in the middle: that is told at once, and the other node's packets go on.
+#[test]
+fn a_helper_that_ends_is_told_while_the_capture_goes_on() {
+    let lab = Lab::up(Spec::new(Overlay::Vxlan, Proxy::IptablesNft));
+    let mut command = lab.plugin();
+    command.args(words("capture -n shop web-0 10.244.2.4:8080"));
+    let mut capturing = Capturing::start(command, |mut command| {
+        Running(command.spawn().expect("the plugin starts"))
+    });
+    let far = lab.cluster.state.node("node-2").expect("the node");
+    let there = netpath_lab::process::ids_in_namespace_of(far.holder_pid).expect("processes");
+    let pid = there.into_values().find(|pid| {
+        std::fs::read_to_string(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| line.contains("netpath-helper\0serve"))
+    });
+    let pid = Pid::from_raw(pid.expect("the helper of node-2"));
+    kill(pid, Signal::SIGKILL).expect("it runs");
+    let line = capturing.line();
+    assert!(
+        line.starts_with("error: helper on node node-2: it "),
+        "{line}"
+    );
+    let place = lab.cluster.pod("shop/web-0").expect("a pod");
+    let to = "10.244.2.4:8080".parse().expect("an address");
+    let outcome = place.tcp_exchange(to, Duration::from_secs(5));
+    assert!(outcome.expect("an exchange").connected());
+    let said = capturing.interrupt().exits(3);
+    said.says(&["node-1  host", "pod shop/web-0"]);
     lab.is_clean();
 }
 
@@ -309,10 +423,34 @@ impl Talk {
         talk
     }
 
+    /// A named namespace.
+    fn find(&mut self, ns: &Netns) -> NetNsId {
+        let want = Want::NetNs {
+            target: NsTarget::Named(ns.name.clone()),
+            depth: Depth::Identity,
+        };
+        let wants = vec![want];
+        let Reply::Facts { facts, .. } = self.ask(&Request::Collect { id: 1, wants }) else {
+            panic!("no facts");
+        };
+        let [Fact::NetNs(found)] = facts.as_slice() else {
+            panic!("{facts:?}");
+        };
+        found.identity.id
+    }
+
     fn ask(&mut self, request: &Request) -> Reply {
+        self.send(request);
+        self.next()
+    }
+
+    fn send(&mut self, request: &Request) {
         let input = self.running.0.stdin.as_mut().expect("its input");
         let frame = encode(request).expect("a frame");
         std::io::Write::write_all(input, &frame).expect("it reads");
+    }
+
+    fn next(&mut self) -> Reply {
         loop {
             if let Some(reply) = self.decoder.message().expect("a good frame") {
                 return reply;
@@ -326,26 +464,78 @@ impl Talk {
     }
 }
 
+/// Nobody reads for a while, so that all rings are full; what the helper takes of them at once is bounded.
+#[test]
+fn a_busy_node_does_not_fill_the_helper() {
+    const DEVICES: u32 = 8;
+    const SENT: usize = 200;
+    const ROUND: usize = 4 << 20;
+    let machine = Machine::up();
+    let ns = Netns::add(&machine, "busy");
+    let mut talk = Talk::start(&machine);
+    let netns = talk.find(&ns);
+    let point = Point {
+        netns,
+        dev: "lo".to_owned(),
+        filter: "udp port 9".to_owned(),
+        vxlan: Vec::new(),
+        ipip: false,
+        hosts: Vec::new(),
+    };
+    let watch = Watch {
+        points: (0..DEVICES).map(|_| point.clone()).collect(),
+        snaplen: 65_535,
+        payload: true,
+        promiscuous: false,
+        decoded: false,
+        bytes: true,
+    };
+    let watching = talk.ask(&Request::Watch { id: 2, watch });
+    assert!(matches!(watching, Reply::Watching { .. }), "{watching:?}");
+    ns.enter()
+        .run(|| {
+            let socket = UdpSocket::bind("127.0.0.1:0")?;
+            let bytes = vec![0x5a; 60_000];
+            for _ in 0..SENT {
+                socket.send_to(&bytes, "127.0.0.1:9")?;
+            }
+            Ok(())
+        })
+        .expect("packets are sent");
+    talk.send(&Request::Unwatch { id: 2 });
+    let mut seen = [0_usize; DEVICES as usize];
+    let mut largest = 0;
+    loop {
+        match talk.next() {
+            Reply::Packets { packets, .. } => {
+                let bytes = packets.iter().map(|seen| seen.bytes.len()).sum::<usize>();
+                largest = largest.max(bytes);
+                for one in &packets {
+                    seen[one.point as usize] += 1;
+                }
+            }
+            Reply::Watched { .. } => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    // One packet may pass the mark.
+    assert!(largest < ROUND + 65_536, "{largest} bytes at once");
+    // There was more than that to take.
+    let total: usize = seen.iter().sum::<usize>() * 60_000;
+    assert!(total > 2 * ROUND, "{total}");
+    assert!(seen.iter().all(|count| *count > 20), "{seen:?}");
+}
+
 #[test]
 fn the_helper_sends_probes_and_says_what_came_back() {
     let ([one, other], _bridge) = bridged();
     let machine = Arc::clone(&one.machine);
     let _listener = other.listen("--tcp 8080 --udp 8080");
     let mut talk = Talk::start(&machine);
-    let want = Want::NetNs {
-        target: NsTarget::Named(one.name.clone()),
-        depth: Depth::Identity,
-    };
-    let wants = vec![want];
-    let Reply::Facts { facts, .. } = talk.ask(&Request::Collect { id: 1, wants }) else {
-        panic!("no facts");
-    };
-    let [Fact::NetNs(ns)] = facts.as_slice() else {
-        panic!("{facts:?}");
-    };
+    let netns = talk.find(&one);
     let mut probe = |protocol: u8, dport: Option<u16>| {
         let probe = Probe {
-            netns: ns.identity.id,
+            netns,
             src: None,
             sport: None,
             dst: [10, 0, 1, 3].into(),

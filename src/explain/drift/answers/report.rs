@@ -127,7 +127,7 @@ impl Answers<'_, '_> {
     /// Why rules that are there are not come to.
     fn cause(&self, case: &Case<'_>, kept: Option<&Rule>) -> String {
         // nftables mode refuses what its own rules should have translated: that is no cause.
-        if let Some(rule) = kept.filter(|rule| !rule.words.contains("@cluster-ips")) {
+        if let Some(rule) = kept.filter(|rule| !rule.untaken) {
             return rule.words.clone();
         }
         let hook = hook(case.sender);

@@ -11,6 +11,7 @@
     reason = "fixtures are read, not reused"
 )]
 
+mod clock;
 mod fixture;
 mod ipset;
 mod kube_iptables;

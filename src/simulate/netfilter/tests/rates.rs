@@ -167,6 +167,23 @@ fn quotas_and_numbers_of_connections_are_bounded() {
     assert_eq!(of(vec![connections(0, true)], 10), "a");
 }
 
+/// Packets of 60 bytes over what is left of a quota: what they took themselves counts.
+#[test]
+fn a_quota_is_used_up_by_the_questions_own_packets() {
+    let of = |bytes, consumed, inverted| {
+        let quota = Expr::Quota {
+            inverted,
+            bytes,
+            consumed,
+        };
+        letters(hooked(vec![accepts(vec![quota])], vec![]), 4)
+    };
+    assert_eq!(of(1000, 0, false), "aaaa");
+    assert_eq!(of(1150, 1000, false), "aa??");
+    assert_eq!(of(1060, 1000, false), "dddd");
+    assert_eq!(of(1150, 1000, true), "dd??");
+}
+
 #[test]
 fn an_element_that_is_made_now_has_its_whole_rate() {
     let dynset = vec![
@@ -269,4 +286,34 @@ fn hashlimit_is_asked_for_what_its_table_shows() {
     assert_eq!(of(vec![entry(50, 0)], false, 1), "aad");
     // A rate that is measured.
     assert_eq!(of(vec![], false, 0x44), "???");
+}
+
+/// `--hashlimit-upto 16mb/s`: a large number of bytes is a small one in the rule.
+#[test]
+fn the_first_packet_of_a_byte_rate_passes() {
+    let average = |bytes: u64| u64::from(u32::MAX) / (bytes / 16 + 1);
+    for bytes in [1 << 10, 16 << 20, 1 << 30] {
+        let asked = HashlimitMatch {
+            name: "web".to_owned(),
+            mode: 0x24,
+            average: average(bytes),
+            burst: 0,
+            scale: 1_000_000,
+            size: 0,
+            max: 0,
+            gc_interval: 1000,
+            expire: 60_000,
+            interval: 0,
+            masks: (32, 32),
+        };
+        let matched = Expr::Match(XtMatch::Hashlimit(Box::new(asked)));
+        let mut ns = hooked(vec![accepts(vec![matched])], vec![]);
+        ns.hashlimits = Section::Known(vec![HashlimitTable {
+            name: "web".to_owned(),
+            v6: false,
+            entries: Vec::new(),
+            cut: false,
+        }]);
+        assert_eq!(letters(ns, 2), "a?", "{bytes} bytes per second");
+    }
 }

@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use netpath::model::packet::{Inner, L4, Packet, TCP, UDP};
+use netpath::model::NsKey;
+use netpath::model::packet::{ICMP, ICMPV6, Inner, L4, Packet, TCP, UDP};
 use netpath::model::topology::Topology;
-use netpath::model::{IfIndex, NsKey};
 use netpath::simulate::{Flow, Limits, Outcome, Sent, send, simulate};
 use netpath::trace::{Disposition, Hop, StepKind, Trace};
 
@@ -69,18 +69,18 @@ pub fn refused_by_route(trace: &Trace) -> Option<(NsKey, IpAddr)> {
         .then(|| (hop.ns.clone(), trace.packet.src))
 }
 
-/// What is sent back from where a packet ended; `None` where that is nothing.
+/// What is sent back from where a packet ended. `Err`: whether it is lost, where nothing can be sent.
 ///
 /// An error by ICMP quotes the packet: conntrack finds its connection by that.
-pub fn sent_back(topology: &Topology, trace: &Trace, back: Back) -> Option<Sent> {
-    let hop = trace.hops.last()?;
+pub fn sent_back(topology: &Topology, trace: &Trace, back: Back) -> Result<Sent, Holds> {
+    let hop = trace.hops.last().ok_or(Holds::No)?;
     let about = &trace.packet;
     // A socket answers to what opens a connection.
     let kernel = back != Back::Tcp(0x12);
     let mut packet = about.reply(64);
     match (back, &mut packet.l4) {
         (Back::Tcp(own), L4::Tcp { flags, .. }) => *flags = own,
-        (Back::Tcp(_), _) => return None,
+        (Back::Tcp(_), _) => return Err(Holds::No),
         (Back::Icmp, l4) => {
             *l4 = L4::Icmp {
                 kind: if about.src.is_ipv6() { 1 } else { 3 },
@@ -91,11 +91,10 @@ pub fn sent_back(topology: &Topology, trace: &Trace, back: Back) -> Option<Sent>
                 vni: None,
                 packet: about.clone(),
             }));
-            // Errors come from an address of the kernel's choice.
-            packet.src = own_address(topology, hop, about).unwrap_or(packet.src);
+            packet.src = own_address(topology, hop, about)?;
         }
     }
-    Some(Sent {
+    Ok(Sent {
         from: hop.ns.clone(),
         packet,
         mark: 0,
@@ -132,32 +131,36 @@ fn is_not_own(way: &Trace) -> bool {
     last.is_some_and(|step| step.kind == StepKind::SourceAddress)
 }
 
-/// The address that an error about a packet comes from: its destination where that is the namespace's own, else one
-/// that the kernel chooses, of IPv4 by the way back (`icmp_send()`), of IPv6 taken here for one of the device that the
-/// packet came in by, or of its bridge.
-fn own_address(topology: &Topology, hop: &Hop, about: &Packet) -> Option<IpAddr> {
-    let netns = topology.netns(&hop.ns)?;
-    let addrs = netns.addrs.known()?;
-    let mut own = [about.dst, about.src].into_iter();
+/// The address that an error about a packet comes from: its destination where that is the namespace's own, else the
+/// one that the way back has (`icmp_send()`, `icmp6_send()`), which IPv4 finds as it is sent. `Err`: whether it is lost,
+/// where it has none.
+fn own_address(topology: &Topology, hop: &Hop, about: &Packet) -> Result<IpAddr, Holds> {
+    let netns = topology.netns(&hop.ns);
+    let addrs = netns.and_then(|netns| netns.addrs.known());
+    let is_own = |own: &IpAddr| addrs.into_iter().flatten().any(|addr| addr.local == *own);
+    if is_own(&about.dst) {
+        return Ok(about.dst);
+    }
     if about.src.is_ipv4() {
-        let own = addrs.iter().any(|addr| addr.local == about.dst);
-        return Some(if own {
-            about.dst
-        } else {
-            Ipv4Addr::UNSPECIFIED.into()
-        });
+        return Ok(Ipv4Addr::UNSPECIFIED.into());
     }
-    if let Some(own) = own.find(|own| addrs.iter().any(|addr| addr.local == *own)) {
-        return Some(own);
-    }
-    let dev = netns.link_named(hop.iif.as_deref()?)?;
-    let near = |local: IpAddr| matches!(local, IpAddr::V6(local) if local.is_unicast_link_local());
-    let of = |index: IfIndex| {
-        let of = addrs.iter().filter(|addr| addr.link == index);
-        let mut of = of.map(|addr| addr.local);
-        of.find(|own| own.is_ipv6() == about.src.is_ipv6() && near(*own) == near(about.src))
+    let flow = Flow {
+        from: hop.ns.clone(),
+        src: None,
+        sport: None,
+        dst: about.src,
+        dport: None,
+        protocol: if about.src.is_ipv6() { ICMPV6 } else { ICMP },
+        len: about.len,
+        uid: Some(0),
+        gid: Some(0),
     };
-    of(dev.index).or_else(|| of(dev.master?))
+    let ways = simulate(topology, &flow, &Limits::default()).traces;
+    let mut chosen = ways.iter().filter_map(|way| way.hops.first());
+    match chosen.find(|hop| is_own(&hop.packet.src)) {
+        Some(hop) => Ok(hop.packet.src),
+        None => Err(is_lost(&ways)),
+    }
 }
 
 /// How far the ways of a packet through a random network are followed.

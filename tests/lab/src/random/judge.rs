@@ -191,8 +191,9 @@ impl Judge {
         if back == Back::Icmp && told.is_some_and(|times| *times >= BURST) {
             return Holds::Yes;
         }
-        let Some(sent) = ask::sent_back(self.topology(), trace, back) else {
-            return Holds::No;
+        let sent = match ask::sent_back(self.topology(), trace, back) {
+            Ok(sent) => sent,
+            Err(holds) => return holds,
         };
         let limits = Limits::default();
         let ways = self

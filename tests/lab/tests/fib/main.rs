@@ -33,8 +33,8 @@ use netpath::model::{IfIndex, NsKey};
 use netpath::simulate::{Onward, Prepared, Routed, Sent};
 use netpath::trace::{Disposition, RejectWith};
 use netpath_lab::namespace::Namespaces;
+use netpath_lab::random::dice::Dice;
 use ns::Ns;
-use programs::Dice;
 
 /// Lookups of the suite.
 const LOOKUPS: u64 = 60_000;
@@ -554,7 +554,7 @@ fn next_hops_are_chosen_as_often_as_their_weights_say() {
         let mut seen: BTreeMap<u32, u32> = BTreeMap::new();
         let mut shares: BTreeMap<u32, f64> = BTreeMap::new();
         for _ in 0..ASKED {
-            let low = u16::try_from(dice.below(65_536)).expect("16 bits");
+            let low = u16::try_from(dice.number(65_536)).expect("16 bits");
             let [high, tail] = low.to_be_bytes();
             let (dst, src): (IpAddr, IpAddr) = if v6 {
                 let dst = Ipv6Addr::new(0xfd20, 0, 0, 0, 0, 0, low, 1);

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::ask::Question;
-use crate::programs::Dice;
+use netpath_lab::random::dice::Dice;
 
 /// Devices `e0` to `e5`; the other end of `e3` is down.
 pub const DEVICES: u64 = 6;
@@ -16,16 +16,16 @@ const PORTS: [u16; 5] = [53, 80, 443, 8080, 40_000];
 const PROTOCOLS: [(u8, &str); 3] = [(6, "tcp"), (17, "udp"), (1, "icmp")];
 
 pub fn pick<T: Copy>(dice: &mut Dice, all: &[T]) -> T {
-    let at = dice.below(all.len() as u64);
+    let at = dice.number(all.len() as u64);
     all[usize::try_from(at).expect("small")]
 }
 
 pub fn chance(dice: &mut Dice, percent: u64) -> bool {
-    dice.below(100) < percent
+    dice.number(100) < percent
 }
 
 fn small(dice: &mut Dice, n: u64) -> u16 {
-    u16::try_from(dice.below(n)).expect("small")
+    u16::try_from(dice.number(n)).expect("small")
 }
 
 /// An address of few, so that prefixes nest.
@@ -36,8 +36,9 @@ fn near(dice: &mut Dice, v6: bool) -> IpAddr {
         let low = small(dice, 4);
         return Ipv6Addr::new(0xfd10, words[0], 0, words[1], 0, 0, words[2], low).into();
     }
-    let byte = |dice: &mut Dice| u8::try_from(dice.below(4) * 64 + dice.below(2)).expect("a byte");
-    let second = 20 + u8::try_from(dice.below(4)).expect("a byte");
+    let byte =
+        |dice: &mut Dice| u8::try_from(dice.number(4) * 64 + dice.number(2)).expect("a byte");
+    let second = 20 + u8::try_from(dice.number(4)).expect("a byte");
     Ipv4Addr::new(10, second, byte(dice), byte(dice)).into()
 }
 
@@ -85,7 +86,7 @@ fn own(dice: &mut Dice, v6: bool) -> IpAddr {
 }
 
 fn gateway(dice: &mut Dice, dev: u64, v6: bool) -> String {
-    let low = 2 + dice.below(6);
+    let low = 2 + dice.number(6);
     if v6 {
         if chance(dice, 20) {
             return format!("fe80::{low}");
@@ -97,12 +98,12 @@ fn gateway(dice: &mut Dice, dev: u64, v6: bool) -> String {
 
 /// One way: device, with a gateway or without.
 fn hop(dice: &mut Dice, v6: bool) -> String {
-    let dev = dice.below(DEVICES);
+    let dev = dice.number(DEVICES);
     if chance(dice, 30) {
         return format!("dev e{dev}");
     }
     if !v6 && chance(dice, 8) {
-        return format!("via inet6 fe80::{} dev e{dev}", 2 + dice.below(4));
+        return format!("via inet6 fe80::{} dev e{dev}", 2 + dice.number(4));
     }
     if chance(dice, 10) {
         let far = near(dice, v6);
@@ -159,11 +160,11 @@ fn route(dice: &mut Dice, v6: bool) -> String {
         let _ = write!(text, "mtu 1400 ");
     }
     match kind {
-        "unicast" => match dice.below(10) {
+        "unicast" => match dice.number(10) {
             0..=5 => text += &hop(dice, v6),
             6..=7 => {
-                for _ in 0..2 + dice.below(3) {
-                    let weight = 1 + dice.below(8);
+                for _ in 0..2 + dice.number(3) {
+                    let weight = 1 + dice.number(8);
                     // The flag stands behind the weight for iproute2.
                     let hop = hop(dice, v6);
                     let (hop, onlink) = match hop.strip_suffix(" onlink") {
@@ -179,7 +180,7 @@ fn route(dice: &mut Dice, v6: bool) -> String {
             }
         },
         "local" => {
-            let dev = dice.below(DEVICES);
+            let dev = dice.number(DEVICES);
             if chance(dice, 50) {
                 text += "dev lo";
             } else {
@@ -187,7 +188,7 @@ fn route(dice: &mut Dice, v6: bool) -> String {
             }
         }
         "anycast" | "broadcast" => {
-            let _ = write!(text, "dev e{}", dice.below(DEVICES));
+            let _ = write!(text, "dev e{}", dice.number(DEVICES));
         }
         _ => {}
     }
@@ -204,7 +205,7 @@ fn route(dice: &mut Dice, v6: bool) -> String {
 }
 
 fn rule(dice: &mut Dice, v6: bool, priorities: &mut Vec<u64>) -> String {
-    let priority = 1 + dice.below(32_000);
+    let priority = 1 + dice.number(32_000);
     let mut text = format!("rule add priority {priority} ");
     if chance(dice, 10) {
         text += "not ";
@@ -213,9 +214,9 @@ fn rule(dice: &mut Dice, v6: bool, priorities: &mut Vec<u64>) -> String {
         let from = if chance(dice, 50) {
             prefix(dice, v6)
         } else if v6 {
-            format!("fd00:{}::/{}", dice.below(DEVICES), pick(dice, &[32, 64]))
+            format!("fd00:{}::/{}", dice.number(DEVICES), pick(dice, &[32, 64]))
         } else {
-            format!("10.10.{}.0/{}", dice.below(DEVICES), pick(dice, &[24, 32]))
+            format!("10.10.{}.0/{}", dice.number(DEVICES), pick(dice, &[24, 32]))
         };
         let _ = write!(text, "from {from} ");
     }
@@ -262,7 +263,7 @@ fn rule(dice: &mut Dice, v6: bool, priorities: &mut Vec<u64>) -> String {
             pick(dice, &["0-0", "1000-1000", "0-999"])
         );
     }
-    match dice.below(20) {
+    match dice.number(20) {
         0 => text += "blackhole",
         1 => text += "unreachable",
         2 => text += "prohibit",
@@ -274,7 +275,7 @@ fn rule(dice: &mut Dice, v6: bool, priorities: &mut Vec<u64>) -> String {
                 .filter(|p| *p > priority)
                 .collect();
             let goto = if later.is_empty() || chance(dice, 20) {
-                (priority + 1 + dice.below(300)).min(32_766)
+                (priority + 1 + dice.number(300)).min(32_766)
             } else {
                 pick(dice, &later)
             };
@@ -364,25 +365,25 @@ pub fn plan(dice: &mut Dice, vrf: bool) -> Plan {
     for (v6, list) in [(false, &mut random), (true, &mut random6)] {
         let off = if v6 { 100 } else { 0 };
         for id in 1..=4 {
-            let what = match dice.below(8) {
+            let what = match dice.number(8) {
                 0 => "blackhole".to_owned(),
                 _ => hop(dice, v6),
             };
             list.push(format!("nexthop add id {} {what}", id + off));
         }
         for id in [11, 12] {
-            let (one, two) = (1 + dice.below(4) + off, 1 + dice.below(4) + off);
-            let weight = 1 + dice.below(9);
+            let (one, two) = (1 + dice.number(4) + off, 1 + dice.number(4) + off);
+            let weight = 1 + dice.number(9);
             list.push(format!(
                 "nexthop add id {} group {one},{weight}/{two}",
                 id + off
             ));
         }
-        for _ in 0..25 + dice.below(60) {
+        for _ in 0..25 + dice.number(60) {
             list.push(route(dice, v6));
         }
         let mut priorities = vec![32_766, 32_767];
-        for _ in 0..dice.below(12) {
+        for _ in 0..dice.number(12) {
             list.push(rule(dice, v6, &mut priorities));
         }
         if chance(dice, 10) {
@@ -402,23 +403,25 @@ pub fn plan(dice: &mut Dice, vrf: bool) -> Plan {
 
 /// A packet to look up; `devices` are the indices of e0 and so on, the last of them lo.
 pub fn question(dice: &mut Dice, v6: bool, devices: &[u32]) -> Question {
-    let dst = match dice.below(20) {
+    let dst = match dice.number(20) {
         0..=1 => own(dice, v6),
-        2 if !v6 => Ipv4Addr::new(10, 10, u8::try_from(dice.below(6)).expect("small"), 255).into(),
-        3 if v6 => Ipv6Addr::from(u128::from(dice.below(u64::MAX)) << 70 | 0xfd << 120).into(),
-        3 => Ipv4Addr::from(0x0100_0000 + u32::try_from(dice.below(0xdeff_ffff)).expect("32 bits"))
-            .into(),
+        2 if !v6 => Ipv4Addr::new(10, 10, u8::try_from(dice.number(6)).expect("small"), 255).into(),
+        3 if v6 => Ipv6Addr::from(u128::from(dice.number(1 << 48)) << 70 | 0xfd << 120).into(),
+        3 => {
+            Ipv4Addr::from(0x0100_0000 + u32::try_from(dice.number(0xdeff_ffff)).expect("32 bits"))
+                .into()
+        }
         4 => neighbour(dice, v6),
         5..=9 => {
             let len = pick(dice, if v6 { &[32, 64, 112] } else { &[16, 20, 24] });
             let base = masked(near(dice, v6), len);
             match base {
                 IpAddr::V4(ip) => Ipv4Addr::from(
-                    u32::from(ip) | u32::try_from(dice.below(1 << (32 - len))).expect("32 bits"),
+                    u32::from(ip) | u32::try_from(dice.number(1 << (32 - len))).expect("32 bits"),
                 )
                 .into(),
                 IpAddr::V6(ip) => {
-                    Ipv6Addr::from(u128::from(ip) | u128::from(dice.below(1 << 48))).into()
+                    Ipv6Addr::from(u128::from(ip) | u128::from(dice.number(1 << 48))).into()
                 }
             }
         }
@@ -426,13 +429,13 @@ pub fn question(dice: &mut Dice, v6: bool, devices: &[u32]) -> Question {
     };
     let iif = chance(dice, 45).then(|| pick(dice, &devices[..devices.len() - 1]));
     let src = if iif.is_some() {
-        Some(match dice.below(10) {
+        Some(match dice.number(10) {
             0 => own(dice, v6),
             1..=4 => neighbour(dice, v6),
             _ => near(dice, v6),
         })
     } else {
-        match dice.below(10) {
+        match dice.number(10) {
             0..=4 => None,
             5 => Some(near(dice, v6)),
             _ => Some(own(dice, v6)),

@@ -55,7 +55,7 @@ impl Judge {
     /// Whether the reset that a closed port answers with is dropped where it is sent, before any device.
     fn reset_is_lost(&mut self, trace: &Trace) -> bool {
         let topology = &self.reader.topology;
-        let Some(reset) = ask::sent_back(topology, trace, Back::Tcp(0x14)) else {
+        let Ok(reset) = ask::sent_back(topology, trace, Back::Tcp(0x14)) else {
             return false;
         };
         let limits = Limits::default();
