@@ -164,22 +164,19 @@ fn up(cx: &mut Cx<'_>, mut walk: Walk, master: IfIndex, prerouted: bool) -> Ways
         walk.step(Step::new(StepKind::Bridge, format!("{} is down", link.name)).with(evidence));
         return walk.end(Disposition::Dropped(DropReason::DevReady));
     }
-    walk.tap(&link.name, false);
-    if let Some(program) = link
-        .tc
-        .iter()
-        .find(|program| program.starts_with("ingress"))
-    {
-        let why = format!("{} has {program}, which may do anything", link.name);
-        return walk.unknown(why);
-    }
     let text = format!("{}: for this host", link.name);
     walk.step(Step::new(StepKind::Bridge, text));
     let devices = Devices {
         iif: Some(master),
         ..Devices::default()
     };
-    walk.hook(cx, Hook::Input, true, devices, move |_, walk| {
+    walk.hook(cx, Hook::Input, true, devices, move |_, mut walk| {
+        walk.tap(&link.name, false);
+        let mut programs = link.tc.iter();
+        if let Some(program) = programs.find(|program| program.starts_with("ingress")) {
+            let why = format!("{} has {program}, which may do anything", link.name);
+            return walk.unknown(why);
+        }
         walk.then(Next::Ip(master, prerouted))
     })
 }
@@ -191,6 +188,13 @@ fn translated(cx: &mut Cx<'_>, mut walk: Walk, master: IfIndex, port: IfIndex) -
     };
     let found = match lookup(cx, &walk.ns, &key(&walk, Some(master), None)) {
         FibAnswer::Unknown(why) => return walk.unknown(why),
+        // `br_nf_pre_routing_finish_ipv6()` tells nobody.
+        answer if walk.skb.packet.dst.is_ipv6() && is_refusal(&answer) => {
+            let what = format!("a route to {}", walk.skb.packet.dst);
+            let text = format!("{}: translated, and no route leads there", link.name);
+            walk.step(Step::new(StepKind::Bridge, text).with(Evidence::Absent { what }));
+            return walk.end(Disposition::Dropped(DropReason::IpInnoroutes));
+        }
         FibAnswer::Found(found) => found,
         // The input path finds the same and says so.
         FibAnswer::NoRoute | FibAnswer::Refused(_) => return for_bridge(cx, walk, master),
@@ -230,6 +234,17 @@ fn translated(cx: &mut Cx<'_>, mut walk: Walk, master: IfIndex, port: IfIndex) -
             link.name
         )),
         Resolved::Unknown(why) => walk.unknown(why),
+    }
+}
+
+fn is_refusal(answer: &FibAnswer) -> bool {
+    match answer {
+        FibAnswer::Found(found) => matches!(
+            found.route.kind,
+            RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit
+        ),
+        FibAnswer::NoRoute | FibAnswer::Refused(_) => true,
+        FibAnswer::Unknown(_) => false,
     }
 }
 

@@ -104,10 +104,15 @@ fn next(cx: &mut Cx<'_>, flow: &Flow, packets: &[Finished]) -> Vec<Finished> {
                 set_flags(&mut packet);
             }
             let taker = first.walk.taker;
-            let sender = (taker.map(|(uid, _)| uid), None);
-            let mut back = start(ns, packet, sender, last, Goal::Party(peer));
             // Echoes are answered by the kernel (`icmp_reply()`).
-            back.skb.kernel = matches!(back.skb.packet.l4, L4::Icmp { .. });
+            let kernel = matches!(packet.l4, L4::Icmp { .. });
+            let sender = if kernel {
+                (Some(0), Some(0))
+            } else {
+                (taker.map(|(uid, _)| uid), None)
+            };
+            let mut back = start(ns, packet, sender, last, Goal::Party(peer));
+            back.skb.kernel = kernel;
             back.any_source = taker.is_some_and(|(_, transparent)| transparent);
             if let Some(why) = answers_from_elsewhere(cx, &back) {
                 let evidence = Evidence::Assumed { why };
@@ -258,6 +263,7 @@ pub(super) fn first(ns: NsKey, packet: Packet, (uid, gid): Sender) -> Walk {
         memory: Memory::default(),
         taker: None,
         any_source: false,
+        tunnel: None,
     }
 }
 

@@ -101,6 +101,7 @@ pub(crate) fn encapsulate(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, tunnel: 
     walk.skb.raw = false;
     let text = format!("{kind} {} to {remote}", link.name);
     walk.step(Step::new(StepKind::Encap, text).with(evidence));
+    walk.tunnel = Some(link.index);
     walk.then(Next::LocalOut(tunnel.lower))
 }
 

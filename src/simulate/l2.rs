@@ -15,7 +15,7 @@ use super::peer::{Peer, peer};
 use super::solicit::{self, Stop, Way};
 use crate::model::link::{Link, LinkKind, MacvlanMode, PortState};
 use crate::model::route::RouteKind;
-use crate::model::{IfIndex, MacAddr, NsKey};
+use crate::model::{IfIndex, MacAddr, NsKey, Prefix};
 use crate::trace::Step;
 
 /// What a broadcast reaches.
@@ -351,14 +351,16 @@ fn answers_for(
     }
     let (own, all) = solicit::inet(cx, ns, link)?;
     if addr_type(cx, ns, addr, None)? == RouteKind::Local {
-        let on_dev = |wanted: &dyn Fn(&crate::model::addr::Addr) -> bool| {
-            let mut list = addrs.iter();
-            list.any(|own| own.local == addr && own.link == link.index && wanted(own))
-        };
+        let mut near = addrs.iter().filter(|own| own.link == link.index);
+        let on_dev = near.clone().any(|own| own.local == addr);
         // `arp_ignore()`
         let silent = match own.arp_ignore.max(all.arp_ignore) {
-            1 => !on_dev(&|_| true),
-            2 => !on_dev(&|own| own.subnet().is_some_and(|subnet| subnet.contains(sender))),
+            1 => !on_dev,
+            // Any subnet of the device that both are in (`confirm_addr_indev()`).
+            2 => {
+                let both = |subnet: Prefix| subnet.contains(sender) && subnet.contains(addr);
+                !on_dev || !near.any(|own| own.subnet().is_some_and(both))
+            }
             3 => return Err(format!("arp_ignore 3 of {} asks for scopes", link.name)),
             8 => true,
             _ => false,

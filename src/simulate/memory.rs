@@ -24,6 +24,8 @@ pub(crate) struct Memory {
 pub(crate) struct Taken {
     ns: NsKey,
     tuple: Tuple,
+    /// It had no flow label yet.
+    unlabelled: bool,
     hop: usize,
 }
 
@@ -64,16 +66,28 @@ pub(crate) struct Lessons {
 
 impl Memory {
     /// The next hop that packets of this flow take here, of `hops`, where one chose before.
-    pub(crate) fn taken(&self, ns: &NsKey, tuple: &Tuple, hops: usize) -> Option<usize> {
-        let same = |taken: &&Taken| taken.ns == *ns && taken.tuple == *tuple;
+    pub(crate) fn taken(
+        &self,
+        ns: &NsKey,
+        tuple: &Tuple,
+        unlabelled: bool,
+        hops: usize,
+    ) -> Option<usize> {
+        let same = |taken: &&Taken| {
+            taken.ns == *ns && taken.tuple == *tuple && taken.unlabelled == unlabelled
+        };
         let taken = self.taken.iter().find(same)?;
         Some(taken.hop).filter(|hop| *hop < hops)
     }
 
     /// Notes which next hop packets of this flow take here.
-    pub(crate) fn take(&mut self, ns: &NsKey, tuple: Tuple, hop: usize) {
-        let ns = ns.clone();
-        self.taken.push(Taken { ns, tuple, hop });
+    pub(crate) fn take(&mut self, ns: &NsKey, tuple: Tuple, unlabelled: bool, hop: usize) {
+        self.taken.push(Taken {
+            ns: ns.clone(),
+            tuple,
+            unlabelled,
+            hop,
+        });
     }
 
     /// Notes what bridges learn, in order.

@@ -94,6 +94,8 @@ pub struct Sent {
     pub uid: Option<u32>,
     /// Gid of the sender, likewise.
     pub gid: Option<u32>,
+    /// The kernel itself sends it: an error about a packet, or a reset.
+    pub kernel: bool,
 }
 
 /// What bounds a simulation.
@@ -268,7 +270,10 @@ pub fn send(topology: &Topology, sent: &Sent, limits: &Limits) -> Outcome {
     want_start(&mut cx, &sent.from);
     let mut walk = exchange::first(sent.from.clone(), sent.packet.clone(), (sent.uid, sent.gid));
     walk.skb.mark = Some(sent.mark);
-    walk.skb.raw = true;
+    walk.skb.raw = !sent.kernel;
+    walk.skb.kernel = sent.kernel;
+    // Rules reset with the address of somebody else (`ip_route_me_harder()`: FLOWI_FLAG_ANYSRC).
+    walk.any_source = sent.kernel && matches!(sent.packet.l4, L4::Tcp { .. });
     let ends = follow(&mut cx, walk, Next::LocalOut(None));
     Outcome {
         traces: ends.into_iter().filter_map(exchange::alone).collect(),

@@ -169,12 +169,8 @@ fn own_source(cx: &mut Cx<'_>, walk: &mut Walk) -> Result<(), Ways> {
     let text =
         format!("{src} is no address of this namespace, so that nothing can be sent from it");
     walk.step(Step::new(StepKind::SourceAddress, text).with(Evidence::Absent { what }));
-    let tunnel = walk.skb.packet.is_tunnel();
-    Err(walk.clone().end(if tunnel {
-        Disposition::Dropped(DropReason::IpOutnoroutes)
-    } else {
-        Disposition::Rejected(RejectWith::NetUnreachable)
-    }))
+    let refused = Disposition::Rejected(RejectWith::NetUnreachable);
+    Err(walk.clone().end(refused))
 }
 
 /// TCP connects to no group (`tcp_v4_connect()`, `tcp_v6_connect()`); what else is sent to one is not
@@ -277,14 +273,15 @@ fn with_source(cx: &mut Cx<'_>, walk: Walk, oif: Option<IfIndex>) -> Vec<Sourced
             }
         };
         let mut one = sourced(one, src, found.route.prefsrc.is_some());
-        if dst.is_ipv4() {
+        // Errors of the kernel are looked up once (`icmp_route_lookup()`).
+        if dst.is_ipv4() && !one.skb.is_own_error() {
             ways.push(Sourced::Open(Box::new(one)));
             continue;
         }
         if count > 1 {
             let tuple = one.skb.packet.tuple();
             let ns = one.ns.clone();
-            one.memory.take(&ns, tuple, taken);
+            one.memory.take(&ns, tuple, one.is_unlabelled(), taken);
         }
         ways.push(Sourced::Found(Box::new(one), found.clone()));
     }
@@ -367,7 +364,13 @@ fn refuse(cx: &mut Cx<'_>, walk: Walk, answer: FibAnswer) -> Ways {
 
 /// A route was looked up: OUTPUT, and another lookup where that changed what it depends on.
 fn out_by(cx: &mut Cx<'_>, walk: Walk, answer: FibAnswer, oif: Option<IfIndex>) -> Ways {
-    routed(cx, walk, answer, |cx, walk, out| {
+    routed(cx, walk, answer, |cx, mut walk, out| {
+        // `udp_tunnel_dst_lookup()`, `ip_tunnel_xmit()`: the tunnel's own packets would go into the tunnel.
+        if walk.tunnel.take() == Some(out.oif) {
+            let text = format!("{} leads to itself", walk.dev(cx, out.oif));
+            walk.step(Step::new(StepKind::Encap, text));
+            return walk.end(Disposition::Loop);
+        }
         let walk = match xfrm::check(cx, walk, XfrmDir::Out, Some(out.oif)) {
             Ok(walk) => walk,
             Err(ways) => return ways,
@@ -379,7 +382,7 @@ fn out_by(cx: &mut Cx<'_>, walk: Walk, answer: FibAnswer, oif: Option<IfIndex>) 
         hop_limit(cx, &mut walk, out.oif);
         let before = (walk.skb.packet.dst, walk.skb.mark);
         let seen = walk.skb.ipvs;
-        let by_mark = reroutes_by_mark(cx, &walk);
+        let by_mark = walk.netns(cx).is_some_and(reroutes_by_mark);
         let devices = Devices {
             oif: Some(out.oif),
             ..Devices::default()
@@ -389,13 +392,32 @@ fn out_by(cx: &mut Cx<'_>, walk: Walk, answer: FibAnswer, oif: Option<IfIndex>) 
             if after.0 == before.0 && !(by_mark && after.1 != before.1) {
                 return ipvs::reroute(cx, walk, out, seen);
             }
-            // `ip_route_me_harder()`: what OUTPUT changed may lead elsewhere.
-            let answer = lookup(cx, &walk.ns, &key(&walk, None, oif));
-            routed(cx, walk, answer, |_, walk, out| {
+            // `ip_route_me_harder()`: what OUTPUT changed may lead elsewhere. Protocol and ports are not looked at.
+            let again = FibKey {
+                protocol: 0,
+                sport: Some(0),
+                dport: Some(0),
+                ..key(&walk, None, oif)
+            };
+            let answer = lookup(cx, &walk.ns, &again);
+            let waits = matches!(walk.skb.packet.l4, L4::Tcp { .. }) && !walk.skb.raw;
+            let mut ways = routed(cx, walk, answer, |_, walk, out| {
                 walk.then(Next::Postrouting(out))
-            })
+            });
+            // TCP waits for an answer, as if the packet were lost on its way (`tcp_connect()`).
+            for (_, next) in ways.iter_mut().filter(|_| waits) {
+                untold(next);
+            }
+            ways
         })
     })
+}
+
+/// A refusal by a route that is told to nobody.
+fn untold(next: &mut Next) {
+    if matches!(next, Next::End(Disposition::Rejected(_))) {
+        *next = Next::End(Disposition::Dropped(DropReason::IpOutnoroutes));
+    }
 }
 
 /// A raw socket whose program writes the header cuts nothing, whatever the header says: more than the device takes is
@@ -433,8 +455,8 @@ fn hop_limit(cx: &Cx<'_>, walk: &mut Walk, oif: IfIndex) {
 
 /// Whether a changed mark leads to a new lookup: only chains of type route (and x_tables' mangle) ask for
 /// one (`nf_route_table_hook4()`, `ipt_mangle_out()`), NAT for a changed address.
-pub(crate) fn reroutes_by_mark(cx: &Cx<'_>, walk: &Walk) -> bool {
-    let mut bases = walk.netns(cx).into_iter().flat_map(NetNs::base_chains);
+pub(crate) fn reroutes_by_mark(netns: &NetNs) -> bool {
+    let mut bases = netns.base_chains();
     bases.any(|base| base.hook == Hook::Output && base.kind == ChainKind::Route)
 }
 

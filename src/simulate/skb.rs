@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use super::ipvs::Conn;
 use super::netfilter::FreePorts;
 use crate::model::conntrack::{ConntrackEntry, Tuple};
-use crate::model::packet::Packet;
+use crate::model::packet::{L4, Packet};
 use crate::model::socket::Socket;
 use crate::model::{IfIndex, NsKey};
 
@@ -41,6 +41,15 @@ pub(crate) struct Skb {
     pub(crate) sized: bool,
     /// What its ports may be where they are any free ones.
     pub(crate) free: FreePorts,
+}
+
+impl Skb {
+    /// An error that the kernel itself sends, which has got the connection of what it is about before any rule
+    /// (`nf_conntrack_attach()`, called by `icmp_glue_bits()` and `icmpv6_getfrag()`).
+    pub(crate) fn is_own_error(&self) -> bool {
+        let icmp = matches!(self.packet.l4, L4::Icmp { .. });
+        self.kernel && icmp && self.packet.inner.is_some()
+    }
 }
 
 /// Connection of a packet.

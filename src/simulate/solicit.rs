@@ -6,16 +6,18 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use super::fib::{FibAnswer, FibKey};
 use super::input::{inet_all, validate_source};
 use super::l2::Leg;
 use super::memory::{Learned, Lessons, Met};
 use super::netfilter::{HookPoint, HookVerdict, UNPRIVILEGED, run};
 use super::skb::{CtRef, Devices, Flows, Skb};
 use super::walk::Next;
-use super::{Cx, bridge, device, exchange, source};
+use super::{Cx, bridge, device, exchange, fib, output, source};
 use crate::model::link::{Bridge, InetConf, Link, LinkKind};
 use crate::model::netfilter::Hook;
 use crate::model::packet::{L4, Packet};
+use crate::model::route::RouteKind;
 use crate::model::{IfIndex, MacAddr, NsKey};
 use crate::trace::{Disposition, Step, StepKind};
 
@@ -63,8 +65,8 @@ pub(crate) fn ask(
         to: way.from.clone(),
     };
     source_is_taken(cx, way, &question)?;
-    let mut learned = send(cx, way, question)?;
-    learned.extend(send(cx, &back, answer)?);
+    let learned = send(cx, way, question, Vec::new())?;
+    let learned = send(cx, &back, answer, learned)?;
     let neighbour = |(ns, link): &(NsKey, &Link), addr, mac| Met {
         ns: ns.clone(),
         dev: link.index,
@@ -214,19 +216,30 @@ fn question(own: MacAddr, sender: IpAddr, addr: IpAddr) -> Packet {
 struct Frame<'c, 't> {
     cx: &'c mut Cx<'t>,
     packet: Packet,
+    /// `skb->mark`, which stays with it inside of a namespace.
+    mark: Option<u32>,
+    /// Where it was received last, or sent.
+    at: NsKey,
     local: bool,
     /// The port that it came into the current bridge by, and whether br_netfilter shows it to IP.
     inside: Option<(IfIndex, bool)>,
     learned: Vec<Learned>,
 }
 
-fn send(cx: &mut Cx<'_>, way: &Way<'_>, packet: Packet) -> Result<Vec<Learned>, Stop> {
+fn send(
+    cx: &mut Cx<'_>,
+    way: &Way<'_>,
+    packet: Packet,
+    learned: Vec<Learned>,
+) -> Result<Vec<Learned>, Stop> {
     let mut frame = Frame {
         cx,
         packet,
+        mark: Some(0),
+        at: way.from.0.clone(),
         local: true,
         inside: None,
-        learned: Vec::new(),
+        learned,
     };
     let (ns, link) = &way.from;
     let out = Devices {
@@ -235,6 +248,7 @@ fn send(cx: &mut Cx<'_>, way: &Way<'_>, packet: Packet) -> Result<Vec<Learned>, 
     };
     frame.hook(ns, Hook::Output, false, out)?;
     if frame.is_v6() {
+        frame.reroute(ns, link)?;
         frame.hook(ns, Hook::Postrouting, false, out)?;
     }
     for leg in &way.legs {
@@ -248,6 +262,46 @@ fn send(cx: &mut Cx<'_>, way: &Way<'_>, packet: Packet) -> Result<Vec<Learned>, 
 impl<'t> Frame<'_, 't> {
     fn is_v6(&self) -> bool {
         self.packet.src.is_ipv6()
+    }
+
+    /// What OUTPUT marked is routed again, which may refuse it (`ip6_route_me_harder()`).
+    fn reroute(&mut self, ns: &NsKey, link: &Link) -> Result<(), Stop> {
+        let netns = self.cx.topology.netns(ns);
+        if self.mark == Some(0) || !netns.is_some_and(output::reroutes_by_mark) {
+            return Ok(());
+        }
+        let dst = self.packet.dst;
+        let near =
+            matches!(dst, IpAddr::V6(dst) if dst.is_multicast() || dst.is_unicast_link_local());
+        let key = FibKey {
+            src: (!self.packet.src.is_unspecified()).then_some(self.packet.src),
+            oif: near.then_some(link.index),
+            mark: self.mark,
+            ..FibKey::to(dst)
+        };
+        let refused = |text: &str| {
+            let step = Step::new(StepKind::Route, format!("marked and routed again: {text}"));
+            Err(Stop::Lost(ns.clone(), Box::new(step)))
+        };
+        match fib::lookup(self.cx, ns, &key) {
+            FibAnswer::Unknown(why) => Err(Stop::Unknown(why)),
+            FibAnswer::NoRoute => refused("no route"),
+            FibAnswer::Refused(_) => refused("refused by a policy rule"),
+            FibAnswer::Found(found) => match found.route.kind {
+                RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit => {
+                    refused("refused by a route")
+                }
+                _ if found.hops.iter().all(|(_, hop)| {
+                    hop.link == Some(link.index) && hop.via.is_none_or(|via| via == dst)
+                }) =>
+                {
+                    Ok(())
+                }
+                _ => Err(Stop::Unknown(format!(
+                    "rules of {ns} lead questions for neighbours, or answers, elsewhere"
+                ))),
+            },
+        }
     }
 
     fn link(&self, ns: &NsKey, dev: IfIndex) -> Result<&'t Link, Stop> {
@@ -270,9 +324,14 @@ impl<'t> Frame<'_, 't> {
         let port = self.bridge_of(&leg.ns, link);
         if !leg.arriving {
             if let Some((master, _)) = port {
+                self.is_sent_by(&leg.ns, master, link)?;
                 self.leave_bridge(&leg.ns, master.index, leg.dev)?;
             }
             return self.device(&leg.ns, leg.dev, Hook::Egress);
+        }
+        if leg.ns != self.at {
+            self.mark = Some(0);
+            self.at = leg.ns.clone();
         }
         self.local = false;
         self.device(&leg.ns, leg.dev, Hook::Ingress)?;
@@ -297,6 +356,38 @@ impl<'t> Frame<'_, 't> {
             },
         };
         self.hook(ns, hook, false, devices)
+    }
+
+    /// Whether a bridge sends a frame for one station by a port: that it is known to be behind, or any that it floods
+    /// to (`br_handle_frame_finish()`, `br_flood()`).
+    fn is_sent_by(&self, ns: &NsKey, master: &Link, port: &Link) -> Result<(), Stop> {
+        let station = self.packet.eth.map(|(_, to)| to);
+        let Some(to) = station.filter(|to| to.0[0] & 1 == 0) else {
+            return Ok(());
+        };
+        let floods = port.port.as_ref().is_none_or(|port| port.unicast_flood);
+        let mut learned = self.learned.iter().rev();
+        let known = learned
+            .any(|lesson| lesson.ns == *ns && lesson.bridge == master.index && lesson.mac == to);
+        if floods || known {
+            return Ok(());
+        }
+        let netns = self.cx.topology.netns(ns);
+        let Some(fdb) = netns.and_then(|netns| netns.fdb.known()) else {
+            return Err(Stop::Unknown(format!(
+                "forwarding entries of {ns} were not read"
+            )));
+        };
+        let mut entries = fdb.iter();
+        if entries.any(|entry| entry.mac == to && entry.link == port.index && !entry.own) {
+            return Ok(());
+        }
+        let text = format!(
+            "{}: does not know {to}, and {} does not flood",
+            master.name, port.name
+        );
+        let step = Step::new(StepKind::Bridge, text);
+        Err(Stop::Lost(ns.clone(), Box::new(step)))
     }
 
     fn enter_bridge(
@@ -428,7 +519,7 @@ impl<'t> Frame<'_, 't> {
         };
         let skb = Skb {
             packet: self.packet.clone(),
-            mark: Some(0),
+            mark: self.mark,
             ct: CtRef::None,
             uid: None,
             gid: None,
@@ -451,10 +542,14 @@ impl<'t> Frame<'_, 't> {
         };
         let outcomes = run(self.cx, &at, skb, Flows::default());
         let mut packet = None;
+        let mut marks = Vec::new();
         let mut stops = Vec::new();
         for outcome in outcomes {
             match outcome.verdict {
-                HookVerdict::Accept => packet = Some(outcome.skb.packet),
+                HookVerdict::Accept => {
+                    packet = Some(outcome.skb.packet);
+                    marks.push(outcome.skb.mark);
+                }
                 HookVerdict::Drop(_) | HookVerdict::Reject(_) => {
                     stops.extend(outcome.steps.last().cloned());
                 }
@@ -470,6 +565,11 @@ impl<'t> Frame<'_, 't> {
         match (packet, stops.pop()) {
             (Some(packet), None) => {
                 self.packet = packet;
+                marks.dedup();
+                self.mark = match marks.as_slice() {
+                    [mark] => *mark,
+                    _ => None,
+                };
                 Ok(())
             }
             (None, Some(step)) => Err(Stop::Lost(ns.clone(), Box::new(step))),

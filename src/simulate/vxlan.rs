@@ -152,6 +152,7 @@ pub(crate) fn encapsulate(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, device: 
         )
         .with(evidence),
     );
+    walk.tunnel = Some(link.index);
     walk.then(Next::LocalOut(lower))
 }
 

@@ -14,7 +14,7 @@ use crate::model::link::Link;
 use crate::model::netfilter::Hook;
 use crate::model::netns::NetNs;
 use crate::model::{IfIndex, NsKey};
-use crate::trace::{Disposition, DropReason, Evidence, Hop, Step, StepKind, Tap};
+use crate::trace::{Disposition, DropReason, Evidence, Hop, RejectWith, Step, StepKind, Tap};
 
 /// A packet under way.
 #[derive(Clone, Debug)]
@@ -41,6 +41,8 @@ pub(crate) struct Walk {
     pub(crate) taker: Option<(u32, bool)>,
     /// The sending socket may have any source (FLOWI_FLAG_ANYSRC).
     pub(crate) any_source: bool,
+    /// Tunnel device that has just put it into an outer packet, until that is routed.
+    pub(crate) tunnel: Option<IfIndex>,
 }
 
 /// A place and what was there: the same twice is a loop.
@@ -184,7 +186,8 @@ impl Walk {
     /// them, unless a packet of the same flow chose before.
     pub(crate) fn forks(&self, hops: usize, share: impl Fn(usize) -> f64) -> Vec<(usize, Self)> {
         let tuple = self.skb.packet.tuple();
-        if let Some(hop) = self.memory.taken(&self.ns, &tuple, hops) {
+        let unlabelled = self.is_unlabelled();
+        if let Some(hop) = self.memory.taken(&self.ns, &tuple, unlabelled, hops) {
             return vec![(hop, self.clone())];
         }
         let mut ways = Vec::new();
@@ -192,11 +195,40 @@ impl Walk {
             let mut way = self.clone();
             way.share *= share(hop);
             if hops > 1 {
-                way.memory.take(&self.ns, tuple, hop);
+                way.memory.take(&self.ns, tuple, unlabelled, hop);
             }
             ways.push((hop, way));
         }
         ways
+    }
+
+    /// Whether it is sent here, by IPv6: its flow label, which takes part in the choice of a next hop, is made behind
+    /// that choice (`ip6_make_flowlabel()`), and everyone else sees it.
+    pub(crate) fn is_unlabelled(&self) -> bool {
+        self.skb.local && self.skb.packet.dst.is_ipv6()
+    }
+
+    /// How it ends: who sent into a tunnel is not told what became of the tunnel's own packet, but for its size.
+    fn ended(&self, disposition: Disposition) -> Disposition {
+        let tunnel = self.skb.packet.is_tunnel() && !self.skb.raw;
+        match disposition {
+            Disposition::Rejected(RejectWith::TooBig(_)) => disposition,
+            Disposition::Rejected(_) if tunnel => {
+                let hop = self.hops.last();
+                let step = hop.and_then(|hop| hop.steps.last());
+                Disposition::Dropped(match step.map(|step| step.kind) {
+                    Some(StepKind::Neigh) => DropReason::NeighFailed,
+                    Some(StepKind::Route | StepKind::SourceAddress) => {
+                        match hop.and_then(|hop| hop.iif.as_ref()) {
+                            Some(_) => DropReason::IpInnoroutes,
+                            None => DropReason::IpOutnoroutes,
+                        }
+                    }
+                    _ => DropReason::NotSpecified,
+                })
+            }
+            _ => disposition,
+        }
     }
 
     /// The namespace it is in.
@@ -356,6 +388,7 @@ pub(crate) fn follow(cx: &mut Cx<'_>, start: Walk, next: Next) -> Vec<Finished> 
             break;
         }
         if let Next::End(disposition) = next {
+            let disposition = walk.ended(disposition);
             finished.push(Finished { walk, disposition });
             continue;
         }

@@ -38,6 +38,7 @@ fn raw(world: &World, from: &NsKey, packet: Packet) -> Outcome {
         mark: 0,
         uid: Some(0),
         gid: Some(0),
+        kernel: false,
     };
     send(&world.topology, &sent, &Limits::default())
 }

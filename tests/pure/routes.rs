@@ -1,9 +1,13 @@
 //! Route lookups, one rule of the kernel at a time: what the FIB oracle (`tests/lab/tests/fib`) found.
 
 use netpath::model::link::LinkKind;
+use netpath::model::netfilter::{
+    Backend, BaseChain, Chain, ChainKind, Expr, Family, Hook, Policy, Ruleset, Table,
+};
 use netpath::model::packet::{L4, Packet};
 use netpath::model::route::{RT_TABLE_LOCAL, RT_TABLE_MAIN, Route, RouteKind};
 use netpath::model::rule::{Rule, RuleAction};
+use netpath::model::xtables::XtTarget;
 use netpath::model::{IfIndex, NsKey, Section};
 use netpath::simulate::{Onward, Prepared, Routed, Sent};
 use netpath::trace::{Disposition, DropReason, RejectWith};
@@ -52,6 +56,7 @@ fn ways(
         mark: 0,
         uid: Some(1000),
         gid: Some(0),
+        kernel: false,
     };
     let mut prepared = Prepared::new(&world.topology);
     prepared.route(&sent, iif.map(index), oif.map(index))
@@ -487,4 +492,85 @@ fn a_bound_socket_of_ipv4_takes_the_first_next_hop_by_its_device() {
     assert_eq!(routed.next, out(3, Some("10.2.0.9")));
     let free = ways(&world, &ns, packet("10.2.0.1", "10.9.0.1"), None, None);
     assert_eq!(free.len(), 2);
+}
+
+/// All that is sent gets mark 1, and is looked up again by that.
+fn mark_at_output(world: &mut World, ns: &NsKey) {
+    let mark = netpath::model::netfilter::Rule {
+        handle: 1,
+        exprs: vec![Expr::Target(XtTarget::Mark { mark: 1, mask: 1 })],
+        comment: None,
+    };
+    let chain = Chain {
+        name: "OUTPUT".to_owned(),
+        handle: 1,
+        base: Some(BaseChain {
+            hook: Hook::Output,
+            priority: -150,
+            kind: ChainKind::Route,
+            policy: Policy::Accept,
+            devices: Vec::new(),
+            counters: None,
+        }),
+        rules: Section::Known(vec![mark]),
+        sieved: None,
+        comment: None,
+        bound: false,
+    };
+    let table = Table {
+        backend: Backend::Nft,
+        family: Family::Ip,
+        name: "mangle".to_owned(),
+        dormant: false,
+        chains: [("OUTPUT".to_owned(), chain)].into(),
+        chains_complete: true,
+        sets: [].into(),
+        sets_complete: true,
+        flowtables: [].into(),
+        objects: Vec::new(),
+        comment: None,
+    };
+    world.get(ns).nft = Section::Known(Ruleset {
+        generation: Some(1),
+        tables: vec![table],
+    });
+}
+
+#[test]
+fn what_output_marks_is_looked_up_again_without_protocol_and_ports() {
+    let (mut world, ns) = host();
+    world.route(&ns, "10.9.0.0/24", "10.1.0.9", 2);
+    world.route(&ns, "10.9.0.0/24", "10.2.0.9", 3);
+    let routes = world.get(&ns).routes.known_mut().expect("routes");
+    routes.last_mut().expect("one").table = 100;
+    rule(&mut world, &ns, false, |rule| {
+        rule.ip_proto = Some(17);
+        rule.dport = Some((53, 53));
+    });
+    let asked = packet("10.1.0.1", "10.9.0.1");
+    let next = |world: &World| ask(world, &ns, asked.clone(), None, None).next;
+    assert_eq!(next(&world), out(3, Some("10.2.0.9")));
+    mark_at_output(&mut world, &ns);
+    assert_eq!(next(&world), out(2, Some("10.1.0.9")));
+}
+
+#[test]
+fn tcp_is_not_told_that_a_second_lookup_failed() {
+    let (mut world, ns) = host();
+    world.route(&ns, "10.9.0.0/24", "10.1.0.9", 2);
+    mark_at_output(&mut world, &ns);
+    rule(&mut world, &ns, false, |rule| {
+        rule.fwmark = Some((1, 1));
+        rule.action = RuleAction::Unreachable;
+    });
+    let mut asked = packet("10.1.0.1", "10.9.0.1");
+    let next = |asked: &Packet| ask(&world, &ns, asked.clone(), None, None).next;
+    assert_eq!(next(&asked), refused(RejectWith::NetUnreachable));
+    asked.l4 = L4::Tcp {
+        sport: Some(1000),
+        dport: Some(53),
+        flags: 2,
+    };
+    let lost = Disposition::Dropped(DropReason::IpOutnoroutes);
+    assert_eq!(next(&asked), Onward::End(lost));
 }

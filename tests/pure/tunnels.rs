@@ -115,6 +115,7 @@ fn taken_by(devices: &[Device<'_>]) -> Result<String, Disposition> {
         mark: 0,
         uid: Some(0),
         gid: Some(0),
+        kernel: false,
     };
     let outcome = send(&world.topology, &sent, &Limits::default());
     assert_eq!(outcome.traces.len(), 1, "{outcome:#?}");

@@ -528,6 +528,7 @@ fn an_icmp_error_with_a_quote_reaches_its_host() {
         mark: 0,
         uid: Some(0),
         gid: Some(0),
+        kernel: false,
     };
     let outcome = send(&world.topology, &sent, &Limits::default());
     assert_eq!(

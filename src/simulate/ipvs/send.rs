@@ -48,7 +48,7 @@ pub(crate) fn send(cx: &mut Cx<'_>, mut walk: Walk, sent: Sent, seen: Devices) -
         walk.skb.packet.ttl -= 1;
         walk.step(Step::new(StepKind::Ipvs, "sent on").changing(&before, &walk.skb.packet));
         let mark = walk.skb.mark;
-        let by_mark = reroutes_by_mark(cx, &walk);
+        let by_mark = walk.netns(cx).is_some_and(reroutes_by_mark);
         let devices = Devices {
             oif: Some(out.oif),
             physin: walk.physin,

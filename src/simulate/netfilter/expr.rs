@@ -354,6 +354,10 @@ pub(super) fn eval<'a>(
         Expr::Queue {
             num, total, bypass, ..
         } => queue::hand_over(eval, vm, rule, (*num, *total), *bypass),
+        Expr::Notrack if vm.skb.is_own_error() => Did::Blind(
+            "whether an error is tracked depends on what it is about, which is not followed"
+                .to_owned(),
+        ),
         Expr::Notrack => {
             if vm.skb.ct == CtRef::None {
                 vm.skb.ct = CtRef::Untracked;

@@ -160,6 +160,23 @@ pub(super) fn addrtype(
     mask: u16,
     dev: Option<IfIndex>,
 ) -> Tri {
+    let mut mask = mask;
+    if let IpAddr::V6(addr) = addr {
+        // Of IPv6, these say what kind of address it is, whosever it is (`match_type6()`).
+        let (group, none) = (addr.is_multicast(), addr.is_unspecified());
+        let has = |kind| u32::from(mask) & 1 << number(kind) != 0;
+        if has(RouteKind::Multicast) && !group
+            || has(RouteKind::Unicast) && (group || none)
+            || mask & 1 != 0 && !none
+        {
+            return Tri::No;
+        }
+        let looked_up = [RouteKind::Anycast, RouteKind::Local, RouteKind::Unreachable];
+        if !looked_up.into_iter().any(has) {
+            return Tri::Yes;
+        }
+        mask &= !(1 | 1 << number(RouteKind::Unicast) | 1 << number(RouteKind::Multicast));
+    }
     match fib::addr_type(eval.cx, eval.at.ns, addr, dev) {
         Ok(kind) => {
             let bit = 1_u32.checked_shl(number(kind)).unwrap_or(0);

@@ -57,7 +57,8 @@ pub(super) fn eval<'a>(
         XtTarget::Tcpmss(_) => Did::Next,
         XtTarget::Rare(rare) => xt_rare_target::eval(vm, rule, rare),
         XtTarget::Ct(to) => {
-            if vm.skb.ct != CtRef::None {
+            // Even of what was not tracked, errors have something there (`xt_ct_target()`: `_nfct`).
+            if vm.skb.ct != CtRef::None || vm.skb.is_own_error() {
                 return Did::Next;
             }
             if to.notrack() {

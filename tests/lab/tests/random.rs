@@ -59,7 +59,7 @@ fn packets_through_the_networks_of_one_seed_go_where_they_were_predicted_to_go()
 }
 
 #[test]
-#[ignore = "rule sets still show disagreements that are to be judged (docs/accuracy.md)"]
+#[ignore = "some networks still disagree (docs/accuracy.md)"]
 fn packets_through_random_networks_go_where_they_were_predicted_to_go() {
     all_agree(2026, 2000);
 }

@@ -4,11 +4,11 @@ use super::fixture::*;
 use crate::model::Section;
 use crate::model::conntrack::NatRange;
 use crate::model::netfilter::*;
-use crate::model::packet::TCP;
+use crate::model::packet::{Inner, L4, TCP};
 use crate::model::socket::Socket;
 use crate::model::xtables::{RareMatch, XtMatch, XtTarget};
 use crate::simulate::netfilter::HookVerdict;
-use crate::simulate::skb::Flows;
+use crate::simulate::skb::{CtRef, Flows};
 use crate::trace::DropReason;
 
 fn output(rule: Vec<Expr>) -> Vec<Table> {
@@ -145,6 +145,29 @@ fn the_kernels_own_sockets_have_no_owner() {
         skb.kernel = true;
         let outcome = world.one(Hook::Output, (0, 2), skb, Flows::default());
         assert_eq!(!is_accept(&outcome), dropped, "{wanted:?}");
+    }
+}
+
+#[test]
+fn errors_of_the_kernel_are_not_untracked_by_iptables() {
+    let rules = "*raw\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -s 10.88.0.0/16 -j CT --notrack\nCOMMIT\n";
+    for (kernel, untracked) in [(false, true), (true, false)] {
+        let mut world = World::new(with_iptables(rules));
+        let mut packet = tcp("10.88.0.11", None, "10.88.0.12", 0);
+        let about = packet.reply(64);
+        packet.l4 = L4::Icmp {
+            kind: 3,
+            code: 0,
+            id: None,
+        };
+        packet.inner = Some(Box::new(Inner {
+            vni: None,
+            packet: about,
+        }));
+        let mut skb = skb(packet, true);
+        skb.kernel = kernel;
+        let outcome = world.one(Hook::Output, (0, 2), skb, Flows::default());
+        assert_eq!(outcome.skb.ct == CtRef::Untracked, untracked, "{outcome:?}");
     }
 }
 

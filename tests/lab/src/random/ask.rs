@@ -1,12 +1,12 @@
 //! What is asked of the simulation for a probe, and the verdict. Nothing here needs a kernel.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use netpath::model::NsKey;
 use netpath::model::packet::{ICMP, ICMPV6, Inner, L4, Packet, TCP, UDP};
 use netpath::model::topology::Topology;
 use netpath::simulate::{Flow, Limits, Outcome, Sent, send, simulate};
-use netpath::trace::{Disposition, Hop, RejectWith, StepKind, Trace};
+use netpath::trace::{Disposition, Hop, StepKind, Trace};
 
 use super::fit::{Back, Holds, Unfit};
 use super::seen::{self, Name, Observed};
@@ -75,6 +75,8 @@ pub fn refused_by_route(trace: &Trace) -> Option<(NsKey, IpAddr)> {
 pub fn sent_back(topology: &Topology, trace: &Trace, back: Back) -> Result<Sent, Holds> {
     let hop = trace.hops.last().ok_or(Holds::No)?;
     let about = &trace.packet;
+    // A socket answers to what opens a connection.
+    let kernel = back != Back::Tcp(0x12);
     let mut packet = about.reply(64);
     match (back, &mut packet.l4) {
         (Back::Tcp(own), L4::Tcp { flags, .. }) => *flags = own,
@@ -96,8 +98,9 @@ pub fn sent_back(topology: &Topology, trace: &Trace, back: Back) -> Result<Sent,
         from: hop.ns.clone(),
         packet,
         mark: 0,
-        uid: None,
-        gid: None,
+        uid: kernel.then_some(0),
+        gid: kernel.then_some(0),
+        kernel,
     })
 }
 
@@ -112,9 +115,8 @@ pub fn is_lost(ways: &[Trace]) -> Holds {
                 let why = why.join("; ");
                 holds = Holds::Unknown(format!("whether what is sent back is lost: {why}"));
             }
-            // A reset of a rule on the way has an address that is not its namespace's; sockets send nothing from such.
-            Disposition::Rejected(RejectWith::InvalidArgument) => {
-                let why = "whether what is sent back in another's name is lost";
+            _ if is_not_own(way) => {
+                let why = "whether what is sent back is lost: its source is not known";
                 holds = Holds::Unknown(why.to_owned());
             }
             _ => return Holds::Yes,
@@ -123,14 +125,24 @@ pub fn is_lost(ways: &[Trace]) -> Holds {
     holds
 }
 
+/// Whether a packet has no address of its namespace as its source.
+fn is_not_own(way: &Trace) -> bool {
+    let last = way.hops.last().and_then(|hop| hop.steps.last());
+    last.is_some_and(|step| step.kind == StepKind::SourceAddress)
+}
+
 /// The address that an error about a packet comes from: its destination where that is the namespace's own, else the
-/// one that the way back has (`icmp_send()`, `icmp6_send()`). `Err`: whether it is lost, where it has none.
+/// one that the way back has (`icmp_send()`, `icmp6_send()`), which IPv4 finds as it is sent. `Err`: whether it is lost,
+/// where it has none.
 fn own_address(topology: &Topology, hop: &Hop, about: &Packet) -> Result<IpAddr, Holds> {
     let netns = topology.netns(&hop.ns);
     let addrs = netns.and_then(|netns| netns.addrs.known());
     let is_own = |own: &IpAddr| addrs.into_iter().flatten().any(|addr| addr.local == *own);
     if is_own(&about.dst) {
         return Ok(about.dst);
+    }
+    if about.src.is_ipv4() {
+        return Ok(Ipv4Addr::UNSPECIFIED.into());
     }
     let flow = Flow {
         from: hop.ns.clone(),
@@ -140,8 +152,8 @@ fn own_address(topology: &Topology, hop: &Hop, about: &Packet) -> Result<IpAddr,
         dport: None,
         protocol: if about.src.is_ipv6() { ICMPV6 } else { ICMP },
         len: about.len,
-        uid: None,
-        gid: None,
+        uid: Some(0),
+        gid: Some(0),
     };
     let ways = simulate(topology, &flow, &Limits::default()).traces;
     let mut chosen = ways.iter().filter_map(|way| way.hops.first());
@@ -186,6 +198,7 @@ pub fn once(topology: &Topology, probe: &Probe, from: NsKey, limits: &Limits) ->
         },
         uid: id,
         gid: id,
+        kernel: false,
     };
     send(topology, &sent, limits)
 }

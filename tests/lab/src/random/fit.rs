@@ -1,7 +1,7 @@
 //! What was predicted beside what was seen. Nothing here needs a kernel: saved cases are judged by the same code.
 
 use netpath::model::packet::{ICMP, ICMPV6, TCP, UDP};
-use netpath::trace::{Disposition, RejectWith, Trace};
+use netpath::trace::{Disposition, Hop, RejectWith, StepKind, Trace};
 
 use super::seen::{Name, Observed, Point, Refusal, chain, points};
 use super::world::{Kind, Probe};
@@ -149,6 +149,10 @@ pub fn fits(
             None => is_lost(trace, Back::Tcp(0x14)),
             Some(own) => (manner.flags & 4 == 0 && own == Refusal::Reset).into(),
         },
+        // The call fails where OUTPUT refuses, whatever becomes of the error.
+        Disposition::Rejected(_) if refusal == Some(Refusal::Call(EPERM)) => {
+            refused_as_sent(trace).into()
+        }
         // The refusal itself may be refused on its way.
         Disposition::Rejected(RejectWith::PortClosed | RejectWith::TcpReset)
             if refusal.is_none() =>
@@ -156,10 +160,6 @@ pub fn fits(
             is_lost(trace, Back::Tcp(0x14))
         }
         Disposition::Rejected(_) if refusal.is_none() => is_lost(trace, Back::Icmp),
-        // The call fails where OUTPUT refuses, whatever becomes of the error.
-        Disposition::Rejected(RejectWith::Icmp(_)) if refusal == Some(Refusal::Call(EPERM)) => {
-            Holds::Yes
-        }
         Disposition::Loop => {
             let over = refusal.is_none_or(|own| told(RejectWith::TtlExceeded, own));
             (!observed.taken && over).into()
@@ -171,6 +171,15 @@ pub fn fits(
         Holds::No => Err(other_end(trace)),
         Holds::Unknown(why) => Err(Unfit::Unknown(why)),
     }
+}
+
+/// Whether rules refused a packet where it was sent, before any device.
+fn refused_as_sent(trace: &Trace) -> bool {
+    let rule = |hop: &Hop| {
+        let last = hop.steps.last();
+        hop.taps.is_empty() && last.is_some_and(|step| step.kind == StepKind::Netfilter)
+    };
+    matches!(trace.hops.as_slice(), [hop] if rule(hop))
 }
 
 /// Whether a packet's end is what was seen of it, where that does not depend on what came back from there.
@@ -246,6 +255,12 @@ pub fn free_ports(trace: &Trace) -> (u16, u16) {
 
 /// Ports that the prediction leaves open are any of the free ones.
 pub fn same(predicted: &Point, seen: &Point, free: (u16, u16)) -> bool {
+    // A tunnel's own source port is a hash of what it carries, whatever rules name for that.
+    let free = if predicted.inner.is_some() {
+        (1024, u16::MAX)
+    } else {
+        free
+    };
     let port = |own: Option<u16>, other: Option<u16>| match (own, other) {
         (None, Some(other)) => (free.0..=free.1).contains(&other),
         (own, other) => own == other,

@@ -251,6 +251,7 @@ impl World {
             mark: question.mark,
             uid: Some(question.uid),
             gid: Some(0),
+            kernel: false,
         }
     }
 

@@ -87,6 +87,9 @@ impl Plan {
         for station in self.stations.clone() {
             let late = &mut self.world.places[station.place].late;
             let dev = &station.dev;
+            // Answers for others come at once, not at some time in the next second.
+            let name = format!("ipv4/neigh/{dev}/proxy_delay");
+            late.push(Setting(name, "0".to_owned()));
             let mut maybe = |share: usize, family: &str, name: &str, values: &[&str]| {
                 if dice.percent(share) {
                     let value = dice.one(values).to_owned();

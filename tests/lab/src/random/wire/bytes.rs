@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use anyhow::{Context, Result, bail};
 use etherparse::{
     IpDscp, IpEcn, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, Ipv6Extensions, Ipv6Header,
-    PacketBuilder, PacketBuilderStep, TcpHeader,
+    PacketBuilder, PacketBuilderStep, TcpHeader, checksum,
 };
 use netpath::model::packet::{TCP, UDP};
 
@@ -86,6 +86,18 @@ pub(super) fn of(probe: &Probe) -> Result<Vec<u8>> {
     }
     .with_context(|| format!("make the packet of {probe}"))?;
     Ok(out)
+}
+
+/// An echo request from the ICMP header on.
+pub(super) fn echo(probe: &Probe, kind: u8) -> Vec<u8> {
+    let [high, low] = probe.sport.to_be_bytes();
+    let mut echo = vec![kind, 0, 0, 0, high, low, 0, 1];
+    // Of IPv6, the kernel writes the checksum.
+    if probe.dst.is_ipv4() {
+        let sum = checksum::Sum16BitWords::new().add_slice(&echo);
+        echo[2..4].copy_from_slice(&sum.ones_complement().to_ne_bytes());
+    }
+    echo
 }
 
 fn ip(

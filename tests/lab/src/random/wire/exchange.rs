@@ -3,14 +3,14 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use nix::errno::Errno;
 
 use super::socket::{reset_on_close, start_connection, start_datagrams};
 use super::{Wire, transport};
 use crate::packet::{IpPacket, Transport};
 use crate::random::seen::{Observed, Refusal};
-use crate::random::world::{Kind, Probe};
+use crate::random::world::Probe;
 
 impl Wire<'_> {
     pub(super) fn connection(&mut self, probe: &Probe) -> Result<Observed> {
@@ -151,12 +151,8 @@ impl Wire<'_> {
         } else {
             (8, 0)
         };
-        let probe = &Probe {
-            kind: echo((ask, 0), self.inside(probe, || default_ttl(probe))?),
-            ..probe.clone()
-        };
         for round in 0..2 {
-            let error = self.send_raw(probe)?;
+            let error = self.send_echo(probe, ask)?;
             let seen = self.seen(probe)?;
             for one in &seen {
                 match transport(one) {
@@ -180,29 +176,5 @@ impl Wire<'_> {
             }
         }
         Ok(observed)
-    }
-}
-
-/// TTL that the namespace gives its own packets.
-fn default_ttl(probe: &Probe) -> Result<u8> {
-    let name = "/proc/sys/net/ipv4/ip_default_ttl";
-    if probe.dst.is_ipv6() {
-        return Ok(64);
-    }
-    let text = std::fs::read_to_string(name).with_context(|| format!("read {name}"))?;
-    text.trim()
-        .parse()
-        .with_context(|| format!("decode {name}"))
-}
-
-fn echo(icmp: (u8, u8), ttl: u8) -> Kind {
-    Kind::Raw {
-        flags: 0,
-        icmp,
-        mark: 0,
-        ttl,
-        tos: 0,
-        df: true,
-        payload: 0,
     }
 }

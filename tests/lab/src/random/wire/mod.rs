@@ -28,6 +28,9 @@ pub use socket::Servers;
 /// More than the devices that four packets pass one after the other.
 const PASSES: usize = 48;
 
+/// How often what is told of neighbours that nobody has waits for a neighbour itself.
+const ROUNDS: usize = 4;
+
 /// Sockets in a set of namespaces, and a capture everywhere.
 pub struct Wire<'p> {
     places: &'p Places,
@@ -79,29 +82,30 @@ impl<'p> Wire<'p> {
     }
 
     /// What was seen. Questions for neighbours that nobody answered are given up at once, as the kernel would
-    /// after three seconds. Rules may take a question before any device; then nothing of the probe is seen.
+    /// after three seconds. Rules may take a question before any device: whoever had a packet last may wait, too.
     fn seen(&mut self, probe: &Probe) -> Result<Vec<Seen>> {
         self.settle()?;
         let mut seen = self.capture.take()?;
         let mut asking = unanswered(&seen);
         if seen.is_empty() {
-            asking.insert(&probe.from);
+            asking.insert(probe.from.clone());
         }
-        if asking.is_empty() {
-            return Ok(seen);
-        }
-        let asking: Vec<String> = asking.into_iter().map(str::to_owned).collect();
-        for place in asking {
-            self.places.place(&place)?.enter(|| {
+        // What is told then may need a neighbour itself.
+        for _ in 0..ROUNDS {
+            if asking.is_empty() {
+                break;
+            }
+            for place in &asking {
                 // Nothing to flush is no error here.
-                for family in ["-4", "-6"] {
-                    run(&["ip", family, "neigh", "flush", "nud", "incomplete"])?;
-                }
-                Ok(())
-            })?;
+                self.places
+                    .place(place)?
+                    .enter(|| run(&["ip", "neigh", "flush", "nud", "incomplete"]))?;
+            }
+            self.settle()?;
+            let more = self.capture.take()?;
+            asking = unanswered(&more);
+            seen.extend(more);
         }
-        self.settle()?;
-        seen.extend(self.capture.take()?);
         Ok(seen)
     }
 
@@ -155,8 +159,8 @@ impl<'p> Wire<'p> {
     }
 }
 
-/// Namespaces that asked for a neighbour whom nobody told them.
-fn unanswered(seen: &[Seen]) -> BTreeSet<&str> {
+/// Namespaces that asked for a neighbour whom nobody told them, and the one that got the last packet and sent none on.
+fn unanswered(seen: &[Seen]) -> BTreeSet<String> {
     let mut asking = BTreeSet::new();
     for one in seen {
         let out = one.direction == Direction::Out;
@@ -166,12 +170,14 @@ fn unanswered(seen: &[Seen]) -> BTreeSet<&str> {
             _ => (false, false),
         };
         if question && out {
-            asking.insert(one.place.as_str());
+            asking.insert(one.place.clone());
         }
         if answer && !out {
-            asking.remove(one.place.as_str());
+            asking.remove(&one.place);
         }
     }
+    let last = seen.last().filter(|one| one.direction == Direction::In);
+    asking.extend(last.map(|one| one.place.clone()));
     asking
 }
 

@@ -1,5 +1,6 @@
 //! Single packets from raw sockets.
 
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result, bail};
@@ -43,13 +44,18 @@ impl Wire<'_> {
                 self.push(&mut observed.turns[0], one);
             }
             if let Some(Transport::Tcp {
-                flags: 0x12,
+                flags,
                 acknowledgment,
                 ..
             }) = transport(one)
-                && (1..=1 + payload_of(probe)).contains(&acknowledgment.wrapping_sub(first))
             {
-                observed.taken = true;
+                let near = acknowledgment.wrapping_sub(first);
+                observed.taken |= match flags {
+                    0x12 => (1..=1 + payload_of(probe)).contains(&near),
+                    // A connection that an earlier probe half opened stands in the way, and says so.
+                    0x10 => sent == 2 && !ours,
+                    _ => false,
+                };
             }
         }
         observed.refusal = self
@@ -96,6 +102,25 @@ impl Wire<'_> {
                 .with_context(|| format!("bind for {probe}"))?;
             let to = storage(dst, 0);
             let sent = sendto(socket.as_raw_fd(), &bytes, &to, MsgFlags::empty());
+            Ok(sent.err())
+        })
+    }
+
+    /// Sends an echo request, whose IP header the kernel writes.
+    pub(super) fn send_echo(&self, probe: &Probe, kind: u8) -> Result<Option<Errno>> {
+        let echo = bytes::echo(probe, kind);
+        let protocol = match probe.dst {
+            IpAddr::V4(_) => SockProtocol::Icmp,
+            IpAddr::V6(_) => SockProtocol::IcmpV6,
+        };
+        self.inside(probe, || {
+            let socket = open_as(probe, SockType::Raw, protocol)?;
+            if let Some(src) = probe.src {
+                bind(socket.as_raw_fd(), &storage(src, 0))
+                    .with_context(|| format!("bind for {probe}"))?;
+            }
+            let to = storage(probe.dst, 0);
+            let sent = sendto(socket.as_raw_fd(), &echo, &to, MsgFlags::empty());
             Ok(sent.err())
         })
     }

@@ -10,6 +10,9 @@ use crate::random::world::{Kind, Probe};
 /// Ports from here on are those of clients, chosen by probes or by translation.
 const CHOSEN: u16 = 32768;
 
+/// Ports of VXLAN: Linux's own and IANA's.
+const VXLAN: [u16; 2] = [8472, 4789];
+
 impl Wire<'_> {
     /// The first refusal of a packet with this sequence and acknowledgment number; of any, where OUTPUT refused it
     /// and it was seen nowhere.
@@ -25,11 +28,13 @@ impl Wire<'_> {
                 kind,
                 code,
                 about: Some(about),
-            } => (!self.is_about_another(probe, about)).then_some(Refusal::Icmp {
-                v6: one.frame.innermost()?.source.is_ipv6(),
-                kind: *kind,
-                code: *code,
-            }),
+            } => (!self.is_about_another(probe, about) && !is_of_tunnel(about)).then_some(
+                Refusal::Icmp {
+                    v6: one.frame.innermost()?.source.is_ipv6(),
+                    kind: *kind,
+                    code: *code,
+                },
+            ),
             Transport::Tcp {
                 flags,
                 sequence,
@@ -54,9 +59,17 @@ impl Wire<'_> {
             let of_another = source != probe.sport && earlier.contains(&source);
             return of_another || source < CHOSEN && destination >= CHOSEN;
         }
-        match (probe.kind, &about.transport) {
-            (Kind::Raw { icmp, .. }, Transport::Icmp { kind, .. }) => icmp.0 != *kind,
-            _ => false,
-        }
+        let sent = match probe.kind {
+            Kind::Raw { icmp, .. } => icmp.0,
+            _ if probe.dst.is_ipv6() => 128,
+            _ => 8,
+        };
+        matches!(&about.transport, Transport::Icmp { kind, .. } if *kind != sent)
     }
+}
+
+/// Whether a packet is one of a tunnel: errors about these tell the tunnel's device, and not who sent into it.
+fn is_of_tunnel(packet: &IpPacket) -> bool {
+    let udp = matches!(packet.transport, Transport::Udp { .. });
+    udp && packet.ports().is_some_and(|(_, to)| VXLAN.contains(&to))
 }
