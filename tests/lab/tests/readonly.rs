@@ -99,6 +99,8 @@ fn is_read(protocol: &str, kind: u16, body: &[u8]) -> bool {
             (1, message) => matches!(message, 1 | 4 | 5),
             // PROTOCOL, LIST, HEADER, TYPE, GET_BYNAME, GET_BYINDEX
             (6, message) => matches!(message, 1 | 7 | 12..=15),
+            // NFNL_MSG_ACCT_GET; GET_CTRZERO is 2
+            (7, message) => message == 1,
             // NFT_MSG_GET{TABLE,CHAIN,RULE,SET,SETELEM,GEN,OBJ,FLOWTABLE}
             (10, message) => matches!(message, 1 | 4 | 7 | 10 | 13 | 16 | 19 | 23),
             _ => false,
