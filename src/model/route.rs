@@ -92,3 +92,10 @@ pub enum RouteKind {
     /// A type this program does not know.
     Other(u8),
 }
+
+impl RouteKind {
+    /// Whether such a route refuses what it is found for (`fib_props[].error`), rather than ending a table's search.
+    pub fn refuses(self) -> bool {
+        matches!(self, Self::Blackhole | Self::Unreachable | Self::Prohibit)
+    }
+}

@@ -239,10 +239,7 @@ fn translated(cx: &mut Cx<'_>, mut walk: Walk, master: IfIndex, port: IfIndex) -
 
 fn is_refusal(answer: &FibAnswer) -> bool {
     match answer {
-        FibAnswer::Found(found) => matches!(
-            found.route.kind,
-            RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit
-        ),
+        FibAnswer::Found(found) => found.route.kind.refuses(),
         FibAnswer::NoRoute | FibAnswer::Refused(_) => true,
         FibAnswer::Unknown(_) => false,
     }

@@ -172,7 +172,7 @@ impl Tables<'_> {
         let mut answer = None;
         if let Some(main) = rules().find(|rule| rule.priority == 32_766) {
             let found = self.table_lookup(&[RT_TABLE_LOCAL, RT_TABLE_MAIN], key, main);
-            let refuses = |found: &FibAnswer| matches!(found, FibAnswer::Found(found) if refuses(found.route.kind));
+            let refuses = |found: &FibAnswer| matches!(found, FibAnswer::Found(found) if found.route.kind.refuses());
             match found {
                 Some(found) if !refuses(&found) => return found,
                 found => answer = found,
@@ -247,7 +247,7 @@ impl Tables<'_> {
                         }
                     }
                     // What refuses is not suppressed (`fib_rules_lookup()`: only where there is no error).
-                    let short = !refuses(found.route.kind)
+                    let short = !found.route.kind.refuses()
                         && rule
                             .suppress_prefixlen
                             .is_some_and(|limit| u32::from(found.route.dst.len()) <= limit);
@@ -465,7 +465,7 @@ impl Tables<'_> {
             let Some(wanted) = wanted else {
                 return true;
             };
-            if !refuses(route.kind) && route.kind != RouteKind::Throw {
+            if !route.kind.refuses() && route.kind != RouteKind::Throw {
                 let mut hops = route.nexthops.iter();
                 return hops.any(|hop| hop.link == Some(wanted) && self.usable(hop, key));
             }
@@ -691,20 +691,13 @@ pub(crate) fn addr_type(
     };
     // A lookup that ends in a refusal finds nothing (`fib_props[].error`).
     Ok(best
-        .filter(|route| on_dev(route) && !refuses(route.kind))
+        .filter(|route| on_dev(route) && !route.kind.refuses())
         .map_or(RouteKind::Unicast, |route| route.kind))
 }
 
 /// Whether its nexthop object is a blackhole (`nexthop_is_blackhole()`).
 fn is_dead_end(route: &Route) -> bool {
     route.nh_id.is_some() && route.kind == RouteKind::Blackhole
-}
-
-fn refuses(kind: RouteKind) -> bool {
-    matches!(
-        kind,
-        RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit
-    )
 }
 
 /// The rule that table local is looked up by where no rules are.

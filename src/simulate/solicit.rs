@@ -17,7 +17,7 @@ use super::{Cx, bridge, device, exchange, fib, output, source};
 use crate::model::link::{Bridge, InetConf, Link, LinkKind};
 use crate::model::netfilter::Hook;
 use crate::model::packet::{L4, Packet};
-use crate::model::route::RouteKind;
+use crate::model::route::NextHop;
 use crate::model::{IfIndex, MacAddr, NsKey};
 use crate::trace::{Disposition, Step, StepKind};
 
@@ -287,20 +287,18 @@ impl<'t> Frame<'_, 't> {
             FibAnswer::Unknown(why) => Err(Stop::Unknown(why)),
             FibAnswer::NoRoute => refused("no route"),
             FibAnswer::Refused(_) => refused("refused by a policy rule"),
-            FibAnswer::Found(found) => match found.route.kind {
-                RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit => {
-                    refused("refused by a route")
-                }
-                _ if found.hops.iter().all(|(_, hop)| {
+            FibAnswer::Found(found) if found.route.kind.refuses() => refused("refused by a route"),
+            FibAnswer::Found(found) => {
+                let here = |hop: &NextHop| {
                     hop.link == Some(link.index) && hop.via.is_none_or(|via| via == dst)
-                }) =>
-                {
-                    Ok(())
+                };
+                if found.hops.iter().all(|(_, hop)| here(hop)) {
+                    return Ok(());
                 }
-                _ => Err(Stop::Unknown(format!(
+                Err(Stop::Unknown(format!(
                     "rules of {ns} lead questions for neighbours, or answers, elsewhere"
-                ))),
-            },
+                )))
+            }
         }
     }
 
