@@ -148,23 +148,24 @@ fn to_peer(cx: &mut Cx<'_>, mut walk: Walk, link: &Link) -> Ways {
 /// (`is_skb_forwardable()`).
 pub(crate) fn arrive(cx: &Cx<'_>, mut walk: Walk, from: &str, ns: NsKey, dev: IfIndex) -> Ways {
     let to = cx.topology.netns(&ns).and_then(|netns| netns.link(dev));
-    let name = to.map_or_else(|| format!("if{dev}"), |link| link.name.clone());
-    if let Some(link) = to
-        && walk.skb.packet.len > link.mtu.saturating_add(VLAN_HLEN)
-    {
-        walk.step(Step::new(StepKind::Transmit, format!("{from} → {name}")));
-        let evidence = Evidence::Link {
-            dev: name,
-            state: format!("mtu {}", link.mtu),
-        };
-        let text = format!(
-            "{} bytes are more than the receiving end takes",
-            walk.skb.packet.len
-        );
-        walk.step(Step::new(StepKind::Mtu, text).with(evidence));
-        return walk.end(Disposition::Dropped(DropReason::PktTooBig));
-    }
-    hand_over(cx, walk, from, ns, dev)
+    let short = to.filter(|link| walk.skb.packet.len > link.mtu.saturating_add(VLAN_HLEN));
+    let Some(link) = short else {
+        return hand_over(cx, walk, from, ns, dev);
+    };
+    walk.step(Step::new(
+        StepKind::Transmit,
+        format!("{from} → {}", link.name),
+    ));
+    let evidence = Evidence::Link {
+        dev: link.name.clone(),
+        state: format!("mtu {}", link.mtu),
+    };
+    let text = format!(
+        "{} bytes are more than the receiving end takes",
+        walk.skb.packet.len
+    );
+    walk.step(Step::new(StepKind::Mtu, text).with(evidence));
+    walk.end(Disposition::Dropped(DropReason::PktTooBig))
 }
 
 /// A frame comes out of a device, however long it is.
@@ -174,6 +175,17 @@ fn hand_over(cx: &Cx<'_>, mut walk: Walk, from: &str, ns: NsKey, dev: IfIndex) -
     walk.step(Step::new(StepKind::Transmit, format!("{from} → {name}")));
     walk.enter(cx, ns, dev);
     walk.then(Next::Receive(dev))
+}
+
+/// A macvlan whose mode is not followed, in words.
+fn odd_macvlan(link: &Link) -> Option<String> {
+    match link.kind {
+        LinkKind::Macvlan(mode @ (MacvlanMode::Source | MacvlanMode::Other(_))) => Some(format!(
+            "{} is a macvlan of mode {mode:?}, which is not modelled",
+            link.name
+        )),
+        _ => None,
+    }
 }
 
 /// A device got a frame: programs, then whoever owns the device, then the IP layer.
@@ -254,13 +266,8 @@ fn hand_on(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
         let found = topology.netns(&ns).and_then(|netns| netns.link(child));
         let to = walk.skb.packet.eth.map(|(_, dst)| dst);
         if let Some(found) = found.filter(|found| found.mac.is_some() && found.mac == to) {
-            if let LinkKind::Macvlan(mode @ (MacvlanMode::Source | MacvlanMode::Other(_))) =
-                found.kind
-            {
-                return walk.unknown(format!(
-                    "{} is a macvlan of mode {mode:?}, which is not modelled",
-                    found.name
-                ));
+            if let Some(why) = odd_macvlan(found) {
+                return walk.unknown(why);
             }
             // It takes frames of any length (`macvlan_handle_frame()`).
             let name = link.name.clone();
@@ -279,11 +286,8 @@ fn macvlan(cx: &mut Cx<'_>, walk: Walk, link: &Link) -> Ways {
     let LinkKind::Macvlan(mode) = link.kind else {
         return walk.unknown(format!("{} is no macvlan", link.name));
     };
-    if matches!(mode, MacvlanMode::Source | MacvlanMode::Other(_)) {
-        return walk.unknown(format!(
-            "{} is a macvlan of mode {mode:?}, which is not modelled",
-            link.name
-        ));
+    if let Some(why) = odd_macvlan(link) {
+        return walk.unknown(why);
     }
     let to = walk.skb.packet.eth.map(|(_, dst)| dst);
     // Only bridge mode forwards between siblings, where both have it (`macvlan_queue_xmit()`).
