@@ -418,8 +418,7 @@ impl Namespace {
 
     /// Counters with names; none where the kernel has no such.
     fn nfacct(&mut self, shared: &mut Shared) -> Result<Vec<NfAcct>> {
-        let operation = "list counters of nfnetlink_acct";
-        let Some(socket) = self.ask(shared, Subsystem::NfAcct, operation)? else {
+        let Some(socket) = self.ask(shared, Subsystem::NfAcct, nfacct::OPERATION)? else {
             return Ok(Vec::new());
         };
         match nfacct::read(socket) {

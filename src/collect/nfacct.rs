@@ -17,16 +17,17 @@ const HEADER: usize = 4;
 const QUOTA_PKTS: u32 = 1;
 /// NFACCT_F_QUOTA_BYTES
 const QUOTA_BYTES: u32 = 2;
+/// What is done, for errors.
+pub const OPERATION: &str = "list counters of nfnetlink_acct";
 /// Most counters that are read.
 const MOST: usize = 4096;
 
 /// Reads all of them.
 pub fn read(socket: &mut Netlink) -> Result<Vec<NfAcct>> {
-    let operation = "list counters of nfnetlink_acct";
     let all = socket.dump(
         GET,
         request(0).bytes(),
-        operation,
+        OPERATION,
         Vec::new,
         |all, _, body| {
             if all.len() <= MOST {
@@ -36,10 +37,10 @@ pub fn read(socket: &mut Netlink) -> Result<Vec<NfAcct>> {
     )?;
     if all.len() > MOST {
         let why = format!("there are more than {MOST}");
-        return Err(Error::malformed(operation, why));
+        return Err(Error::malformed(OPERATION, why));
     }
     let all: Option<Vec<_>> = all.into_iter().collect();
-    all.ok_or_else(|| Error::malformed(operation, "a counter lacks its name, number or quota"))
+    all.ok_or_else(|| Error::malformed(OPERATION, "a counter lacks its name, number or quota"))
 }
 
 fn counter(body: &[u8]) -> Option<NfAcct> {

@@ -74,26 +74,11 @@ pub(super) fn flatten(v6: bool, message: &RuleMessage, lost: &[u16]) -> Rule {
     let mut mark = None;
     let mut mask = None;
     let mut rule = Rule {
-        v6,
-        priority: 0,
         invert: header.flags.contains(RuleFlags::Invert),
-        src: None,
-        dst: None,
-        iif: None,
-        oif: None,
-        fwmark: None,
         tos: header.tos,
-        dscp: false,
-        ip_proto: None,
-        sport: None,
-        dport: None,
-        uid: None,
-        l3mdev: false,
-        suppress_prefixlen: None,
-        suppress_ifgroup: None,
-        realm: None,
         action: RuleAction::Nop,
         unknown: lost.iter().map(|kind| format!("FRA_{kind}")).collect(),
+        ..Rule::bare(v6, 0, table)
     };
     for attribute in &message.attributes {
         match attribute {

@@ -211,26 +211,9 @@ fn findings_name_the_objects_of_their_case() {
         (found.code.code, found.title.clone(), found.mend.clone())
     };
     let rule = Rule {
-        priority: 100,
-        v6: false,
-        src: None,
         dst: Some("10.0.0.0/8".parse().expect("a prefix")),
-        iif: None,
-        oif: None,
-        fwmark: None,
-        tos: 0,
-        dscp: false,
-        ip_proto: None,
-        sport: None,
-        dport: None,
-        uid: None,
-        l3mdev: false,
-        invert: false,
         action: RuleAction::Blackhole,
-        suppress_prefixlen: None,
-        suppress_ifgroup: None,
-        realm: None,
-        unknown: Vec::new(),
+        ..Rule::bare(false, 100, 0)
     };
     let refused = Disposition::Rejected(RejectWith::InvalidArgument);
     let (code, head, mend) = title(
