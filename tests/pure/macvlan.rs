@@ -1,14 +1,12 @@
 //! Frames of macvlans: whose hooks see them.
 
+use netpath::model::NsKey;
 use netpath::model::link::{Link, LinkKind, MacvlanMode};
-use netpath::model::netfilter::{
-    Backend, BaseChain, Chain, ChainKind, CmpOp, CtKey, Expr, Family, Hook, Policy, Rule, Ruleset,
-    Table, Verdict,
-};
-use netpath::model::{NsKey, Section};
+use netpath::model::netfilter::{Expr, Family, Hook, Verdict};
 use netpath::simulate::Outcome;
 use netpath::trace::Disposition;
 
+use crate::tables::{chain, drops_state, with};
 use crate::world::{World, index};
 
 /// Two pods with a macvlan each on the node's eth0.
@@ -34,52 +32,6 @@ fn pods(world: &mut World, host: &NsKey) -> [NsKey; 2] {
         world.listen(pod, 6, "0.0.0.0", 8080);
     }
     pods
-}
-
-/// A netdev table with one rule, at eth0 where the hook is a device's.
-pub fn chain(hook: Hook, exprs: Vec<Expr>) -> Table {
-    let at_device = matches!(hook, Hook::Ingress | Hook::Egress);
-    let rule = Rule {
-        handle: 2,
-        exprs,
-        comment: None,
-    };
-    let chain = Chain {
-        name: "c".to_owned(),
-        handle: 1,
-        base: Some(BaseChain {
-            hook,
-            priority: 0,
-            kind: ChainKind::Filter,
-            policy: Policy::Accept,
-            devices: at_device.then(|| "eth0".to_owned()).into_iter().collect(),
-            counters: None,
-        }),
-        rules: Section::Known(vec![rule]),
-        sieved: None,
-        comment: None,
-        bound: false,
-    };
-    Table {
-        backend: Backend::Nft,
-        family: Family::Netdev,
-        name: "t".to_owned(),
-        dormant: false,
-        chains: [("c".to_owned(), chain)].into(),
-        chains_complete: true,
-        sets: std::collections::BTreeMap::new(),
-        sets_complete: true,
-        flowtables: std::collections::BTreeMap::new(),
-        objects: Vec::new(),
-        comment: None,
-    }
-}
-
-pub fn with(world: &mut World, ns: &NsKey, table: Table) {
-    world.get(ns).nft = Section::Known(Ruleset {
-        generation: Some(1),
-        tables: vec![table],
-    });
 }
 
 fn end(outcome: &Outcome) -> &Disposition {
@@ -120,19 +72,7 @@ fn what_is_between_siblings_passes_the_parents_ingress() {
 #[test]
 fn a_connection_of_the_namespace_above_is_not_taken_for_one_below() {
     let (mut world, host, a) = siblings();
-    let tracked = vec![
-        Expr::Ct {
-            key: CtKey::State,
-            dir: None,
-            dreg: 8,
-        },
-        Expr::Cmp {
-            op: CmpOp::Eq,
-            sreg: 8,
-            data: 1_u32.to_le_bytes().to_vec(),
-        },
-        Expr::Verdict(Verdict::Drop),
-    ];
+    let tracked = drops_state(1);
     with(&mut world, &host, chain(Hook::Egress, tracked.clone()));
     // The pod's own rules have it tracked.
     let mut table = chain(Hook::Output, tracked);

@@ -12,6 +12,7 @@ mod properties;
 mod raw;
 mod routes;
 mod scenarios;
+mod tables;
 mod tunnels;
 mod walks;
 mod wire;

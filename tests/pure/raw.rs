@@ -1,12 +1,12 @@
 //! Packets of raw sockets whose program writes the header.
 
 use netpath::model::NsKey;
-use netpath::model::netfilter::{CmpOp, CtKey, Expr, Family, Hook, Verdict};
+use netpath::model::netfilter::{Family, Hook};
 use netpath::model::packet::{L4, Packet};
 use netpath::simulate::{Limits, Outcome, Sent, send};
 use netpath::trace::{Disposition, RejectWith, StepKind};
 
-use crate::macvlan::{chain, with};
+use crate::tables::{chain, drops_state, with};
 use crate::walks::{bridged, overlay};
 use crate::world::{World, ip};
 
@@ -80,19 +80,7 @@ fn an_icmpv6_redirect_is_not_untracked() {
     let (mut world, _, a, b) = bridged();
     world.addr(&a, 2, "fd00::7", 64);
     world.addr(&b, 2, "fd00::9", 64);
-    let untracked = vec![
-        Expr::Ct {
-            key: CtKey::State,
-            dir: None,
-            dreg: 8,
-        },
-        Expr::Cmp {
-            op: CmpOp::Eq,
-            sreg: 8,
-            data: 64_u32.to_le_bytes().to_vec(),
-        },
-        Expr::Verdict(Verdict::Drop),
-    ];
+    let untracked = drops_state(64);
     let mut table = chain(Hook::Output, untracked);
     table.family = Family::Ip6;
     with(&mut world, &a, table);

@@ -1,9 +1,7 @@
 //! Route lookups, one rule of the kernel at a time: what the FIB oracle (`tests/lab/tests/fib`) found.
 
 use netpath::model::link::LinkKind;
-use netpath::model::netfilter::{
-    Backend, BaseChain, Chain, ChainKind, Expr, Family, Hook, Policy, Ruleset, Table,
-};
+use netpath::model::netfilter::{BaseChain, Chain, ChainKind, Expr, Hook, Policy, Ruleset, Table};
 use netpath::model::packet::{L4, Packet};
 use netpath::model::route::{RT_TABLE_LOCAL, RT_TABLE_MAIN, Route, RouteKind};
 use netpath::model::rule::{Rule, RuleAction};
@@ -12,6 +10,7 @@ use netpath::model::{IfIndex, NsKey, Section};
 use netpath::simulate::{Onward, Prepared, Routed, Sent};
 use netpath::trace::{Disposition, DropReason, RejectWith};
 
+use crate::tables::table;
 use crate::world::{World, index, ip};
 
 /// A namespace with two devices: 10.1.0.1 and fd01::1 behind 2, 10.2.0.1 and fd02::1 behind 3.
@@ -518,17 +517,8 @@ fn mark_at_output(world: &mut World, ns: &NsKey) {
         bound: false,
     };
     let table = Table {
-        backend: Backend::Nft,
-        family: Family::Ip,
         name: "mangle".to_owned(),
-        dormant: false,
-        chains: [("OUTPUT".to_owned(), chain)].into(),
-        chains_complete: true,
-        sets: [].into(),
-        sets_complete: true,
-        flowtables: [].into(),
-        objects: Vec::new(),
-        comment: None,
+        ..table(chain)
     };
     world.get(ns).nft = Section::Known(Ruleset {
         generation: Some(1),

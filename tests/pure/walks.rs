@@ -5,6 +5,7 @@ use netpath::model::{NsKey, Section};
 use netpath::simulate::Outcome;
 use netpath::trace::{Disposition, DropReason, Evidence, RejectWith, Trace};
 
+use crate::tables::table;
 use crate::world::{World, ip, mac};
 
 fn only(outcome: &Outcome) -> &Trace {
@@ -100,7 +101,7 @@ fn an_address_that_nobody_has_ends_at_the_neighbour() {
 #[test]
 fn ways_are_bounded_over_the_whole_exchange() {
     use netpath::model::netfilter::{
-        Backend, BaseChain, Chain, ChainKind, Expr, Family, Hook, Policy, Rule, Ruleset, Table,
+        BaseChain, Chain, ChainKind, Expr, Hook, Policy, Rule, Ruleset,
     };
     use netpath::model::xtables::{Statistic, XtMatch, XtTarget};
     let (mut world, _, a, b) = bridged();
@@ -134,19 +135,7 @@ fn ways_are_bounded_over_the_whole_exchange() {
         comment: None,
         bound: false,
     };
-    let table = Table {
-        backend: Backend::Nft,
-        family: Family::Ip,
-        name: "t".to_owned(),
-        dormant: false,
-        chains: [("c".to_owned(), chain)].into(),
-        chains_complete: true,
-        sets: [].into(),
-        sets_complete: true,
-        flowtables: [].into(),
-        objects: Vec::new(),
-        comment: None,
-    };
+    let table = table(chain);
     for ns in [&a, &b] {
         world.get(ns).nft = Section::Known(Ruleset {
             generation: Some(1),

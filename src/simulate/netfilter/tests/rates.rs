@@ -236,20 +236,28 @@ fn an_element_that_is_made_now_has_its_whole_rate() {
     assert_eq!(of(Elements::Known(vec![elem])), "???");
 }
 
-#[test]
-fn hashlimit_is_asked_for_what_its_table_shows() {
-    let asked = HashlimitMatch {
+/// A rate by single sources, in the table `web`.
+fn hashlimit(mode: u32, average: u64, burst: u64) -> HashlimitMatch {
+    HashlimitMatch {
         name: "web".to_owned(),
-        mode: 4,
-        average: 60_000_000,
-        burst: 2,
+        mode,
+        average,
+        burst,
         scale: 1_000_000,
         size: 0,
         max: 0,
         gc_interval: 1000,
         expire: 60_000,
         interval: 0,
+        masks: (32, 32),
+    }
+}
+
+#[test]
+fn hashlimit_is_asked_for_what_its_table_shows() {
+    let asked = HashlimitMatch {
         masks: (24, 32),
+        ..hashlimit(4, 60_000_000, 2)
     };
     let entry = |expires_s, credit: u64| HashlimitEntry {
         expires_s,
@@ -293,19 +301,7 @@ fn hashlimit_is_asked_for_what_its_table_shows() {
 fn the_first_packet_of_a_byte_rate_passes() {
     let average = |bytes: u64| u64::from(u32::MAX) / (bytes / 16 + 1);
     for bytes in [1 << 10, 16 << 20, 1 << 30] {
-        let asked = HashlimitMatch {
-            name: "web".to_owned(),
-            mode: 0x24,
-            average: average(bytes),
-            burst: 0,
-            scale: 1_000_000,
-            size: 0,
-            max: 0,
-            gc_interval: 1000,
-            expire: 60_000,
-            interval: 0,
-            masks: (32, 32),
-        };
+        let asked = hashlimit(0x24, average(bytes), 0);
         let matched = Expr::Match(XtMatch::Hashlimit(Box::new(asked)));
         let mut ns = hooked(vec![accepts(vec![matched])], vec![]);
         ns.hashlimits = Section::Known(vec![HashlimitTable {
