@@ -153,6 +153,8 @@ pub(crate) fn arrive(cx: &Cx<'_>, mut walk: Walk, from: &str, ns: NsKey, dev: If
         && walk.skb.packet.len > link.mtu.saturating_add(VLAN_HLEN)
     {
         walk.step(Step::new(StepKind::Transmit, format!("{from} → {name}")));
+        // It is the receiving end that is too small, in its own namespace.
+        walk.enter(cx, ns, dev);
         let evidence = Evidence::Link {
             dev: name,
             state: format!("mtu {}", link.mtu),
