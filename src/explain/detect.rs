@@ -79,15 +79,19 @@ impl<'a> Case<'a> {
             _ => Severity::Error,
         };
         let mut evidence: Vec<String> = Vec::new();
+        let end = match self.trace.disposition {
+            Disposition::Inconclusive(_) => "whose end can't be told",
+            _ => "that fails",
+        };
         let before = match self.turn {
             0 => None,
-            1 => Some("the request arrives; it is the answer that fails"),
+            1 => Some("the request arrives; it is the answer"),
             turn if turn % 2 == 0 => {
-                Some("request and answer arrive; it is the client's next packet that fails")
+                Some("request and answer arrive; it is the client's next packet")
             }
-            _ => Some("request and answer arrive; it is the server's next packet that fails"),
+            _ => Some("request and answer arrive; it is the server's next packet"),
         };
-        evidence.extend(before.map(str::to_owned));
+        evidence.extend(before.map(|before| format!("{before} {end}")));
         // A rule is spelled out by its own line below.
         let by_rule = self.rule().is_some_and(|(_, by_policy)| !by_policy);
         let words = if by_rule {

@@ -5,13 +5,14 @@ use std::net::IpAddr;
 
 use crate::model::NsKey;
 use crate::model::conntrack::CpuStats;
+use crate::model::names::PodName;
 use crate::model::netfilter::{Ruleset, Table};
 use crate::model::netns::NetNs;
-use crate::trace::{Evidence, StepKind, Trace};
+use crate::trace::{Disposition, Evidence, StepKind, Trace};
 
 use super::codes::{self, Severity};
 use super::naming::Naming;
-use super::{Finding, Place};
+use super::{Finding, Place, innermost};
 
 /// Percentage of the conntrack table from which on it is worth a word.
 const NEARLY_FULL: u64 = 90;
@@ -23,13 +24,19 @@ pub(super) fn of_places<'a>(
 ) -> Vec<Finding> {
     let mut places: BTreeSet<&NsKey> = BTreeSet::new();
     let mut twice = Vec::new();
+    let mut findings = Vec::new();
     for trace in traces {
         duplicates(&mut twice, naming, trace);
+        if let Some(finding) = taken_over(naming, trace)
+            && !findings.contains(&finding)
+        {
+            findings.push(finding);
+        }
         let ways = std::iter::successors(Some(trace), |way| way.reply.as_deref());
         places.extend(ways.flat_map(|way| &way.hops).map(|hop| &hop.ns));
     }
     let twice = twice.into_iter().map(|found| found.finding(naming));
-    let mut findings: Vec<Finding> = twice.collect();
+    findings.extend(twice);
     for key in places {
         let Some(ns) = naming.topology.netns(key) else {
             continue;
@@ -102,6 +109,53 @@ impl Duplicate {
             branches: Vec::new(),
         }
     }
+}
+
+/// The pod that gets a packet, and the one whose address it is for, where these are two.
+pub(super) fn other_pod<'a>(
+    naming: &Naming<'a>,
+    trace: &Trace,
+) -> Option<(&'a PodName, &'a PodName)> {
+    if trace.disposition != Disposition::Delivered {
+        return None;
+    }
+    let ns = naming.topology.netns(&trace.hops.last()?.ns)?;
+    let got = naming.names.pod_by_uid(ns.identity.pod_uid.as_ref()?)?;
+    let meant = naming.names.pod_by_ip(innermost(&trace.packet).dst)?;
+    (got.uid != meant.uid).then_some((got, meant))
+}
+
+/// A pod that gets what is for another one, since others on the link know its device by that address.
+fn taken_over(naming: &Naming<'_>, trace: &Trace) -> Option<Finding> {
+    let (got, meant) = other_pod(naming, trace)?;
+    let addr = innermost(&trace.packet).dst;
+    let key = &trace.hops.last()?.ns;
+    let name = |pod: &PodName| format!("pod {}/{}", pod.namespace, pod.name);
+    let neighs = trace.hops.iter().flat_map(|hop| &hop.steps);
+    let neighs = neighs.filter(|step| step.kind == StepKind::Neigh);
+    let evidence = neighs.map(|step| naming.text(&step.result)).collect();
+    let del = naming.typed(key, &format!("ip addr show to {addr}"));
+    Some(Finding {
+        code: codes::DUPLICATE_ADDRESS,
+        title: format!(
+            "{} gets what is for {addr}, the address of {}",
+            name(got),
+            name(meant)
+        ),
+        severity: Severity::Error,
+        mend: format!(
+            "keep {addr} on one of them; on {}: {del} shows whether {} has it, too; then flush what its neighbours know: ip neigh flush to {addr}",
+            key.node,
+            name(got)
+        ),
+        evidence,
+        place: Place {
+            node: key.node.clone(),
+            netns: naming.netns(key),
+            object: None,
+        },
+        branches: Vec::new(),
+    })
 }
 
 /// Each answer is a branch of its own, so that all of a question's traces together name the stations.

@@ -171,7 +171,8 @@ pub struct Branch {
     pub probability: f64,
     /// How the exchange ends: as the answer ends, where the packet itself arrives.
     pub verdict: Verdict,
-    /// It arrives, but translated to what was not asked for: no endpoint of the Service in question.
+    /// It arrives, but elsewhere: translated to what was not asked for (no endpoint of the Service in question), or at
+    /// another pod than the one with that address.
     pub diverted: bool,
     /// The way.
     pub way: Way,
@@ -328,6 +329,9 @@ fn diverted(naming: &Naming<'_>, trace: &Trace) -> bool {
     let Some(first) = trace.hops.first().map(|hop| &hop.packet) else {
         return false;
     };
+    if detect_place::other_pod(naming, trace).is_some() {
+        return true;
+    }
     let last = innermost(&trace.packet);
     if Verdict::of(&trace.disposition) != Verdict::Delivered
         || (first.dst, first.dport()) == (last.dst, last.dport())

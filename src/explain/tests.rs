@@ -1,10 +1,12 @@
 use super::*;
 use crate::model::NetNsId;
 use crate::model::conntrack::{ConntrackEntry, Tuple};
-use crate::model::names::{Endpoint, Names, ServiceName};
+use crate::model::names::{Endpoint, Names, PodName, ServiceName};
+use crate::model::netns::{NetNs, NsIdentity};
 use crate::model::packet::{L4, TCP};
 use crate::model::rule::{Rule, RuleAction};
 use crate::model::topology::Topology;
+use crate::model::want::Fact;
 use crate::trace::{DropReason, Evidence, Hop, RejectWith, Step, StepKind};
 
 mod mends;
@@ -201,6 +203,50 @@ fn what_arrives_elsewhere_is_told_from_an_endpoint() {
     };
     assert_eq!(diverted(&explained(&traces)), [true, false]);
     assert_eq!(diverted(&with_names(&traces, &names)), [false, false]);
+}
+
+/// Neighbours know another pod's device by a pod's address.
+#[test]
+fn what_arrives_at_another_pod_than_the_one_with_the_address_is_told() {
+    let pod = |name: &str, addr: &str| PodName {
+        namespace: "shop".to_owned(),
+        name: name.to_owned(),
+        uid: format!("uid-{name}"),
+        node: Some("n1".to_owned()),
+        host_network: false,
+        ips: vec![addr.parse().expect("an address")],
+        phase: "Running".to_owned(),
+    };
+    let names = Names {
+        pods: vec![pod("meant", "10.0.0.2"), pod("other", "10.0.0.3")],
+        ..Names::default()
+    };
+    let taken = trace(1.0, Disposition::Delivered, step(StepKind::Socket, "taken"));
+    let ask = |uid: &str| {
+        let mut topology = Topology::default();
+        let ns = NetNs::new(NsIdentity {
+            id: NetNsId { dev: 4, ino: 7 },
+            host: false,
+            pod_uid: Some(uid.to_owned()),
+            paths: Vec::new(),
+            processes: Vec::new(),
+        });
+        topology.merge("n1", Fact::NetNs(Box::new(ns)));
+        in_topology(std::slice::from_ref(&taken), &names, &topology)
+    };
+    let right = ask("uid-meant");
+    assert!(!right.branches[0].diverted && right.findings.is_empty());
+    let wrong = ask("uid-other");
+    assert!(wrong.branches[0].diverted);
+    let found = wrong.findings.first().expect("a finding");
+    assert_eq!(
+        (found.code, found.severity, found.title.as_str()),
+        (
+            codes::DUPLICATE_ADDRESS,
+            Severity::Error,
+            "pod shop/other gets what is for 10.0.0.2, the address of pod shop/meant"
+        )
+    );
 }
 
 #[test]

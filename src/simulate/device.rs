@@ -156,6 +156,8 @@ pub(crate) fn arrive(cx: &Cx<'_>, mut walk: Walk, from: &str, ns: NsKey, dev: If
         StepKind::Transmit,
         format!("{from} → {}", link.name),
     ));
+    // It is the receiving end that is too small, in its own namespace.
+    walk.enter(cx, ns, dev);
     let evidence = Evidence::Link {
         dev: link.name.clone(),
         state: format!("mtu {}", link.mtu),

@@ -37,7 +37,8 @@ pub(crate) struct Skb {
     pub(crate) raw: bool,
     /// IPVS had to do with it (`skb->ipvs_property`), and passes it over from now on.
     pub(crate) ipvs: bool,
-    /// Its length is that of the question; data packets may have any.
+    /// Its length is that of the question, and so is its number; a data packet stands for all that follow it, which
+    /// may have any.
     pub(crate) sized: bool,
     /// What its ports may be where they are any free ones.
     pub(crate) free: FreePorts,

@@ -144,8 +144,13 @@ fn verdict(answer: &Explanation) -> (Style, String) {
                 let packet = &only.way.packet;
                 let address = words::socket_addr(packet.dst, packet.dport());
                 let owner = only.way.to.as_ref();
-                let owner = owner.map_or(String::new(), |to| format!(" ({to})"));
-                format!(", but to {address}{owner}, by translation on the way")
+                let hops = &only.way.hops;
+                let same = hops.first().is_some_and(|hop| hop.packet.dst == packet.dst);
+                match owner {
+                    Some(to) if same => format!(", but to {to}"),
+                    Some(to) => format!(", but to {address} ({to}), by translation on the way"),
+                    None => format!(", but to {address}, by translation on the way"),
+                }
             }
             some if some.len() == total => ", but elsewhere, by translation on the way".to_owned(),
             some => format!(

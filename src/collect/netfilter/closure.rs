@@ -144,6 +144,7 @@ fn likely(
     };
     walk.follow(bases, budget)?;
     (table.chains, table.sets) = (walk.chains, walk.sets);
+    table.objects = object::all(socket, table.family, &table.name)?;
     Ok(())
 }
 

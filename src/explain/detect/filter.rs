@@ -1,8 +1,8 @@
 //! Rules and policies that drop or reject.
 
 use crate::model::netfilter::{Backend, Hook};
-use crate::trace::Evidence;
 use crate::trace::evidence::ChainRef;
+use crate::trace::{Disposition, DropReason, Evidence};
 
 use super::Case;
 use crate::explain::codes::{self, Code};
@@ -19,7 +19,13 @@ impl<'a> Case<'a> {
             return (codes::NO_ENDPOINT, mend);
         }
         let Some((base, by_policy)) = self.rule() else {
-            let mend = format!("{here}: {}", self.naming.text(&self.step.result));
+            let mend = match self.queueing() {
+                Some(dev) => format!(
+                    "{here}: find out who set it up, and take it away ({}) or give it room (tc qdisc replace)",
+                    self.typed(&format!("tc qdisc del dev {dev} root"))
+                ),
+                None => format!("{here}: {}", self.naming.text(&self.step.result)),
+            };
             return (codes::SWALLOWED, mend);
         };
         let chains: Vec<&str> = self.chains().collect();
@@ -70,6 +76,17 @@ impl<'a> Case<'a> {
         } else {
             (codes::FILTERED, format!("{here}: {accept}"))
         }
+    }
+
+    /// The device whose queueing discipline dropped it.
+    fn queueing(&self) -> Option<&'a str> {
+        if self.trace.disposition != Disposition::Dropped(DropReason::QdiscDrop) {
+            return None;
+        }
+        self.step.evidence.iter().find_map(|found| match found {
+            Evidence::Link { dev, .. } => Some(dev.as_str()),
+            _ => None,
+        })
     }
 
     pub(super) fn chains(&self) -> impl Iterator<Item = &'a str> {

@@ -27,10 +27,35 @@ pub(super) fn no_way(route: &Route) -> bool {
 }
 
 impl<'a> Case<'a> {
+    /// The last rule on the way that set the packet's TTL or hop limit, with its place.
+    fn set_ttl(&self) -> Option<String> {
+        let hops = self.trace.hops.iter().rev();
+        let mut found = hops.flat_map(|hop| hop.steps.iter().rev().map(move |step| (hop, step)));
+        found.find_map(|(hop, step)| {
+            step.evidence.iter().rev().find_map(|found| match found {
+                Evidence::NetfilterRule { text, .. }
+                    if ["-j TTL", "-j HL", "ttl set", "hoplimit set"]
+                        .iter()
+                        .any(|words| text.contains(words)) =>
+                {
+                    Some(format!("{} ({})", self.object(found), self.within(&hop.ns)))
+                }
+                _ => None,
+            })
+        })
+    }
+
     /// A circle of routes; a TTL that runs out without one is none.
     pub(super) fn goes_round(&self) -> (Code, String) {
         let dst = self.innermost();
         if self.circle().is_empty() && self.trace.disposition != Disposition::Loop {
+            if let Some(rule) = self.set_ttl() {
+                let mend = format!(
+                    "{}: the packet came with a TTL of 1 or less, which a rule on its way has set: delete it, or let it set more: {rule}",
+                    self.here()
+                );
+                return (codes::TTL, mend);
+            }
             let mend = format!(
                 "{}: the packet came with a TTL of 1 or less; see what sets it so low at the sender (sysctl net.ipv4.ip_default_ttl, net.ipv6.conf.all.hop_limit) or on the way (a TTL or HL rule: iptables-save -t mangle)",
                 self.here()

@@ -61,6 +61,8 @@ struct Group {
     code: Code,
     severity: Severity,
     cause: String,
+    /// Some packets are translated to no endpoint.
+    partly: bool,
     ports: BTreeSet<String>,
     lines: Vec<String>,
 }

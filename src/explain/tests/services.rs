@@ -102,6 +102,28 @@ fn rules_that_lead_nowhere_are_shown() {
     );
 }
 
+/// No rule is asked for packets of a flow that stood before: that rules are lacking is not known of these.
+#[test]
+fn a_flow_from_before_the_rules_is_no_sign_that_they_are_lacking() {
+    let mut trace = left();
+    let end = |addr: &str, to: &str| Tuple {
+        src: addr.parse().expect("an address"),
+        dst: to.parse().expect("an address"),
+        protocol: TCP,
+        sport: Some(40000),
+        dport: Some(80),
+    };
+    let entry = ConntrackEntry::new(end("10.0.0.1", "10.0.0.2"), end("10.0.0.2", "10.0.0.1"));
+    let found = step(StepKind::Conntrack, "an entry").with(Evidence::Conntrack {
+        entry,
+        existing: true,
+    });
+    trace.hops[0].steps.insert(0, found);
+    let answer = with_names(&[trace], &names());
+    let codes: Vec<&str> = answer.findings.iter().map(|own| own.code.code).collect();
+    assert!(!codes.is_empty() && !codes.contains(&"NP0137"), "{codes:?}");
+}
+
 #[test]
 fn a_port_that_the_service_has_not_is_not_kube_proxys_fault() {
     let mut trace = left();

@@ -91,6 +91,24 @@ pub enum ObjectState {
     },
 }
 
+impl ObjectState {
+    /// NFT_OBJECT_*
+    pub fn kind(&self) -> u32 {
+        match self {
+            Self::Counter(_) => 1,
+            Self::Quota { .. } => 2,
+            Self::Helper { .. } => 3,
+            Self::Limit { .. } => 4,
+            Self::Connlimit { .. } => 5,
+            Self::Timeout { .. } => 7,
+            Self::Secmark(_) => 8,
+            Self::Expectation(_) => 9,
+            Self::Synproxy { .. } => 10,
+            Self::Other { kind, .. } => *kind,
+        }
+    }
+}
+
 /// A conntrack expectation to be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expectation {

@@ -203,7 +203,8 @@ fn counted(
         },
         Err(why) => return Load::Unknown(why),
     };
-    if key != CtKey::Pkts && !vm.skb.sized {
+    // A data packet stands for all that follow it, of any length.
+    if !vm.skb.sized {
         return Load::Value(Bits::unknown(8));
     }
     let sum = |of: fn(&Counted) -> u64| all.iter().map(of).fold(0, u64::saturating_add);

@@ -337,7 +337,7 @@ pub(super) fn eval<'a>(
             let kind = walk.base.table.sets.get(set);
             let kind = kind.map_or(0, |set| set.decl.object_type);
             match look_up(eval, vm, set, *sreg, None, false) {
-                Did::Next => object(&format!("that map {set} leads to"), kind),
+                Did::Next => idle_object(&format!("that map {set} leads to"), kind),
                 other => other,
             }
         }
@@ -365,7 +365,15 @@ pub(super) fn eval<'a>(
             }
             Did::Next
         }
-        Expr::Objref { name, kind } => object(name, *kind),
+        Expr::Objref { name, kind } => {
+            let mut objects = walk.base.table.objects.iter();
+            match objects.find(|object| object.name == *name && object.state.kind() == *kind) {
+                Some(object) => {
+                    limit::of_object(eval, vm, object).unwrap_or_else(|| idle_object(name, *kind))
+                }
+                None => idle_object(name, *kind),
+            }
+        }
         Expr::Header(header) => Did::when(xt_match::head(eval, &vm.skb, header)),
         Expr::Limit { .. } | Expr::Quota { .. } | Expr::Connlimit { .. } => {
             limit::eval(eval, vm, rule, expr)
@@ -594,8 +602,8 @@ fn look_up<'a>(
     }
 }
 
-/// A stateful object of kind NFT_OBJECT_*.
-fn object(name: &str, kind: u32) -> Did {
+/// A stateful object of kind NFT_OBJECT_* of which nothing else is known.
+fn idle_object(name: &str, kind: u32) -> Did {
     match kind {
         // counter, conntrack helper, timeout, secmark, expectation.
         1 | 3 | 7 | 8 | 9 => Did::Next,

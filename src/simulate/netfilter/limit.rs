@@ -9,7 +9,7 @@ use super::lookup::{self, Found};
 use super::machine::{Eval, Vm};
 use super::step::assume;
 use super::want::{asks_by_key, want_set};
-use crate::model::netfilter::{Counters, Expr, Reg, Rule};
+use crate::model::netfilter::{Counters, Expr, Object, ObjectState, Reg, Rule};
 use crate::model::xtables::{RareMatch, XtMatch};
 
 /// Bytes that the packets of one question together are taken to stay below.
@@ -77,6 +77,46 @@ pub(super) fn eval(eval: &Eval<'_, '_>, vm: &mut Vm<'_>, rule: &Rule, expr: &Exp
         )
     });
     Did::when(one(eval, vm, expr, used.map(Used::from), place))
+}
+
+/// A named object with such state; `None`: it has none.
+pub(super) fn of_object(eval: &Eval<'_, '_>, vm: &mut Vm<'_>, object: &Object) -> Option<Did> {
+    let expr = match object.state {
+        ObjectState::Quota {
+            bytes,
+            consumed,
+            inverted,
+        } => Expr::Quota {
+            inverted,
+            bytes,
+            consumed,
+        },
+        ObjectState::Limit {
+            rate,
+            unit,
+            burst,
+            bytes,
+            inverted,
+        } => Expr::Limit {
+            rate,
+            unit,
+            burst,
+            bytes,
+            inverted,
+        },
+        ObjectState::Connlimit { count, inverted } => Expr::Connlimit { count, inverted },
+        _ => return None,
+    };
+    let place = vm.walk.as_ref().map_or_else(String::new, |walk| {
+        let table = walk.base.table;
+        format!(
+            "object {} {} {}",
+            table.family.name(),
+            table.name,
+            object.name
+        )
+    });
+    Some(Did::when(one(eval, vm, &expr, None, place)))
 }
 
 /// One of them, of which at most so much was used up before; `None`: that is not known. `place` names its state.

@@ -215,6 +215,17 @@ fn connbytes(
     };
     let packets = sum(|own| own.packets);
     let bytes = || vm.skb.sized.then(|| sum(|own| own.bytes));
+    // A data packet stands for all that follow it.
+    if what == 0 && !vm.skb.sized {
+        let answer = match (from <= to, packets) {
+            (true, least) if least > to => Some(false),
+            (true, least) if least >= from && to == u64::MAX => Some(true),
+            _ => None,
+        };
+        return Tri::from_option(answer, || {
+            "how many packets came before it is not known".to_owned()
+        });
+    }
     let counted = match what {
         0 => Some(packets),
         1 => bytes(),

@@ -748,6 +748,9 @@ fn rates_are_asked_for_what_is_left() {
         ("add @c { ip saddr ct count over 1000 } drop; accept", "y"),
         ("quota 100 mbytes accept", "yy"),
         ("quota over 100 mbytes accept", "n"),
+        ("quota name left accept", "yy"),
+        ("quota name spent drop; accept", "n"),
+        ("limit name often accept", "?"),
         ("meta time > \"2020-01-01\" accept", "y"),
         ("meta time < \"2020-01-01\" accept", "n"),
         (
@@ -764,6 +767,9 @@ fn rates_are_asked_for_what_is_left() {
         net1.tool("nft add table ip f");
         net1.tool("nft add set ip f s { type ipv4_addr ; flags dynamic ; timeout 1m ; }");
         net1.tool("nft add set ip f c { type ipv4_addr ; flags dynamic ; }");
+        net1.tool("nft add quota ip f left { 100 mbytes ; }");
+        net1.tool("nft add quota ip f spent { over 10 bytes ; }");
+        net1.tool("nft add limit ip f often { rate 400/minute ; }");
         net1.tool("nft add chain ip f in { type filter hook input priority 0 ; policy drop ; }");
         net1.tool("nft add rule ip f in ct state established accept");
         for rule in rule.split("; ") {

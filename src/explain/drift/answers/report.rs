@@ -101,6 +101,7 @@ impl Answers<'_, '_> {
         };
         let group = self.group(code, severity, cause);
         group.severity = group.severity.min(severity);
+        group.partly |= matches!(wrong, Wrong::Partly(_));
         group.ports.insert(name);
         if !group.lines.contains(&line) {
             group.lines.push(line);
@@ -114,6 +115,7 @@ impl Answers<'_, '_> {
                 code,
                 severity,
                 cause,
+                partly: false,
                 ports: BTreeSet::new(),
                 lines: Vec::new(),
             })
@@ -195,6 +197,9 @@ impl Answers<'_, '_> {
                     "packets on {node} do not reach kube-proxy's rules for {names}: {}",
                     group.cause
                 ),
+                codes::UNEVEN if group.partly => {
+                    format!("the rules on {node} translate some packets for {names} to no endpoint")
+                }
                 codes::UNEVEN => {
                     format!("the rules on {node} do not spread the load of {names} evenly")
                 }
