@@ -80,6 +80,11 @@ fn tables(socket: &mut Netlink, depth: Depth, about: Option<&Packets>) -> Result
             table.flowtables.insert(flowtable, state);
         }
     }
+    for (family, name, object) in object::all(socket)? {
+        if let Some(table) = find(&mut tables, family, &name) {
+            table.objects.push(object);
+        }
+    }
     let mut budget = MOST_CHAINS;
     for table in &mut tables {
         match depth {
@@ -112,7 +117,6 @@ fn full(socket: &mut Netlink, table: &mut Table) -> Result<()> {
         table.sets.insert(set.name.clone(), set);
     }
     table.sets_complete = true;
-    table.objects = object::all(socket, table.family, &table.name)?;
     Ok(())
 }
 
@@ -144,7 +148,6 @@ fn likely(
     };
     walk.follow(bases, budget)?;
     (table.chains, table.sets) = (walk.chains, walk.sets);
-    table.objects = object::all(socket, table.family, &table.name)?;
     Ok(())
 }
 

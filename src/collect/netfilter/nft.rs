@@ -36,7 +36,7 @@ pub fn family_number(family: Family) -> u8 {
     }
 }
 
-fn family(number: u8) -> Option<Family> {
+pub(super) fn family(number: u8) -> Option<Family> {
     Some(match number {
         1 => Family::Inet,
         2 => Family::Ip,

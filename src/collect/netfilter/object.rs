@@ -3,7 +3,7 @@
 //! Source: `enum nft_object_attributes`, include/uapi/linux/netfilter/nf_tables.h.
 
 use super::expr;
-use super::nft::{family_number, request, user_comment};
+use super::nft::{family, request, user_comment};
 use crate::collect::error::{Error, Result};
 use crate::collect::netlink::Netlink;
 use crate::collect::nla::{Attrs, be16_at, be32, be64, text, u32_at};
@@ -12,43 +12,45 @@ use crate::model::netfilter::{Counters, Expectation, Family, Object, ObjectState
 const GET_OBJ: u16 = 0x0a13;
 const HEADER: usize = 4;
 
-/// All objects of a table.
-pub fn all(socket: &mut Netlink, family: Family, table: &str) -> Result<Vec<Object>> {
-    let operation = format!("list nf_tables objects of {} {table}", family.name());
-    let mut message = request(family_number(family));
-    message.put_text(1, table);
-    let objects = socket.dump(
+/// Family, table and object.
+pub(in crate::collect) type ObjectOf = (Family, String, Object);
+
+/// Objects of all tables.
+pub fn all(socket: &mut Netlink) -> Result<Vec<ObjectOf>> {
+    let operation = "list nf_tables objects";
+    let found = socket.dump(
         GET_OBJ,
-        message.bytes(),
-        &operation,
+        request(0).bytes(),
+        operation,
         Vec::new,
-        |objects, _, body| objects.push(object(body)),
+        |found, _, body| found.push(object(body)),
     );
-    let objects = match objects {
+    let found = match found {
         // Kernels without objects (before 4.10) do not know the message.
         Err(error) if matches!(error.errno(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => Vec::new(),
         other => other?,
     };
-    objects
+    found
         .into_iter()
         .map(|object| {
-            object.ok_or_else(|| Error::malformed(&operation, "an object without a name"))
+            object.ok_or_else(|| Error::malformed(operation, "an object without a name or a table"))
         })
         .collect()
 }
 
-pub(in crate::collect) fn object(body: &[u8]) -> Option<Object> {
+pub(in crate::collect) fn object(body: &[u8]) -> Option<ObjectOf> {
     let attrs = Attrs(body.get(HEADER..)?);
     let kind = be32(attrs.find(3)?)?;
     let data = attrs.find(4).unwrap_or_default();
-    Some(Object {
+    let object = Object {
         name: text(attrs.find(2)?),
         state: state(kind, Attrs(data)).unwrap_or_else(|| ObjectState::Other {
             kind,
             data: data.to_vec(),
         }),
         comment: attrs.find(8).and_then(user_comment),
-    })
+    };
+    Some((family(*body.first()?)?, text(attrs.find(1)?), object))
 }
 
 fn state(kind: u32, attrs: Attrs<'_>) -> Option<ObjectState> {
