@@ -126,7 +126,15 @@ impl<'a, 'f> Answers<'a, 'f> {
         if ranges::is_ranged(port, portal) {
             return self.ranged(port, portal, entry);
         }
-        for sender in [Sender::Pod, Sender::Node, Sender::Outside] {
+        let usual = [Sender::Pod, Sender::Node, Sender::Outside];
+        let singled: Vec<Sender> = self
+            .senders
+            .singled
+            .iter()
+            .copied()
+            .map(Sender::One)
+            .collect();
+        for sender in usual.into_iter().chain(singled) {
             let case = Case {
                 port,
                 portal,
@@ -140,6 +148,8 @@ impl<'a, 'f> Answers<'a, 'f> {
                     };
                     self.sent(portal, sender, Some(from))
                 }
+                Sender::One(from) if port.cluster.may.iter().any(|(ip, _)| *ip == from) => continue,
+                Sender::One(from) => self.sent(portal, sender, Some(from)),
                 Sender::Node => self.sent(portal, sender, None),
                 Sender::Outside => self.outside_sends(portal),
             };
@@ -289,7 +299,7 @@ impl<'a, 'f> Answers<'a, 'f> {
                 self.wrong(case, &Wrong::Masqueraded, Some(way));
             }
             (Some(rule), false)
-                if case.sender == Sender::Pod
+                if matches!(case.sender, Sender::Pod | Sender::One(_))
                     && case.entry == Entry::Cluster
                     && !rule.own
                     && self.senders.is_pod(target.0) =>
@@ -369,9 +379,10 @@ impl<'a, 'f> Answers<'a, 'f> {
         {
             return;
         }
-        // A firewall may keep clients outside away.
+        // A firewall may keep clients outside away, and a policy a single pod.
         let foreign = way.kept.as_ref().is_none_or(|rule| !rule.own);
-        if case.sender == Sender::Outside && way.ended && foreign {
+        let usual = matches!(case.sender, Sender::Pod | Sender::Node);
+        if !usual && way.ended && foreign {
             return;
         }
         // Where no rule of its own is there, the comparison of rules says so.
@@ -436,7 +447,7 @@ fn by(rule: Option<&Rule>) -> String {
 /// Hook at which a sender's packets are translated.
 fn hook(sender: Sender) -> Hook {
     match sender {
-        Sender::Pod | Sender::Outside => Hook::Prerouting,
+        Sender::Pod | Sender::One(_) | Sender::Outside => Hook::Prerouting,
         Sender::Node => Hook::Output,
     }
 }

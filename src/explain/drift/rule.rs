@@ -26,6 +26,8 @@ pub(super) struct Facts<'a> {
     pub sticky: Sticky,
     /// So does something else.
     pub other: bool,
+    /// Sources that it is about, or about all but: kube-proxy's own rules for Services name none but endpoints.
+    pub sources: Vec<Prefix>,
     /// What the rule does; `None`: nothing that matters here.
     pub act: Option<Act<'a>>,
     /// A part of it is not known, by name.
@@ -66,6 +68,8 @@ pub(super) enum Act<'a> {
 enum Held<'a> {
     Daddr(usize),
     Saddr,
+    /// Some bits of the source.
+    Network,
     L4proto,
     Dport,
     Value(&'a [u8]),
@@ -171,6 +175,8 @@ impl<'a> Reader<'a> {
                         None => self.facts.other = true,
                     }
                 }
+                let src = header.src.and_then(|(addr, mask, _)| prefix(addr, mask));
+                self.facts.sources.extend(src);
                 match header.proto {
                     Some((protocol, false)) => self.facts.protocol = Some(protocol),
                     Some((_, true)) => self.facts.other = true,
@@ -183,11 +189,17 @@ impl<'a> Reader<'a> {
             }
             Expr::Match(found) => self.xt_match(found),
             Expr::Target(target) => self.xt_target(target),
+            Expr::Bitwise { sreg, dreg, .. } => {
+                let held = match self.get(*sreg) {
+                    Held::Saddr => Held::Network,
+                    _ => Held::Other,
+                };
+                self.hold(*dreg, held);
+            }
             Expr::Byteorder { dreg, .. }
             | Expr::Ct { dreg, .. }
             | Expr::Fib { dreg, .. }
             | Expr::Hash { dreg, .. }
-            | Expr::Bitwise { dreg, .. }
             | Expr::Exthdr { dreg, .. }
             | Expr::Socket { dreg, .. }
             | Expr::Osf { dreg, .. }
@@ -245,6 +257,10 @@ impl<'a> Reader<'a> {
                     None => self.facts.other = true,
                 }
             }
+            (Held::Saddr | Held::Network, CmpOp::Eq | CmpOp::Neq, data) => {
+                self.facts.sources.extend(leading(data, self.v6));
+                self.facts.other = true;
+            }
             (Held::L4proto, CmpOp::Eq, [protocol]) => self.facts.protocol = Some(*protocol),
             (Held::Dport, CmpOp::Eq, [high, low]) => {
                 self.facts.dport = Some(u16::from_be_bytes([*high, *low]));
@@ -266,11 +282,24 @@ impl<'a> Reader<'a> {
                     Ok(seconds) => Sticky::Seconds(seconds),
                 };
             }
-            (_, Some(dreg)) => {
-                self.hold(dreg, Held::Other);
+            (held, dreg) => {
+                if matches!(held, Held::Saddr | Held::Network) {
+                    self.sources_of(set);
+                }
+                if let Some(dreg) = dreg {
+                    self.hold(dreg, Held::Other);
+                }
                 self.facts.other = true;
             }
-            (_, None) => self.facts.other = true,
+        }
+    }
+
+    fn sources_of(&mut self, set: &str) {
+        let set = self.table.sets.get(set);
+        if let Some(Elements::Known(elements)) = set.map(|set| &set.elements) {
+            let begin = elements.iter().filter(|element| !element.interval_end);
+            let found = begin.filter_map(|element| leading(&element.key, self.v6));
+            self.facts.sources.extend(found);
         }
     }
 
@@ -331,6 +360,13 @@ impl<'a> Reader<'a> {
             } => self.ports(*sports, *dports, *invert),
             XtMatch::Comment(_) | XtMatch::Nfacct(_) => {}
             XtMatch::Statistic(_) => self.facts.random = true,
+            XtMatch::Iprange { src, .. } => {
+                let first = src.and_then(|(first, ..)| {
+                    Prefix::new(first, if self.v6 { 128 } else { 32 }).ok()
+                });
+                self.facts.sources.extend(first);
+                self.facts.other = true;
+            }
             // XT_RECENT_CHECK and XT_RECENT_UPDATE ask, the others only note.
             XtMatch::Recent {
                 check_set,

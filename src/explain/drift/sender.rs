@@ -6,8 +6,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::expect::Target;
+use super::rule::{Act, Facts, facts};
+use super::way::is_own;
 use crate::model::Prefix;
 use crate::model::names::Names;
+use crate::model::netfilter::{Chain, Family, Hook, Table};
 use crate::model::netns::NetNs;
 use crate::model::route::{RT_TABLE_MAIN, Route, RouteKind};
 
@@ -16,11 +19,16 @@ const PODS: usize = 8;
 /// Free addresses that are taken of one network of pods.
 const OF_NETWORK: u128 = 3;
 
+/// Pods that rules single out and that are asked as: more are only counted.
+const SINGLED: usize = 16;
+
 /// Who sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Sender {
     /// A pod of the node.
     Pod,
+    /// A pod of the node that some rule is about.
+    One(IpAddr),
     /// A program on the node itself.
     Node,
     /// A client that is no part of the cluster.
@@ -32,6 +40,7 @@ impl Sender {
     pub fn words(self, node: &str) -> String {
         match self {
             Self::Pod => format!("pods on {node}"),
+            Self::One(addr) => format!("the pod at {addr} on {node}"),
             Self::Node => format!("programs on {node} itself"),
             Self::Outside => format!("clients outside that come by {node}"),
         }
@@ -42,6 +51,10 @@ impl Sender {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Senders {
     pods: Vec<IpAddr>,
+    /// Pods of the node that rules of others than kube-proxy single out.
+    pub singled: Vec<IpAddr>,
+    /// So many more.
+    pub singled_more: usize,
     /// Networks of all nodes' pods.
     networks: Vec<Prefix>,
     /// The node's own addresses; the one that Kubernetes knows it by comes first.
@@ -80,7 +93,15 @@ impl Senders {
             .map(|end| end.ip)
             .collect();
         let routes = ns.routes.known().map_or(&[][..], Vec::as_slice);
-        let pods = pods(routes, &cidrs(Some(node)), &held, (&ends, &here));
+        let own_cidrs = cidrs(Some(node));
+        let pods = pods(routes, &own_cidrs, &held, (&ends, &here));
+        let is_here = |addr: &IpAddr| {
+            !held.contains(addr)
+                && (here.contains(addr) || own_cidrs.iter().any(|cidr| cidr.contains(*addr)))
+        };
+        let mut singled = singled_out(ns, v6, pods.first().copied());
+        singled.retain(is_here);
+        let singled_more = singled.len().saturating_sub(SINGLED);
         let outside: [IpAddr; 2] = if v6 {
             [
                 [0x2001, 0xdb8, 0xff, 0, 0, 0, 0, 0x77],
@@ -94,6 +115,8 @@ impl Senders {
         let other_nodes = other_nodes.flat_map(|known| known.addresses.iter().copied());
         Self {
             pods,
+            singled: singled.into_iter().take(SINGLED).collect(),
+            singled_more,
             networks: cidrs(None),
             own,
             outside: outside
@@ -134,6 +157,57 @@ fn is_global(addr: IpAddr) -> bool {
         IpAddr::V4(addr) => !addr.is_loopback() && !addr.is_link_local(),
         IpAddr::V6(addr) => !addr.is_loopback() && !addr.is_unicast_link_local(),
     }
+}
+
+/// A source of each rule that incoming packets meet and that is about some sources and not about `usual`, or about all
+/// but some; kube-proxy's own are about endpoints that are led to themselves.
+fn singled_out(ns: &NetNs, v6: bool, usual: Option<IpAddr>) -> BTreeSet<IpAddr> {
+    let of_family = |table: &&Table| match table.family {
+        Family::Ip => !v6,
+        Family::Ip6 => v6,
+        Family::Inet => true,
+        Family::Arp | Family::Netdev | Family::Bridge => false,
+    };
+    let rulesets = [&ns.nft, &ns.legacy].into_iter();
+    let rulesets = rulesets.filter_map(|ruleset| ruleset.known());
+    let tables = rulesets.flat_map(|ruleset| &ruleset.tables);
+    let mut found = BTreeSet::new();
+    for table in tables.filter(of_family) {
+        for rule in before_translation(table, v6) {
+            let sources = rule.sources.into_iter();
+            let others = sources.filter(|prefix| usual.is_none_or(|usual| !prefix.contains(usual)));
+            found.extend(others.filter_map(|prefix| last_of(prefix, 1).next()));
+        }
+    }
+    found
+}
+
+/// Rules that packets meet as they come in, but for kube-proxy's own.
+fn before_translation(table: &Table, v6: bool) -> Vec<Facts<'_>> {
+    let base = |chain: &&Chain| {
+        chain
+            .base
+            .as_ref()
+            .is_some_and(|base| base.hook == Hook::Prerouting)
+    };
+    let mut queue: Vec<&Chain> = table.chains.values().filter(base).collect();
+    let mut seen: BTreeSet<&str> = queue.iter().map(|chain| chain.name.as_str()).collect();
+    let mut met = Vec::new();
+    while let Some(chain) = queue.pop() {
+        for rule in chain.rules.known().into_iter().flatten() {
+            let rule = facts(table, rule, v6);
+            if let Some(Act::Jump(name) | Act::Goto(name)) = rule.act
+                && !is_own(&table.name, name)
+                && seen.insert(name)
+            {
+                queue.extend(table.chains.get(name));
+            }
+            if !is_own(&table.name, &chain.name) {
+                met.push(rule);
+            }
+        }
+    }
+    met
 }
 
 /// Addresses that the node's routes lead to on a link, in its network of pods or of pods that it has.

@@ -8,8 +8,8 @@ use crate::explain::naming::ChainNames;
 use crate::model::conntrack::NatRange;
 use crate::model::names::{Endpoint, Names, NodeName, Proxying};
 use crate::model::netfilter::{
-    Backend, Chain, CmpOp, Elements, Expr, Family, MetaKey, PayloadBase, Rule, Ruleset, Set,
-    SetData, SetDecl, SetElem, SetFlags, Sieved, Table, Verdict,
+    Backend, BaseChain, Chain, CmpOp, Elements, Expr, Family, MetaKey, PayloadBase, Policy, Rule,
+    Ruleset, Set, SetData, SetDecl, SetElem, SetFlags, Sieved, Table, Verdict,
 };
 use crate::model::netfilter::{ChainKind, Hook};
 use crate::model::netns::NsIdentity;
@@ -682,6 +682,70 @@ fn what_packets_tell_counts() {
         vec![passage(arrival, 1.0, None, false)]
     });
     one(found, "NP0149", &["they leave by eth0"]);
+}
+
+/// A rule of others that is about one pod is asked about as that pod.
+#[test]
+fn pods_that_rules_single_out_are_asked_as() {
+    let one = Ipv4Addr::new(10, 244, 1, 77);
+    let mut table = iptables();
+    let mut names = names();
+    names.nodes = vec![NodeName {
+        name: "n1".to_owned(),
+        pod_cidrs: vec!["10.244.1.0/24".parse().expect("a prefix")],
+        ..NodeName::default()
+    }];
+    let told = |table: &Table, names: &Names| {
+        let mut senders = BTreeSet::new();
+        let (found, unknown) = asked(std::slice::from_ref(table), names, &mut |arrival| {
+            senders.insert(arrival.from);
+            if arrival.from == Some(one.into()) {
+                return vec![passage(arrival, 1.0, None, false)];
+            }
+            [0, 1]
+                .map(|end| passage(arrival, 0.5, Some(end), false))
+                .into()
+        });
+        assert_eq!(unknown, Vec::<String>::new());
+        (senders.contains(&Some(one.into())), found)
+    };
+    assert_eq!(told(&table, &names), (false, Vec::new()));
+    let saddr = [
+        Expr::Payload {
+            base: PayloadBase::Network,
+            offset: 12,
+            len: 4,
+            dreg: 8,
+        },
+        Expr::Cmp {
+            op: CmpOp::Eq,
+            sreg: 8,
+            data: one.octets().to_vec(),
+        },
+        Expr::Verdict(Verdict::Accept),
+    ];
+    let base = BaseChain {
+        hook: Hook::Prerouting,
+        priority: -100,
+        kind: ChainKind::Nat,
+        policy: Policy::Accept,
+        devices: Vec::new(),
+        counters: None,
+    };
+    table
+        .chains
+        .extend([chain("PREROUTING", vec![saddr.into()])]);
+    if let Some(chain) = table.chains.get_mut("PREROUTING") {
+        chain.base = Some(base);
+    }
+    let (was_asked, found) = told(&table, &names);
+    assert!(was_asked);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].0, "NP0146");
+    assert!(
+        found[0].1.contains("the pod at 10.244.1.77 on n1"),
+        "{found:?}"
+    );
 }
 
 /// Sources of clients outside are hidden with the policy Cluster, and seen with Local.

@@ -138,7 +138,7 @@ fn last_rule(step: &Step) -> Option<(&ChainRef, Rule)> {
                 base,
                 Rule {
                     words: rule_words(base, chain, *handle, text),
-                    own: is_own(base, chain),
+                    own: is_own(&base.table, chain),
                     untaken: base.table == "kube-proxy" && chain == UNTAKEN,
                 },
             )),
@@ -171,6 +171,6 @@ fn shortened(text: &str) -> String {
 }
 
 /// kube-proxy's own chains; those of the kubelet have the same prefix.
-fn is_own(base: &ChainRef, chain: &str) -> bool {
-    base.table == "kube-proxy" || chain.starts_with("KUBE-")
+pub(super) fn is_own(table: &str, chain: &str) -> bool {
+    table == "kube-proxy" || chain.starts_with("KUBE-")
 }

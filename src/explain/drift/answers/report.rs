@@ -235,6 +235,12 @@ impl Answers<'_, '_> {
                 branches: Vec::new(),
             });
         }
+        if self.senders.singled_more > 0 {
+            unknown.push(format!(
+                "rules on {node} name {} more pods as senders: what becomes of their packets was not asked",
+                self.senders.singled_more
+            ));
+        }
         for (why, names) in self.unknown {
             unknown.push(compare::incomparable(&names, node, "packets for it", &why));
         }
