@@ -106,7 +106,8 @@ pub(super) fn words_of(naming: &Naming<'_>, hop: &Hop, step: &Step) -> String {
         StepKind::Route => route(naming, hop, step),
         StepKind::Netfilter | StepKind::Nat => rules(naming, hop, step),
         StepKind::Unknown => step.evidence.iter().find_map(|evidence| match evidence {
-            Evidence::Unreadable { what } => Some(format!("unknown: {what}")),
+            // The label says that it is not known.
+            Evidence::Unreadable { what } => Some(what.clone()),
             _ => None,
         }),
         StepKind::Neigh => step.evidence.iter().find_map(|evidence| match evidence {
@@ -136,6 +137,7 @@ pub(super) fn words_of(naming: &Naming<'_>, hop: &Hop, step: &Step) -> String {
         let why = match evidence {
             // The reason is long and stands once, below all branches.
             Evidence::Assumed { .. } => "assumed".to_owned(),
+            Evidence::Unreadable { what } if words.contains(what) => continue,
             Evidence::Unreadable { what } => format!("unknown: {what}"),
             Evidence::Sysctl { name, value } => format!("{name} = {value}"),
             // The first one is the one that counts.

@@ -42,7 +42,11 @@ fn finding(text: &mut String, finding: &Finding, options: &Options) {
         text.push_str(&fold(options, &first, &rest, words));
     };
     part("where", &place);
-    for (at, line) in finding.evidence.iter().enumerate() {
+    // What the title has said already is no evidence of its own.
+    let title = finding.title.split_once(": ").map(|(_, what)| what);
+    let told = |line: &str| title == Some(line.strip_prefix("unknown: ").unwrap_or(line));
+    let lines = finding.evidence.iter().filter(|line| !told(line));
+    for (at, line) in lines.enumerate() {
         part(if at == 0 { "evidence" } else { "" }, line);
     }
     part("mend", &finding.mend);
@@ -50,6 +54,21 @@ fn finding(text: &mut String, finding: &Finding, options: &Options) {
         "more",
         &format!("kubectl netpath explain {}", finding.code.code),
     );
+}
+
+/// What is not known, but for what the title of a finding has said.
+pub fn unknown(text: &mut String, lines: &[String], findings: &[Finding], options: &Options) {
+    let told = |line: &&String| {
+        findings
+            .iter()
+            .filter_map(|finding| finding.title.split_once(": "))
+            .any(|(_, what)| {
+                line.strip_prefix(what)
+                    .is_some_and(|rest| rest.starts_with(" ("))
+            })
+    };
+    let rest: Vec<String> = lines.iter().filter(|line| !told(line)).cloned().collect();
+    list(text, "unknown", &rest, options);
 }
 
 /// A headed list of lines; nothing where there is none.

@@ -41,7 +41,7 @@ pub fn trace(answer: &Explanation, options: &Options) -> String {
         writer.node(&mut text, &tree, "", &mut shown);
     }
     writer.findings(&mut text);
-    findings::list(&mut text, "unknown", &answer.unknown, options);
+    findings::unknown(&mut text, &answer.unknown, &answer.findings, options);
     findings::list(&mut text, "assumed", &answer.assumed, options);
     options.plain(&text)
 }
