@@ -197,6 +197,9 @@ fn outer(
     }
 }
 
+/// Devices that are named where none takes a packet.
+const OTHERS: usize = 3;
+
 /// An outer packet reached this host: which device does it belong to?
 pub(crate) fn decapsulate(cx: &mut Cx<'_>, mut walk: Walk) -> Ways {
     let Some(inner) = walk.skb.packet.inner.take() else {
@@ -249,17 +252,32 @@ pub(crate) fn decapsulate(cx: &mut Cx<'_>, mut walk: Walk) -> Ways {
         walk.step(Step::new(StepKind::Decap, text).with(Evidence::Link { dev, state }));
         return walk.end(Disposition::Dropped(reason));
     }
+    // What is there in its place.
+    let others: Vec<Evidence> = links
+        .into_iter()
+        .flatten()
+        .filter_map(|link| match &link.kind {
+            LinkKind::Vxlan(vxlan) => Some(Evidence::Link {
+                dev: link.name.clone(),
+                state: format!("vni {} dstport {}", vxlan.vni, vxlan.port),
+            }),
+            _ => None,
+        })
+        .take(OTHERS)
+        .collect();
+    let without = |what: String, text: &str| {
+        let step = Step::new(StepKind::Decap, text).with(Evidence::Absent { what });
+        others.iter().cloned().fold(step, Step::with)
+    };
     if tunnels().next().is_none() {
         let what = format!("a VXLAN device that is up and takes udp port {number}");
-        walk.step(Step::new(StepKind::Decap, "no tunnel here").with(Evidence::Absent { what }));
+        walk.step(without(what, "no tunnel here"));
         // The other node may be told; who sent the packet inside is not.
         return walk.end(Disposition::Dropped(DropReason::VxlanVniNotFound));
     }
     let Some((name, index)) = found.map(|(link, _)| (link.name.clone(), link.index)) else {
         let what = format!("a VXLAN device with vni {vni} on udp port {number}");
-        walk.step(
-            Step::new(StepKind::Decap, "no such network here").with(Evidence::Absent { what }),
-        );
+        walk.step(without(what, "no such network here"));
         return walk.end(Disposition::Dropped(DropReason::VxlanVniNotFound));
     };
     let evidence = Evidence::Link {

@@ -385,6 +385,26 @@ fn stale_tunnel_entries_are_found_where_they_act() {
 }
 
 #[test]
+fn another_network_number_is_named_beside_those_that_are_there() {
+    let (mut world, hosts, pods) = overlay();
+    let links = world.get(&hosts[1]).links.known_mut().expect("links");
+    for link in links {
+        if let LinkKind::Vxlan(vxlan) = &mut link.kind {
+            vxlan.vni = 9;
+        }
+    }
+    let outcome = world.tcp(&pods[0], "10.244.2.7", 8080);
+    ends(
+        &outcome,
+        &Disposition::Dropped(DropReason::VxlanVniNotFound),
+    );
+    let text = format!("{:?}", only(&outcome));
+    for part in ["with vni 1 on udp port 8472", "vni 9 dstport 8472"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+}
+
+#[test]
 fn a_tunnel_whose_remote_is_behind_itself_ends() {
     let (mut world, hosts, pods) = overlay();
     world.route(&hosts[0], "10.88.0.12/32", "10.244.2.0", 7);

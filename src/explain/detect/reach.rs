@@ -281,6 +281,13 @@ impl<'a> Case<'a> {
     }
 
     pub(super) fn tunnel(&self) -> (Code, String) {
+        if self.step.kind == StepKind::Decap {
+            let mend = format!(
+                "give both nodes' tunnels the same network number and port: compare ip -d link {} with the sender's (the CNI's configuration sets both), then restart the CNI's agent on the node that differs",
+                self.here()
+            );
+            return (codes::STALE_TUNNEL, mend);
+        }
         let mend = format!(
             "restart the CNI's agent {}, which writes the tunnel's neighbour and fdb entries anew; compare them with the remote's own address (ip -d link)",
             self.here()

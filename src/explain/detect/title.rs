@@ -58,6 +58,12 @@ impl Case<'_> {
             )),
             codes::WRONG_MAC => self.wrong_mac(),
             codes::BRIDGE_BLOCKS => Some(format!("{} {here}", self.step.result)),
+            codes::STALE_TUNNEL if self.step.kind == StepKind::Decap => {
+                self.step.evidence.iter().find_map(|found| match found {
+                    Evidence::Absent { what } => Some(format!("there is not {what} {here}")),
+                    _ => None,
+                })
+            }
             codes::LOOP => Some(format!(
                 "packets to {} go round between {}",
                 self.innermost(),

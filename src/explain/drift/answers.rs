@@ -63,6 +63,8 @@ struct Group {
     cause: String,
     /// Some packets are translated to no endpoint.
     partly: bool,
+    /// A rule that is not kube-proxy's leads them there.
+    foreign: bool,
     ports: BTreeSet<String>,
     lines: Vec<String>,
 }
@@ -79,7 +81,8 @@ struct Case<'e> {
 enum Wrong {
     Untranslated,
     Partly(f64),
-    Elsewhere(Target),
+    /// And whether a rule of kube-proxy leads there.
+    Elsewhere(Target, bool),
     Missing,
     Uneven,
     NotMasqueraded,
@@ -280,7 +283,13 @@ impl<'a, 'f> Answers<'a, 'f> {
                 self.line(case, &Wrong::Uneven, &words.join(", "));
             }
         }
-        for way in ways.iter().filter(|way| way.leaves.is_some()) {
+        // Of what is led elsewhere, that is what counts.
+        let astray = |way: &&Way| {
+            let to = way.to.as_ref();
+            certain && to.is_some_and(|(target, _)| !ends.may.contains(target))
+        };
+        let leaving = ways.iter().filter(|way| way.leaves.is_some());
+        for way in leaving.filter(|way| !astray(way)) {
             self.sources(case, way);
         }
     }
@@ -402,7 +411,7 @@ impl<'a, 'f> Answers<'a, 'f> {
         self.mark(case.portal, Told::Differs);
         if !known || !rule.own {
             let line = format!("translated by {}", rule.words);
-            self.line(case, &Wrong::Elsewhere(target), &line);
+            self.line(case, &Wrong::Elsewhere(target, rule.own), &line);
         }
     }
 

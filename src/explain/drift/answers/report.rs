@@ -13,7 +13,7 @@ use crate::explain::{Finding, Place, words};
 /// Service ports that are named one by one in a title.
 const NAMED: usize = 3;
 /// Lines of evidence of one finding.
-const LINES: usize = 20;
+const LINES: usize = 8;
 
 impl Answers<'_, '_> {
     pub(super) fn wrong(&mut self, case: &Case<'_>, wrong: &Wrong, way: Option<&Way>) {
@@ -43,7 +43,7 @@ impl Answers<'_, '_> {
                 Some(dev) => format!("no rule refuses them, and they leave by {dev}"),
                 None => "no rule refuses them".to_owned(),
             },
-            Wrong::Elsewhere(_) | Wrong::Missing | Wrong::Uneven => String::new(),
+            Wrong::Elsewhere(..) | Wrong::Missing | Wrong::Uneven => String::new(),
         };
         let cause = match wrong {
             Wrong::Untranslated => self.cause(case, kept),
@@ -72,12 +72,13 @@ impl Answers<'_, '_> {
     }
 
     fn add(&mut self, case: &Case<'_>, wrong: &Wrong, cause: String, line: &str) {
+        let foreign = matches!(wrong, Wrong::Elsewhere(_, false));
         self.mark(case.portal, Told::Differs);
         let name = case.port.name();
         let (code, severity) = match wrong {
             Wrong::Untranslated => (codes::BYPASSED, Severity::Error),
             Wrong::Partly(_) => (codes::UNEVEN, Severity::Error),
-            Wrong::Elsewhere(_) => (codes::NO_SUCH_ENDPOINT, Severity::Error),
+            Wrong::Elsewhere(..) => (codes::NO_SUCH_ENDPOINT, Severity::Error),
             Wrong::Missing => (codes::ENDPOINT_MISSING, Severity::Warning),
             Wrong::Uneven => (codes::UNEVEN, Severity::Warning),
             Wrong::NotMasqueraded => (codes::MASQUERADE_DIFFERS, Severity::Error),
@@ -85,7 +86,7 @@ impl Answers<'_, '_> {
             Wrong::NotRefused => (codes::NOT_REFUSED, Severity::Warning),
         };
         let what = match wrong {
-            Wrong::Elsewhere(target) => {
+            Wrong::Elsewhere(target, _) => {
                 format!(" to {}", words::socket_addr(target.0, Some(target.1)))
             }
             _ => String::new(),
@@ -102,6 +103,7 @@ impl Answers<'_, '_> {
         let group = self.group(code, severity, cause);
         group.severity = group.severity.min(severity);
         group.partly |= matches!(wrong, Wrong::Partly(_));
+        group.foreign |= foreign;
         group.ports.insert(name);
         if !group.lines.contains(&line) {
             group.lines.push(line);
@@ -116,6 +118,7 @@ impl Answers<'_, '_> {
                 severity,
                 cause,
                 partly: false,
+                foreign: false,
                 ports: BTreeSet::new(),
                 lines: Vec::new(),
             })
@@ -231,7 +234,11 @@ impl Answers<'_, '_> {
                     object: None,
                 },
                 evidence: lines,
-                mend: mend(self.naming, node, group.code),
+                mend: if group.foreign {
+                    "remove the rule that translates them, which is not kube-proxy's, and find out who adds it".to_owned()
+                } else {
+                    mend(self.naming, node, group.code)
+                },
                 branches: Vec::new(),
             });
         }
