@@ -149,6 +149,22 @@ fn nft_floor(socket: &mut Netlink, table: &str) -> usize {
     bytes
 }
 
+/// What one Service's trace can't do without: which chains are at hooks only the list of all tells, and in
+/// kube-proxy's iptables mode one chain has a rule for every Service.
+fn nft_trace_floor(socket: &mut Netlink, backend: Backend) {
+    const CHAINS: u16 = 0x0a04;
+    const RULES: u16 = 0x0a07;
+    let sum = |sum: &mut usize, _, body: &[u8]| *sum += body.len();
+    let listed = socket.dump(CHAINS, &[2, 0, 0, 0], "chains", || 0, sum);
+    hint::black_box(listed.expect("the chains"));
+    if backend == Backend::IptablesNft {
+        let mut message = message("nat");
+        message.put_text(2, "KUBE-SERVICES");
+        let read = socket.dump(RULES, message.bytes(), "floor", || 0, sum);
+        hint::black_box(read.expect("a dump"));
+    }
+}
+
 /// Asks for the entries of each table and throws them away.
 fn legacy_floor(socket: &File) -> usize {
     let mut bytes = 0;
@@ -168,8 +184,8 @@ fn legacy_floor(socket: &File) -> usize {
     bytes
 }
 
-/// Milliseconds of the floor, and bytes.
-fn floor(space: &Space, backend: Backend, runs: u32) -> (f64, usize) {
+/// Milliseconds of the floor and bytes, and the floor of one trace.
+fn floor(space: &Space, backend: Backend, runs: u32) -> (f64, usize, f64) {
     let hopper = Hopper::start().expect("a thread that enters namespaces");
     let file = NsFile::open(&space.path()).expect("the namespace");
     if backend == Backend::Legacy {
@@ -178,7 +194,8 @@ fn floor(space: &Space, backend: Backend, runs: u32) -> (f64, usize) {
             socket(AddressFamily::Inet, kind, flags, SockProtocol::Raw)
         });
         let socket = File::from(opened.expect("entered").expect("a raw socket"));
-        return (timed(runs, || legacy_floor(&socket)), legacy_floor(&socket));
+        let time = timed(runs, || legacy_floor(&socket));
+        return (time, legacy_floor(&socket), time);
     }
     let opened = hopper.run(&file, || Netlink::open(Protocol::Netfilter));
     let mut socket = opened.expect("entered").expect("a socket");
@@ -188,7 +205,9 @@ fn floor(space: &Space, backend: Backend, runs: u32) -> (f64, usize) {
         "kube-proxy"
     };
     let bytes = nft_floor(&mut socket, table);
-    (timed(runs, || nft_floor(&mut socket, table)), bytes)
+    let time = timed(runs, || nft_floor(&mut socket, table));
+    let of_trace = timed(runs, || nft_trace_floor(&mut socket, backend));
+    (time, bytes, of_trace)
 }
 
 fn collector() -> Collector {
@@ -354,7 +373,7 @@ fn lookups(topology: &Topology, key: &NsKey, services: u32) -> (f64, f64) {
 fn figures(backend: Backend, services: u32, runs: u32) {
     let space = Space::new(backend);
     space.feed(backend.restore(), &text(backend, services));
-    let (bare, bytes) = floor(&space, backend, runs);
+    let (bare, bytes, of_trace) = floor(&space, backend, runs);
     let (time, peak) = inventory(&space, runs);
     let facts = collector().collect(&[want(&space.0, Depth::Full)], WITHIN);
     let ns = namespace(facts.clone());
@@ -393,12 +412,13 @@ fn figures(backend: Backend, services: u32, runs: u32) {
     let time = middle(traces.iter().map(|own| own.0).collect());
     let (_, turns, bytes, read) = traces[0];
     println!(
-        "| one Service's trace reads (goal {} ms) | {time:.1} ms, {turns} turns, {:.1} kB: {} chains, {} rules, {} elements | |",
+        "| one Service's trace reads (goal {} ms) | {time:.1} ms, {turns} turns, {:.1} kB: {} chains, {} rules, {} elements | {:.2}x of {of_trace:.1} ms |",
         backend.goal(),
         bytes as f64 / 1e3,
         read[0],
         read[1],
-        read[2]
+        read[2],
+        time / of_trace
     );
 }
 
