@@ -14,6 +14,7 @@ mod drift;
 mod existing;
 pub mod ipvs;
 pub mod naming;
+pub mod observe;
 pub mod owners;
 pub mod steps;
 mod unknown;

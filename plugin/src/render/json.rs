@@ -1,14 +1,19 @@
 //! An explanation in the shape of [`super::json_types`].
 
-use netpath::explain::{ExistingFlow, Explanation, Finding, HopView, Way, conntrack, words};
+use netpath::explain::observe::Agreement;
+use netpath::explain::{ExistingFlow, Explanation, Finding, HopView, Naming, Way, conntrack, words};
+use netpath::model::capture::Answer;
 use netpath::model::packet::Packet;
 use netpath::trace::{Disposition, Tap};
 
 use super::json_types::{
     BranchJson, DispositionJson, EvidenceJson, ExistingJson, FindingJson, FlowJson, HopJson,
-    LaterJson, PacketJson, PlacedTapJson, ReplyJson, SCHEMA, StepJson, TapJson, TraceJson,
+    LaterJson, ObservedJson, PacketJson, PlacedTapJson, ProbeJson, ReplyJson, SCHEMA, StepJson,
+    TapJson, TraceJson,
 };
+use super::observed::{came, met};
 use crate::run::fleet::Stats;
+use crate::run::probe::Sent;
 
 /// The answer as data; without the replies' hops where they were not wanted.
 pub fn trace(answer: &Explanation, stats: Stats, replies: bool) -> TraceJson<'_> {
@@ -48,6 +53,7 @@ pub fn trace(answer: &Explanation, stats: Stats, replies: bool) -> TraceJson<'_>
         assumed: &answer.assumed,
         notes: &answer.notes,
         existing: None,
+        probes: None,
         stats,
     }
 }
@@ -71,6 +77,40 @@ pub fn existing(flow: &ExistingFlow, stats: Stats, replies: bool) -> ExistingJso
         count: flow.count,
         place: &flow.place,
         trace: trace(&flow.answer, stats, replies),
+    }
+}
+
+/// A probe as data.
+pub fn probe(sent: &Sent, naming: &Naming<'_>) -> ProbeJson {
+    let observed = sent.observed.as_ref();
+    let result = observed.map(|observed| match observed.agreement {
+        Agreement::Confirmed => "confirmed",
+        Agreement::Seen => "seen",
+        Agreement::Differs => "differs",
+    });
+    let difference = observed.and_then(|observed| observed.difference.as_deref());
+    let spots = observed.map_or(&[][..], |observed| &observed.spots);
+    ProbeJson {
+        result: result.unwrap_or("unknown"),
+        difference: difference.map(|why| naming.text(why)),
+        answer: came(sent),
+        answered: sent.probed.answer == Answer::Answered,
+        micros: sent.probed.micros,
+        branch: observed.map(|observed| observed.branch),
+        devices: spots
+            .iter()
+            .map(|spot| ObservedJson {
+                node: spot.ns.node.clone(),
+                netns: naming.netns(&spot.ns),
+                device: spot.dev.clone(),
+                direction: if spot.out { "out" } else { "in" },
+                reply: spot.reply,
+                met: met(spot),
+                after: spot.after.map(|nanos| nanos / 1_000),
+                packet: packet(&spot.packet),
+            })
+            .collect(),
+        unwatched: sent.unwatched.clone(),
     }
 }
 

@@ -33,8 +33,53 @@ pub struct TraceJson<'a> {
     /// With `--existing`: flows that stand already.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub existing: Option<Vec<ExistingJson<'a>>>,
+    /// With `--probe`: what was seen of real packets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probes: Option<Vec<ProbeJson>>,
     /// What the answer cost.
     pub stats: Stats,
+}
+
+/// One real packet or exchange, beside the prediction.
+#[derive(Serialize)]
+pub struct ProbeJson {
+    /// `confirmed`, `seen` (where it could not be predicted), `differs` or `unknown`.
+    pub result: &'static str,
+    /// What differs.
+    pub difference: Option<String>,
+    /// What its own socket saw.
+    pub answer: String,
+    /// It was answered.
+    pub answered: bool,
+    /// Microseconds until the answer.
+    pub micros: u64,
+    /// Position among the branches of the one that it took.
+    pub branch: Option<usize>,
+    /// Device by device.
+    pub devices: Vec<ObservedJson>,
+    /// What could not be watched.
+    pub unwatched: Vec<String>,
+}
+
+/// A device, and what was seen there of a probe.
+#[derive(Serialize)]
+pub struct ObservedJson {
+    /// Node.
+    pub node: String,
+    /// Namespace.
+    pub netns: String,
+    /// Device.
+    pub device: String,
+    /// `in` or `out`.
+    pub direction: &'static str,
+    /// On the way of the answer.
+    pub reply: bool,
+    /// `confirmed`, `not seen`, `changed: ...` or `seen, not predicted`.
+    pub met: String,
+    /// Microseconds since the probe was first seen on that node.
+    pub after: Option<i64>,
+    /// As it was seen; as predicted where it was not.
+    pub packet: PacketJson,
 }
 
 /// Conntrack entries that lead to the same place, and what becomes of their packets.

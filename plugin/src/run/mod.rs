@@ -18,6 +18,7 @@ mod out;
 mod place;
 mod plan;
 mod points;
+pub mod probe;
 mod progress;
 mod save;
 mod saved;

@@ -87,7 +87,7 @@ fn writable(path: &Path) -> anyhow::Result<()> {
 }
 
 /// Writes beside the file and renames, so that a reader sees the old one or the whole new one.
-fn write(path: &Path, topology: &Topology, names: &Names) -> anyhow::Result<()> {
+pub(super) fn write(path: &Path, topology: &Topology, names: &Names) -> anyhow::Result<()> {
     let context = || format!("write snapshot file {}", path.display());
     let mut part = path.as_os_str().to_owned();
     part.push(format!(".{}.part", std::process::id()));

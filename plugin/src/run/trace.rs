@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, anyhow, bail};
 use netpath::explain::{
     ChainNames, End, ExistingFlow, Explanation, FlowTraces, HopView, Naming, Place, Question,
-    Verdict, Way, explain, naming,
+    Verdict, Way, explain, naming, observe,
 };
 use netpath::model::NsKey;
 use netpath::model::names::Names;
@@ -21,6 +21,7 @@ use super::capture::{Recording, Stop};
 use super::cluster::{self, Cluster};
 use super::existing::{self, Existing};
 use super::fleet::{Fleet, Source as FleetSource, Stats};
+use super::probe::{self, Sent};
 use super::progress::Progress;
 use super::{BROKEN, INCONCLUSIVE, drive, local, plan, saved};
 use crate::cli::{CaptureArgs, Format, GlobalFlags, TraceArgs};
@@ -210,6 +211,7 @@ impl Job<'_> {
             return Box::pin(recording.path(fleet, &cluster.names, &traces)).await;
         }
         let ends = ends_of(self.request, resolved);
+        let sent = self.probe(&mut fleet, &flows, &outcomes).await?;
         let existing = self.existing(&mut fleet, &flows, &outcomes).await;
         let topology = &fleet.topology;
         let mut answer = self.explain(topology, &cluster.names, &ends, &flows, &shares, &outcomes);
@@ -241,7 +243,8 @@ impl Job<'_> {
                 answer.unknown.push(why);
             }
         }
-        self.finish(&answer, &existing, fleet).await
+        self.finish(&mut answer, &existing, (&sent, &cluster.names), fleet)
+            .await
     }
 
     /// The namespace of the source. A pod's is found by its UID; where the node's cgroups do not tell,
@@ -375,6 +378,7 @@ impl Job<'_> {
             notes: Vec::new(),
         };
         let names = Names::default();
+        let sent = self.probe(&mut fleet, &flows, &outcomes).await?;
         let existing = self.existing(&mut fleet, &flows, &outcomes).await;
         let topology = &fleet.topology;
         let mut answer = self.explain(topology, &names, &ends, &flows, &[1.0], &outcomes);
@@ -382,7 +386,8 @@ impl Job<'_> {
         if matches!(self.request.facts, Facts::Local) && exit_code(&answer) == INCONCLUSIVE {
             local::permitted(answer.unknown.iter().map(String::as_str))?;
         }
-        self.finish(&answer, &existing, fleet).await
+        self.finish(&mut answer, &existing, (&sent, &names), fleet)
+            .await
     }
 
     async fn file(&self, path: &Path) -> anyhow::Result<u8> {
@@ -422,7 +427,8 @@ impl Job<'_> {
         let topology = &fleet.topology;
         let mut answer = self.explain(topology, &file.names, &ends, &flows, &shares, &outcomes);
         let existing = self.compare(&mut answer, topology, &file.names, &ends, existing);
-        self.finish(&answer, &existing, fleet).await
+        self.finish(&mut answer, &existing, (&[], &file.names), fleet)
+            .await
     }
 
     /// Flows that stand already. A file has none of them.
@@ -534,13 +540,28 @@ impl Job<'_> {
     /// or not.
     async fn finish(
         &self,
-        answer: &Explanation,
+        answer: &mut Explanation,
         existing: &[ExistingFlow],
+        (sent, names): (&[Sent], &Names),
         fleet: Fleet<'_>,
     ) -> anyhow::Result<u8> {
         let begin = Instant::now();
         let mut stages = fleet.stages;
-        let printed = self.print(answer, existing, fleet.stats(self.start));
+        let chains = ChainNames::new();
+        let naming = Naming {
+            topology: &fleet.topology,
+            names,
+            chains: &chains,
+        };
+        let observed = || sent.iter().filter_map(|one| one.observed.as_ref());
+        if let Some(finding) = observed().find_map(|observed| observe::finding(observed, &naming)) {
+            answer.findings.push(finding);
+            if let Some(path) = &self.args.save_disagreement {
+                super::save::write(path, naming.topology, names)?;
+                super::say(&format!("what was predicted from: {}", path.display()));
+            }
+        }
+        let printed = self.print(answer, existing, (sent, &naming), fleet.stats(self.start));
         stages.render = begin.elapsed();
         let begin = Instant::now();
         fleet.close().await;
@@ -550,10 +571,27 @@ impl Job<'_> {
         printed
     }
 
+    /// Probes of the first flow; none where none were asked for.
+    async fn probe(
+        &self,
+        fleet: &mut Fleet<'_>,
+        flows: &[Flow],
+        outcomes: &[Outcome],
+    ) -> anyhow::Result<Vec<Sent>> {
+        let (Some(flow), Some(outcome), true) = (flows.first(), outcomes.first(), self.args.probe)
+        else {
+            return Ok(Vec::new());
+        };
+        let data = self.args.data.as_deref();
+        let sending = probe::send(fleet, flow, outcome, data, self.args.count);
+        self.progress.during("probing", Box::pin(sending)).await
+    }
+
     fn print(
         &self,
         answer: &Explanation,
         existing: &[ExistingFlow],
+        (sent, naming): (&[Sent], &Naming<'_>),
         stats: Stats,
     ) -> anyhow::Result<u8> {
         match self.args.output {
@@ -565,6 +603,9 @@ impl Job<'_> {
                 for flow in existing {
                     text.push_str(&render::text::existing(flow, &options));
                 }
+                for one in sent {
+                    text.push_str(&render::observed::text(one, naming, &options));
+                }
                 super::print(&text)?;
             }
             Format::Json | Format::Yaml => {
@@ -575,11 +616,17 @@ impl Job<'_> {
                     let flows = flows.map(|flow| render::json::existing(flow, stats, reply));
                     data.existing = Some(flows.collect());
                 }
+                if self.args.probe {
+                    let probes = sent.iter();
+                    let probes = probes.map(|one| render::json::probe(one, naming));
+                    data.probes = Some(probes.collect());
+                }
                 super::print_data(&data, self.args.output)?;
             }
         }
         let flows = existing.iter().map(|flow| exit_code(&flow.answer));
-        Ok(worst(flows.chain([exit_code(answer)])))
+        let predicted = worst(flows.chain([exit_code(answer)]));
+        Ok(render::observed::exit_code(sent, predicted))
     }
 }
 
