@@ -151,6 +151,7 @@ Examples:
   kubectl netpath trace web-0 api -o json | jq .verdict
   kubectl netpath trace web-0 1.1.1.1 --protocol icmp
   kubectl netpath trace web-0 api --probe                  predict, then prove by a real connection
+  kubectl netpath trace web-0 api.db:53 --protocol udp --probe --data hello --count 5
   kubectl-netpath trace --local netns/net0 10.0.1.3        echo request between two namespaces
   kubectl-netpath trace --local netns/net0 10.0.1.3:8080   a TCP connection")]
 pub struct TraceArgs {

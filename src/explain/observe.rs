@@ -1,16 +1,21 @@
 //! What a probe met, beside what was predicted for it.
 //!
-//! The probe's packets are known by what no translation changes (TCP's sequence number, the payload) once one of
-//! them was seen where it was sent; the answer's by being the reverse of a form that the probe had somewhere. Times
-//! of different nodes are never compared.
+//! Packets are compared turn by turn: the probe, its answer and, of TCP, what each side sends once connected. Of a
+//! device the predicted packet is looked for among all that were seen there ([`recognise`]); times of different nodes
+//! are never compared.
+
+pub mod counted;
+mod recognise;
+mod verdict;
 
 use std::collections::BTreeMap;
 
-use super::{Finding, Naming, Place, Severity, codes};
 use crate::model::NsKey;
 use crate::model::capture::{Answer, Mark, Probed};
-use crate::model::packet::{L4, Packet};
-use crate::trace::{Disposition, FieldChange, Tap, Trace};
+use crate::model::packet::{L4, Packet, TCP};
+use crate::trace::{Disposition, FieldChange, Trace};
+
+pub use verdict::{Proof, finding};
 
 /// A packet that was seen somewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +41,9 @@ pub enum Met {
     Confirmed,
     /// It was seen there, with other headers than predicted.
     Changed(Vec<FieldChange>),
+    /// It was not seen there, but behind it in the same namespace: a shorter way, as that of bridges around the
+    /// stack for neighbours that were confirmed a moment ago.
+    Bypassed,
     /// It was not seen there.
     NotSeen,
     /// It was seen there, and no packet was predicted.
@@ -51,8 +59,8 @@ pub struct Spot {
     pub dev: String,
     /// Sent by the device; received where false.
     pub out: bool,
-    /// Part of the answer's way.
-    pub reply: bool,
+    /// Which packet of the exchange: 0 the probe, 1 its answer, 2 and 3 what follows once connected.
+    pub turn: usize,
     /// The packet as it was seen, as predicted where it was not.
     pub packet: Packet,
     /// Beside the prediction.
@@ -64,12 +72,25 @@ pub struct Spot {
 /// How a probe and the prediction agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Agreement {
-    /// Everything that was predicted was seen, it ended as predicted, and nothing else was seen.
+    /// Everything that was predicted was seen, and it ended as predicted.
     Confirmed,
     /// The prediction said that it can't tell; what was seen fills that in.
     Seen,
     /// They differ.
     Differs,
+}
+
+/// How the exchange ended, as far as it shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was answered.
+    Works,
+    /// It was refused.
+    Refused,
+    /// It, or its answer, was lost.
+    Lost,
+    /// It went all its way here and nobody answered: a program that need not, or somebody outside.
+    Unanswered,
 }
 
 /// The probe beside the prediction.
@@ -79,36 +100,47 @@ pub struct Observed {
     pub agreement: Agreement,
     /// In words, where they do not: where it was last seen, what came back.
     pub difference: Option<String>,
-    /// The probe was answered.
-    pub answered: bool,
+    /// How it ended.
+    pub end: End,
     /// Position of the trace, among all of the question, that the probe took (or that agrees best).
     pub branch: usize,
     /// Devices in order of the prediction, then those that it does not have.
     pub spots: Vec<Spot>,
+    /// Where it was last seen before it, or its answer, was lost.
+    pub last: Option<(NsKey, String)>,
+    /// How often its first packet was sent: more than once where TCP had to repeat it.
+    pub sent: usize,
 }
 
-/// Sets a probe beside the traces of its flow. `watched` tells whether a device's packets would have been seen.
-pub fn compare(
-    traces: &[Trace],
-    probed: &Probed,
-    sightings: &[Sighting],
-    watched: &dyn Fn(&NsKey) -> bool,
-) -> Option<Observed> {
-    let (requests, replies) = recognise(traces, probed, sightings);
+impl Observed {
+    /// The first device that it was to come to and did not.
+    pub fn missed(&self) -> Option<&Spot> {
+        self.spots.iter().find(|spot| spot.met == Met::NotSeen)
+    }
+}
+
+/// What was watched, and what was seen there.
+pub struct Sights<'a> {
+    /// Packets.
+    pub seen: &'a [Sighting],
+    /// Whether all of a namespace's packets would have been seen.
+    pub whole: &'a dyn Fn(&NsKey) -> bool,
+}
+
+/// Sets a probe beside the traces of its flow. `None`: there are none.
+pub fn compare(traces: &[Trace], probed: &Probed, sights: &Sights<'_>) -> Option<Observed> {
+    let turns = recognise::turns(traces, probed, sights.seen);
     let spots_of = |trace: &Trace| {
-        let mut spots = along(trace, false, &requests, watched);
-        if let Some(reply) = &trace.reply {
-            spots.extend(along(reply, true, &replies, watched));
+        let mut spots = Vec::new();
+        for (turn, (trace, seen)) in followed(trace, probed).zip(&turns).enumerate() {
+            spots.extend(along(trace, turn, seen, sights));
         }
         spots
     };
     let score = |spots: &[Spot]| {
-        let good = spots
-            .iter()
-            .filter(|spot| spot.met == Met::Confirmed)
-            .count();
-        let bad = spots.len() - good;
-        (good, usize::MAX - bad)
+        let good = spots.iter().filter(|spot| spot.met == Met::Confirmed);
+        let good = good.count();
+        (good, usize::MAX - (spots.len() - good))
     };
     let ways = traces.iter().map(spots_of).enumerate();
     // Of equals the first: the kernel's order of choices.
@@ -120,297 +152,175 @@ pub fn compare(
         }
     })?;
     let trace = traces.get(branch)?;
-    let strays = |seen: &[&Sighting], reply: bool| -> Vec<Spot> {
-        let mut strays: Vec<Spot> = Vec::new();
+    if verdict::need_not_answer(trace, probed) && !spots.iter().any(was_seen(1)) {
+        spots.retain(|spot| spot.turn == 0);
+    }
+    let mut strays: Vec<Spot> = Vec::new();
+    for (turn, seen) in turns.iter().enumerate().take(2) {
         for one in seen {
             let same = |spot: &Spot| {
-                spot.reply == reply
-                    && spot.ns == one.ns
-                    && spot.dev == one.dev
-                    && spot.out == one.out
+                spot.turn == turn && spot.ns == one.ns && spot.dev == one.dev && spot.out == one.out
             };
             if !spots.iter().chain(&strays).any(same) {
-                strays.push(spot(one, reply, Met::Elsewhere));
+                strays.push(spot(one, turn, Met::Elsewhere));
             }
         }
-        strays
-    };
-    let mut more = strays(&requests, false);
-    more.extend(strays(&replies, true));
-    spots.extend(more);
-    times(&mut spots, &requests, &replies);
-    let answered = probed.answer == Answer::Answered;
-    let difference = difference(trace, probed, &spots);
-    let unknown = matches!(trace.outcome(), Disposition::Inconclusive(_));
-    let agreement = match (&difference, unknown) {
-        (_, true) => Agreement::Seen,
-        (None, false) => Agreement::Confirmed,
-        (Some(_), false) => Agreement::Differs,
-    };
-    Some(Observed {
-        agreement,
-        difference,
-        answered,
-        branch,
-        spots,
-    })
-}
-
-/// The finding that follows where a probe and the prediction differ.
-pub fn finding(observed: &Observed, naming: &Naming<'_>) -> Option<Finding> {
-    let why = observed.difference.as_deref()?;
-    if observed.agreement != Agreement::Differs {
-        return None;
     }
-    let spots = observed.spots.iter();
-    let first = spots
-        .filter(|spot| spot.met != Met::Confirmed)
-        .min_by_key(|spot| spot.reply);
-    let spot = first.or_else(|| observed.spots.last())?;
-    Some(Finding {
-        code: codes::OBSERVED_OTHERWISE,
-        title: codes::OBSERVED_OTHERWISE.title.to_owned(),
-        severity: Severity::Error,
-        place: Place {
-            node: spot.ns.node.clone(),
-            netns: naming.netns(&spot.ns),
-            object: Some(spot.dev.clone()),
-        },
-        evidence: vec![naming.text(why)],
-        mend: "what was seen counts: look at what stands between the last device that is confirmed and this one; where nothing explains it, report it with --save-disagreement FILE".to_owned(),
-        branches: vec![observed.branch],
-    })
-}
-
-/// The packet out of its tunnel.
-fn innermost(packet: &Packet) -> &Packet {
-    match &packet.inner {
-        Some(inner) => innermost(&inner.packet),
-        None => packet,
+    strays.sort_by_key(|spot| (spot.turn, spot.after));
+    spots.extend(strays);
+    times(&mut spots, &turns);
+    let mut observed = verdict::of(trace, probed, branch, spots);
+    if let (Some(first), [probe, ..]) = (observed.spots.first(), &turns) {
+        let there =
+            |one: &&&Sighting| one.ns == first.ns && one.dev == first.dev && one.out == first.out;
+        observed.sent = probe.iter().filter(there).count();
     }
+    Some(observed)
 }
 
-/// The probe's packets among all that was seen, and its answer's.
-fn recognise<'a>(
-    traces: &[Trace],
-    probed: &Probed,
-    sightings: &'a [Sighting],
-) -> (Vec<&'a Sighting>, Vec<&'a Sighting>) {
-    let Some((src, port)) = probed.from else {
-        return (Vec::new(), Vec::new());
-    };
-    let first = traces.first().and_then(|trace| trace.hops.first());
-    let of_probe = |seen: &&Sighting| {
-        let packet = innermost(&seen.packet);
-        let own = match packet.l4 {
-            L4::Icmp { kind, id, .. } => matches!(kind, 8 | 128) && id == Some(port),
-            _ => packet.sport() == Some(port),
-        };
-        own && packet.src == src && first.is_some_and(|hop| hop.ns == seen.ns)
-    };
-    let Some(origin) = sightings.iter().find(of_probe) else {
-        return (Vec::new(), Vec::new());
-    };
-    let is_request = |seen: &&Sighting| {
-        let (packet, own) = (innermost(&seen.packet), innermost(&origin.packet));
-        let same_kind = match (packet.l4, own.l4) {
-            // The SYN, again where it was repeated; not what follows it.
-            (L4::Tcp { flags, .. }, L4::Tcp { .. }) => flags == 2,
-            (L4::Icmp { kind, .. }, L4::Icmp { kind: own, .. }) => kind == own,
-            (one, other) => std::mem::discriminant(&one) == std::mem::discriminant(&other),
-        };
-        // Programs may answer UDP with what they were sent: not the other way round.
-        let back = packet.src == own.dst && packet.sport() == own.dport();
-        same_kind && !back && seen.mark == origin.mark
-    };
-    let requests: Vec<&Sighting> = sightings.iter().filter(is_request).collect();
-    let is_reply = |seen: &&Sighting| {
-        let packet = innermost(&seen.packet);
-        let reversed = |request: &&Sighting| {
-            let request = innermost(&request.packet);
-            let ports = match (request.l4, packet.l4) {
-                (L4::Icmp { id, .. }, L4::Icmp { kind, id: own, .. }) => {
-                    matches!(kind, 0 | 129) && id == own
-                }
-                (L4::Tcp { .. }, L4::Tcp { flags, .. }) => {
-                    // What answers the SYN, not what comes later.
-                    (flags & 0x12 == 0x12 || flags & 4 != 0)
-                        && packet.sport() == request.dport()
-                        && packet.dport() == request.sport()
-                }
-                _ => {
-                    packet.protocol() == request.protocol()
-                        && packet.sport() == request.dport()
-                        && packet.dport() == request.sport()
-                }
-            };
-            ports && packet.src == request.dst && packet.dst == request.src
-        };
-        requests.iter().any(reversed)
-    };
-    let replies = sightings.iter().filter(is_reply).collect();
-    (requests, replies)
+fn was_seen(turn: usize) -> impl Fn(&Spot) -> bool {
+    move |spot| spot.turn == turn && !matches!(spot.met, Met::NotSeen | Met::Bypassed)
+}
+
+/// The packets of an exchange that a probe sends, and their answers.
+fn followed<'a>(trace: &'a Trace, probed: &Probed) -> impl Iterator<Item = &'a Trace> + use<'a> {
+    let connected = trace.packet_protocol() == TCP && probed.answer == Answer::Answered;
+    let turns = std::iter::successors(Some(trace), |trace| trace.reply.as_deref());
+    turns.take(if connected { 4 } else { 2 })
+}
+
+/// The packet out of its tunnel. What an ICMP error quotes is no packet.
+pub(super) fn innermost(packet: &Packet) -> &Packet {
+    match (&packet.inner, packet.l4) {
+        (Some(inner), L4::Udp { .. } | L4::Other(_)) => innermost(&inner.packet),
+        _ => packet,
+    }
 }
 
 /// A turn's predicted devices with what was seen there.
-fn along(
-    trace: &Trace,
-    reply: bool,
-    seen: &[&Sighting],
-    watched: &dyn Fn(&NsKey) -> bool,
-) -> Vec<Spot> {
-    let hops = trace.hops.iter().filter(|hop| watched(&hop.ns));
-    let taps = hops.flat_map(|hop| hop.taps.iter().map(move |tap| (&hop.ns, tap)));
-    // Requests of neighbours are not the probe.
-    let taps = taps.filter(|(_, tap)| !matches!(tap.packet.l4, L4::Arp { .. }));
-    let taps = taps.filter(|(_, tap)| {
-        innermost(&tap.packet).protocol() == innermost(&trace.packet).protocol()
+fn along(trace: &Trace, turn: usize, seen: &[&Sighting], sights: &Sights<'_>) -> Vec<Spot> {
+    let taps = trace.hops.iter().flat_map(|hop| {
+        let taps = hop.taps.iter();
+        taps.map(move |tap| (&hop.ns, tap))
     });
-    taps.map(|(ns, tap)| {
+    // Questions for neighbours and messages about the packet are not the packet.
+    let taps = taps.filter(|(_, tap)| {
+        innermost(&tap.packet).protocol() == trace.packet_protocol()
+            && !matches!(innermost(&tap.packet).l4, L4::Arp { .. })
+    });
+    let spots = taps.filter_map(|(ns, tap)| {
         let here = seen
             .iter()
             .filter(|one| one.ns == *ns && one.dev == tap.dev && one.out == tap.out);
         let mut here: Vec<&&Sighting> = here.collect();
         here.sort_by_key(|one| one.time);
-        let as_predicted = here.iter().find(|one| differs(tap, &one.packet).is_empty());
+        let as_predicted = here
+            .iter()
+            .find(|one| differs(&tap.packet, &one.packet).is_empty());
         match (as_predicted, here.first()) {
-            (Some(one), _) => spot(one, reply, Met::Confirmed),
-            (None, Some(one)) => spot(one, reply, Met::Changed(differs(tap, &one.packet))),
-            (None, None) => Spot {
+            (Some(one), _) => Some(spot(one, turn, Met::Confirmed)),
+            (None, Some(one)) => {
+                let changes = differs(&tap.packet, &one.packet);
+                Some(spot(one, turn, Met::Changed(changes)))
+            }
+            // Where packets went unseen, that it was not seen says nothing.
+            (None, None) if !(sights.whole)(ns) => None,
+            (None, None) => Some(Spot {
                 ns: ns.clone(),
                 dev: tap.dev.clone(),
                 out: tap.out,
-                reply,
+                turn,
                 packet: tap.packet.clone(),
                 met: Met::NotSeen,
                 after: None,
-            },
+            }),
         }
-    })
-    .collect()
+    });
+    let mut spots: Vec<Spot> = spots.collect();
+    bypass(&mut spots);
+    spots
 }
 
-fn spot(seen: &Sighting, reply: bool, met: Met) -> Spot {
+/// Marks devices that were gone around.
+fn bypass(spots: &mut [Spot]) {
+    let seen: Vec<(usize, NsKey)> = spots
+        .iter()
+        .enumerate()
+        .filter(|(_, spot)| spot.met == Met::Confirmed)
+        .map(|(at, spot)| (at, spot.ns.clone()))
+        .collect();
+    for (at, spot) in spots.iter_mut().enumerate() {
+        let here = || seen.iter().filter(|(_, ns)| *ns == spot.ns);
+        let around = here().any(|(own, _)| *own < at) && here().any(|(own, _)| *own > at);
+        if spot.met == Met::NotSeen && around {
+            spot.met = Met::Bypassed;
+        }
+    }
+}
+
+fn spot(seen: &Sighting, turn: usize, met: Met) -> Spot {
     Spot {
         ns: seen.ns.clone(),
         dev: seen.dev.clone(),
         out: seen.out,
-        reply,
+        turn,
         packet: seen.packet.clone(),
         met,
         after: Some(seen.time),
     }
 }
 
-/// Ends and hop counts that are not as predicted. What was not known before can't differ.
-fn differs(tap: &Tap, seen: &Packet) -> Vec<FieldChange> {
-    let (predicted, seen) = (innermost(&tap.packet), innermost(seen));
-    let port = |predicted: Option<u16>, seen: Option<u16>, field: &str| match (predicted, seen) {
+/// Headers that are not as predicted, of tunnels and of what is in them. What was not known before can't differ.
+fn differs(predicted: &Packet, seen: &Packet) -> Vec<FieldChange> {
+    let mut changes = Vec::new();
+    // Decoders do not look into all tunnels: then only what both have is compared.
+    if let (Some(predicted_inner), Some(seen_inner)) = (&predicted.inner, &seen.inner) {
+        changes.extend(FieldChange::new("outer src", &predicted.src, &seen.src));
+        changes.extend(FieldChange::new("outer dst", &predicted.dst, &seen.dst));
+        if let (Some(predicted), Some(seen)) = (predicted_inner.vni, seen_inner.vni) {
+            changes.extend(FieldChange::new("vni", &predicted, &seen));
+        }
+    }
+    let (predicted, seen) = (innermost(predicted), innermost(seen));
+    let known = |field: &str, predicted: Option<u16>, seen: Option<u16>| match (predicted, seen) {
         (Some(predicted), Some(seen)) => FieldChange::new(field, &predicted, &seen),
         _ => None,
     };
-    [
-        FieldChange::new("src", &predicted.src, &seen.src),
-        FieldChange::new("dst", &predicted.dst, &seen.dst),
-        port(predicted.sport(), seen.sport(), "sport"),
-        port(predicted.dport(), seen.dport(), "dport"),
-        FieldChange::new("ttl", &predicted.ttl, &seen.ttl),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+    changes.extend(FieldChange::new("src", &predicted.src, &seen.src));
+    changes.extend(FieldChange::new("dst", &predicted.dst, &seen.dst));
+    changes.extend(known("sport", predicted.sport(), seen.sport()));
+    changes.extend(known("dport", predicted.dport(), seen.dport()));
+    changes.extend(FieldChange::new("ttl", &predicted.ttl, &seen.ttl));
+    changes
 }
 
 /// Times from each node's first sight of the probe on.
-fn times(spots: &mut [Spot], requests: &[&Sighting], replies: &[&Sighting]) {
+fn times(spots: &mut [Spot], turns: &[Vec<&Sighting>]) {
     let mut first: BTreeMap<&str, i64> = BTreeMap::new();
-    for one in requests.iter().chain(replies) {
+    for one in turns.iter().flatten() {
         let earliest = first.entry(&one.ns.node).or_insert(one.time);
         *earliest = one.time.min(*earliest);
     }
     for spot in spots {
-        let begin = first
-            .get(spot.ns.node.as_str())
-            .copied()
-            .unwrap_or_default();
+        let begin = first.get(spot.ns.node.as_str()).copied();
+        let begin = begin.unwrap_or_default();
         spot.after = spot.after.map(|time| time.saturating_sub(begin));
     }
 }
 
-/// What differs, in words.
-fn difference(trace: &Trace, probed: &Probed, spots: &[Spot]) -> Option<String> {
-    let place = |spot: &Spot| format!("{} in {}", spot.dev, spot.ns);
-    let turn = |reply: bool| if reply { "the answer" } else { "the probe" };
-    if let Some(missed) = spots.iter().find(|spot| spot.met == Met::NotSeen) {
-        let before = spots.iter().take_while(|spot| spot.met != Met::NotSeen);
-        let last = before.filter(|spot| spot.reply == missed.reply).last();
-        let last = match last {
-            Some(last) => format!("was last seen at {}", place(last)),
-            None => "was seen nowhere".to_owned(),
-        };
-        let turn = turn(missed.reply);
-        return Some(format!(
-            "{turn} {last} and did not come to {}",
-            place(missed)
-        ));
+impl Trace {
+    /// IPPROTO_* of its packet, out of tunnels.
+    fn packet_protocol(&self) -> u8 {
+        let first = self.hops.first().map(|hop| &hop.packet);
+        innermost(first.unwrap_or(&self.packet)).protocol()
     }
-    let changed = spots.iter().find_map(|spot| match &spot.met {
-        Met::Changed(fields) => Some((spot, fields)),
-        _ => None,
-    });
-    if let Some((spot, fields)) = changed {
-        let fields = fields.iter();
-        let fields: Vec<String> = fields
-            .map(|field| format!("{} {} in place of {}", field.field, field.to, field.from))
-            .collect();
-        let turn = turn(spot.reply);
-        return Some(format!(
-            "{turn} had {} at {}",
-            fields.join(", "),
-            place(spot)
-        ));
-    }
-    let came = match &probed.answer {
-        Answer::Answered => "it was answered",
-        Answer::Refused => "it was refused",
-        Answer::Failed(_) => "it failed",
-        Answer::Silent => "no answer came",
-    };
-    let fits = match (trace.outcome(), &probed.answer) {
-        (Disposition::Delivered | Disposition::LeavesCluster, Answer::Answered)
-        | (Disposition::Rejected(_), Answer::Refused | Answer::Failed(_))
-        | (Disposition::Dropped(_) | Disposition::Loop, Answer::Silent | Answer::Failed(_)) => true,
-        // Whether a program answers a datagram, or who is outside, no kernel here tells.
-        (Disposition::Delivered, Answer::Silent) => {
-            innermost(&trace.packet).protocol() == crate::model::packet::UDP
-        }
-        (Disposition::LeavesCluster, _) | (Disposition::Inconclusive(_), _) => true,
-        // Whoever was refused an answer hears nothing.
-        (Disposition::Rejected(_), Answer::Silent) => {
-            !matches!(trace.disposition, Disposition::Rejected(_))
-        }
-        _ => false,
-    };
-    if !fits {
-        return Some(format!(
-            "{came}, where it was predicted to be {}",
-            trace.outcome().name()
-        ));
-    }
-    // Beyond where it was to end.
-    let ends = !matches!(
-        trace.outcome(),
-        Disposition::Delivered | Disposition::LeavesCluster
-    );
-    let beyond = spots
-        .iter()
-        .find(|spot| ends && spot.met == Met::Elsewhere && !spot.reply);
-    beyond.map(|spot| {
-        format!(
-            "the probe was seen at {}, where none was predicted",
-            place(spot)
+
+    fn arrives(&self) -> bool {
+        matches!(
+            self.disposition,
+            Disposition::Delivered | Disposition::LeavesCluster
         )
-    })
+    }
 }
 
 #[cfg(test)]

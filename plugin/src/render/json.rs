@@ -1,17 +1,19 @@
 //! An explanation in the shape of [`super::json_types`].
 
 use netpath::explain::observe::Agreement;
-use netpath::explain::{ExistingFlow, Explanation, Finding, HopView, Naming, Way, conntrack, words};
+use netpath::explain::{
+    ExistingFlow, Explanation, Finding, HopView, Naming, Way, conntrack, words,
+};
 use netpath::model::capture::Answer;
 use netpath::model::packet::Packet;
 use netpath::trace::{Disposition, Tap};
 
 use super::json_types::{
     BranchJson, DispositionJson, EvidenceJson, ExistingJson, FindingJson, FlowJson, HopJson,
-    LaterJson, ObservedJson, PacketJson, PlacedTapJson, ProbeJson, ReplyJson, SCHEMA, StepJson,
-    TapJson, TraceJson,
+    LastSeenJson, LaterJson, ObservedJson, PacketJson, PlacedTapJson, ProbeJson, ReplyJson, SCHEMA,
+    StepJson, TapJson, TraceJson,
 };
-use super::observed::{came, met};
+use super::observed::{came, met, predicted, result};
 use crate::run::fleet::Stats;
 use crate::run::probe::Sent;
 
@@ -28,6 +30,7 @@ pub fn trace(answer: &Explanation, stats: Stats, replies: bool) -> TraceJson<'_>
             size: answer.size,
         },
         verdict: answer.verdict.name(),
+        predicted: predicted(answer.proof.as_ref()),
         branches: answer
             .branches
             .iter()
@@ -82,35 +85,39 @@ pub fn existing(flow: &ExistingFlow, stats: Stats, replies: bool) -> ExistingJso
 
 /// A probe as data.
 pub fn probe(sent: &Sent, naming: &Naming<'_>) -> ProbeJson {
-    let observed = sent.observed.as_ref();
-    let result = observed.map(|observed| match observed.agreement {
-        Agreement::Confirmed => "confirmed",
-        Agreement::Seen => "seen",
-        Agreement::Differs => "differs",
-    });
-    let difference = observed.and_then(|observed| observed.difference.as_deref());
-    let spots = observed.map_or(&[][..], |observed| &observed.spots);
+    let observed = &sent.observed;
+    let unknown = observed.agreement == Agreement::Seen;
+    let text = |line: &String| naming.text(line);
     ProbeJson {
-        result: result.unwrap_or("unknown"),
-        difference: difference.map(|why| naming.text(why)),
+        result: result(observed.agreement),
+        difference: observed.difference.as_ref().map(text),
         answer: came(sent),
         answered: sent.probed.answer == Answer::Answered,
         micros: sent.probed.micros,
-        branch: observed.map(|observed| observed.branch),
-        devices: spots
+        sent: observed.sent,
+        branch: observed.branch,
+        last_seen: observed.last.as_ref().map(|(ns, dev)| LastSeenJson {
+            node: ns.node.clone(),
+            netns: naming.netns(ns),
+            device: dev.clone(),
+        }),
+        devices: observed
+            .spots
             .iter()
             .map(|spot| ObservedJson {
                 node: spot.ns.node.clone(),
                 netns: naming.netns(&spot.ns),
                 device: spot.dev.clone(),
                 direction: if spot.out { "out" } else { "in" },
-                reply: spot.reply,
-                met: met(spot),
+                turn: spot.turn,
+                met: met(spot, unknown),
                 after: spot.after.map(|nanos| nanos / 1_000),
                 packet: packet(&spot.packet),
             })
             .collect(),
-        unwatched: sent.unwatched.clone(),
+        counted: sent.counted.iter().map(text).collect(),
+        predicted_since: sent.since.clone(),
+        unwatched: sent.unwatched.iter().map(text).collect(),
     }
 }
 

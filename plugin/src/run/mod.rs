@@ -23,7 +23,7 @@ mod progress;
 mod save;
 mod saved;
 mod stages;
-mod trace;
+pub mod trace;
 mod watch;
 
 use std::future::Future;

@@ -6,9 +6,10 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail};
+use netpath::explain::observe::Observed;
 use netpath::explain::{
-    ChainNames, End, ExistingFlow, Explanation, FlowTraces, HopView, Naming, Place, Question,
-    Verdict, Way, explain, naming, observe,
+    ChainNames, End, ExistingFlow, Explanation, Finding, FlowTraces, HopView, Naming, Place,
+    Question, Verdict, Way, explain, naming, observe,
 };
 use netpath::model::NsKey;
 use netpath::model::names::Names;
@@ -35,7 +36,10 @@ use crate::resolve::{
 
 /// Does it and gives the exit code.
 pub async fn run(args: &TraceArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
-    let request = TraceRequest::of(args)?;
+    let mut request = TraceRequest::of(args)?;
+    if let (Facts::Cluster(flags), true) = (&mut request.facts, args.probe) {
+        flags.lasts = probe::LONGEST.saturating_mul(args.count);
+    }
     let job = Job {
         request: &request,
         args,
@@ -553,14 +557,33 @@ impl Job<'_> {
             names,
             chains: &chains,
         };
-        let observed = || sent.iter().filter_map(|one| one.observed.as_ref());
-        if let Some(finding) = observed().find_map(|observed| observe::finding(observed, &naming)) {
-            answer.findings.push(finding);
-            if let Some(path) = &self.args.save_disagreement {
-                super::save::write(path, naming.topology, names)?;
-                super::say(&format!("what was predicted from: {}", path.display()));
-            }
+        let findings = sent.iter().filter_map(|one| {
+            let since = one.since.iter().map(|how| {
+                format!(
+                    "read again after the probe, the kernels' objects predict what was seen: {how}; they changed in between"
+                )
+            });
+            let told: Vec<String> = since
+                .chain(one.counted.iter().map(|line| naming.text(line)))
+                .collect();
+            observe::finding(&one.observed, &told, &naming)
+        });
+        let findings: Vec<Finding> = findings.collect();
+        if let (Some(path), false) = (&self.args.save_disagreement, findings.is_empty()) {
+            let seen = sent.iter().map(|one| render::json::probe(one, &naming));
+            let question = format!(
+                "{} {} protocol {}",
+                answer.source.typed, answer.destination.typed, answer.protocol
+            );
+            let seen: Vec<_> = seen.collect();
+            super::save::disagreement(path, (naming.topology, names), &question, &seen)?;
+            super::say(&format!(
+                "what was predicted from, and what was seen: {}",
+                path.display()
+            ));
         }
+        let observed: Vec<Observed> = sent.iter().map(|one| one.observed.clone()).collect();
+        answer.prove(&observed, findings);
         let printed = self.print(answer, existing, (sent, &naming), fleet.stats(self.start));
         stages.render = begin.elapsed();
         let begin = Instant::now();
@@ -571,19 +594,26 @@ impl Job<'_> {
         printed
     }
 
-    /// Probes of the first flow; none where none were asked for.
+    /// Sends probes; none where none were asked for.
     async fn probe(
         &self,
         fleet: &mut Fleet<'_>,
         flows: &[Flow],
         outcomes: &[Outcome],
     ) -> anyhow::Result<Vec<Sent>> {
-        let (Some(flow), Some(outcome), true) = (flows.first(), outcomes.first(), self.args.probe)
-        else {
+        if !self.args.probe {
             return Ok(Vec::new());
+        }
+        if let Some(path) = &self.args.save_disagreement {
+            super::save::writable(path)?;
+        }
+        let job = probe::Job {
+            flows,
+            outcomes,
+            data: self.args.data.as_deref(),
+            count: self.args.count,
         };
-        let data = self.args.data.as_deref();
-        let sending = probe::send(fleet, flow, outcome, data, self.args.count);
+        let sending = probe::send(fleet, job);
         self.progress.during("probing", Box::pin(sending)).await
     }
 
@@ -625,15 +655,15 @@ impl Job<'_> {
             }
         }
         let flows = existing.iter().map(|flow| exit_code(&flow.answer));
-        let predicted = worst(flows.chain([exit_code(answer)]));
-        Ok(render::observed::exit_code(sent, predicted))
+        let own = render::observed::exit_code(sent, exit_code(answer));
+        Ok(worst(flows.chain([own])).unwrap_or(own))
     }
 }
 
 /// What is broken counts more than what can't be told.
-fn worst(codes: impl Iterator<Item = u8>) -> u8 {
+pub fn worst(codes: impl Iterator<Item = u8>) -> Option<u8> {
     let rank = |code: &u8| [0, INCONCLUSIVE, BROKEN].iter().position(|one| one == code);
-    codes.max_by_key(rank).unwrap_or(0)
+    codes.max_by_key(rank)
 }
 
 /// 0 delivered on every branch, 1 broken on some, 3 where it can't be told.
