@@ -150,6 +150,8 @@ Examples:
   kubectl netpath trace -n shop web-0 api.db:5432 -o wide  every decision with its kernel object
   kubectl netpath trace web-0 api -o json | jq .verdict
   kubectl netpath trace web-0 1.1.1.1 --protocol icmp
+  kubectl netpath trace web-0 api --probe                  predict, then prove by a real connection
+  kubectl netpath trace web-0 api.db:53 --protocol udp --probe --data hello --count 5
   kubectl-netpath trace --local netns/net0 10.0.1.3        echo request between two namespaces
   kubectl-netpath trace --local netns/net0 10.0.1.3:8080   a TCP connection")]
 pub struct TraceArgs {
@@ -189,6 +191,19 @@ pub struct TraceArgs {
     /// Do not show the way of the reply (it still decides)
     #[arg(long)]
     pub no_reply: bool,
+    /// Then send one real packet from SRC and show what is seen of it beside the prediction, device by device
+    #[arg(long, conflicts_with = "snapshot")]
+    pub probe: bool,
+    /// Send so many probes, one after the other
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "probe",
+          value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub count: u32,
+    /// What a UDP probe carries [default: a line of text that names netpath]
+    #[arg(long, value_name = "TEXT", requires = "probe")]
+    pub data: Option<String>,
+    /// Where a probe differs from the prediction, write what that was made of to this file, as a snapshot
+    #[arg(long, value_name = "FILE", requires = "probe")]
+    pub save_disagreement: Option<PathBuf>,
     /// Where facts come from.
     #[command(flatten)]
     pub access: AccessFlags,
@@ -399,6 +414,10 @@ impl CaptureArgs {
             ipv6: false,
             existing: false,
             no_reply: false,
+            probe: false,
+            count: 1,
+            data: None,
+            save_disagreement: None,
             access: self.access.clone(),
         }
     }

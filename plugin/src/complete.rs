@@ -360,7 +360,7 @@ mod tests {
             text.starts_with("trace\tTrace a packet") && text.ends_with("\n:4\n"),
             "{text}"
         );
-        let text = answer(&["trace", "web-0", "--pro"]);
+        let text = answer(&["trace", "web-0", "--prot"]);
         assert!(text.starts_with("--protocol\t"), "{text}");
         assert_eq!(text.lines().count(), 2, "{text}");
         let text = answer(&["trace", "web-0", "api", "--protocol", "u"]);

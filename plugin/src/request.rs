@@ -62,6 +62,8 @@ pub struct TraceRequest {
     pub source_port: Option<u16>,
     /// Bytes of the packet, where they were typed.
     pub size: Option<u32>,
+    /// Bytes that a datagram carries, where they are known.
+    pub data: Option<u32>,
     /// Family, where it was typed.
     pub family: Option<Family>,
     /// Where facts come from.
@@ -91,16 +93,24 @@ impl TraceRequest {
             protocol,
             source_port: args.source_port,
             size: args.size,
+            data: args
+                .data
+                .as_ref()
+                .and_then(|data| u32::try_from(data.len()).ok()),
             family,
             facts: Facts::of(&args.access)?,
         })
     }
 
-    /// Bytes of the packet: as typed, else those of a SYN without data or a small echo request.
+    /// Bytes of the packet: as typed, else those of the data to send, a SYN without data or a small echo request.
     pub fn size(&self, protocol: Protocol, v6: bool) -> u32 {
         let header = if v6 { 40 } else { 20 };
         self.size.unwrap_or(match protocol {
             Protocol::Icmp => header + 64,
+            Protocol::Udp if self.data.is_some() => {
+                let data = self.data.unwrap_or_default();
+                data.saturating_add(header + 8)
+            }
             Protocol::Tcp | Protocol::Udp | Protocol::Sctp => header + 40,
         })
     }

@@ -1,8 +1,8 @@
 //! Sends one packet or exchange from a namespace, by sockets of its own stack.
 //!
-//! Nothing but the packets themselves changes anything: a TCP connection is ended at once (FIN; a reset where it was
-//! not accepted in time), UDP and echoes carry what the client says. The source port is one that no conntrack entry
-//! has, so that rules for new connections decide.
+//! Nothing but the packets themselves changes anything: a TCP connection is ended at once (FIN; a reset only where the
+//! server goes on talking), UDP and echoes carry what the client says. Where the client names no port, or one that must be
+//! unused, it is one that no conntrack entry has, so that rules for new connections decide.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -12,14 +12,15 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect,
-    getsockname, getsockopt, recv, send as send_bytes, socket, sockopt,
+    AddressFamily, MsgFlags, Shutdown, SockFlag, SockProtocol, SockType, SockaddrStorage, bind,
+    connect, getsockname, getsockopt, recv, send as send_bytes, shutdown, socket, sockopt,
 };
 
 use crate::collect::Collector;
 use crate::collect::netns::NsFile;
+use crate::model::Section;
 use crate::model::capture::{Answer, Probe, Probed};
-use crate::model::conntrack::Tuple;
+use crate::model::conntrack::{ConntrackEntry, Tuple};
 use crate::model::packet::{ICMP, ICMPV6, TCP, UDP};
 use crate::model::want::{Fact, Want};
 
@@ -27,6 +28,9 @@ use crate::model::want::{Fact, Want};
 const TRIES: usize = 8;
 /// Longest that a probe may wait for its answer.
 const LONGEST: Duration = Duration::from_secs(10);
+/// How long the server may take to end its side of a connection, and what it may say until then.
+const GOODBYE: Duration = Duration::from_millis(200);
+const MOST_TAKEN: usize = 64 << 10;
 /// Most bytes that a probe carries.
 const MOST_PAYLOAD: usize = 65_507;
 
@@ -60,10 +64,18 @@ pub fn send(probe: &Probe, collector: &mut Collector) -> Result<Probed, String> 
     for last in (0..TRIES).rev() {
         let (inside, from) = (probe.clone(), src);
         let opened = collector.hopper().run(&ns, move || open(&inside, from));
-        let (fd, port) = opened
-            .map_err(|error| failed(&error))?
-            .map_err(|error| failed(&error))?;
-        if probe.sport.is_none() && last > 0 && stands(probe, src, port, collector) {
+        let (fd, port) = match opened.map_err(|error| failed(&error))? {
+            Ok(opened) => opened,
+            Err(Unopened::InUse) if probe.unused => {
+                return Ok(taken(src, probe.sport.unwrap_or_default()));
+            }
+            Err(error) => return Err(failed(&error)),
+        };
+        let free = |collector: &mut Collector| entry(probe, src, port, collector).is_none();
+        if probe.unused && !free(collector) {
+            return Ok(taken(src, port));
+        }
+        if probe.sport.is_none() && last > 0 && !free(collector) {
             continue;
         }
         let begun = Instant::now();
@@ -72,10 +84,16 @@ pub fn send(probe: &Probe, collector: &mut Collector) -> Result<Probed, String> 
             UDP => udp(&fd, probe, wait),
             _ => echo(&fd, probe, port, wait),
         };
+        let answer = answer.unwrap_or_else(refused);
+        let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        if probe.protocol == TCP && answer == Answer::Answered {
+            goodbye(&fd);
+        }
         return Ok(Probed {
             from: Some((src, port)),
-            answer: answer.unwrap_or_else(refused),
-            micros: u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
+            answer,
+            micros,
+            expects: entry(probe, src, port, collector).map(|entry| entry.reply),
         });
     }
     Err(failed(&"no source port is free"))
@@ -102,6 +120,24 @@ fn any(like: IpAddr) -> IpAddr {
     }
 }
 
+fn taken(src: IpAddr, port: u16) -> Probed {
+    Probed {
+        from: Some((src, port)),
+        answer: Answer::Taken,
+        micros: 0,
+        expects: None,
+    }
+}
+
+/// Why a probe has no socket.
+#[derive(Debug, thiserror::Error)]
+enum Unopened {
+    #[error("bind the probe's source port: it is in use")]
+    InUse,
+    #[error("{0}")]
+    Other(String),
+}
+
 fn at_once(from: Option<(IpAddr, u16)>, error: &io::Error) -> Probed {
     let errno = error
         .raw_os_error()
@@ -110,6 +146,7 @@ fn at_once(from: Option<(IpAddr, u16)>, error: &io::Error) -> Probed {
         from,
         answer: refused(errno),
         micros: 0,
+        expects: None,
     }
 }
 
@@ -122,8 +159,13 @@ fn refused(errno: Errno) -> Answer {
 }
 
 /// A socket with its port; for an echo, its id. Runs inside the namespace.
-fn open(probe: &Probe, src: IpAddr) -> Result<(OwnedFd, u16), String> {
-    let failed = |what: &'static str| move |errno: Errno| format!("{what}: {errno}");
+fn open(probe: &Probe, src: IpAddr) -> Result<(OwnedFd, u16), Unopened> {
+    let failed = |what: &'static str| {
+        move |errno: Errno| match errno {
+            Errno::EADDRINUSE => Unopened::InUse,
+            errno => Unopened::Other(format!("{what}: {errno}")),
+        }
+    };
     let family = if src.is_ipv6() {
         AddressFamily::Inet6
     } else {
@@ -135,9 +177,9 @@ fn open(probe: &Probe, src: IpAddr) -> Result<(OwnedFd, u16), String> {
         ICMP => (SockType::Raw, SockProtocol::Icmp),
         ICMPV6 => (SockType::Raw, SockProtocol::IcmpV6),
         other => {
-            return Err(format!(
+            return Err(Unopened::Other(format!(
                 "protocol {other} can't be probed; tcp, udp and icmp can"
-            ));
+            )));
         }
     };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -171,8 +213,13 @@ fn fresh() -> u16 {
         .max(1)
 }
 
-/// Whether conntrack has an entry already that the probe would hit. Where that can't be told, it is taken for free.
-fn stands(probe: &Probe, src: IpAddr, port: u16, collector: &mut Collector) -> bool {
+/// Conntrack's entry of a probe. Where that can't be told, there is none.
+fn entry(
+    probe: &Probe,
+    src: IpAddr,
+    port: u16,
+    collector: &mut Collector,
+) -> Option<ConntrackEntry> {
     let kind = match probe.protocol {
         ICMP => Some(8 << 8),
         ICMPV6 => Some(128 << 8),
@@ -192,8 +239,12 @@ fn stands(probe: &Probe, src: IpAddr, port: u16, collector: &mut Collector) -> b
         zone: 0,
     };
     let facts = collector.collect(&[want], Duration::from_secs(2));
-    facts.iter().any(|fact| {
-        matches!(fact, Fact::Conntrack { entry, .. } if entry.known().is_some_and(Option::is_some))
+    facts.into_iter().find_map(|fact| match fact {
+        Fact::Conntrack {
+            entry: Section::Known(entry),
+            ..
+        } => entry,
+        _ => None,
     })
 }
 
@@ -228,6 +279,24 @@ fn tcp(fd: &OwnedFd, probe: &Probe, wait: Duration) -> nix::Result<Answer> {
     match getsockopt(fd, sockopt::SocketError)? {
         0 => Ok(Answer::Answered),
         errno => Err(Errno::from_raw(errno)),
+    }
+}
+
+/// Ends a connection by FIN. What the server says meanwhile is taken, since closing before would reset the connection.
+fn goodbye(fd: &OwnedFd) {
+    let deadline = Instant::now() + GOODBYE;
+    // It may be over already, by the server's will.
+    if shutdown(fd.as_raw_fd(), Shutdown::Write).is_err() {
+        return;
+    }
+    let mut taken = 0;
+    while taken < MOST_TAKEN && ready(fd, PollFlags::POLLIN, deadline).unwrap_or(false) {
+        match recv(fd.as_raw_fd(), &mut [0; 4096], MsgFlags::empty()) {
+            Ok(0) => return,
+            Ok(length) => taken += length,
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(_) => return,
+        }
     }
 }
 

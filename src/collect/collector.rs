@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use super::counters;
 use super::discovery::{Discovery, Found, Roots};
 use super::error::{Error, Result};
 use super::module::Modules;
 use super::namespace::{Asked, Inside, KeptBlob, Namespace, Registered, Shared, Sockets};
 use super::netfilter::{closure, set};
 use super::netns::{Hopper, NsFile};
+use crate::model::capture::Counts;
 use crate::model::netfilter::{Backend, Chain, Family, Set};
 use crate::model::netns::NetNs;
 use crate::model::want::{Depth, Fact, NsTarget, Packets, Want};
@@ -20,6 +22,8 @@ const MOST_OPEN: usize = 64;
 const AT_ONCE: usize = 32;
 /// How long an unused namespace stays open.
 const OPEN_FOR: Duration = Duration::from_secs(60);
+/// Longest time for conntrack's statistics.
+const COUNTING: Duration = Duration::from_secs(2);
 
 /// Reads one node's kernel.
 pub struct Collector {
@@ -277,6 +281,28 @@ impl Collector {
             blob: None,
         };
         self.file(&mut request, id)
+    }
+
+    /// What a namespace counts now.
+    pub fn counts(&mut self, id: NetNsId) -> Result<Counts> {
+        let file = self.namespace_file(id)?;
+        let proc = self.shared.proc.clone();
+        let mut counts = self
+            .shared
+            .hopper
+            .run(&file, move || counters::read(&proc))?;
+        let target = NsTarget::Id(id);
+        for fact in self.collect(&[Want::ConntrackStats { target }], COUNTING) {
+            let Fact::ConntrackStats { stats, .. } = fact else {
+                continue;
+            };
+            match stats {
+                Section::Known(stats) => counters::add_conntrack(&mut counts, stats.as_ref()),
+                Section::Missing(why) => counts.missing.push(why),
+                Section::NotAsked => {}
+            }
+        }
+        Ok(counts)
     }
 
     /// The thread that enters namespaces.

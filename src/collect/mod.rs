@@ -14,6 +14,7 @@ pub mod addr;
 pub mod bpf;
 pub mod cgroup;
 pub mod conntrack;
+mod counters;
 pub mod discovery;
 pub mod error;
 pub mod fdb;

@@ -13,7 +13,7 @@ use super::collector::Collector;
 use super::netlink::REQUEST;
 use crate::contract::frame::{Decoder, FrameError, encode};
 use crate::contract::{MAGIC, Reply, Request, SCHEMA_VERSION};
-use crate::model::capture::{Ended, Losses, Opened, Probe, Probed, Seen, Watch};
+use crate::model::capture::{Counted, Ended, Losses, Opened, Probe, Probed, Seen, Watch};
 use crate::model::want::{Depth, Fact, NsTarget, Want};
 
 /// The helper ends after this long without a request.
@@ -233,6 +233,14 @@ impl<W: Write> Peer<W> {
                 let losses = watcher.stop();
                 self.tell_ended(id, watcher)?;
                 self.send(&Reply::Watched { id, losses })?;
+            }
+            Request::Count { id, namespaces } => {
+                let counted = namespaces.into_iter().map(|netns| Counted {
+                    netns,
+                    counts: collector.counts(netns).into(),
+                });
+                let counted = counted.collect();
+                self.send(&Reply::Counted { id, counted })?;
             }
             Request::Probe { id, probe } => {
                 let reply = match watcher.probe(&probe, collector) {

@@ -23,6 +23,9 @@ pub struct SnapshotFile {
     pub topology: Topology,
     /// Kubernetes names; empty for `--local`.
     pub names: Names,
+    /// Of `--save-disagreement`: the question, and what its probes saw, as the answer's JSON has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disagreement: Option<serde_json::Value>,
 }
 
 /// Why a file is not a snapshot.
@@ -66,12 +69,23 @@ pub fn read(from: impl Read) -> Result<SnapshotFile, FileError> {
 }
 
 /// Writes a file.
-pub fn write(mut to: impl Write, topology: &Topology, names: &Names) -> Result<(), FileError> {
+pub fn write(to: impl Write, topology: &Topology, names: &Names) -> Result<(), FileError> {
+    write_with(to, topology, names, None)
+}
+
+/// Writes a file with what probes saw otherwise.
+pub fn write_with(
+    mut to: impl Write,
+    topology: &Topology,
+    names: &Names,
+    disagreement: Option<serde_json::Value>,
+) -> Result<(), FileError> {
     let file = SnapshotFile {
         schema: SNAPSHOT_SCHEMA.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         topology: topology.clone(),
         names: names.clone(),
+        disagreement,
     };
     serde_json::to_writer(&mut to, &file)?;
     to.write_all(b"\n")?;

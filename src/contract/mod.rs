@@ -8,11 +8,12 @@ pub mod frame;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::capture::{Ended, Losses, Opened, Probe, Probed, Seen, Watch};
+use crate::model::NetNsId;
+use crate::model::capture::{Counted, Ended, Losses, Opened, Probe, Probed, Seen, Watch};
 use crate::model::want::{Fact, Want};
 
 /// Version of all shapes that go over the wire. A test pins the shapes to this number.
-pub const SCHEMA_VERSION: u32 = 20;
+pub const SCHEMA_VERSION: u32 = 21;
 
 /// First bytes of a helper's hello, so that a wrong image's chatter is recognised.
 pub const MAGIC: &str = "netpath-helper";
@@ -59,6 +60,13 @@ pub enum Request {
         id: u32,
         /// What to send.
         probe: Probe,
+    },
+    /// Read what namespaces count: [`Reply::Counted`].
+    Count {
+        /// Chosen by the plugin.
+        id: u32,
+        /// Namespaces.
+        namespaces: Vec<NetNsId>,
     },
 }
 
@@ -135,5 +143,12 @@ pub enum Reply {
         id: u32,
         /// How it ended.
         probed: Probed,
+    },
+    /// Answer to [`Request::Count`].
+    Counted {
+        /// Id of the request.
+        id: u32,
+        /// In the order of the namespaces.
+        counted: Vec<Counted>,
     },
 }

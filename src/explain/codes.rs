@@ -134,6 +134,8 @@ codes! {
     NOT_REFUSED "NP0149" "packets of a Service without endpoints are not refused";
     /// Clients that may not come in do, or those that may do not.
     RANGES_DIFFER "NP0150" "kube-proxy's rules do not follow loadBalancerSourceRanges";
+    /// `trace --probe` saw something else.
+    OBSERVED_OTHERWISE "NP0160" "the probe went another way than predicted";
 }
 
 impl Code {

@@ -14,6 +14,7 @@ mod drift;
 mod existing;
 pub mod ipvs;
 pub mod naming;
+pub mod observe;
 pub mod owners;
 pub mod steps;
 mod unknown;
@@ -162,6 +163,8 @@ pub struct Explanation {
     pub assumed: Vec<String>,
     /// What the user should know about how the ends were chosen.
     pub notes: Vec<String>,
+    /// What probes show of it, where some were sent.
+    pub proof: Option<observe::Proof>,
 }
 
 /// One way that packets take.
@@ -305,6 +308,7 @@ pub fn explain(question: &Question<'_>) -> Explanation {
         unknown: unknown::unknown(naming, traces()),
         assumed: unknown::assumed(naming, traces()),
         notes: question.notes.clone(),
+        proof: None,
     }
 }
 

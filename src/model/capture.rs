@@ -1,11 +1,13 @@
 //! What is to be watched, packets that were seen, and packets to send so that they are seen.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::NetNsId;
+use super::conntrack::Tuple;
 use super::packet::Packet;
+use super::{NetNsId, Section};
 
 /// Name of all devices of a namespace at once. Packets have no link-layer addresses there.
 pub const ANY: &str = "any";
@@ -115,8 +117,10 @@ pub struct Probe {
     pub netns: NetNsId,
     /// Source address; the kernel's choice where `None`.
     pub src: Option<IpAddr>,
-    /// Source port; one without a conntrack entry where `None`.
+    /// Source port, or id of an echo; one without a conntrack entry where `None`.
     pub sport: Option<u16>,
+    /// Nothing is sent where a socket or a conntrack entry has that port: [`Answer::Taken`].
+    pub unused: bool,
     /// Destination address.
     pub dst: IpAddr,
     /// Destination port; none for an echo.
@@ -138,6 +142,8 @@ pub struct Probed {
     pub answer: Answer,
     /// Microseconds from the sending to that.
     pub micros: u64,
+    /// What conntrack of its namespace expects of an answer: the reverse of what the probe left as.
+    pub expects: Option<Tuple>,
 }
 
 /// What came back to a probe.
@@ -151,4 +157,25 @@ pub enum Answer {
     Failed(String),
     /// Nothing in the time.
     Silent,
+    /// Nothing was sent: the port is in use.
+    Taken,
+}
+
+/// What a namespace counts, as the kernel names it: `IpInDiscards`, `TcpExtListenDrops`, `Ip6InNoRoutes`,
+/// `XfrmInError`, `eth0 rx_dropped`, `conntrack invalid`, `softnet dropped` (of all namespaces).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// By name.
+    pub of: BTreeMap<String, u64>,
+    /// What can't be read, and why.
+    pub missing: Vec<String>,
+}
+
+/// Counts of one namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
+    /// Namespace.
+    pub netns: NetNsId,
+    /// What it counts.
+    pub counts: Section<Counts>,
 }

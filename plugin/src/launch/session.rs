@@ -13,7 +13,8 @@ use std::time::Instant;
 
 use netpath::contract::frame::{Decoder, FrameError, encode};
 use netpath::contract::{MAGIC, Reply, Request, SCHEMA_VERSION};
-use netpath::model::capture::{Ended, Losses, Opened, Seen, Watch};
+use netpath::model::NetNsId;
+use netpath::model::capture::{Counted, Ended, Losses, Opened, Probe, Probed, Seen, Watch};
 use netpath::model::want::{Fact, Want};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
@@ -435,6 +436,47 @@ impl Session {
     pub async fn alive(&mut self) -> Result<(), SessionError> {
         let id = self.id();
         self.send(&Request::Ping { id }, "while it watches").await
+    }
+
+    /// Reads what namespaces count.
+    ///
+    /// Errors: the helper ends or is silent.
+    pub async fn count(&mut self, namespaces: Vec<NetNsId>) -> Result<Vec<Counted>, SessionError> {
+        const DURING: &str = "while it reads counters";
+        let id = self.id();
+        self.send(&Request::Count { id, namespaces }, DURING)
+            .await?;
+        loop {
+            match self.receive(DURING, SILENCE_LIMIT).await? {
+                Reply::Counted {
+                    id: answered,
+                    counted,
+                } if answered == id => return Ok(counted),
+                other => self.refusal(id, other)?,
+            }
+        }
+    }
+
+    /// Has a probe sent, and waits for what comes of it. Packets that a watch sees meanwhile are given back, too.
+    ///
+    /// Errors: the helper ends, is silent, or can't send it.
+    pub async fn probe(&mut self, probe: Probe) -> Result<(Probed, Vec<Seen>), SessionError> {
+        const DURING: &str = "while it sends a probe";
+        let id = self.id();
+        self.send(&Request::Probe { id, probe }, DURING).await?;
+        let mut seen = Vec::new();
+        loop {
+            // What came before was given on.
+            self.decoder.refill();
+            match self.receive(DURING, SILENCE_LIMIT).await? {
+                Reply::Probed {
+                    id: answered,
+                    probed,
+                } if answered == id => return Ok((probed, seen)),
+                Reply::Packets { packets, .. } => seen.extend(packets),
+                other => self.refusal(id, other)?,
+            }
+        }
     }
 
     fn id(&mut self) -> u32 {

@@ -1,14 +1,21 @@
 //! An explanation in the shape of [`super::json_types`].
 
-use netpath::explain::{ExistingFlow, Explanation, Finding, HopView, Way, conntrack, words};
+use netpath::explain::observe::Agreement;
+use netpath::explain::{
+    ExistingFlow, Explanation, Finding, HopView, Naming, Way, conntrack, words,
+};
+use netpath::model::capture::Answer;
 use netpath::model::packet::Packet;
 use netpath::trace::{Disposition, Tap};
 
 use super::json_types::{
     BranchJson, DispositionJson, EvidenceJson, ExistingJson, FindingJson, FlowJson, HopJson,
-    LaterJson, PacketJson, PlacedTapJson, ReplyJson, SCHEMA, StepJson, TapJson, TraceJson,
+    LastSeenJson, LaterJson, ObservedJson, PacketJson, PlacedTapJson, ProbeJson, ReplyJson, SCHEMA,
+    StepJson, TapJson, TraceJson,
 };
+use super::observed::{came, met, predicted, result};
 use crate::run::fleet::Stats;
+use crate::run::probe::Sent;
 
 /// The answer as data; without the replies' hops where they were not wanted.
 pub fn trace(answer: &Explanation, stats: Stats, replies: bool) -> TraceJson<'_> {
@@ -23,6 +30,7 @@ pub fn trace(answer: &Explanation, stats: Stats, replies: bool) -> TraceJson<'_>
             size: answer.size,
         },
         verdict: answer.verdict.name(),
+        predicted: predicted(answer.proof.as_ref()),
         branches: answer
             .branches
             .iter()
@@ -48,6 +56,7 @@ pub fn trace(answer: &Explanation, stats: Stats, replies: bool) -> TraceJson<'_>
         assumed: &answer.assumed,
         notes: &answer.notes,
         existing: None,
+        probes: None,
         stats,
     }
 }
@@ -71,6 +80,44 @@ pub fn existing(flow: &ExistingFlow, stats: Stats, replies: bool) -> ExistingJso
         count: flow.count,
         place: &flow.place,
         trace: trace(&flow.answer, stats, replies),
+    }
+}
+
+/// A probe as data.
+pub fn probe(sent: &Sent, naming: &Naming<'_>) -> ProbeJson {
+    let observed = &sent.observed;
+    let unknown = observed.agreement == Agreement::Seen;
+    let text = |line: &String| naming.text(line);
+    ProbeJson {
+        result: result(observed.agreement),
+        difference: observed.difference.as_ref().map(text),
+        answer: came(sent),
+        answered: sent.probed.answer == Answer::Answered,
+        micros: sent.probed.micros,
+        sent: observed.sent,
+        branch: observed.branch,
+        last_seen: observed.last.as_ref().map(|(ns, dev)| LastSeenJson {
+            node: ns.node.clone(),
+            netns: naming.netns(ns),
+            device: dev.clone(),
+        }),
+        devices: observed
+            .spots
+            .iter()
+            .map(|spot| ObservedJson {
+                node: spot.ns.node.clone(),
+                netns: naming.netns(&spot.ns),
+                device: spot.dev.clone(),
+                direction: if spot.out { "out" } else { "in" },
+                turn: spot.turn,
+                met: met(spot, unknown),
+                after: spot.after.map(|nanos| nanos / 1_000),
+                packet: packet(&spot.packet),
+            })
+            .collect(),
+        counted: sent.counted.iter().map(text).collect(),
+        predicted_since: sent.since.clone(),
+        unwatched: sent.unwatched.iter().map(text).collect(),
     }
 }
 

@@ -20,6 +20,9 @@ pub struct TraceJson<'a> {
     pub flow: FlowJson<'a>,
     /// `delivered`, `dropped`, `rejected`, `loop`, `inconclusive` or `mixed`.
     pub verdict: &'static str,
+    /// With `--probe`: the verdict of the prediction. Where probes show otherwise, `verdict` is what they show.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub predicted: Option<&'static str>,
     /// Ways.
     pub branches: Vec<BranchJson<'a>>,
     /// What is wrong.
@@ -33,8 +36,72 @@ pub struct TraceJson<'a> {
     /// With `--existing`: flows that stand already.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub existing: Option<Vec<ExistingJson<'a>>>,
+    /// With `--probe`: what was seen of real packets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probes: Option<Vec<ProbeJson>>,
     /// What the answer cost.
     pub stats: Stats,
+}
+
+/// One real packet or exchange, beside the prediction.
+#[derive(Serialize)]
+pub struct ProbeJson {
+    /// `confirmed`, `seen` (where it could not be predicted) or `differs`.
+    pub result: &'static str,
+    /// What differs.
+    pub difference: Option<String>,
+    /// What its own socket saw.
+    pub answer: String,
+    /// It was answered.
+    pub answered: bool,
+    /// Microseconds until the answer.
+    pub micros: u64,
+    /// How often its first packet was seen to be sent: more than once where TCP had to repeat it.
+    pub sent: usize,
+    /// Position among the branches of the one that it took.
+    pub branch: usize,
+    /// Where it, or its answer, was last seen before it was lost.
+    pub last_seen: Option<LastSeenJson>,
+    /// Device by device.
+    pub devices: Vec<ObservedJson>,
+    /// Rules, devices and protocols that counted where it was lost, and how much more.
+    pub counted: Vec<String>,
+    /// The prediction from what was read after the probe, where that agrees with what was seen.
+    pub predicted_since: Option<String>,
+    /// What could not be watched.
+    pub unwatched: Vec<String>,
+}
+
+/// A device.
+#[derive(Serialize)]
+pub struct LastSeenJson {
+    /// Node.
+    pub node: String,
+    /// Namespace.
+    pub netns: String,
+    /// Device.
+    pub device: String,
+}
+
+/// A device, and what was seen there of a probe.
+#[derive(Serialize)]
+pub struct ObservedJson {
+    /// Node.
+    pub node: String,
+    /// Namespace.
+    pub netns: String,
+    /// Device.
+    pub device: String,
+    /// `in` or `out`.
+    pub direction: &'static str,
+    /// Which packet: 0 the probe, 1 its answer, 2 and 3 what each side sends once connected.
+    pub turn: usize,
+    /// `confirmed`, `not seen`, `not seen, but behind`, `changed: ...`, `seen, not predicted`, or `seen` where it can't be predicted.
+    pub met: String,
+    /// Microseconds since the probe was first seen on that node.
+    pub after: Option<i64>,
+    /// As it was seen; as predicted where it was not.
+    pub packet: PacketJson,
 }
 
 /// Conntrack entries that lead to the same place, and what becomes of their packets.

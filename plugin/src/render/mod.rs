@@ -7,6 +7,7 @@ pub mod json;
 pub mod json_types;
 pub mod map;
 mod netfilter;
+pub mod observed;
 pub mod packets;
 mod paint;
 pub mod pcapng;

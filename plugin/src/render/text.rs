@@ -9,9 +9,9 @@ use netpath::explain::{Branch, End, ExistingFlow, Explanation, Verdict, Way, con
 use netpath::model::packet::Packet;
 use netpath::trace::{Disposition, Evidence, StepKind};
 
-use super::findings;
 use super::paint::{Options, Style, columns, escaped, fold, fold_painted};
 use super::tree::{Line, Node, Path, Then, grow};
+use super::{findings, observed};
 
 /// Column at which a step's words start, behind its short word.
 const LABEL: usize = 10;
@@ -94,7 +94,7 @@ fn first_line(answer: &Explanation, options: &Options) -> String {
         "{} → {destination}{separator}{protocol}",
         end(&answer.source, true)
     );
-    let (style, verdict) = verdict(answer);
+    let (style, verdict) = proven(answer);
     let ends = options.paint(Style::Head, &ends);
     let verdict = options.paint(style, &verdict);
     let fits = options
@@ -104,6 +104,16 @@ fn first_line(answer: &Explanation, options: &Options) -> String {
         format!("{ends}   {verdict}\n")
     } else {
         fold_painted(options, &format!("{ends}\n"), "  ", &format!("  {verdict}"))
+    }
+}
+
+/// The verdict with what probes show: where they show otherwise, it is theirs.
+fn proven(answer: &Explanation) -> (Style, String) {
+    let (style, verdict) = verdict(answer);
+    match answer.proof.as_ref().map(observed::proof) {
+        None => (style, verdict),
+        Some((_, false, confirmed)) => (style, format!("{verdict}, {confirmed}")),
+        Some((style, true, seen)) => (style, seen),
     }
 }
 

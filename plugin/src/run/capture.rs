@@ -295,7 +295,7 @@ impl Recording<'_> {
         let written = sink.end(&losses)?;
         fleet.close().await;
         tell(written, &losses, &watching);
-        Ok(if wrong == 0 && watching.closed.is_empty() {
+        Ok(if wrong.is_empty() && watching.closed.is_empty() {
             0
         } else {
             super::INCONCLUSIVE

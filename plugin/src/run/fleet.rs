@@ -237,6 +237,19 @@ impl<'a> Fleet<'a> {
         true
     }
 
+    /// Asks for all that was asked for once more, in place of what is known. Gives what was known before.
+    pub async fn afresh(&mut self) -> Topology {
+        let before = self.topology.clone();
+        self.topology.nodes.clear();
+        self.topology.absent.clear();
+        let mut wants = Wants::new();
+        for (node, want) in std::mem::take(&mut self.asked) {
+            wants.entry(node).or_default().insert(want);
+        }
+        self.ask(wants).await;
+        before
+    }
+
     /// What the answer cost so far. Goodbyes are not part of it: they come when it is out.
     pub fn stats(&self, start: Instant) -> Stats {
         let mut stats = Stats {

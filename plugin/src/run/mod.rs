@@ -18,11 +18,12 @@ mod out;
 mod place;
 mod plan;
 mod points;
+pub mod probe;
 mod progress;
 mod save;
 mod saved;
 mod stages;
-mod trace;
+pub mod trace;
 mod watch;
 
 use std::future::Future;

@@ -196,6 +196,21 @@ impl Forms {
     }
 }
 
+/// A filter for a probe from this port (or with this id, of an echo), whatever becomes of its addresses; and for the
+/// forms that are predicted, whatever becomes of its port.
+pub fn of_probe(forms: &Forms, protocol: u8, port: u16) -> String {
+    let own = match protocol {
+        TCP => format!("(tcp and port {port})"),
+        UDP => format!("(udp and port {port})"),
+        ICMPV6 => format!("(icmp6 and ip6[44:2] = {port})"),
+        _ => format!("(icmp and icmp[4:2] = {port})"),
+    };
+    match forms.filter() {
+        filter if filter.is_empty() => own,
+        filter => format!("{own} or {filter}"),
+    }
+}
+
 /// Uplinks and tunnels of a node's own namespace.
 fn outside(points: &mut Points, key: &NsKey, ns: &NetNs, filter: &str, hosts: &[IpAddr]) {
     for link in links(ns).filter(|link| link.up && (is_tunnel(link) || is_uplink(ns, link))) {

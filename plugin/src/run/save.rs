@@ -13,6 +13,7 @@ use netpath::simulate::Wants;
 use super::place::{Done, Read, Wish, everywhere, read};
 use super::{INCONCLUSIVE, cluster};
 use crate::cli::{GlobalFlags, SaveArgs};
+use crate::render::json_types::ProbeJson;
 use crate::request::Facts;
 
 /// Does it and gives the exit code.
@@ -71,7 +72,7 @@ fn directory(path: &Path) -> PathBuf {
     }
 }
 
-fn writable(path: &Path) -> anyhow::Result<()> {
+pub(super) fn writable(path: &Path) -> anyhow::Result<()> {
     if path.is_dir() {
         bail!("write snapshot file {}: it is a directory", path.display());
     }
@@ -88,6 +89,25 @@ fn writable(path: &Path) -> anyhow::Result<()> {
 
 /// Writes beside the file and renames, so that a reader sees the old one or the whole new one.
 fn write(path: &Path, topology: &Topology, names: &Names) -> anyhow::Result<()> {
+    write_with(path, (topology, names), None)
+}
+
+/// What a prediction was made of, with what probes saw.
+pub(super) fn disagreement(
+    path: &Path,
+    facts: (&Topology, &Names),
+    question: &str,
+    probes: &[ProbeJson],
+) -> anyhow::Result<()> {
+    let seen = serde_json::json!({ "question": question, "probes": probes });
+    write_with(path, facts, Some(seen))
+}
+
+fn write_with(
+    path: &Path,
+    (topology, names): (&Topology, &Names),
+    disagreement: Option<serde_json::Value>,
+) -> anyhow::Result<()> {
     let context = || format!("write snapshot file {}", path.display());
     let mut part = path.as_os_str().to_owned();
     part.push(format!(".{}.part", std::process::id()));
@@ -99,7 +119,7 @@ fn write(path: &Path, topology: &Topology, names: &Names) -> anyhow::Result<()> 
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let mut out = BufWriter::new(options.open(&part).with_context(context)?);
-        file::write(&mut out, topology, names).with_context(context)?;
+        file::write_with(&mut out, topology, names, disagreement).with_context(context)?;
         out.flush().with_context(context)?;
         std::fs::rename(&part, path).with_context(context)
     })();

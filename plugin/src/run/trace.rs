@@ -6,9 +6,10 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail};
+use netpath::explain::observe::Observed;
 use netpath::explain::{
-    ChainNames, End, ExistingFlow, Explanation, FlowTraces, HopView, Naming, Place, Question,
-    Verdict, Way, explain, naming,
+    ChainNames, End, ExistingFlow, Explanation, Finding, FlowTraces, HopView, Naming, Place,
+    Question, Verdict, Way, explain, naming, observe,
 };
 use netpath::model::NsKey;
 use netpath::model::names::Names;
@@ -21,6 +22,7 @@ use super::capture::{Recording, Stop};
 use super::cluster::{self, Cluster};
 use super::existing::{self, Existing};
 use super::fleet::{Fleet, Source as FleetSource, Stats};
+use super::probe::{self, Sent};
 use super::progress::Progress;
 use super::{BROKEN, INCONCLUSIVE, drive, local, plan, saved};
 use crate::cli::{CaptureArgs, Format, GlobalFlags, TraceArgs};
@@ -34,7 +36,10 @@ use crate::resolve::{
 
 /// Does it and gives the exit code.
 pub async fn run(args: &TraceArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
-    let request = TraceRequest::of(args)?;
+    let mut request = TraceRequest::of(args)?;
+    if let (Facts::Cluster(flags), true) = (&mut request.facts, args.probe) {
+        flags.lasts = probe::LONGEST.saturating_mul(args.count);
+    }
     let job = Job {
         request: &request,
         args,
@@ -210,6 +215,7 @@ impl Job<'_> {
             return Box::pin(recording.path(fleet, &cluster.names, &traces)).await;
         }
         let ends = ends_of(self.request, resolved);
+        let sent = self.probe(&mut fleet, &flows, &outcomes).await?;
         let existing = self.existing(&mut fleet, &flows, &outcomes).await;
         let topology = &fleet.topology;
         let mut answer = self.explain(topology, &cluster.names, &ends, &flows, &shares, &outcomes);
@@ -241,7 +247,8 @@ impl Job<'_> {
                 answer.unknown.push(why);
             }
         }
-        self.finish(&answer, &existing, fleet).await
+        self.finish(&mut answer, &existing, (&sent, &cluster.names), fleet)
+            .await
     }
 
     /// The namespace of the source. A pod's is found by its UID; where the node's cgroups do not tell,
@@ -375,6 +382,7 @@ impl Job<'_> {
             notes: Vec::new(),
         };
         let names = Names::default();
+        let sent = self.probe(&mut fleet, &flows, &outcomes).await?;
         let existing = self.existing(&mut fleet, &flows, &outcomes).await;
         let topology = &fleet.topology;
         let mut answer = self.explain(topology, &names, &ends, &flows, &[1.0], &outcomes);
@@ -382,7 +390,8 @@ impl Job<'_> {
         if matches!(self.request.facts, Facts::Local) && exit_code(&answer) == INCONCLUSIVE {
             local::permitted(answer.unknown.iter().map(String::as_str))?;
         }
-        self.finish(&answer, &existing, fleet).await
+        self.finish(&mut answer, &existing, (&sent, &names), fleet)
+            .await
     }
 
     async fn file(&self, path: &Path) -> anyhow::Result<u8> {
@@ -422,7 +431,8 @@ impl Job<'_> {
         let topology = &fleet.topology;
         let mut answer = self.explain(topology, &file.names, &ends, &flows, &shares, &outcomes);
         let existing = self.compare(&mut answer, topology, &file.names, &ends, existing);
-        self.finish(&answer, &existing, fleet).await
+        self.finish(&mut answer, &existing, (&[], &file.names), fleet)
+            .await
     }
 
     /// Flows that stand already. A file has none of them.
@@ -534,13 +544,47 @@ impl Job<'_> {
     /// or not.
     async fn finish(
         &self,
-        answer: &Explanation,
+        answer: &mut Explanation,
         existing: &[ExistingFlow],
+        (sent, names): (&[Sent], &Names),
         fleet: Fleet<'_>,
     ) -> anyhow::Result<u8> {
         let begin = Instant::now();
         let mut stages = fleet.stages;
-        let printed = self.print(answer, existing, fleet.stats(self.start));
+        let chains = ChainNames::new();
+        let naming = Naming {
+            topology: &fleet.topology,
+            names,
+            chains: &chains,
+        };
+        let findings = sent.iter().filter_map(|one| {
+            let since = one.since.iter().map(|how| {
+                format!(
+                    "read again after the probe, the kernels' objects predict what was seen: {how}; they changed in between"
+                )
+            });
+            let told: Vec<String> = since
+                .chain(one.counted.iter().map(|line| naming.text(line)))
+                .collect();
+            observe::finding(&one.observed, &told, &naming)
+        });
+        let findings: Vec<Finding> = findings.collect();
+        if let (Some(path), false) = (&self.args.save_disagreement, findings.is_empty()) {
+            let seen = sent.iter().map(|one| render::json::probe(one, &naming));
+            let question = format!(
+                "{} {} protocol {}",
+                answer.source.typed, answer.destination.typed, answer.protocol
+            );
+            let seen: Vec<_> = seen.collect();
+            super::save::disagreement(path, (naming.topology, names), &question, &seen)?;
+            super::say(&format!(
+                "what was predicted from, and what was seen: {}",
+                path.display()
+            ));
+        }
+        let observed: Vec<Observed> = sent.iter().map(|one| one.observed.clone()).collect();
+        answer.prove(&observed, findings);
+        let printed = self.print(answer, existing, (sent, &naming), fleet.stats(self.start));
         stages.render = begin.elapsed();
         let begin = Instant::now();
         fleet.close().await;
@@ -550,10 +594,34 @@ impl Job<'_> {
         printed
     }
 
+    /// Sends probes; none where none were asked for.
+    async fn probe(
+        &self,
+        fleet: &mut Fleet<'_>,
+        flows: &[Flow],
+        outcomes: &[Outcome],
+    ) -> anyhow::Result<Vec<Sent>> {
+        if !self.args.probe {
+            return Ok(Vec::new());
+        }
+        if let Some(path) = &self.args.save_disagreement {
+            super::save::writable(path)?;
+        }
+        let job = probe::Job {
+            flows,
+            outcomes,
+            data: self.args.data.as_deref(),
+            count: self.args.count,
+        };
+        let sending = probe::send(fleet, job);
+        self.progress.during("probing", Box::pin(sending)).await
+    }
+
     fn print(
         &self,
         answer: &Explanation,
         existing: &[ExistingFlow],
+        (sent, naming): (&[Sent], &Naming<'_>),
         stats: Stats,
     ) -> anyhow::Result<u8> {
         match self.args.output {
@@ -565,6 +633,9 @@ impl Job<'_> {
                 for flow in existing {
                     text.push_str(&render::text::existing(flow, &options));
                 }
+                for one in sent {
+                    text.push_str(&render::observed::text(one, naming, &options));
+                }
                 super::print(&text)?;
             }
             Format::Json | Format::Yaml => {
@@ -575,18 +646,24 @@ impl Job<'_> {
                     let flows = flows.map(|flow| render::json::existing(flow, stats, reply));
                     data.existing = Some(flows.collect());
                 }
+                if self.args.probe {
+                    let probes = sent.iter();
+                    let probes = probes.map(|one| render::json::probe(one, naming));
+                    data.probes = Some(probes.collect());
+                }
                 super::print_data(&data, self.args.output)?;
             }
         }
         let flows = existing.iter().map(|flow| exit_code(&flow.answer));
-        Ok(worst(flows.chain([exit_code(answer)])))
+        let own = render::observed::exit_code(sent, exit_code(answer));
+        Ok(worst(flows.chain([own])).unwrap_or(own))
     }
 }
 
 /// What is broken counts more than what can't be told.
-fn worst(codes: impl Iterator<Item = u8>) -> u8 {
+pub fn worst(codes: impl Iterator<Item = u8>) -> Option<u8> {
     let rank = |code: &u8| [0, INCONCLUSIVE, BROKEN].iter().position(|one| one == code);
-    codes.max_by_key(rank).unwrap_or(0)
+    codes.max_by_key(rank)
 }
 
 /// 0 delivered on every branch, 1 broken on some, 3 where it can't be told.

@@ -48,7 +48,7 @@ pub struct Watching {
 
 impl Watching {
     /// Position in `spots` of a node's point.
-    fn place(&self, node: &str, point: u32) -> Option<usize> {
+    pub fn place(&self, node: &str, point: u32) -> Option<usize> {
         let at = usize::try_from(point).ok()?;
         *self.places.get(node)?.get(at)?
     }
@@ -128,15 +128,15 @@ pub trait Sink {
 }
 
 /// Gives packets on in the order of their times until the sink has enough, the time is over, or `stop` is set;
-/// then the last ones. What goes wrong on the way is said as it happens. Gives what each spot lost, and how many
-/// things went wrong.
+/// then the last ones. What goes wrong on the way is said as it happens. Gives what each spot lost, and what went
+/// wrong.
 pub async fn run(
     fleet: &mut Fleet<'_>,
     watching: &Watching,
     sink: &mut impl Sink,
     lasts: Option<Duration>,
     mut stop: watch::Receiver<bool>,
-) -> anyhow::Result<(Vec<Losses>, usize)> {
+) -> anyhow::Result<(Vec<Losses>, Vec<String>)> {
     let (ending, end) = watch::channel(false);
     let (sender, mut receiver) = mpsc::channel::<(String, News)>(WAITING);
     let following = fleet.sessions().iter_mut().filter_map(|(node, session)| {
@@ -168,7 +168,7 @@ pub async fn run(
         let mut tick = tokio::time::interval(TICK);
         let mut open = true;
         let mut result = Ok(());
-        let mut wrong = 0;
+        let mut wrong: Vec<String> = Vec::new();
         let mut watched = vec![true; watching.spots.len()];
         loop {
             tokio::select! {
@@ -185,21 +185,22 @@ pub async fn run(
                         }
                     }
                     Some((node, News::Ended(ended))) => {
-                        wrong += 1;
                         let at = watching.place(&node, ended.point);
                         if let Some(own) = at.and_then(|at| watched.get_mut(at)) {
                             *own = false;
                         }
-                        super::say(&format!("error: {node}: {}; what it saw until then counts", ended.why));
+                        let why = format!("{node}: {}; what it saw until then counts", ended.why);
+                        super::say(&format!("error: {why}"));
+                        wrong.push(why);
                         // Nothing is watched any more: more time would show no more.
                         open &= watched.contains(&true);
                     }
                     Some((node, News::Failed(why))) => {
-                        wrong += 1;
                         for (own, spot) in watched.iter_mut().zip(&watching.spots) {
                             *own &= spot.node != node;
                         }
                         super::say(&format!("error: {why}"));
+                        wrong.push(why);
                         open &= watched.contains(&true);
                     }
                 },
@@ -221,7 +222,7 @@ pub async fn run(
         }
         result?;
         merge.give(sink, None)?;
-        Ok::<usize, anyhow::Error>(wrong)
+        Ok::<_, anyhow::Error>(wrong)
     };
     let (ended, merged) = tokio::join!(following, merging);
     let wrong = merged?;

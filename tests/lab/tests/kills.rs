@@ -191,6 +191,7 @@ fn other_commands_interrupted_leave_nothing() {
         "dump netfilter node/node-1",
         &save,
         "dump links pod-a",
+        "trace pod-a svc-b --probe --count 3",
     ] {
         let begin = Instant::now();
         lab.run(line).exits(0);

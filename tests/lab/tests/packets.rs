@@ -538,6 +538,7 @@ fn the_helper_sends_probes_and_says_what_came_back() {
             netns,
             src: None,
             sport: None,
+            unused: false,
             dst: [10, 0, 1, 3].into(),
             dport,
             protocol,

@@ -1,0 +1,431 @@
+//! `trace --probe`: real packets beside the prediction.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{anyhow, bail};
+use futures::future::join_all;
+use netpath::explain::observe::{Agreement, End, Observed, Sighting, Sights, compare, counted};
+use netpath::model::capture::{ANY, Answer, Counted, Counts, Point, Probe, Probed, Seen, Watch};
+use netpath::model::packet::{SCTP, TCP, UDP};
+use netpath::model::topology::Topology;
+use netpath::model::want::{Depth, NsTarget, Want};
+use netpath::model::{IfIndex, NetNsId, NsKey, Section};
+use netpath::simulate::{Flow, Outcome, Wants};
+use netpath::trace::{Disposition, Trace};
+
+use super::drive;
+use super::fleet::Fleet;
+use super::points::{Forms, Points, of_probe, point, turns};
+use super::watch::{Sink, Watching, open, run as watch};
+
+/// Bytes of a packet: headers of a tunnel and of what is in it.
+const HEADERS: u32 = 256;
+/// Milliseconds that an answer may take: TCP repeats itself once in it.
+const WAIT: u32 = 2_000;
+/// The same where a refusal is predicted: the kernel says after three seconds that nobody answers its ARP requests.
+const WAIT_REFUSED: u32 = 3_800;
+/// Longest time for one probe with all that is read for it; more is no error, but helper pods end at some time.
+pub const LONGEST: Duration = Duration::from_secs(8);
+/// How long packets may take to be seen once the probe is over.
+const AFTER: Duration = Duration::from_millis(250);
+/// Most packets that are looked at: a probe has some ten at each device.
+const MOST: usize = 20_000;
+/// Ports tried until one is unused.
+const TRIES: u16 = 8;
+
+/// A probe that was sent.
+#[derive(Debug)]
+pub struct Sent {
+    /// How its own socket saw it.
+    pub probed: Probed,
+    /// What was seen, beside the prediction.
+    pub observed: Observed,
+    /// What could not be watched.
+    pub unwatched: Vec<String>,
+    /// It is one that need not be answered.
+    pub datagram: bool,
+    /// What counted packets where it was lost.
+    pub counted: Vec<String>,
+    /// The prediction from what was read again after it agrees with it.
+    pub since: Option<String>,
+}
+
+/// What is sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Job<'a> {
+    /// Flows of the question; probes take turns.
+    pub flows: &'a [Flow],
+    /// Their predictions.
+    pub outcomes: &'a [Outcome],
+    /// What a datagram carries.
+    pub data: Option<&'a str>,
+    /// How many.
+    pub count: u32,
+}
+
+/// Sends probes one after the other, each watched in all namespaces on the way and on their nodes.
+///
+/// Errors: it can't be sent at all.
+pub async fn send(fleet: &mut Fleet<'_>, job: Job<'_>) -> anyhow::Result<Vec<Sent>> {
+    let mut all = Vec::new();
+    let ways = job.flows.iter().zip(job.outcomes).cycle();
+    let count = usize::try_from(job.count).unwrap_or(usize::MAX);
+    for (number, (flow, outcome)) in ways.take(count).enumerate() {
+        if flow.protocol == SCTP {
+            bail!("--probe: sctp can't be probed; tcp, udp and icmp can");
+        }
+        if flow.uid.is_some_and(|uid| uid != 0) || flow.gid.is_some_and(|gid| gid != 0) {
+            bail!(
+                "--probe: the helper sends as root: rules for --uid and --gid of others would not be met; leave them out"
+            );
+        }
+        let mut sent = one(fleet, flow, outcome, job.data, number).await?;
+        // Branches of an answer are those of all its flows.
+        let before = job.outcomes.iter().take(number % job.flows.len().max(1));
+        sent.observed.branch += before.map(|one| one.traces.len()).sum::<usize>();
+        all.push(sent);
+    }
+    Ok(all)
+}
+
+async fn one(
+    fleet: &mut Fleet<'_>,
+    flow: &Flow,
+    outcome: &Outcome,
+    data: Option<&str>,
+    number: usize,
+) -> anyhow::Result<Sent> {
+    for turn in 0..TRIES {
+        let port = flow.sport.unwrap_or_else(|| fresh(turn));
+        let points = places(fleet, flow, outcome, port).await;
+        let probe = Probe {
+            netns: flow.from.netns,
+            src: flow.src,
+            sport: Some(port),
+            unused: flow.sport.is_none(),
+            dst: flow.dst,
+            dport: flow.dport,
+            protocol: flow.protocol,
+            payload: payload(flow, data, number),
+            wait: wait(outcome),
+        };
+        let watched: BTreeMap<String, Vec<NetNsId>> = points
+            .iter()
+            .map(|(node, points)| (node.clone(), points.iter().map(|one| one.netns).collect()))
+            .collect();
+        let before = counts(fleet, &watched).await;
+        let Some(exchanged) = exchange(fleet, flow, points, probe).await? else {
+            continue;
+        };
+        let Exchanged {
+            probed,
+            sightings,
+            whole,
+            mut unwatched,
+        } = exchanged;
+        let whole = |key: &NsKey| whole.contains(key);
+        let sights = Sights {
+            seen: &sightings,
+            whole: &whole,
+        };
+        let Some(observed) = compare(&outcome.traces, &probed, &sights) else {
+            bail!("--probe: nothing was predicted for {}", flow.dst);
+        };
+        let mut since = None;
+        let mut lines = Vec::new();
+        if observed.agreement != Agreement::Confirmed || observed.end != End::Works {
+            let after = counts(fleet, &watched).await;
+            let again = again(fleet, flow).await;
+            let again = again.unwrap_or_default();
+            lines = told(
+                &observed,
+                (&before, &after),
+                (&outcome.traces, &again.traces),
+            );
+            let now = compare(&again.traces, &probed, &sights);
+            if let (Agreement::Differs, Some(now)) = (observed.agreement, now)
+                && now.agreement == Agreement::Confirmed
+            {
+                since = again
+                    .traces
+                    .get(now.branch)
+                    .map(|trace| trace.outcome().name().to_owned());
+            }
+            for key in [&before, &after].into_iter().flat_map(BTreeMap::values) {
+                unwatched.extend(key.missing.iter().cloned());
+            }
+        }
+        unwatched.sort();
+        unwatched.dedup();
+        return Ok(Sent {
+            probed,
+            observed,
+            unwatched,
+            datagram: flow.protocol == UDP,
+            counted: lines,
+            since,
+        });
+    }
+    bail!("--probe: {TRIES} source ports were in use; name a free one with --source-port")
+}
+
+/// What a probe met.
+struct Exchanged {
+    probed: Probed,
+    sightings: Vec<Sighting>,
+    /// Namespaces of which no packet went unseen.
+    whole: BTreeSet<NsKey>,
+    unwatched: Vec<String>,
+}
+
+/// Watches, sends, and watches a little longer. `None`: the port was in use.
+async fn exchange(
+    fleet: &mut Fleet<'_>,
+    flow: &Flow,
+    points: Points,
+    probe: Probe,
+) -> anyhow::Result<Option<Exchanged>> {
+    let template = Watch {
+        snaplen: HEADERS,
+        decoded: true,
+        ..Watch::default()
+    };
+    let watching = open(fleet, points, &template).await?;
+    let node = &flow.from.node;
+    let session = fleet.sessions().get_mut(node);
+    let session = session.ok_or_else(|| anyhow!("--probe: there is no helper on {node}"))?;
+    let (probed, early) = session.probe(probe).await?;
+    let taken = probed.answer == Answer::Taken;
+    let mut all = All::default();
+    for seen in early {
+        if let Some(at) = watching.place(node, seen.point) {
+            all.packet(at, &seen)?;
+        }
+    }
+    // Nothing ends it early: a signal ends the program.
+    let (_never, stop) = tokio::sync::watch::channel(false);
+    let time = if taken { Duration::ZERO } else { AFTER };
+    let (losses, mut wrong) = watch(fleet, &watching, &mut all, Some(time), stop).await?;
+    if taken {
+        return Ok(None);
+    }
+    let key = |spot: &super::watch::Spot| NsKey {
+        node: spot.node.clone(),
+        netns: spot.point.netns,
+    };
+    let mut whole: BTreeSet<NsKey> = watching.spots.iter().map(key).collect();
+    if !wrong.is_empty() || all.seen.len() >= MOST {
+        whole.clear();
+    }
+    for (spot, losses) in watching.spots.iter().zip(&losses) {
+        if losses.dropped > 0 {
+            whole.remove(&key(spot));
+            wrong.push(format!(
+                "{}: {} packets were lost by the kernel's buffer",
+                key(spot),
+                losses.dropped
+            ));
+        }
+    }
+    wrong.extend(watching.closed.iter().cloned());
+    if all.seen.len() >= MOST {
+        wrong.push(format!("only the first {MOST} packets were looked at"));
+    }
+    Ok(Some(Exchanged {
+        probed,
+        sightings: sightings(&fleet.topology, &watching, &all.seen),
+        whole,
+        unwatched: wrong,
+    }))
+}
+
+/// All devices at once of each namespace on the way, and of the nodes' own: there a packet shows that strays.
+async fn places(fleet: &mut Fleet<'_>, flow: &Flow, outcome: &Outcome, port: u16) -> Points {
+    let mut forms = Forms::default();
+    let mut keys: BTreeSet<NsKey> = [flow.from.clone()].into();
+    for trace in outcome.traces.iter().flat_map(turns) {
+        for hop in &trace.hops {
+            forms.add(&hop.packet);
+            hop.taps.iter().for_each(|tap| forms.add(&tap.packet));
+            keys.insert(hop.ns.clone());
+        }
+    }
+    let mut nodes: BTreeSet<String> = keys.iter().map(|key| key.node.clone()).collect();
+    nodes.extend(fleet.sessions().keys().cloned());
+    let want = Want::NetNs {
+        target: NsTarget::Host,
+        depth: Depth::NoRules,
+    };
+    let hosts: Wants = nodes
+        .iter()
+        .filter(|node| fleet.topology.host(node).is_none())
+        .map(|node| (node.clone(), [want.clone()].into()))
+        .collect();
+    fleet.ask(hosts).await;
+    keys.extend(nodes.iter().filter_map(|node| fleet.topology.host(node)));
+    let filter = of_probe(&forms, flow.protocol, port);
+    let hosts: Vec<_> = forms.hosts.iter().copied().collect();
+    let mut points: BTreeMap<String, Vec<Point>> = BTreeMap::new();
+    for key in keys {
+        if let Some(ns) = fleet.topology.netns(&key) {
+            let point = point(key.netns, ns, ANY, &filter, &hosts);
+            points.entry(key.node).or_default().push(point);
+        }
+    }
+    points
+}
+
+fn nanos() -> u128 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().as_nanos()
+}
+
+/// A port that is likely unused, another one at each try.
+fn fresh(turn: u16) -> u16 {
+    let spread = u16::try_from(nanos() / 1_000 % 20_000).unwrap_or_default();
+    40_000 + (spread + turn * 97) % 20_000
+}
+
+/// What a datagram or an echo carries: what was typed, else something that no protocol takes for a command and that is
+/// another in each probe, as long as was asked for.
+fn payload(flow: &Flow, data: Option<&str>, number: usize) -> Vec<u8> {
+    if let (Some(data), UDP) = (data, flow.protocol) {
+        return data.as_bytes().to_vec();
+    }
+    let mut text = format!("netpath {:x} {number}\n", nanos()).into_bytes();
+    let headers = if flow.dst.is_ipv6() { 48 } else { 28 };
+    let size = usize::try_from(flow.len).unwrap_or_default();
+    if flow.protocol != TCP && size > headers + text.len() {
+        text.resize(size - headers, b'.');
+    }
+    text
+}
+
+fn wait(outcome: &Outcome) -> u32 {
+    let refused = |trace: &Trace| matches!(trace.disposition, Disposition::Rejected(_));
+    if outcome.traces.iter().any(refused) {
+        WAIT_REFUSED
+    } else {
+        WAIT
+    }
+}
+
+/// What namespaces count now. What can't be had is named there.
+async fn counts(
+    fleet: &mut Fleet<'_>,
+    watched: &BTreeMap<String, Vec<NetNsId>>,
+) -> BTreeMap<NsKey, Counts> {
+    let asking = fleet.sessions().iter_mut().filter_map(|(node, session)| {
+        let spaces = watched.get(node)?;
+        Some(async move {
+            let counted = session.count(spaces.clone()).await;
+            let counted = counted.unwrap_or_else(|error| {
+                let missing = |netns: &NetNsId| Counted {
+                    netns: *netns,
+                    counts: Section::Missing(error.to_string()),
+                };
+                spaces.iter().map(missing).collect()
+            });
+            (node.clone(), counted)
+        })
+    });
+    let mut all = BTreeMap::new();
+    for (node, counted) in join_all(asking).await {
+        for one in counted {
+            let key = NsKey {
+                node: node.clone(),
+                netns: one.netns,
+            };
+            let counts = match one.counts {
+                Section::Known(counts) => counts,
+                Section::Missing(why) => Counts {
+                    missing: vec![why],
+                    ..Counts::default()
+                },
+                Section::NotAsked => continue,
+            };
+            all.insert(key, counts);
+        }
+    }
+    all
+}
+
+/// The prediction from what is read anew; what was known before stays.
+async fn again(fleet: &mut Fleet<'_>, flow: &Flow) -> Option<Outcome> {
+    let before = fleet.afresh().await;
+    let mut outcomes = drive::drive(fleet, std::slice::from_ref(flow)).await;
+    fleet.topology = before;
+    outcomes.pop()
+}
+
+type Pair<'a, T> = (&'a T, &'a T);
+
+/// What counted packets in the namespaces where it was last seen and where it did not come to.
+fn told(
+    observed: &Observed,
+    (before, after): Pair<'_, BTreeMap<NsKey, Counts>>,
+    (predicted, again): Pair<'_, Vec<Trace>>,
+) -> Vec<String> {
+    let mut spaces: Vec<&NsKey> = observed.last.iter().map(|(ns, _)| ns).collect();
+    spaces.extend(observed.missed().map(|spot| &spot.ns));
+    if spaces.is_empty() {
+        let first = predicted.first().and_then(|trace| trace.hops.last());
+        spaces.extend(first.map(|hop| &hop.ns));
+    }
+    let mut lines = Vec::new();
+    let mut told = BTreeSet::new();
+    for ns in spaces {
+        if !told.insert(ns) {
+            continue;
+        }
+        let mut risen = counted::rules(ns, predicted, again);
+        if let (Some(before), Some(after)) = (before.get(ns), after.get(ns)) {
+            risen.extend(counted::rises(before, after));
+        }
+        lines.extend(
+            risen
+                .into_iter()
+                .map(|(name, more)| format!("{ns}: {name}: {more} more")),
+        );
+    }
+    lines
+}
+
+fn sightings(topology: &Topology, watching: &Watching, all: &[(usize, Seen)]) -> Vec<Sighting> {
+    let sighting = |(at, seen): &(usize, Seen)| {
+        let spot = watching.spots.get(*at)?;
+        let ns = NsKey {
+            node: spot.node.clone(),
+            netns: spot.point.netns,
+        };
+        let index = IfIndex::new(seen.ifindex?)?;
+        let link = topology.netns(&ns).and_then(|ns| ns.link(index));
+        Some(Sighting {
+            dev: link.map_or_else(|| format!("if{index}"), |link| link.name.clone()),
+            ns,
+            out: seen.out?,
+            time: seen.time,
+            packet: seen.packet.clone()?,
+            mark: seen.mark,
+        })
+    };
+    all.iter().filter_map(sighting).collect()
+}
+
+/// Keeps packets.
+#[derive(Default)]
+struct All {
+    seen: Vec<(usize, Seen)>,
+}
+
+impl Sink for All {
+    fn packet(&mut self, at: usize, seen: &Seen) -> anyhow::Result<bool> {
+        self.seen.push((at, seen.clone()));
+        Ok(self.seen.len() < MOST)
+    }
+
+    fn flush(&mut self) -> anyhow::Result<bool> {
+        Ok(true)
+    }
+}

@@ -1,0 +1,373 @@
+//! Predictions and sightings made by hand.
+
+use super::*;
+use crate::model::NetNsId;
+use crate::trace::{DropReason, Hop, Tap};
+
+const PORT: u16 = 40_000;
+
+fn ns(ino: u64) -> NsKey {
+    NsKey {
+        node: "n1".to_owned(),
+        netns: NetNsId { dev: 4, ino },
+    }
+}
+
+fn tcp(src: u8, dst: u8, ports: (Option<u16>, Option<u16>), flags: u8) -> Packet {
+    let (sport, dport) = ports;
+    Packet {
+        eth: None,
+        src: [10, 0, 0, src].into(),
+        dst: [10, 0, 0, dst].into(),
+        ttl: 64,
+        tos: 0,
+        df: true,
+        len: 60,
+        l4: L4::Tcp {
+            sport,
+            dport,
+            flags,
+        },
+        inner: None,
+    }
+}
+
+/// From 10.0.0.1 in namespace 1 through namespace 2, which translates 10.0.0.9 to 10.0.0.`to`, to namespace 3.
+fn trace(to: u8, disposition: Disposition) -> Trace {
+    let hop = |ino: u64, taps: &[(&str, bool, Packet)]| Hop {
+        ns: ns(ino),
+        iif: None,
+        oif: None,
+        packet: tcp(1, 9, (None, Some(80)), 2),
+        steps: Vec::new(),
+        taps: taps
+            .iter()
+            .map(|(dev, out, packet)| Tap {
+                dev: (*dev).to_owned(),
+                out: *out,
+                packet: packet.clone(),
+            })
+            .collect(),
+    };
+    let (asked, changed) = (
+        tcp(1, 9, (None, Some(80)), 2),
+        tcp(1, to, (None, Some(8080)), 2),
+    );
+    let way = |hops, packet: Packet, disposition, reply| Trace {
+        probability: 1.0,
+        disposition,
+        hops,
+        packet,
+        reply,
+    };
+    let answer = tcp(to, 1, (Some(8080), None), 18);
+    let delivered = disposition == Disposition::Delivered;
+    let reply = way(
+        vec![hop(3, &[("eth0", true, answer.clone())])],
+        answer,
+        Disposition::Delivered,
+        None,
+    );
+    let mut hops = vec![
+        hop(1, &[("eth0", true, asked.clone())]),
+        hop(2, &[("veth1", false, asked)]),
+    ];
+    if delivered {
+        hops[1].taps.push(Tap {
+            dev: "veth2".to_owned(),
+            out: true,
+            packet: changed.clone(),
+        });
+        hops.push(hop(3, &[("eth0", false, changed.clone())]));
+    }
+    way(
+        hops,
+        changed,
+        disposition,
+        delivered.then(|| Box::new(reply)),
+    )
+}
+
+fn saw(ino: u64, dev: &str, out: bool, time: i64, packet: Packet) -> Sighting {
+    let answer = matches!(packet.l4, L4::Tcp { flags: 18, .. });
+    let packet_port = packet.sport();
+    Sighting {
+        ns: ns(ino),
+        dev: dev.to_owned(),
+        out,
+        time,
+        packet,
+        mark: Some(Mark::Tcp {
+            seq: match packet_port {
+                _ if answer => 500,
+                Some(PORT) => 7,
+                _ => 9,
+            },
+            ack: if answer { 8 } else { 0 },
+        }),
+    }
+}
+
+/// What is seen where all goes well.
+fn all(to: u8) -> Vec<Sighting> {
+    let (asked, changed) = (
+        tcp(1, 9, (Some(PORT), Some(80)), 2),
+        tcp(1, to, (Some(PORT), Some(8080)), 2),
+    );
+    vec![
+        saw(1, "eth0", true, 100, asked.clone()),
+        saw(2, "veth1", false, 110, asked),
+        saw(2, "veth2", true, 120, changed.clone()),
+        saw(3, "eth0", false, 130, changed),
+        saw(
+            3,
+            "eth0",
+            true,
+            140,
+            tcp(to, 1, (Some(8080), Some(PORT)), 18),
+        ),
+        // The connection goes on, and others have theirs.
+        saw(1, "eth0", true, 150, tcp(1, 9, (Some(PORT), Some(80)), 16)),
+        saw(
+            1,
+            "eth0",
+            true,
+            90,
+            tcp(1, 9, (Some(PORT + 1), Some(80)), 2),
+        ),
+    ]
+}
+
+fn probed(answer: Answer) -> Probed {
+    Probed {
+        from: Some(([10, 0, 0, 1].into(), PORT)),
+        answer,
+        micros: 900,
+        expects: None,
+    }
+}
+
+fn observed(traces: &[Trace], answer: Answer, seen: &[Sighting]) -> Observed {
+    let sights = Sights {
+        seen,
+        whole: &|_| true,
+    };
+    compare(traces, &probed(answer), &sights).expect("there is a trace")
+}
+
+#[test]
+fn all_as_predicted_is_confirmed_on_the_branch_that_was_taken() {
+    let traces = [
+        trace(2, Disposition::Delivered),
+        trace(3, Disposition::Delivered),
+    ];
+    let seen = observed(&traces, Answer::Answered, &all(3));
+    assert_eq!(
+        (seen.agreement, seen.end, seen.branch),
+        (Agreement::Confirmed, End::Works, 1),
+        "{seen:?}"
+    );
+    assert!(
+        seen.spots.iter().all(|spot| spot.met == Met::Confirmed),
+        "{seen:?}"
+    );
+    assert_eq!(seen.spots.len(), 5);
+    let times: Vec<Option<i64>> = seen.spots.iter().map(|spot| spot.after).collect();
+    assert_eq!(times, [Some(0), Some(10), Some(20), Some(30), Some(40)]);
+}
+
+#[test]
+fn where_it_was_last_seen_is_said() {
+    let seen = &all(2)[..2];
+    let seen = observed(&[trace(2, Disposition::Delivered)], Answer::Silent, seen);
+    assert_eq!(seen.agreement, Agreement::Differs);
+    assert_eq!(
+        seen.difference.as_deref(),
+        Some(
+            "the probe was last seen at veth1 in n1/net:[2] and did not come to veth2 in n1/net:[2]"
+        )
+    );
+    assert_eq!(seen.last, Some((ns(2), "veth1".to_owned())));
+    let nowhere = observed(&[trace(2, Disposition::Delivered)], Answer::Silent, &[]);
+    let why = nowhere.difference.expect("a difference");
+    assert!(why.starts_with("the probe was seen nowhere"), "{why}");
+    let seen = observed(
+        &[trace(2, Disposition::Delivered)],
+        Answer::Silent,
+        &all(2)[..4],
+    );
+    let why = seen.difference.expect("a difference");
+    assert!(
+        why.contains("no answer was seen at eth0 in n1/net:[3]"),
+        "{why}"
+    );
+}
+
+#[test]
+fn what_goes_on_after_it_was_not_seen_is_seen_elsewhere() {
+    let mut seen = all(2);
+    seen.remove(2);
+    let seen = observed(&[trace(2, Disposition::Delivered)], Answer::Answered, &seen);
+    assert_eq!((seen.agreement, seen.end), (Agreement::Differs, End::Works));
+    let why = seen.difference.expect("a difference");
+    assert_eq!(
+        why,
+        "the probe was not seen at veth2 in n1/net:[2], but at eth0 in n1/net:[3]"
+    );
+}
+
+#[test]
+fn a_predicted_drop_is_confirmed_where_it_stops_and_refuted_where_it_goes_on() {
+    let dropped = [trace(2, Disposition::Dropped(DropReason::NetfilterDrop))];
+    let seen = observed(&dropped, Answer::Silent, &all(2)[..2]);
+    assert_eq!(seen.agreement, Agreement::Confirmed, "{seen:?}");
+    let seen = observed(&dropped, Answer::Answered, &all(2));
+    assert_eq!(seen.agreement, Agreement::Differs);
+    let elsewhere = seen.spots.iter().filter(|spot| spot.met == Met::Elsewhere);
+    assert_eq!(elsewhere.count(), 3, "{seen:?}");
+    // Lost behind the place, too.
+    let seen = observed(&dropped, Answer::Silent, &all(2)[..3]);
+    let why = seen.difference.expect("a difference");
+    assert!(
+        why.contains("veth2") && why.contains("none was predicted"),
+        "{why}"
+    );
+}
+
+#[test]
+fn another_translation_is_told_by_its_fields() {
+    let seen = observed(
+        &[trace(2, Disposition::Delivered)],
+        Answer::Answered,
+        &all(3),
+    );
+    assert_eq!(seen.agreement, Agreement::Differs);
+    assert_eq!(
+        seen.difference.as_deref(),
+        Some("the probe had dst 10.0.0.3 in place of 10.0.0.2 at veth2 in n1/net:[2]")
+    );
+}
+
+#[test]
+fn what_could_not_be_predicted_is_seen() {
+    let missing = || Disposition::Inconclusive(vec!["a program".to_owned()]);
+    let seen = observed(&[trace(2, missing())], Answer::Answered, &all(2));
+    assert_eq!((seen.agreement, seen.end), (Agreement::Seen, End::Works));
+    assert_eq!(seen.spots.len(), 5);
+    // Before what can't be predicted, it can be wrong.
+    let seen = observed(&[trace(2, missing())], Answer::Silent, &all(2)[..1]);
+    assert_eq!((seen.agreement, seen.end), (Agreement::Differs, End::Lost));
+}
+
+#[test]
+fn places_that_nobody_watched_are_no_difference() {
+    let traces = [trace(2, Disposition::Delivered)];
+    let whole = |key: &NsKey| key.netns.ino != 3;
+    let seen: Vec<Sighting> = all(2).into_iter().filter(|one| whole(&one.ns)).collect();
+    let sights = Sights {
+        seen: &seen,
+        whole: &whole,
+    };
+    let seen = compare(&traces, &probed(Answer::Answered), &sights);
+    assert_eq!(seen.map(|seen| seen.agreement), Some(Agreement::Confirmed));
+}
+
+#[test]
+fn a_tunnel_that_leads_elsewhere_is_told_by_its_own_addresses() {
+    let outer = |to: u8| Packet {
+        l4: L4::Udp {
+            sport: None,
+            dport: Some(8472),
+        },
+        inner: Some(Box::new(crate::model::packet::Inner {
+            vni: Some(1),
+            packet: tcp(1, 2, (None, Some(80)), 2),
+        })),
+        ..tcp(11, to, (None, None), 0)
+    };
+    assert_eq!(differs(&outer(12), &outer(12)), []);
+    let [change] = differs(&outer(12), &outer(13))
+        .try_into()
+        .expect("one change");
+    assert_eq!((&*change.field, &*change.to), ("outer dst", "10.0.0.13"));
+}
+
+/// A datagram from 10.0.0.1 in namespace 1 to 10.0.0.2 in namespace 3, and its answer.
+fn datagram(disposition: Disposition) -> Trace {
+    fn change(trace: &mut Trace) {
+        let udp = |packet: &mut Packet| {
+            let (sport, dport) = (packet.sport(), packet.dport());
+            packet.l4 = L4::Udp { sport, dport };
+        };
+        udp(&mut trace.packet);
+        for hop in &mut trace.hops {
+            udp(&mut hop.packet);
+            hop.taps.iter_mut().for_each(|tap| udp(&mut tap.packet));
+        }
+        if let Some(reply) = &mut trace.reply {
+            change(reply);
+        }
+    }
+    let mut trace = trace(2, Disposition::Delivered);
+    change(&mut trace);
+    trace.disposition = disposition;
+    trace
+}
+
+#[test]
+fn a_datagram_need_not_be_answered_and_still_arrives() {
+    let mut seen = all(2);
+    seen.truncate(4);
+    for one in &mut seen {
+        let (sport, dport) = (one.packet.sport(), one.packet.dport());
+        one.packet.l4 = L4::Udp { sport, dport };
+        one.mark = Some(Mark::Payload(5));
+    }
+    for end in [Disposition::Delivered, Disposition::LeavesCluster] {
+        let observed = observed(&[datagram(end)], Answer::Silent, &seen);
+        assert_eq!(
+            (observed.agreement, observed.end),
+            (Agreement::Confirmed, End::Unanswered),
+            "{observed:?}"
+        );
+        assert_eq!(observed.spots.len(), 4);
+    }
+    // Lost on its way it is, all the same.
+    let lost = observed(
+        &[datagram(Disposition::Delivered)],
+        Answer::Silent,
+        &seen[..3],
+    );
+    assert_eq!((lost.agreement, lost.end), (Agreement::Differs, End::Lost));
+}
+
+#[test]
+fn packets_of_a_connection_that_stands_are_looked_at() {
+    let mut exchange = trace(2, Disposition::Delivered);
+    let answer = exchange.reply.as_deref_mut().expect("an answer");
+    let mut next = trace(2, Disposition::Dropped(DropReason::NetfilterDrop));
+    for hop in &mut next.hops {
+        for tap in &mut hop.taps {
+            tap.packet = tcp(1, 9, (None, Some(80)), 0x18);
+        }
+    }
+    answer.reply = Some(Box::new(next));
+    let mut seen = all(2);
+    let mut later = seen[5].clone();
+    (later.ns, later.dev, later.out) = (ns(2), "veth1".to_owned(), false);
+    seen.push(later);
+    let observed_one = observed(&[exchange.clone()], Answer::Answered, &seen);
+    assert_eq!(
+        observed_one.agreement,
+        Agreement::Confirmed,
+        "{observed_one:?}"
+    );
+    assert_eq!(observed_one.spots.len(), 7);
+    seen.pop();
+    let lost = observed(&[exchange], Answer::Answered, &seen);
+    assert_eq!(
+        (lost.agreement, lost.end),
+        (Agreement::Differs, End::Lost),
+        "{lost:?}"
+    );
+}

@@ -1,0 +1,283 @@
+//! What follows from a probe and its prediction: whether they agree, and what is said where they do not.
+
+use super::{Agreement, End, Met, Observed, Spot, followed, was_seen};
+use crate::explain::{Explanation, Finding, Naming, Place, Severity, Verdict, codes};
+use crate::model::capture::{Answer, Probed};
+use crate::model::packet::UDP;
+use crate::trace::{Disposition, Trace};
+
+/// What a question's probes say of its prediction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proof {
+    /// The least that one of them says.
+    pub agreement: Agreement,
+    /// Probes that were sent.
+    pub count: usize,
+    /// Of these, those with an agreement as the least.
+    pub least: usize,
+    /// What was predicted.
+    pub predicted: Verdict,
+    /// How the least ended, and what differs.
+    pub end: End,
+    /// In words.
+    pub difference: Option<String>,
+}
+
+/// Whether silence is no sign: whether a program answers a datagram, and who is outside, no kernel here tells.
+pub(super) fn need_not_answer(trace: &Trace, probed: &Probed) -> bool {
+    probed.answer == Answer::Silent
+        && match trace.disposition {
+            Disposition::Delivered => trace.packet_protocol() == UDP,
+            Disposition::LeavesCluster => true,
+            _ => false,
+        }
+}
+
+/// The first packet of those that are sent which does not arrive, and how it ends; the last one where all do.
+fn predicted<'a>(trace: &'a Trace, probed: &Probed) -> (usize, &'a Disposition) {
+    let mut end = (0, &trace.disposition);
+    for (turn, trace) in followed(trace, probed).enumerate() {
+        end = (turn, &trace.disposition);
+        if !trace.arrives() {
+            break;
+        }
+    }
+    end
+}
+
+/// The whole answer.
+pub(super) fn of(trace: &Trace, probed: &Probed, branch: usize, spots: Vec<Spot>) -> Observed {
+    let (turn, disposition) = predicted(trace, probed);
+    let unknown = matches!(disposition, Disposition::Inconclusive(_));
+    let mut difference = on_the_way(&spots);
+    if difference.is_none() && !unknown {
+        difference = at_the_end(trace, probed, (turn, disposition), &spots);
+    }
+    let agreement = match (&difference, unknown) {
+        (Some(_), _) => Agreement::Differs,
+        (None, true) => Agreement::Seen,
+        (None, false) => Agreement::Confirmed,
+    };
+    let missed = |from: usize| {
+        spots
+            .iter()
+            .any(|spot| spot.turn >= from && spot.met == Met::NotSeen)
+    };
+    let wrong_before = |turn: usize| {
+        let wrong = |spot: &Spot| matches!(spot.met, Met::NotSeen | Met::Changed(_));
+        spots.iter().any(|spot| spot.turn < turn && wrong(spot))
+    };
+    let end = match &probed.answer {
+        // Of a connection that went another way from the beginning, the rest was not predicted.
+        Answer::Answered if missed(2) && !wrong_before(2) => End::Lost,
+        Answer::Answered => End::Works,
+        Answer::Refused | Answer::Failed(_) | Answer::Taken => End::Refused,
+        Answer::Silent if need_not_answer(trace, probed) && !missed(0) => End::Unanswered,
+        Answer::Silent => End::Lost,
+    };
+    let last = (end == End::Lost).then(|| last(&spots)).flatten();
+    Observed {
+        agreement,
+        difference,
+        end,
+        branch,
+        spots,
+        last,
+        sent: 0,
+    }
+}
+
+/// Where what was lost was last seen: behind all that was predicted, where it went on.
+fn last(spots: &[Spot]) -> Option<(crate::model::NsKey, String)> {
+    let turn = usize::from(spots.iter().any(was_seen(1)));
+    let seen = || spots.iter().filter(|spot| was_seen(turn)(spot));
+    let along = seen().take_while(|spot| spot.met != Met::Elsewhere).last();
+    // Times of one node only.
+    let mut beyond = seen().filter(|spot| {
+        spot.met == Met::Elsewhere
+            && along.is_none_or(|along| along.ns.node != spot.ns.node || along.after < spot.after)
+    });
+    let last = beyond.next_back().or(along)?;
+    Some((last.ns.clone(), last.dev.clone()))
+}
+
+fn place(spot: &Spot) -> String {
+    format!("{} in {}", spot.dev, spot.ns)
+}
+
+fn name(turn: usize) -> &'static str {
+    match turn {
+        0 => "the probe",
+        1 => "the answer",
+        2 => "the client's next packet",
+        _ => "the server's next packet",
+    }
+}
+
+/// The first device where it is not as predicted, in words.
+fn on_the_way(spots: &[Spot]) -> Option<String> {
+    let wrong = spots
+        .iter()
+        .find(|spot| matches!(spot.met, Met::NotSeen | Met::Changed(_)))?;
+    let turn = name(wrong.turn);
+    if let Met::Changed(fields) = &wrong.met {
+        let fields = fields.iter();
+        let fields: Vec<String> = fields
+            .map(|field| format!("{} {} in place of {}", field.field, field.to, field.from))
+            .collect();
+        return Some(format!(
+            "{turn} had {} at {}",
+            fields.join(", "),
+            place(wrong)
+        ));
+    }
+    let of_turn = |spot: &&Spot| spot.turn == wrong.turn;
+    let before = spots.iter().filter(of_turn);
+    let last = before.take_while(|spot| spot.met != Met::NotSeen).last();
+    let behind = spots.iter().filter(of_turn);
+    let mut behind = behind.skip_while(|spot| spot.met != Met::NotSeen);
+    let behind =
+        behind.find(|spot| matches!(spot.met, Met::Confirmed | Met::Bypassed | Met::Changed(_)));
+    let stray = spots
+        .iter()
+        .filter(of_turn)
+        .find(|spot| spot.met == Met::Elsewhere);
+    let missed = place(wrong);
+    let elsewhere = stray.map_or_else(String::new, |spot| {
+        format!("; it was seen at {}", place(spot))
+    });
+    Some(match (last, behind) {
+        (_, Some(other)) => format!("{turn} was not seen at {missed}, but at {}", place(other)),
+        (None, None) if wrong.turn == 1 && spots.iter().any(was_seen(0)) => {
+            format!("the probe came to its end, and no answer was seen at {missed}{elsewhere}")
+        }
+        (None, None) => {
+            format!("{turn} was seen nowhere, not at {missed} either{elsewhere}")
+        }
+        (Some(last), None) => format!(
+            "{turn} was last seen at {} and did not come to {missed}{elsewhere}",
+            place(last)
+        ),
+    })
+}
+
+/// What came of it, where that is not as predicted; all devices are.
+fn at_the_end(
+    trace: &Trace,
+    probed: &Probed,
+    (turn, disposition): (usize, &Disposition),
+    spots: &[Spot],
+) -> Option<String> {
+    let came = match &probed.answer {
+        Answer::Answered => "it was answered",
+        Answer::Refused | Answer::Taken => "it was refused",
+        Answer::Failed(_) => "it failed",
+        Answer::Silent => "no answer came",
+    };
+    let refused = matches!(probed.answer, Answer::Refused | Answer::Failed(_));
+    let answered = probed.answer == Answer::Answered;
+    let fits = match (turn, disposition) {
+        _ if need_not_answer(trace, probed) => true,
+        (2.., _) | (_, Disposition::Delivered | Disposition::LeavesCluster) => answered,
+        (0, Disposition::Rejected(_)) => refused,
+        // Whoever was refused an answer hears nothing.
+        _ => probed.answer == Answer::Silent || refused && turn == 0,
+    };
+    if !fits {
+        let what = match turn {
+            1 if !matches!(
+                disposition,
+                Disposition::Delivered | Disposition::LeavesCluster
+            ) =>
+            {
+                "its answer was predicted to be"
+            }
+            _ => "it was predicted to be",
+        };
+        return Some(format!("{came}, where {what} {}", disposition.name()));
+    }
+    if trace.arrives() {
+        return None;
+    }
+    // Beyond where it was to end. Copies that a bridge floods before are none.
+    let passed = trace.hops.iter().rev().skip(1);
+    let before = |spot: &Spot| passed.clone().any(|hop| hop.ns == spot.ns);
+    let beyond = spots
+        .iter()
+        .find(|spot| spot.turn == 0 && spot.met == Met::Elsewhere && !before(spot))?;
+    Some(format!(
+        "the probe was seen at {}, where none was predicted",
+        place(beyond)
+    ))
+}
+
+/// The finding that follows where a probe and the prediction differ. `counted`: what went up where it was last seen.
+pub fn finding(observed: &Observed, counted: &[String], naming: &Naming<'_>) -> Option<Finding> {
+    let why = observed.difference.as_deref()?;
+    let spots = observed.spots.iter();
+    let wrong = spots
+        .filter(|spot| spot.met != Met::Confirmed)
+        .min_by_key(|spot| spot.turn);
+    let spot = wrong.or_else(|| observed.spots.last());
+    let (ns, object) = match (&observed.last, spot) {
+        (Some((ns, dev)), _) => (ns, dev),
+        (None, Some(spot)) => (&spot.ns, &spot.dev),
+        (None, None) => return None,
+    };
+    let mut evidence = vec![naming.text(why)];
+    evidence.extend(counted.iter().cloned());
+    Some(Finding {
+        code: codes::OBSERVED_OTHERWISE,
+        title: codes::OBSERVED_OTHERWISE.title.to_owned(),
+        severity: Severity::Error,
+        place: Place {
+            node: ns.node.clone(),
+            netns: naming.netns(ns),
+            object: Some(object.clone()),
+        },
+        evidence,
+        mend: "what was seen counts: look at what stands between the last device that is confirmed and this one; where nothing explains it, report it with --save-disagreement FILE".to_owned(),
+        branches: vec![observed.branch],
+    })
+}
+
+impl Explanation {
+    /// Takes over what probes show: where they and the prediction differ, what was seen is the verdict.
+    pub fn prove(&mut self, probes: &[Observed], findings: Vec<Finding>) {
+        let rank = |one: &&Observed| match one.agreement {
+            Agreement::Differs => 0,
+            Agreement::Seen => 1,
+            Agreement::Confirmed => 2,
+        };
+        let Some(least) = probes.iter().min_by_key(rank) else {
+            return;
+        };
+        let same = |one: &&Observed| one.agreement == least.agreement;
+        self.proof = Some(Proof {
+            agreement: least.agreement,
+            count: probes.len(),
+            least: probes.iter().filter(same).count(),
+            predicted: self.verdict,
+            end: least.end,
+            difference: least.difference.clone(),
+        });
+        if least.agreement != Agreement::Confirmed {
+            self.verdict = match least.end {
+                End::Works => Verdict::Delivered,
+                End::Refused => Verdict::Rejected,
+                End::Lost => Verdict::Dropped,
+                End::Unanswered => Verdict::Inconclusive,
+            };
+        }
+        for mut finding in findings {
+            finding
+                .branches
+                .retain(|branch| *branch < self.branches.len());
+            let known =
+                |own: &Finding| own.code == finding.code && own.evidence == finding.evidence;
+            if !self.findings.iter().any(known) {
+                self.findings.insert(0, finding);
+            }
+        }
+    }
+}
