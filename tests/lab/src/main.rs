@@ -169,6 +169,9 @@ struct OracleArgs {
     /// The packet of that network to make smaller, by number.
     #[arg(long, requires = "network")]
     packet: Option<usize>,
+    /// Show that network as data, and send nothing.
+    #[arg(long, requires = "network")]
+    show: bool,
     /// A saved case, sent again.
     #[arg(long, conflicts_with = "network")]
     replay: Option<PathBuf>,
@@ -346,6 +349,13 @@ fn oracle(args: &OracleArgs) -> Result<ExitCode> {
         random::cpu::keep_to(0)?;
         let digits = text.trim_start_matches("0x");
         let seed = u64::from_str_radix(digits, 16).context("decode the network's seed")?;
+        if args.show {
+            let (world, probes) = random::generate(seed, random::run::PROBES);
+            let case = random::world::Case { world, probes };
+            let text = serde_json::to_string_pretty(&case).context("encode the network")?;
+            println!("{text}");
+            return Ok(ExitCode::SUCCESS);
+        }
         let report =
             random::run::network(seed, random::run::PROBES, args.save.as_deref(), args.packet);
         for text in &report.differ {

@@ -173,6 +173,12 @@ impl Judge {
     /// Holds what was seen against the ways predicted: it must be one of them.
     pub fn compare(&mut self, probe: &Probe, traces: &[Trace], observed: &Observed) -> Verdict {
         let name = self.namer();
+        // An error that routes refuse is not answered, but counts.
+        for (place, from) in &observed.errors {
+            if let Ok(key) = self.reader.key(place) {
+                *self.told.entry((key, *from)).or_default() += 1;
+            }
+        }
         let manner = Manner::of(probe);
         let mut lost = |trace: &Trace, back| self.is_lost(trace, back);
         let verdict = ask::compare(probe, traces, &name, observed, &mut |trace| {
