@@ -1,6 +1,6 @@
 //! `netpath-lab`: brings laboratories up and down, breaks them, and sends packets in them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -163,6 +163,9 @@ struct OracleArgs {
     /// Everything follows from it.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// The fixed set that the tests run, whatever --cases and --seed say.
+    #[arg(long, conflicts_with_all = ["network", "replay", "judge"])]
+    fixed: bool,
     /// One network alone, by its own seed.
     #[arg(long)]
     network: Option<String>,
@@ -178,6 +181,12 @@ struct OracleArgs {
     /// Directory for cases that disagree, made smaller.
     #[arg(long)]
     save: Option<PathBuf>,
+    /// Directory to keep what was read and seen in, of cases that agree.
+    #[arg(long)]
+    record: Option<PathBuf>,
+    /// Directory of `--record`: what was kept there is predicted again, and nothing is sent.
+    #[arg(long, conflicts_with_all = ["network", "replay", "record"])]
+    judge: Option<PathBuf>,
     /// Disagreements after which it ends.
     #[arg(long, default_value_t = 20)]
     most: usize,
@@ -336,7 +345,29 @@ fn run(task: Task) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Predicts again what was recorded, up to the first difference.
+fn judge(dir: &Path) -> Result<ExitCode> {
+    let list = std::fs::read_dir(dir).with_context(|| format!("read {}", dir.display()))?;
+    let mut files = list
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<Vec<PathBuf>>>()?;
+    files.sort();
+    let mut count = random::record::Count::default();
+    for file in &files {
+        if let Some(text) = random::record::judge(file, &mut count)? {
+            println!("differs: {text}");
+            return Ok(ExitCode::from(1));
+        }
+    }
+    let (agree, unknown) = (count.agree, count.unknown);
+    println!("{} networks: {agree} agree, {unknown} unknown", files.len());
+    Ok(ExitCode::SUCCESS)
+}
+
 fn oracle(args: &OracleArgs) -> Result<ExitCode> {
+    if let Some(dir) = &args.judge {
+        return judge(dir);
+    }
     let report = if let Some(dir) = &args.replay {
         random::cpu::keep_to(0)?;
         let path = dir.join("case.json");
@@ -356,21 +387,32 @@ fn oracle(args: &OracleArgs) -> Result<ExitCode> {
             println!("{text}");
             return Ok(ExitCode::SUCCESS);
         }
-        let report =
-            random::run::network(seed, random::run::PROBES, args.save.as_deref(), args.packet);
+        let report = random::run::network(
+            seed,
+            random::run::PROBES,
+            args.record.as_deref(),
+            args.save.as_deref(),
+            args.packet,
+        );
         for text in &report.differ {
             println!("== {text}");
         }
         report
     } else {
-        random::run::run(&random::run::Plan {
+        let plan = random::run::Plan {
             seed: args.seed,
             cases: args.cases,
             save: args.save.clone(),
+            record: args.record.clone(),
             most: args.most,
             jobs: args.jobs,
             seconds: args.seconds,
-        })?
+        };
+        if args.fixed {
+            random::run::run_fixed(&plan)?
+        } else {
+            random::run::run(&plan)?
+        }
     };
     if args.coverage {
         print!("{}", report.coverage.text());

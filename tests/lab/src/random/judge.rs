@@ -17,6 +17,7 @@ use super::ask::{self, Verdict, refused_by_route};
 use super::fit::{self, Back, Holds, Manner};
 use super::raise::Raised;
 use super::reader::{NODE, Reader};
+use super::record::keep_rules;
 use super::seen::{Observed, chain};
 use super::world::Probe;
 
@@ -106,10 +107,7 @@ impl Judge {
         let read = self.reader.topology.nodes.get_mut(NODE);
         for (id, new) in read.into_iter().flat_map(|node| &mut node.netns) {
             if let Some(old) = node.netns.get(id) {
-                new.nft = old.nft.clone();
-                new.legacy = old.legacy.clone();
-                new.ipset_names = old.ipset_names.clone();
-                new.ipsets = old.ipsets.clone();
+                keep_rules(new, old);
             }
         }
         Ok(())

@@ -20,6 +20,7 @@ mod plan;
 mod probe;
 mod raise;
 pub mod reader;
+pub mod record;
 mod routes;
 mod rules;
 pub mod run;
