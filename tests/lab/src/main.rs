@@ -1,6 +1,6 @@
 //! `netpath-lab`: brings laboratories up and down, breaks them, and sends packets in them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -164,7 +164,7 @@ struct OracleArgs {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// The fixed set that the tests run, whatever --cases and --seed say.
-    #[arg(long, conflicts_with_all = ["network", "replay", "judge"])]
+    #[arg(long, conflicts_with_all = ["network", "replay"])]
     fixed: bool,
     /// One network alone, by its own seed.
     #[arg(long)]
@@ -181,12 +181,9 @@ struct OracleArgs {
     /// Directory for cases that disagree, made smaller.
     #[arg(long)]
     save: Option<PathBuf>,
-    /// Directory to keep what was read and seen in, of cases that agree.
+    /// Directory to keep what was read and seen in, of cases that agree (`tests/mutations/run`).
     #[arg(long)]
     record: Option<PathBuf>,
-    /// Directory of `--record`: what was kept there is predicted again, and nothing is sent.
-    #[arg(long, conflicts_with_all = ["network", "replay", "record"])]
-    judge: Option<PathBuf>,
     /// Disagreements after which it ends.
     #[arg(long, default_value_t = 20)]
     most: usize,
@@ -345,29 +342,7 @@ fn run(task: Task) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Predicts again what was recorded, up to the first difference.
-fn judge(dir: &Path) -> Result<ExitCode> {
-    let list = std::fs::read_dir(dir).with_context(|| format!("read {}", dir.display()))?;
-    let mut files = list
-        .map(|entry| Ok(entry?.path()))
-        .collect::<Result<Vec<PathBuf>>>()?;
-    files.sort();
-    let mut count = random::record::Count::default();
-    for file in &files {
-        if let Some(text) = random::record::judge(file, &mut count)? {
-            println!("differs: {text}");
-            return Ok(ExitCode::from(1));
-        }
-    }
-    let (agree, unknown) = (count.agree, count.unknown);
-    println!("{} networks: {agree} agree, {unknown} unknown", files.len());
-    Ok(ExitCode::SUCCESS)
-}
-
 fn oracle(args: &OracleArgs) -> Result<ExitCode> {
-    if let Some(dir) = &args.judge {
-        return judge(dir);
-    }
     let report = if let Some(dir) = &args.replay {
         random::cpu::keep_to(0)?;
         let path = dir.join("case.json");

@@ -3,6 +3,7 @@
 //! `netpath-lab oracle` sends more; docs/accuracy.md says what is compared.
 #![allow(missing_docs, reason = "tests")]
 
+use netpath_lab::random::frequency::ask_all;
 use netpath_lab::random::run::{FIXED, FIXED_CASES, PROBES, Plan, Report, run_fixed};
 
 /// The fixed set: all go where they were predicted to go, but for a few of which nothing can be said.
@@ -56,5 +57,23 @@ fn is_something(report: &Report) {
     for end in ["delivered", "dropped", "rejected"] {
         let count = report.ends.get(end).copied().unwrap_or_default();
         assert!(count * 50 >= report.cases, "{count} of the agreeing {end}");
+    }
+}
+
+/// Where the kernel chooses, each way is taken as often as was predicted: a right prediction fails once in a hundred
+/// thousand runs at most.
+#[test]
+fn random_choices_are_made_as_often_as_predicted() {
+    let all = ask_all(300).expect("questions");
+    for asked in &all {
+        eprintln!("{}: {:?}", asked.what, asked.ways);
+        assert!(asked.ways.len() > 1, "{}: {:?}", asked.what, asked.ways);
+        assert!(
+            asked.chance() > 1e-6,
+            "{}: chance {:e}: {:#?}",
+            asked.what,
+            asked.chance(),
+            asked.ways
+        );
     }
 }

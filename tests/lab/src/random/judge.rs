@@ -13,11 +13,11 @@ use netpath::simulate::peer::{Peer, peer};
 use netpath::simulate::{Limits, send};
 use netpath::trace::Trace;
 
+use super::again::keep_rules;
 use super::ask::{self, Verdict, refused_by_route};
 use super::fit::{self, Back, Holds, Manner};
 use super::raise::Raised;
 use super::reader::{NODE, Reader};
-use super::record::keep_rules;
 use super::seen::{Observed, chain};
 use super::world::Probe;
 

@@ -9,11 +9,13 @@
     reason = "lines are put together once, from parts that are there or not"
 )]
 
+pub mod again;
 pub mod ask;
 pub mod coverage;
 pub mod cpu;
 pub mod dice;
 pub mod fit;
+pub mod frequency;
 pub mod judge;
 pub mod places;
 mod plan;

@@ -146,6 +146,7 @@ impl Report {
             "time of all CPUs: networks {raise:.1} s, reading and predicting {read:.1} s, sending {send:.1} s; {} of {} lines refused, {} packets that can't be sent",
             self.refused, self.lines, self.skipped
         );
+        let _ = writeln!(text, "{}", self.coverage.share());
         for (why, count) in &self.unknown {
             let _ = writeln!(text, "  {count} inconclusive: {why}");
         }
