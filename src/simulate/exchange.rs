@@ -129,7 +129,8 @@ fn next(cx: &mut Cx<'_>, flow: &Flow, packets: &[Finished]) -> Vec<Finished> {
                 Disposition::LeavesCluster => Goal::Listener,
                 _ => Goal::Party(answerer(first)),
             };
-            let on = start(flow.from.clone(), packet, (flow.uid, flow.gid), last, goal);
+            let mut on = start(flow.from.clone(), packet, (flow.uid, flow.gid), last, goal);
+            on.unsourced = flow.src.is_none() && flow.dst.is_ipv6();
             follow(cx, on, Next::LocalOut(None))
         }
     }
@@ -263,6 +264,7 @@ pub(super) fn first(ns: NsKey, packet: Packet, (uid, gid): Sender) -> Walk {
         memory: Memory::default(),
         taker: None,
         any_source: false,
+        unsourced: false,
         tunnel: None,
     }
 }

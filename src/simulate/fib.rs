@@ -119,12 +119,12 @@ pub(crate) fn is_customized(cx: &mut Cx<'_>, ns: &NsKey) -> Result<bool, String>
     Ok(!tables.has_usual_rules() || tables.routes.iter().any(own_local))
 }
 
-/// Whether IPv4 looks at protocol and ports of what comes in: only where a rule asks for them, and not just of what is
-/// sent here (`fib_rule_requires_fldissect()`).
-pub(crate) fn dissects(cx: &mut Cx<'_>, ns: &NsKey) -> Result<bool, String> {
+/// Whether a lookup for a packet that stands looks at its protocol and ports: only where a rule of its family asks for
+/// them, and not just of what is sent here (`fib_rule_requires_fldissect()`).
+pub(crate) fn dissects(cx: &mut Cx<'_>, ns: &NsKey, v6: bool) -> Result<bool, String> {
     let asks =
         |rule: &Rule| rule.ip_proto.is_some() || rule.sport.is_some() || rule.dport.is_some();
-    let mut rules = tables(cx, ns)?.rules.iter().filter(|rule| !rule.v6);
+    let mut rules = tables(cx, ns)?.rules.iter().filter(|rule| rule.v6 == v6);
     Ok(rules.any(|rule| rule.iif.as_deref() != Some("lo") && asks(rule)))
 }
 

@@ -362,7 +362,7 @@ pub(crate) fn validate_source(
         tos: walk.skb.packet.tos,
         ..FibKey::to(src)
     };
-    let dissects = dissects(cx, &walk.ns).map_err(|why| walk.clone().unknown(why))?;
+    let dissects = dissects(cx, &walk.ns, false).map_err(|why| walk.clone().unknown(why))?;
     let back = if dissects {
         FibKey {
             protocol: forward.protocol,

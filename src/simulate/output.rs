@@ -3,7 +3,7 @@
 //! Read first: `ip_route_output_key_hash_rcu()`, `__ip_local_out()`, `ip_output()`,
 //! `ip_route_me_harder()` and their IPv6 twins, v6.12.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use super::fib::{FibAnswer, FibKey, Found, addr_type, lookup};
 use super::skb::Devices;
@@ -196,6 +196,10 @@ pub(crate) fn local_out(cx: &mut Cx<'_>, walk: Walk, oif: Option<IfIndex>) -> Wa
             Sourced::Found(walk, found) => {
                 ways.extend(out_by(cx, *walk, FibAnswer::Found(found), oif));
             }
+            Sourced::Open(walk) if walk.unsourced => {
+                let answer = unsourced(cx, &walk, oif);
+                ways.extend(out_by(cx, *walk, answer, oif));
+            }
             Sourced::Open(mut walk) => {
                 if let Err(over) = own_source(cx, &mut walk) {
                     ways.extend(over);
@@ -327,6 +331,17 @@ fn sourced(mut walk: Walk, src: IpAddr, by_route: bool) -> Walk {
     walk
 }
 
+/// The lookup of a socket that had no source yet, whose answer it keeps (`ip6_dst_lookup_tail()`).
+fn unsourced(cx: &mut Cx<'_>, walk: &Walk, oif: Option<IfIndex>) -> FibAnswer {
+    let mut before = walk.clone();
+    before.skb.packet.src = Ipv6Addr::UNSPECIFIED.into();
+    match output_lookup(cx, &before, oif) {
+        FibAnswer::Found(found) if is_way(found.route.kind) => FibAnswer::Found(found),
+        FibAnswer::Unknown(why) => FibAnswer::Unknown(why),
+        _ => output_lookup(cx, walk, oif),
+    }
+}
+
 /// Whether packets go by a route of this kind.
 fn is_way(kind: RouteKind) -> bool {
     !matches!(
@@ -392,14 +407,10 @@ fn out_by(cx: &mut Cx<'_>, walk: Walk, answer: FibAnswer, oif: Option<IfIndex>) 
             if after.0 == before.0 && !(by_mark && after.1 != before.1) {
                 return ipvs::reroute(cx, walk, out, seen);
             }
-            // `ip_route_me_harder()`: what OUTPUT changed may lead elsewhere. Protocol and ports are not looked at.
-            let again = FibKey {
-                protocol: 0,
-                sport: Some(0),
-                dport: Some(0),
-                ..key(&walk, None, oif)
+            let answer = match harder(cx, &walk, oif) {
+                Ok(again) => lookup(cx, &walk.ns, &again),
+                Err(why) => return walk.unknown(why),
             };
-            let answer = lookup(cx, &walk.ns, &again);
             let waits = matches!(walk.skb.packet.l4, L4::Tcp { .. }) && !walk.skb.raw;
             let mut ways = routed(cx, walk, answer, |_, walk, out| {
                 walk.then(Next::Postrouting(out))
@@ -410,6 +421,29 @@ fn out_by(cx: &mut Cx<'_>, walk: Walk, answer: FibAnswer, oif: Option<IfIndex>) 
             }
             ways
         })
+    })
+}
+
+/// What a packet that OUTPUT changed is looked up by. Of its protocol and ports, no more is known than rules make the
+/// kernel look at; IPv4 takes the sender for root (`ip_route_me_harder()`, `ip6_route_me_harder()`).
+fn harder(cx: &mut Cx<'_>, walk: &Walk, oif: Option<IfIndex>) -> Result<FibKey, String> {
+    let v6 = walk.skb.packet.dst.is_ipv6();
+    let own = key(walk, None, oif);
+    let uid = if v6 { own.uid } else { Some(0) };
+    let packet = &walk.skb.packet;
+    let (protocol, ports) = match (fib::dissects(cx, &walk.ns, v6)?, &packet.l4) {
+        (false, _) => (0, (Some(0), Some(0))),
+        (true, L4::Tcp { .. } | L4::Udp { .. } | L4::Sctp { .. }) => {
+            (packet.protocol(), (packet.sport(), packet.dport()))
+        }
+        (true, _) => (packet.protocol(), (Some(0), Some(0))),
+    };
+    Ok(FibKey {
+        protocol,
+        sport: ports.0,
+        dport: ports.1,
+        uid,
+        ..own
     })
 }
 

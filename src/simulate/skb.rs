@@ -330,7 +330,10 @@ impl Flows {
     /// A confirmed entry that has one of the tuples of one that is not (`__nf_conntrack_confirm()`).
     pub(crate) fn find_like(&self, ns: &NsKey, own: &ConntrackEntry) -> Option<&FlowEntry> {
         let orig = self.find(ns, &own.orig, Sought::as_orig(own));
-        let found = orig.or_else(|| self.find(ns, &own.reply, Sought::as_reply(own)));
+        // A port that is any free one is another one than each flow before has.
+        let free = own.reply.dport.is_none() || own.reply.sport.is_none();
+        let reply = || self.find(ns, &own.reply, Sought::as_reply(own));
+        let found = if free { orig } else { orig.or_else(reply) };
         self.get(ns, found?.0)
     }
 

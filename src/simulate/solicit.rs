@@ -16,7 +16,7 @@ use super::walk::Next;
 use super::{Cx, bridge, device, exchange, fib, output, source};
 use crate::model::link::{Bridge, InetConf, Link, LinkKind};
 use crate::model::netfilter::Hook;
-use crate::model::packet::{L4, Packet};
+use crate::model::packet::{ICMPV6, L4, Packet};
 use crate::model::route::NextHop;
 use crate::model::{IfIndex, MacAddr, NsKey};
 use crate::trace::{Disposition, Step, StepKind};
@@ -83,6 +83,8 @@ pub(crate) fn ask(
 
 const ND_NEIGHBOR_SOLICIT: u8 = 135;
 const ND_NEIGHBOR_ADVERT: u8 = 136;
+/// Hop limit of neighbour discovery (`NDISC_HLIM` of RFC 4861).
+const HOP_LIMIT: u8 = 255;
 
 fn turned(leg: &Leg) -> Leg {
     Leg {
@@ -203,7 +205,7 @@ fn question(own: MacAddr, sender: IpAddr, addr: IpAddr) -> Packet {
         eth: Some((own, to)),
         src: sender,
         dst,
-        ttl: 255,
+        ttl: HOP_LIMIT,
         tos: 0,
         df: false,
         len,
@@ -271,12 +273,15 @@ impl<'t> Frame<'_, 't> {
             return Ok(());
         }
         let dst = self.packet.dst;
+        let dissects = fib::dissects(self.cx, ns, true).map_err(Stop::Unknown)?;
+        let protocol = if dissects { ICMPV6 } else { 0 };
         let near =
             matches!(dst, IpAddr::V6(dst) if dst.is_multicast() || dst.is_unicast_link_local());
         let key = FibKey {
             src: (!self.packet.src.is_unspecified()).then_some(self.packet.src),
             oif: near.then_some(link.index),
             mark: self.mark,
+            protocol,
             ..FibKey::to(dst)
         };
         let refused = |text: &str| {
@@ -491,7 +496,15 @@ impl<'t> Frame<'_, 't> {
         if self.is_v6() && !prerouted {
             self.hook(ns, Hook::Prerouting, false, into)?;
         }
-        self.hook(ns, Hook::Input, false, into)
+        self.hook(ns, Hook::Input, false, into)?;
+        // Whoever is farther away than the link could have sent it (`ndisc_rcv()`).
+        if self.is_v6() && self.packet.ttl != HOP_LIMIT {
+            let limit = self.packet.ttl;
+            let text = format!("passed over: its hop limit is {limit}, rules having changed it");
+            let step = Step::new(StepKind::Neigh, text);
+            return Err(Stop::Lost(ns.clone(), Box::new(step)));
+        }
+        Ok(())
     }
 
     /// The legacy ARP table that decides at the hooks of ARP, whose rules are not read.

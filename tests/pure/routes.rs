@@ -527,7 +527,7 @@ fn mark_at_output(world: &mut World, ns: &NsKey) {
 }
 
 #[test]
-fn what_output_marks_is_looked_up_again_without_protocol_and_ports() {
+fn what_output_marks_is_looked_up_again_by_ports_where_rules_look_at_those_of_others() {
     let (mut world, ns) = host();
     world.route(&ns, "10.9.0.0/24", "10.1.0.9", 2);
     world.route(&ns, "10.9.0.0/24", "10.2.0.9", 3);
@@ -541,6 +541,11 @@ fn what_output_marks_is_looked_up_again_without_protocol_and_ports() {
     let next = |world: &World| ask(world, &ns, asked.clone(), None, None).next;
     assert_eq!(next(&world), out(3, Some("10.2.0.9")));
     mark_at_output(&mut world, &ns);
+    assert_eq!(next(&world), out(3, Some("10.2.0.9")));
+    let rules = world.get(&ns).rules.known_mut().expect("rules");
+    for rule in rules.iter_mut().filter(|rule| rule.ip_proto.is_some()) {
+        rule.iif = Some("lo".to_owned());
+    }
     assert_eq!(next(&world), out(2, Some("10.1.0.9")));
 }
 

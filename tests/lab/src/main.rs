@@ -163,18 +163,27 @@ struct OracleArgs {
     /// Everything follows from it.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// The fixed set that the tests run, whatever --cases and --seed say.
+    #[arg(long, conflicts_with_all = ["network", "replay"])]
+    fixed: bool,
     /// One network alone, by its own seed.
     #[arg(long)]
     network: Option<String>,
     /// The packet of that network to make smaller, by number.
     #[arg(long, requires = "network")]
     packet: Option<usize>,
+    /// Show that network as data, and send nothing.
+    #[arg(long, requires = "network")]
+    show: bool,
     /// A saved case, sent again.
     #[arg(long, conflicts_with = "network")]
     replay: Option<PathBuf>,
     /// Directory for cases that disagree, made smaller.
     #[arg(long)]
     save: Option<PathBuf>,
+    /// Directory to keep what was read and seen in, of cases that agree (`tests/mutations/run`).
+    #[arg(long)]
+    record: Option<PathBuf>,
     /// Disagreements after which it ends.
     #[arg(long, default_value_t = 20)]
     most: usize,
@@ -346,21 +355,39 @@ fn oracle(args: &OracleArgs) -> Result<ExitCode> {
         random::cpu::keep_to(0)?;
         let digits = text.trim_start_matches("0x");
         let seed = u64::from_str_radix(digits, 16).context("decode the network's seed")?;
-        let report =
-            random::run::network(seed, random::run::PROBES, args.save.as_deref(), args.packet);
+        if args.show {
+            let (world, probes) = random::generate(seed, random::run::PROBES);
+            let case = random::world::Case { world, probes };
+            let text = serde_json::to_string_pretty(&case).context("encode the network")?;
+            println!("{text}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        let report = random::run::network(
+            seed,
+            random::run::PROBES,
+            args.record.as_deref(),
+            args.save.as_deref(),
+            args.packet,
+        );
         for text in &report.differ {
             println!("== {text}");
         }
         report
     } else {
-        random::run::run(&random::run::Plan {
+        let plan = random::run::Plan {
             seed: args.seed,
             cases: args.cases,
             save: args.save.clone(),
+            record: args.record.clone(),
             most: args.most,
             jobs: args.jobs,
             seconds: args.seconds,
-        })?
+        };
+        if args.fixed {
+            random::run::run_fixed(&plan)?
+        } else {
+            random::run::run(&plan)?
+        }
     };
     if args.coverage {
         print!("{}", report.coverage.text());

@@ -13,6 +13,7 @@ use netpath::simulate::peer::{Peer, peer};
 use netpath::simulate::{Limits, send};
 use netpath::trace::Trace;
 
+use super::again::keep_rules;
 use super::ask::{self, Verdict, refused_by_route};
 use super::fit::{self, Back, Holds, Manner};
 use super::raise::Raised;
@@ -106,10 +107,7 @@ impl Judge {
         let read = self.reader.topology.nodes.get_mut(NODE);
         for (id, new) in read.into_iter().flat_map(|node| &mut node.netns) {
             if let Some(old) = node.netns.get(id) {
-                new.nft = old.nft.clone();
-                new.legacy = old.legacy.clone();
-                new.ipset_names = old.ipset_names.clone();
-                new.ipsets = old.ipsets.clone();
+                keep_rules(new, old);
             }
         }
         Ok(())
@@ -173,6 +171,12 @@ impl Judge {
     /// Holds what was seen against the ways predicted: it must be one of them.
     pub fn compare(&mut self, probe: &Probe, traces: &[Trace], observed: &Observed) -> Verdict {
         let name = self.namer();
+        // An error that routes refuse is not answered, but counts.
+        for (place, from) in &observed.errors {
+            if let Ok(key) = self.reader.key(place) {
+                *self.told.entry((key, *from)).or_default() += 1;
+            }
+        }
         let manner = Manner::of(probe);
         let mut lost = |trace: &Trace, back| self.is_lost(trace, back);
         let verdict = ask::compare(probe, traces, &name, observed, &mut |trace| {

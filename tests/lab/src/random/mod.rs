@@ -9,17 +9,20 @@
     reason = "lines are put together once, from parts that are there or not"
 )]
 
+pub mod again;
 pub mod ask;
 pub mod coverage;
 pub mod cpu;
 pub mod dice;
 pub mod fit;
+pub mod frequency;
 pub mod judge;
 pub mod places;
 mod plan;
 mod probe;
 mod raise;
 pub mod reader;
+pub mod record;
 mod routes;
 mod rules;
 pub mod run;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::os::fd::AsRawFd;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, sendto, socket};
 
 use super::places::Places;
@@ -112,11 +112,29 @@ fn batch(program: &str, lines: &[String]) -> Result<Vec<String>> {
         .cloned()
         .partition(|line| line.starts_with("-6 "));
     let six: Vec<String> = six.iter().map(|line| line.replacen("-6 ", "", 1)).collect();
-    let mut refused = family_batch(&[program, "-force", "-batch", "-"], &other)?;
+    let argv = [program, "-force", "-batch", "-"];
+    let (neighs, other): (Vec<String>, Vec<String>) = other
+        .into_iter()
+        .partition(|line| line.starts_with("neigh "));
+    let mut refused = family_batch(&argv, &other)?;
     refused.extend(family_batch(
         &[program, "-6", "-force", "-batch", "-"],
         &six,
     )?);
+    // At the first neighbour that is refused (a device without IPv6), `ip` ends, whatever follows.
+    let text = neighs.join("\n") + "\n";
+    if !neighs.is_empty() && !output(&argv, &text)?.status.success() {
+        for line in neighs {
+            let done = output(&argv, &(line.clone() + "\n"))?;
+            if !done.status.success() {
+                let said = String::from_utf8_lossy(&done.stderr);
+                refused.push(format!(
+                    "{line}: {}",
+                    said.lines().next().unwrap_or_default()
+                ));
+            }
+        }
+    }
     Ok(refused)
 }
 
@@ -130,6 +148,14 @@ fn family_batch(argv: &[&str], lines: &[String]) -> Result<Vec<String>> {
         return Ok(Vec::new());
     }
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(
+        said.trim_end()
+            .lines()
+            .last()
+            .is_none_or(|last| last.starts_with("Command failed")),
+        "{} ended before its last line: {said}",
+        argv.join(" ")
+    );
     let mut refused = Vec::new();
     let mut why = String::new();
     for line in said.lines() {

@@ -14,12 +14,19 @@ use super::coverage::{Coverage, plain};
 use super::cpu;
 use super::dice::Dice;
 use super::judge::Judge;
+use super::record::Recorder;
 use super::seen::Refusal;
 use super::world::{Case, Kind, Probe, World};
 use super::{Raised, generate, save, shrink};
 
 /// Packets that are sent through each network.
 pub const PROBES: usize = 40;
+
+/// Seeds of the fixed set, which CI runs.
+pub const FIXED: [u64; 5] = [3, 2026, 5001, 5002, 5003];
+
+/// Packets of each of them.
+pub const FIXED_CASES: usize = 480;
 
 /// Networks that take longer are named.
 const SLOW: Duration = Duration::from_secs(20);
@@ -33,6 +40,8 @@ pub struct Plan {
     pub cases: usize,
     /// Where to save cases that disagree, made smaller; `None`: nowhere, and as they are.
     pub save: Option<PathBuf>,
+    /// Where to keep what was read and seen of the cases that agree, for `--judge`.
+    pub record: Option<PathBuf>,
     /// Stop at so many disagreements.
     pub most: usize,
     /// CPUs to use.
@@ -56,6 +65,8 @@ pub struct Report {
     pub unknown: BTreeMap<String, usize>,
     /// Disagreements, in words, with their seeds.
     pub differ: Vec<String>,
+    /// Agreeing ones that could not be kept, where they were to be.
+    pub left_out: usize,
     /// Packets that can't be sent: their source is no address, or they are too large for a raw socket.
     pub skipped: usize,
     /// Networks that could not be made, with their seeds.
@@ -93,6 +104,7 @@ impl Report {
         self.lines += other.lines;
         self.refused += other.refused;
         self.skipped += other.skipped;
+        self.left_out += other.left_out;
         self.coverage.add(&other.coverage);
         for (own, more) in self.parts.iter_mut().zip(other.parts) {
             *own += more;
@@ -134,6 +146,7 @@ impl Report {
             "time of all CPUs: networks {raise:.1} s, reading and predicting {read:.1} s, sending {send:.1} s; {} of {} lines refused, {} packets that can't be sent",
             self.refused, self.lines, self.skipped
         );
+        let _ = writeln!(text, "{}", self.coverage.share());
         for (why, count) in &self.unknown {
             let _ = writeln!(text, "  {count} inconclusive: {why}");
         }
@@ -160,7 +173,13 @@ pub fn run(plan: &Plan) -> Result<Report> {
             return Ok(false);
         };
         let began = Instant::now();
-        let report = network(*seed, PROBES, plan.save.as_deref(), None);
+        let report = network(
+            *seed,
+            PROBES,
+            plan.record.as_deref(),
+            plan.save.as_deref(),
+            None,
+        );
         let Ok(mut total) = total.lock() else {
             return Ok(false);
         };
@@ -181,15 +200,51 @@ pub fn run(plan: &Plan) -> Result<Report> {
     Ok(report)
 }
 
+/// Runs the fixed set; of the plan, seed and number of cases do not count.
+pub fn run_fixed(plan: &Plan) -> Result<Report> {
+    let mut total = Report::default();
+    for seed in FIXED {
+        let report = run(&Plan {
+            seed,
+            cases: FIXED_CASES,
+            ..plan.clone()
+        })?;
+        total.add(&report);
+        total.took += report.took;
+    }
+    Ok(total)
+}
+
 /// All packets of one seed's network.
-pub fn network(seed: u64, probes: usize, save: Option<&Path>, only: Option<usize>) -> Report {
+pub fn network(
+    seed: u64,
+    probes: usize,
+    record: Option<&Path>,
+    save: Option<&Path>,
+    only: Option<usize>,
+) -> Report {
     let (world, probes) = generate(seed, probes);
     let mut report = Report {
         networks: 1,
         ..Report::default()
     };
     let mut differing = Vec::new();
-    if let Err(error) = try_network(seed, &world, &probes, &mut report, &mut differing) {
+    let mut recorder = record.map(|_| Recorder::default());
+    let sent = try_network(
+        seed,
+        (&world, &probes),
+        &mut report,
+        &mut differing,
+        recorder.as_mut(),
+    );
+    let written = match (&recorder, record) {
+        (Some(recorder), Some(dir)) => {
+            report.left_out = recorder.left_out;
+            recorder.write(dir, seed)
+        }
+        _ => Ok(()),
+    };
+    if let Err(error) = sent.and(written) {
         report.failed.push(format!("seed {seed:#x}: {error:#}"));
     }
     if let Some(dir) = save {
@@ -219,10 +274,10 @@ pub fn network(seed: u64, probes: usize, save: Option<&Path>, only: Option<usize
 
 fn try_network(
     seed: u64,
-    world: &World,
-    probes: &[Probe],
+    (world, probes): (&World, &[Probe]),
     report: &mut Report,
     differing: &mut Vec<(usize, String)>,
+    mut recorder: Option<&mut Recorder>,
 ) -> Result<()> {
     let start = Instant::now();
     let raised = Raised::up(world)?;
@@ -261,6 +316,10 @@ fn try_network(
         match judge.compare(probe, &traces, &observed) {
             Verdict::Agrees(way) => {
                 report.agree += 1;
+                if let Some(recorder) = &mut recorder {
+                    let name = judge.namer();
+                    recorder.note((number, probe), judge.topology(), &name, &observed);
+                }
                 if let Some(trace) = traces.get(way) {
                     *report.ends.entry(trace.outcome().name()).or_default() += 1;
                     report.coverage.count(trace);

@@ -89,6 +89,9 @@ pub struct Observed {
     pub refusal: Option<Refusal>,
     /// A socket or kernel took it and said so.
     pub taken: bool,
+    /// Namespaces that ICMP errors of IPv4 came into, with the source of each.
+    #[serde(default)]
+    pub errors: Vec<(String, IpAddr)>,
 }
 
 /// Tells a namespace's name.

@@ -11,6 +11,7 @@ use super::dice::Dice;
 use super::world::{Place, World};
 
 pub use reach::Goal;
+pub(super) use settings::LOUD;
 
 /// A device with addresses on a segment.
 #[derive(Clone, Debug)]

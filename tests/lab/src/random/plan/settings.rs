@@ -4,6 +4,27 @@ use super::Plan;
 use crate::random::dice::Dice;
 use crate::random::world::Setting;
 
+/// Settings that make every refusal heard, at once.
+pub(in crate::random) const LOUD: [(&str, &str); 17] = [
+    ("ipv4/conf/all/rp_filter", "0"),
+    ("ipv4/conf/default/rp_filter", "0"),
+    ("ipv6/conf/all/accept_dad", "0"),
+    ("ipv6/conf/default/accept_dad", "0"),
+    ("ipv6/conf/all/accept_ra", "0"),
+    ("ipv6/conf/default/accept_ra", "0"),
+    ("ipv6/conf/all/disable_ipv6", "0"),
+    ("ipv6/conf/default/disable_ipv6", "0"),
+    ("ipv4/icmp_ratelimit", "0"),
+    ("ipv4/icmp_ratemask", "0"),
+    ("ipv4/icmp_msgs_per_sec", "1000000"),
+    ("ipv4/icmp_msgs_burst", "1000000"),
+    ("ipv6/icmp/ratelimit", "0"),
+    ("ipv4/tcp_invalid_ratelimit", "0"),
+    ("ipv4/conf/all/send_redirects", "0"),
+    ("ipv4/conf/default/send_redirects", "0"),
+    ("ipv6/conf/default/accept_redirects", "0"),
+];
+
 impl Plan {
     /// Fixes who has which link-layer address, so that nobody is asked: everywhere, or only where answers come late
     /// (macvlan hands on what is for all by a work queue) or by ways that are not followed.
@@ -34,32 +55,13 @@ impl Plan {
 
     /// Settings that make every refusal heard, at once.
     pub fn settings(&mut self, dice: &mut Dice) {
-        let loud: [(&str, &str); 17] = [
-            ("ipv4/conf/all/rp_filter", "0"),
-            ("ipv4/conf/default/rp_filter", "0"),
-            ("ipv6/conf/all/accept_dad", "0"),
-            ("ipv6/conf/default/accept_dad", "0"),
-            ("ipv6/conf/all/accept_ra", "0"),
-            ("ipv6/conf/default/accept_ra", "0"),
-            ("ipv6/conf/all/disable_ipv6", "0"),
-            ("ipv6/conf/default/disable_ipv6", "0"),
-            ("ipv4/icmp_ratelimit", "0"),
-            ("ipv4/icmp_ratemask", "0"),
-            ("ipv4/icmp_msgs_per_sec", "1000000"),
-            ("ipv4/icmp_msgs_burst", "1000000"),
-            ("ipv6/icmp/ratelimit", "0"),
-            ("ipv4/tcp_invalid_ratelimit", "0"),
-            ("ipv4/conf/all/send_redirects", "0"),
-            ("ipv4/conf/default/send_redirects", "0"),
-            ("ipv6/conf/default/accept_redirects", "0"),
-        ];
         let routers = self.routers.clone();
         let nf = dice.percent(50);
         for (number, place) in self.world.places.iter_mut().enumerate() {
             let mut set = |name: &str, value: &str| {
                 place.early.push(Setting(name.to_owned(), value.to_owned()));
             };
-            for (name, value) in loud {
+            for (name, value) in LOUD {
                 set(name, value);
             }
             let forwards = if routers.contains(&number) {

@@ -8,7 +8,8 @@ use nix::errno::Errno;
 
 use super::socket::{reset_on_close, start_connection, start_datagrams};
 use super::{Wire, transport};
-use crate::packet::{IpPacket, Transport};
+use crate::capture::Seen;
+use crate::packet::Transport;
 use crate::random::seen::{Observed, Refusal};
 use crate::random::world::Probe;
 
@@ -62,29 +63,17 @@ impl Wire<'_> {
             }
         }
         if let Some(first) = first {
-            for one in &seen {
-                let Some(IpPacket {
-                    transport:
-                        Transport::Tcp {
-                            flags,
-                            sequence,
-                            acknowledgment,
-                            ..
-                        },
-                    ..
-                }) = one.frame.innermost()
-                else {
-                    continue;
-                };
-                let near = |number: u32| number.wrapping_sub(first) < 1 << 16;
-                let turn = match flags & 0x17 {
-                    0x02 if near(*sequence) => 0,
-                    0x12 if near(*acknowledgment) => 1,
-                    0x10 if near(*sequence) => 2,
-                    0x10 if near(*acknowledgment) => 3,
-                    _ => continue,
-                };
-                self.push(&mut observed.turns[turn], one);
+            let segments: Vec<(usize, bool, &Seen)> = seen
+                .iter()
+                .filter_map(|one| segment(one, first).map(|(turn, data)| (turn, data, one)))
+                .collect();
+            for (turn, data, one) in &segments {
+                // Where rules decide at random, each segment of a side may go its own way: the one with data counts,
+                // where there is one.
+                let other = |(own, data, _): &(usize, bool, &Seen)| *data && own == turn;
+                if *data || !segments.iter().any(other) {
+                    self.push(&mut observed.turns[*turn], one);
+                }
             }
         }
         Ok(observed)
@@ -177,4 +166,27 @@ impl Wire<'_> {
         }
         Ok(observed)
     }
+}
+
+/// Which packet of a connection a segment is, and whether it has data. `first`: the number that the connection began
+/// with.
+fn segment(one: &Seen, first: u32) -> Option<(usize, bool)> {
+    let Transport::Tcp {
+        flags,
+        sequence,
+        acknowledgment,
+        ..
+    } = one.frame.innermost()?.transport
+    else {
+        return None;
+    };
+    let near = |number: u32| number.wrapping_sub(first) < 1 << 16;
+    let turn = match flags & 0x17 {
+        0x02 if near(sequence) => 0,
+        0x12 if near(acknowledgment) => 1,
+        0x10 if near(sequence) => 2,
+        0x10 if near(acknowledgment) => 3,
+        _ => return None,
+    };
+    Some((turn, flags & 0x08 != 0))
 }

@@ -10,7 +10,7 @@ mod refusal;
 mod socket;
 
 use std::collections::BTreeSet;
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -40,6 +40,8 @@ pub struct Wire<'p> {
     ports: BTreeSet<(String, String)>,
     /// Ports that probes were sent from, where errors about them may come late.
     earlier: Option<BTreeSet<u16>>,
+    /// Namespaces that ICMP errors of IPv4 came into since the last probe, with the source of each.
+    errors: Vec<(String, IpAddr)>,
 }
 
 impl<'p> Wire<'p> {
@@ -62,6 +64,7 @@ impl<'p> Wire<'p> {
             sentinel,
             ports,
             earlier: None,
+            errors: Vec::new(),
         })
     }
 
@@ -106,6 +109,7 @@ impl<'p> Wire<'p> {
             asking = unanswered(&more);
             seen.extend(more);
         }
+        self.errors.extend(seen.iter().filter_map(error_in));
         Ok(seen)
     }
 
@@ -123,7 +127,8 @@ impl<'p> Wire<'p> {
         if let Some(earlier) = &mut self.earlier {
             earlier.insert(probe.sport);
         }
-        observed
+        let errors = std::mem::take(&mut self.errors);
+        observed.map(|observed| Observed { errors, ..observed })
     }
 
     fn inside<T: Send>(&self, probe: &Probe, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
@@ -179,6 +184,16 @@ fn unanswered(seen: &[Seen]) -> BTreeSet<String> {
     let last = seen.last().filter(|one| one.direction == Direction::In);
     asking.extend(last.map(|one| one.place.clone()));
     asking
+}
+
+/// An ICMP error of IPv4 that came into a namespace: which, and whose error it is.
+fn error_in(one: &Seen) -> Option<(String, IpAddr)> {
+    let ip = one.frame.ip.as_ref().filter(|ip| ip.source.is_ipv4())?;
+    let Transport::Icmp { kind, .. } = ip.transport else {
+        return None;
+    };
+    let error = one.direction == Direction::In && matches!(kind, 3..=5 | 11 | 12);
+    error.then(|| (one.place.clone(), ip.source))
 }
 
 fn transport(one: &Seen) -> Option<&Transport> {
