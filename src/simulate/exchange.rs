@@ -263,6 +263,7 @@ pub(super) fn first(ns: NsKey, packet: Packet, (uid, gid): Sender) -> Walk {
         memory: Memory::default(),
         taker: None,
         any_source: false,
+        tags: Vec::new(),
         tunnel: None,
     }
 }

@@ -41,6 +41,8 @@ pub(crate) struct Walk {
     pub(crate) taker: Option<(u32, bool)>,
     /// The sending socket may have any source (FLOWI_FLAG_ANYSRC).
     pub(crate) any_source: bool,
+    /// VLAN tags of the frame, the outermost last.
+    pub(crate) tags: Vec<u16>,
     /// Tunnel device that has just put it into an outer packet, until that is routed.
     pub(crate) tunnel: Option<IfIndex>,
 }
