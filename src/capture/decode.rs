@@ -6,7 +6,7 @@ use etherparse::{EtherType, LaxNetSlice, LaxSlicedPacket, LinkSlice, TransportSl
 
 use crate::model::MacAddr;
 use crate::model::capture::Mark;
-use crate::model::packet::{Inner, L4, Packet};
+use crate::model::packet::{Inner, L4, Packet, Wrap};
 
 /// LINKTYPE_ETHERNET
 pub const ETHERNET: u32 = 1;
@@ -117,6 +117,7 @@ fn within(link: u32, frame: &[u8], begin: usize, vxlan: &[u16], depth: u8) -> Op
         view.inner = inner.inner.or(Some((start, link)));
         view.packet.inner = Some(Box::new(Inner {
             vni,
+            wrap: Wrap::Plain,
             packet: inner.packet,
         }));
     }

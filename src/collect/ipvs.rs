@@ -54,10 +54,15 @@ pub fn read(proc: &Path) -> Result<Option<Ipvs>> {
 
 /// Type of messages for IPVS; `None`: the kernel has none.
 pub fn family(socket: &mut Netlink) -> Result<Option<u16>> {
-    let operation = "look up the generic netlink family IPVS";
+    named_family(socket, "IPVS")
+}
+
+/// Type of messages for a generic family; `None`: the kernel has none such.
+pub(super) fn named_family(socket: &mut Netlink, name: &str) -> Result<Option<u16>> {
+    let operation = format!("look up the generic netlink family {name}");
     let mut request = Writer::new(&[CTRL_CMD_GETFAMILY, 1, 0, 0]);
-    request.put_text(2, "IPVS");
-    let Some(answer) = socket.get(GENL_ID_CTRL, request.bytes(), operation)? else {
+    request.put_text(2, name);
+    let Some(answer) = socket.get(GENL_ID_CTRL, request.bytes(), &operation)? else {
         return Ok(None);
     };
     let id = attrs(&answer)

@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 
 use netlink_packet_route::link::{
-    BridgeStpState, InfoBridge, InfoData, InfoGre, InfoIpTunnel, InfoIpVlan, InfoKind, InfoMacVlan,
-    InfoVlan, InfoVrf, InfoVxlan, MacVlanMode,
+    BridgeStpState, GreIOFlags, InfoBridge, InfoData, InfoGeneve, InfoGre, InfoIpTunnel,
+    InfoIpVlan, InfoKind, InfoMacVlan, InfoVlan, InfoVrf, InfoVxlan, MacVlanMode, VlanProtocol,
 };
 
-use crate::model::IfIndex;
-use crate::model::link::{Bridge, IpTunnel, IpTunnelKind, LinkKind, MacvlanMode, Vxlan};
+use crate::model::link::{Bridge, Geneve, IpTunnel, IpTunnelKind, LinkKind, MacvlanMode, Vxlan};
+use crate::model::packet::GreFields;
+use crate::model::{IfIndex, Section};
 
 /// SIT_ISATAP, include/uapi/linux/if_tunnel.h.
 const SIT_ISATAP: u16 = 1;
@@ -19,7 +20,8 @@ pub fn kind(kind: &InfoKind, data: Option<&InfoData>) -> LinkKind {
         (InfoKind::Veth, _) => LinkKind::Veth,
         (InfoKind::Tun, _) => LinkKind::Tun,
         (InfoKind::Dummy, _) => LinkKind::Dummy,
-        (InfoKind::Wireguard, _) => LinkKind::Wireguard,
+        (InfoKind::Wireguard, _) => LinkKind::Wireguard(Section::NotAsked),
+        (InfoKind::Geneve, Some(InfoData::Geneve(data))) => LinkKind::Geneve(geneve(data)),
         (InfoKind::Netkit, _) => LinkKind::Netkit,
         (InfoKind::Bridge, Some(InfoData::Bridge(data))) => LinkKind::Bridge(bridge(data)),
         (InfoKind::Vxlan, Some(InfoData::Vxlan(data))) => LinkKind::Vxlan(vxlan(data)),
@@ -70,6 +72,29 @@ fn vxlan(data: &[InfoVxlan]) -> Vxlan {
     vxlan
 }
 
+fn geneve(data: &[InfoGeneve]) -> Geneve {
+    let mut geneve = Geneve::default();
+    let mut lost = |what: &str| geneve.unknown.push(what.to_owned());
+    for attribute in data {
+        match attribute {
+            InfoGeneve::Id(vni) => geneve.vni = *vni,
+            InfoGeneve::Remote(ip) => geneve.remote = set(IpAddr::V4(*ip)),
+            InfoGeneve::Remote6(ip) => geneve.remote = set(IpAddr::V6(*ip)),
+            InfoGeneve::Port(port) => geneve.port = *port,
+            InfoGeneve::Ttl(ttl) => geneve.ttl = *ttl,
+            InfoGeneve::TtlInherit(on) => geneve.ttl_inherit = *on,
+            InfoGeneve::Tos(tos) => geneve.tos = *tos,
+            InfoGeneve::Df(df) => geneve.df = u8::from(*df),
+            InfoGeneve::CollectMetadata => lost("remotes from route metadata (external)"),
+            InfoGeneve::InnerProtoInherit => {
+                lost("packets without Ethernet header (innerprotoinherit)");
+            }
+            _ => {}
+        }
+    }
+    geneve
+}
+
 fn macvlan(data: &[InfoMacVlan]) -> LinkKind {
     let mode = data.iter().find_map(|attribute| match attribute {
         InfoMacVlan::Mode(mode) => Some(*mode),
@@ -101,7 +126,13 @@ fn vlan(data: &[InfoVlan]) -> LinkKind {
         InfoVlan::Id(id) => Some(*id),
         _ => None,
     });
-    id.map_or_else(|| LinkKind::Other("vlan".to_owned()), LinkKind::Vlan)
+    let other = data
+        .iter()
+        .any(|attribute| matches!(attribute, InfoVlan::Protocol(protocol) if *protocol != VlanProtocol::Ieee8021Q));
+    match id {
+        Some(id) if !other => LinkKind::Vlan(id),
+        _ => LinkKind::Other("vlan of another protocol than 802.1Q".to_owned()),
+    }
 }
 
 fn vrf(data: &[InfoVrf]) -> LinkKind {
@@ -121,6 +152,9 @@ fn bare(kind: IpTunnelKind) -> IpTunnel {
         ttl: 0,
         tos: 0,
         pmtudisc: false,
+        any: false,
+        input: GreFields::default(),
+        output: GreFields::default(),
         unknown: Vec::new(),
     }
 }
@@ -146,10 +180,10 @@ fn ip_tunnel(kind: IpTunnelKind, data: &[InfoIpTunnel]) -> LinkKind {
                 lost("another header around outer packets (encap)");
             }
             // 0 is any, which tunl0 is made with: IPv4 goes through as ever, and through sit both.
-            InfoIpTunnel::Protocol(protocol)
-                if u8::from(*protocol) != kind.protocol()
-                    && (kind != IpTunnelKind::Ipip || u8::from(*protocol) != 0) =>
-            {
+            InfoIpTunnel::Protocol(protocol) if u8::from(*protocol) == 0 => {
+                tunnel.any = kind == IpTunnelKind::Sit;
+            }
+            InfoIpTunnel::Protocol(protocol) if u8::from(*protocol) != kind.protocol() => {
                 lost("another mode than its kind's own");
             }
             InfoIpTunnel::Ipv6RdPrefixLen(len) if *len != 16 && *len != 0 => {
@@ -164,6 +198,7 @@ fn ip_tunnel(kind: IpTunnelKind, data: &[InfoIpTunnel]) -> LinkKind {
 
 fn gre(data: &[InfoGre]) -> LinkKind {
     let mut tunnel = bare(IpTunnelKind::Gre);
+    let (mut keys, mut fields) = ([0; 2], [GreIOFlags::empty(); 2]);
     let mut lost = |what: &str| tunnel.unknown.push(what.to_owned());
     for attribute in data {
         match attribute {
@@ -178,11 +213,22 @@ fn gre(data: &[InfoGre]) -> LinkKind {
             InfoGre::EncapType(how) if u16::from(how) != 0 => {
                 lost("another header around outer packets (encap)");
             }
-            InfoGre::IFlags(flags) | InfoGre::OFlags(flags) if !flags.is_empty() => {
-                lost("keys, checksums or sequence numbers");
-            }
+            InfoGre::IKey(key) => keys[0] = *key,
+            InfoGre::OKey(key) => keys[1] = *key,
+            InfoGre::IFlags(flags) => fields[0] = *flags,
+            InfoGre::OFlags(flags) => fields[1] = *flags,
             _ => {}
         }
     }
+    let known = GreIOFlags::Checksum | GreIOFlags::Key | GreIOFlags::Seq;
+    if fields.iter().any(|flags| !known.contains(*flags)) {
+        lost("fields of GRE that are not known");
+    }
+    let [input, output] = [0, 1].map(|side| GreFields {
+        key: fields[side].contains(GreIOFlags::Key).then_some(keys[side]),
+        checksum: fields[side].contains(GreIOFlags::Checksum),
+        sequence: fields[side].contains(GreIOFlags::Seq),
+    });
+    (tunnel.input, tunnel.output) = (input, output);
     LinkKind::IpTunnel(tunnel)
 }

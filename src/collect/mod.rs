@@ -44,6 +44,7 @@ pub mod serve;
 pub mod socket;
 pub mod sysctl;
 pub mod tc;
+pub mod wireguard;
 pub mod xfrm;
 
 #[cfg(any(test, feature = "fuzzing"))]

@@ -16,7 +16,7 @@ use super::netns::{Hopper, NsFile};
 use super::rtnl::{Route, Session};
 use super::{
     addr, bpf, conntrack, fdb, hashlimit, ipvs, link, neigh, nfacct, nfqueue, nsid, recent, route,
-    rule, socket as sockets, sysctl, tc, xfrm,
+    rule, socket as sockets, sysctl, tc, wireguard, xfrm,
 };
 use crate::model::conntrack::{
     ConntrackEntry, ConntrackFilter, ConntrackFlows, ConntrackStats, Tuple,
@@ -239,6 +239,15 @@ impl Namespace {
             deadline: asked.deadline,
         };
         let mut found = links(&mut session);
+        if let Ok(links) = &mut found {
+            let deadline = asked.deadline;
+            wireguard::complete(links, || {
+                let open = || Netlink::open(Protocol::Generic);
+                let mut socket = shared.hopper.run(&self.file, open)??;
+                socket.set_deadline(Some(deadline));
+                Ok(socket)
+            });
+        }
         ns.addrs = addr::read(&mut session).into();
         ns.rules = rule::read(&mut session).into();
         ns.routes = route::read(&mut session).into();

@@ -81,11 +81,11 @@ pub fn is_read(protocol: Protocol, kind: u16, command: Option<u8>) -> bool {
         Protocol::SockDiag => kind == 20,
         // XFRM_MSG_GETPOLICY and _GETDEFAULT; states hold keys and are not asked for.
         Protocol::Xfrm => matches!(kind, 21 | 40),
-        // Of the controller (GENL_ID_CTRL) CTRL_CMD_GETFAMILY; of IPVS, the only other family that is asked,
-        // IPVS_CMD_GET_SERVICE and _GET_DEST.
+        // Of the controller (GENL_ID_CTRL) CTRL_CMD_GETFAMILY; of the only other families that are asked,
+        // IPVS_CMD_GET_SERVICE and _GET_DEST, and WG_CMD_GET_DEVICE, a number that IPVS gives to nothing.
         Protocol::Generic => match kind {
             GENL_ID_CTRL => command == Some(3),
-            _ => matches!(command, Some(4 | 8)),
+            _ => matches!(command, Some(0 | 4 | 8)),
         },
     }
 }
@@ -120,6 +120,13 @@ impl Netlink {
     /// Ends dumps that would go on after this time.
     pub fn set_deadline(&mut self, deadline: Option<Instant>) {
         self.deadline = deadline;
+    }
+
+    /// Overwrites what was received last, where that may hold secrets.
+    pub fn overwrite(&mut self) {
+        let room = self.buffer.capacity();
+        self.buffer.clear();
+        self.buffer.resize(room, 0);
     }
 
     /// Whether a dump was left before its end, so that the socket can't be used any more.
@@ -349,7 +356,7 @@ mod tests {
         ] {
             assert!(!is_read(protocol, kind, Some(4)), "{protocol:?} {kind:#x}");
         }
-        for command in (0..=u8::MAX).filter(|command| !matches!(command, 4 | 8)) {
+        for command in (0..=u8::MAX).filter(|command| !matches!(command, 0 | 4 | 8)) {
             assert!(!is_read(Protocol::Generic, 30, Some(command)), "{command}");
         }
         assert!(!is_read(Protocol::Generic, GENL_ID_CTRL, Some(4)));

@@ -16,7 +16,7 @@ use crate::model::route::{NextHop, RT_TABLE_DEFAULT, RT_TABLE_LOCAL, RT_TABLE_MA
 use crate::model::route::{Route, RouteKind};
 use crate::model::rule::{Rule, RuleAction};
 use crate::model::socket::Socket;
-use crate::model::{IfIndex, Prefix, packet};
+use crate::model::{IfIndex, Prefix, Section, packet};
 
 /// Name of a device, for the functions below.
 pub type DevName<'a> = &'a dyn Fn(IfIndex) -> String;
@@ -414,6 +414,19 @@ fn link_kind(kind: &LinkKind, dev: DevName<'_>) -> String {
         LinkKind::IpTunnel(tunnel) => {
             words.extend(tunnel.remote.map(|remote| format!("remote {remote}")));
             words.extend(tunnel.local.map(|local| format!("local {local}")));
+            for (side, fields) in [("i", tunnel.input), ("o", tunnel.output)] {
+                words.extend(fields.key.map(|key| format!("{side}key {key}")));
+                words.extend(fields.checksum.then(|| format!("{side}csum")));
+                words.extend(fields.sequence.then(|| format!("{side}seq")));
+            }
+        }
+        LinkKind::Geneve(geneve) => {
+            words.push(format!("id {}", geneve.vni));
+            words.extend(geneve.remote.map(|remote| format!("remote {remote}")));
+            words.push(format!("dstport {}", geneve.port));
+        }
+        LinkKind::Wireguard(Section::Known(own)) => {
+            words.push(format!("port {} peers {}", own.port, own.peers.len()));
         }
         _ => {}
     }

@@ -6,8 +6,10 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::packet::GreFields;
 use super::tc::Qdisc;
-use super::{IfIndex, MacAddr};
+use super::wireguard::Wireguard;
+use super::{IfIndex, MacAddr, Section};
 
 /// One network device of one namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,8 +139,10 @@ pub enum LinkKind {
     Vrf(u32),
     /// IP packets in IP packets (`ipip`, `sit`, `gre`).
     IpTunnel(IpTunnel),
-    /// A WireGuard interface.
-    Wireguard,
+    /// A WireGuard interface, and what is sent to whom.
+    Wireguard(Section<Wireguard>),
+    /// A Geneve tunnel endpoint.
+    Geneve(Geneve),
     /// One end of a netkit pair.
     Netkit,
     /// Any other kind, by name.
@@ -160,7 +164,8 @@ impl LinkKind {
             Self::Dummy => "dummy",
             Self::Vrf(_) => "vrf",
             Self::IpTunnel(tunnel) => tunnel.kind.name(),
-            Self::Wireguard => "wireguard",
+            Self::Wireguard(_) => "wireguard",
+            Self::Geneve(_) => "geneve",
             Self::Netkit => "netkit",
             Self::Other(name) => name,
         }
@@ -247,6 +252,27 @@ pub struct Vxlan {
     pub collect_metadata: bool,
 }
 
+/// Attributes of a Geneve device with one remote (IFLA_GENEVE_*).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Geneve {
+    /// Network identifier, 24 bits.
+    pub vni: u32,
+    /// Destination of outer packets, and whom such are taken from.
+    pub remote: Option<IpAddr>,
+    /// UDP destination port.
+    pub port: u16,
+    /// Outer TTL; 0: the default.
+    pub ttl: u8,
+    /// The outer TTL is that of the packet inside.
+    pub ttl_inherit: bool,
+    /// Outer TOS; 1: that of the packet inside.
+    pub tos: u8,
+    /// Don't fragment: 0 no, 1 yes, 2 as the packet inside.
+    pub df: u8,
+    /// Settings that are not followed, by name.
+    pub unknown: Vec<String>,
+}
+
 /// Attributes of a tunnel without Ethernet headers over IPv4 (IFLA_IPTUN_*, IFLA_GRE_*).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IpTunnel {
@@ -264,6 +290,15 @@ pub struct IpTunnel {
     pub tos: u8,
     /// Outer packets are not to be fragmented (IFLA_IPTUN_PMTUDISC).
     pub pmtudisc: bool,
+    /// A `sit` that carries IPv4, too (IFLA_IPTUN_PROTO 0, `mode any`).
+    #[serde(default)]
+    pub any: bool,
+    /// Fields of GRE that packets have to have that come in.
+    #[serde(default)]
+    pub input: GreFields,
+    /// Fields of GRE that packets get.
+    #[serde(default)]
+    pub output: GreFields,
     /// Settings that change outer packets or which ones it takes, and that are not followed, by name.
     pub unknown: Vec<String>,
 }

@@ -33,6 +33,7 @@ pub mod sysctl;
 pub mod tc;
 pub mod topology;
 pub mod want;
+pub mod wireguard;
 pub mod xfrm;
 pub mod xtables;
 

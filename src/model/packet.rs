@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::MacAddr;
 use super::conntrack::Tuple;
+use super::wireguard::PublicKey;
 
 /// IPPROTO_ICMP
 pub const ICMP: u8 = 1;
@@ -44,10 +45,52 @@ pub struct Packet {
 /// A packet inside another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inner {
-    /// VXLAN network identifier, where it is VXLAN.
+    /// VXLAN or Geneve network identifier, where it is such.
     pub vni: Option<u32>,
+    /// What else the headers between say.
+    #[serde(default)]
+    pub wrap: Wrap,
     /// The packet.
     pub packet: Packet,
+}
+
+/// What headers between an outer packet and the one inside say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Wrap {
+    /// Nothing: IP in IP, VXLAN, or what an error quotes.
+    #[default]
+    Plain,
+    /// GRE.
+    Gre(GreFields),
+    /// Geneve.
+    Geneve,
+    /// WireGuard: nobody on the way sees what is inside.
+    Wireguard {
+        /// The sender's key.
+        from: PublicKey,
+        /// The key of whom it is for.
+        to: PublicKey,
+        /// Both have to have a key that was shared beforehand.
+        preshared: bool,
+    },
+}
+
+/// Optional fields of a GRE header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GreFields {
+    /// Key.
+    pub key: Option<u32>,
+    /// There is a checksum.
+    pub checksum: bool,
+    /// There is a sequence number.
+    pub sequence: bool,
+}
+
+impl GreFields {
+    /// Bytes that they take.
+    pub fn bytes(self) -> u32 {
+        4 * (u32::from(self.key.is_some()) + u32::from(self.checksum) + u32::from(self.sequence))
+    }
 }
 
 /// Transport header. Ports of `None` are any free port that the sender's kernel will choose.

@@ -8,7 +8,7 @@ use super::l2;
 use super::peer::{Peer, peer};
 use super::skb::Devices;
 use super::walk::{Next, Walk, Ways};
-use super::{Cx, ip_tunnel, tc, underlay, vxlan};
+use super::{Cx, geneve, ip_tunnel, tc, underlay, vlan, vxlan, wireguard};
 use crate::model::link::{Link, LinkKind, MacvlanMode};
 use crate::model::netfilter::Hook;
 use crate::model::{IfIndex, NsKey};
@@ -82,11 +82,26 @@ fn send(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
         Err(ways) => return ways,
     };
     walk.tap(&link.name, true);
+    let passes = matches!(
+        link.kind,
+        LinkKind::Veth | LinkKind::Netkit | LinkKind::Vlan(_)
+    );
+    if let Some(id) = walk.tags.last().filter(|_| !passes) {
+        let kind = link.kind.name();
+        let why = format!(
+            "what {} ({kind}) does with frames of VLAN {id} is not followed",
+            link.name
+        );
+        return walk.unknown(why);
+    }
     match &link.kind {
         LinkKind::Veth | LinkKind::Netkit => to_peer(cx, walk, link),
         LinkKind::Bridge(_) => walk.then(Next::Bridge(dev, None, false)),
         LinkKind::Vxlan(attributes) => vxlan::encapsulate(cx, walk, link, attributes),
         LinkKind::IpTunnel(tunnel) => ip_tunnel::encapsulate(cx, walk, link, tunnel),
+        LinkKind::Wireguard(own) => wireguard::encapsulate(cx, walk, link, own),
+        LinkKind::Geneve(own) => geneve::encapsulate(cx, walk, link, own),
+        LinkKind::Vlan(own) => vlan::transmit(cx, walk, link, *own),
         LinkKind::Macvlan(_) => macvlan(cx, walk, link),
         LinkKind::Device => underlay::cross(cx, walk, link),
         LinkKind::Dummy => {
@@ -240,6 +255,9 @@ fn hand_on(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
         let text = format!("it was at {} before, unchanged", link.name);
         walk.step(Step::new(StepKind::Receive, text));
         return walk.end(Disposition::Loop);
+    }
+    if let Some(id) = walk.tags.last().copied() {
+        return vlan::receive(cx, walk, link, id);
     }
     if let Some(master) = link.master.and_then(|master| walk.link(cx, master)) {
         return match &master.kind {

@@ -265,6 +265,7 @@ pub(super) fn first(ns: NsKey, packet: Packet, (uid, gid): Sender) -> Walk {
         taker: None,
         any_source: false,
         unsourced: false,
+        tags: Vec::new(),
         tunnel: None,
     }
 }

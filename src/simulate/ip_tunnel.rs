@@ -11,7 +11,7 @@ use super::socket::from_tunnel;
 use super::walk::{Next, Walk, Ways};
 use crate::model::IfIndex;
 use crate::model::link::{IpTunnel, IpTunnelKind, Link, LinkKind};
-use crate::model::packet::{Inner, L4, Packet};
+use crate::model::packet::{GreFields, Inner, L4, Packet, Wrap};
 use crate::trace::{Disposition, DropReason, Evidence, Step, StepKind};
 
 /// An IPv4 header without options.
@@ -41,8 +41,8 @@ pub(crate) fn encapsulate(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, tunnel: 
     let inner = walk.skb.packet.clone();
     let fits = match tunnel.kind {
         IpTunnelKind::Ipip => inner.src.is_ipv4(),
-        IpTunnelKind::Sit => inner.src.is_ipv6(),
-        IpTunnelKind::Gre => true,
+        // `sit_tunnel_xmit()` sends both whatever its mode; the other end may not take both.
+        IpTunnelKind::Sit | IpTunnelKind::Gre => true,
     };
     if !fits {
         let state = format!("kind {}", tunnel.kind.name());
@@ -84,7 +84,7 @@ pub(crate) fn encapsulate(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, tunnel: 
     if let Err(ways) = lookups_mark(cx, &walk, link) {
         return ways;
     }
-    let (depth, same) = nested(&inner, remote, tunnel.kind);
+    let (depth, same) = nested(&inner, remote, protocol(tunnel, &inner));
     if same {
         let text = format!("the way to {remote} leads through {} itself", link.name);
         walk.step(Step::new(StepKind::Encap, text).with(evidence));
@@ -120,14 +120,14 @@ fn lookups_mark(cx: &Cx<'_>, walk: &Walk, link: &Link) -> Result<(), Ways> {
 }
 
 /// How many tunnels are around the packet, and whether one is this very one.
-fn nested(packet: &Packet, remote: IpAddr, kind: IpTunnelKind) -> (usize, bool) {
+fn nested(packet: &Packet, remote: IpAddr, protocol: u8) -> (usize, bool) {
     let (mut depth, mut same) = (0, false);
     let mut next = Some(packet);
     while let Some(packet) = next {
         next = packet.inner.as_ref().map(|inner| &inner.packet);
         if next.is_some() {
             depth += 1;
-            same |= packet.dst == remote && packet.l4 == L4::Other(kind.protocol());
+            same |= packet.dst == remote && packet.l4 == L4::Other(protocol);
         }
     }
     (depth, same)
@@ -142,11 +142,19 @@ pub(crate) fn outer_ecn(inner: u8) -> u8 {
     }
 }
 
+/// IPPROTO_* of the outer packet.
+fn protocol(tunnel: &IpTunnel, inner: &Packet) -> u8 {
+    match tunnel.kind {
+        IpTunnelKind::Sit if inner.src.is_ipv4() => IpTunnelKind::Ipip.protocol(),
+        kind => kind.protocol(),
+    }
+}
+
 fn outer(tunnel: &IpTunnel, remote: IpAddr, inner: Packet) -> Packet {
     let inherits = tunnel.tos & 1 != 0;
     let tos = if inherits { inner.tos } else { tunnel.tos };
     let header = match tunnel.kind {
-        IpTunnelKind::Gre => IPV4 + GRE,
+        IpTunnelKind::Gre => IPV4 + GRE + tunnel.output.bytes(),
         IpTunnelKind::Ipip | IpTunnelKind::Sit => IPV4,
     };
     Packet {
@@ -160,9 +168,13 @@ fn outer(tunnel: &IpTunnel, remote: IpAddr, inner: Packet) -> Packet {
         tos: tos & !ECN | outer_ecn(inner.tos),
         df: tunnel.pmtudisc || inner.src.is_ipv4() && inner.df,
         len: inner.len.saturating_add(header),
-        l4: L4::Other(tunnel.kind.protocol()),
+        l4: L4::Other(protocol(tunnel, &inner)),
         inner: Some(Box::new(Inner {
             vni: None,
+            wrap: match tunnel.kind {
+                IpTunnelKind::Gre => Wrap::Gre(tunnel.output),
+                IpTunnelKind::Ipip | IpTunnelKind::Sit => Wrap::Plain,
+            },
             packet: Packet { eth: None, ..inner },
         })),
     }
@@ -172,6 +184,10 @@ fn outer(tunnel: &IpTunnel, remote: IpAddr, inner: Packet) -> Packet {
 pub(crate) fn decapsulate(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
     let packet = &walk.skb.packet;
     let (src, dst, protocol) = (packet.src, packet.dst, packet.protocol());
+    let fields = match packet.inner.as_ref().map(|inner| inner.wrap) {
+        Some(Wrap::Gre(fields)) => fields,
+        _ => GreFields::default(),
+    };
     let Some(links) = walk.netns(cx).and_then(|netns| netns.links.known()) else {
         return walk.unknown("the devices were not read");
     };
@@ -179,6 +195,19 @@ pub(crate) fn decapsulate(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways
     let fitting: Vec<Fit<'_>> = here
         .filter_map(|link| match &link.kind {
             LinkKind::IpTunnel(tunnel) if tunnel.kind.protocol() == protocol => Some(Fit {
+                rank: rank(tunnel, src, dst).filter(|_| tunnel.input.key == fields.key)?,
+                link,
+                tunnel,
+            }),
+            _ => None,
+        })
+        .collect();
+    // sit devices are asked for IPv4 where no ipip device takes it (`ipip_rcv()` of both, by priority).
+    let sits: Vec<Fit<'_>> = links
+        .iter()
+        .filter(|link| link.link_netnsid.is_none() && protocol == IpTunnelKind::Ipip.protocol())
+        .filter_map(|link| match &link.kind {
+            LinkKind::IpTunnel(tunnel) if tunnel.kind == IpTunnelKind::Sit => Some(Fit {
                 rank: rank(tunnel, src, dst)?,
                 link,
                 tunnel,
@@ -186,23 +215,21 @@ pub(crate) fn decapsulate(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways
             _ => None,
         })
         .collect();
-    let (link, tunnel) = match lookup(&fitting, dev) {
+    let found = match lookup(&fitting, dev) {
+        Ok(None) => lookup(&sits, dev),
+        found => found,
+    };
+    let (link, tunnel) = match found {
+        Ok(Some(fit)) if fit.tunnel.kind == IpTunnelKind::Sit && !carries(fit.tunnel, protocol) => {
+            let state = "kind sit, mode ip6ip".to_owned();
+            let dev = fit.link.name.clone();
+            let text = format!("{dev} takes no IPv4");
+            walk.step(Step::new(StepKind::Decap, text).with(Evidence::Link { dev, state }));
+            return walk.end(Disposition::Dropped(DropReason::NotSpecified));
+        }
         Ok(Some(fit)) => (fit.link, fit.tunnel.clone()),
         Err(why) => return walk.unknown(why),
         Ok(None) => {
-            // Some sit devices take IPv4 too, where no ipip device does (`ipip_rcv()` of both, by priority).
-            let mixed = |link: &&Link| match &link.kind {
-                LinkKind::IpTunnel(tunnel) => {
-                    tunnel.kind == IpTunnelKind::Sit
-                        && protocol == IpTunnelKind::Ipip.protocol()
-                        && !tunnel.unknown.is_empty()
-                }
-                _ => false,
-            };
-            if let Some(link) = links.iter().find(mixed) {
-                let why = format!("{} may take IPv4 too, which is not followed", link.name);
-                return walk.unknown(why);
-            }
             let (text, evidence, reason) =
                 if let Some(fit) = fitting.iter().find(|fit| !fit.link.up) {
                     let (dev, state) = (fit.link.name.clone(), "down".to_owned());
@@ -221,6 +248,21 @@ pub(crate) fn decapsulate(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways
         let why = format!("{} has {what}, which is not followed", link.name);
         return walk.unknown(why);
     }
+    // `ip_tunnel_rcv()`: a checksum is there or not as the device has it; a number that nobody asked for does no harm.
+    let lacks = match tunnel.input {
+        input if input.checksum != fields.checksum => Some("checksum"),
+        input if input.sequence && !fields.sequence => Some("sequence number"),
+        _ => None,
+    };
+    if let Some(what) = lacks {
+        let not = if fields.checksum { "" } else { "no " };
+        let not = if what == "checksum" { not } else { "no " };
+        let text = format!("{} does not take it: the packet has {not}{what}", link.name);
+        let state = format!("kind {}", tunnel.kind.name());
+        let dev = link.name.clone();
+        walk.step(Step::new(StepKind::Decap, text).with(Evidence::Link { dev, state }));
+        return walk.end(Disposition::Dropped(DropReason::NotSpecified));
+    }
     let Some(inner) = walk.skb.packet.inner.take() else {
         return walk.unknown("a tunnel packet without inside");
     };
@@ -236,6 +278,11 @@ pub(crate) fn decapsulate(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways
     walk.step(Step::new(StepKind::Decap, text).with(evidence));
     let index = link.index;
     from_tunnel(walk, cx, index, inner.packet)
+}
+
+/// Whether a device of kind sit carries what has this number.
+fn carries(tunnel: &IpTunnel, protocol: u8) -> bool {
+    tunnel.any || tunnel.kind.protocol() == protocol
 }
 
 /// A device whose ends are those of the packet.

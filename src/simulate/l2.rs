@@ -162,6 +162,12 @@ fn emit(
                 link.name
             ));
         }
+        LinkKind::Vlan(_) if !super::underlay::faces_out(cx, ns, link) => {
+            found.unknown = Some(format!(
+                "who is on the VLAN of {} is not followed",
+                link.name
+            ));
+        }
         LinkKind::Vxlan(_) | LinkKind::Dummy => {}
         _ if link.loopback => {}
         _ => found.outside = Some(link.name.clone()),

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::skb::Flows;
 use crate::model::conntrack::Tuple;
+use crate::model::wireguard::PublicKey;
 use crate::model::{IfIndex, MacAddr, NsKey};
 
 /// All of it. A fork takes a copy.
@@ -16,6 +17,7 @@ pub(crate) struct Memory {
     /// The latest last.
     learned: Vec<Learned>,
     met: Vec<Met>,
+    heard: Vec<Heard>,
 }
 
 /// A choice that a flow's packets make alike: which of several next hops (the kernel hashes addresses
@@ -53,6 +55,21 @@ pub(crate) struct Met {
     pub(crate) addr: IpAddr,
     /// Its link-layer address.
     pub(crate) mac: MacAddr,
+}
+
+/// Where a WireGuard device heard a peer last: answers go there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Heard {
+    /// Namespace.
+    pub(crate) ns: NsKey,
+    /// Device.
+    pub(crate) dev: IfIndex,
+    /// The peer's key.
+    pub(crate) peer: PublicKey,
+    /// Its address and port.
+    pub(crate) from: (IpAddr, Option<u16>),
+    /// Address at which it was heard.
+    pub(crate) at: IpAddr,
 }
 
 /// What a question for a neighbour and its answer teach those who pass them on and both sides.
@@ -105,6 +122,20 @@ impl Memory {
     pub(crate) fn learned(&self, ns: &NsKey, bridge: IfIndex, mac: MacAddr) -> Option<IfIndex> {
         let here = |own: &&Learned| own.ns == *ns && own.bridge == bridge && own.mac == mac;
         self.learned.iter().find(here).map(|own| own.port)
+    }
+
+    /// Notes where a peer was heard.
+    pub(crate) fn hear(&mut self, heard: Heard) {
+        let same =
+            |old: &Heard| old.ns == heard.ns && old.dev == heard.dev && old.peer == heard.peer;
+        self.heard.retain(|old| !same(old));
+        self.heard.push(heard);
+    }
+
+    /// Where a peer was heard.
+    pub(crate) fn heard(&self, ns: &NsKey, dev: IfIndex, peer: PublicKey) -> Option<&Heard> {
+        let here = |own: &&Heard| own.ns == *ns && own.dev == dev && own.peer == peer;
+        self.heard.iter().find(here)
     }
 
     /// Notes what a question for a neighbour and its answer teach.

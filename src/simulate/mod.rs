@@ -13,6 +13,7 @@ pub(crate) mod device;
 mod exchange;
 pub(crate) mod fib;
 pub(crate) mod forward;
+pub(crate) mod geneve;
 pub(crate) mod input;
 pub(crate) mod ip_tunnel;
 pub(crate) mod ipvs;
@@ -30,8 +31,10 @@ pub(crate) mod solicit;
 pub(crate) mod source;
 pub(crate) mod tc;
 pub(crate) mod underlay;
+pub(crate) mod vlan;
 pub(crate) mod vxlan;
 pub(crate) mod walk;
+pub(crate) mod wireguard;
 pub(crate) mod xfrm;
 
 pub use netfilter::{element_text, iptables_save, is_iptables, nft_ruleset, rule_text};

@@ -9,10 +9,10 @@ use super::conntrack::error;
 use super::fib::section;
 use super::skb::Devices;
 use super::walk::{Goal, Next, Party, Walk, Ways};
-use super::{Cx, ip_tunnel, vxlan, xfrm};
+use super::{Cx, geneve, ip_tunnel, vxlan, wireguard, xfrm};
 use crate::model::IfIndex;
 use crate::model::netfilter::Hook;
-use crate::model::packet::{ICMP, ICMPV6, L4, Packet, SCTP, TCP, UDP};
+use crate::model::packet::{ICMP, ICMPV6, L4, Packet, SCTP, TCP, UDP, Wrap};
 use crate::model::socket::Socket;
 use crate::model::xfrm::XfrmDir;
 use crate::trace::{Disposition, DropReason, Evidence, RejectWith, Step, StepKind};
@@ -35,8 +35,11 @@ fn deliver(cx: &mut Cx<'_>, walk: Walk, dev: IfIndex) -> Ways {
         Err(ways) => return ways,
     };
     if walk.skb.packet.is_tunnel() {
-        return match walk.skb.packet.l4 {
-            L4::Other(_) => ip_tunnel::decapsulate(cx, walk, dev),
+        let wrap = walk.skb.packet.inner.as_ref().map(|inner| inner.wrap);
+        return match (walk.skb.packet.l4, wrap) {
+            (L4::Other(_), _) => ip_tunnel::decapsulate(cx, walk, dev),
+            (_, Some(Wrap::Wireguard { .. })) => wireguard::decapsulate(cx, walk),
+            (_, Some(Wrap::Geneve)) => geneve::decapsulate(cx, walk),
             _ => vxlan::decapsulate(cx, walk),
         };
     }

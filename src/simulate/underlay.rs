@@ -5,11 +5,11 @@
 
 use std::net::IpAddr;
 
-use super::Cx;
 use super::device::VLAN_HLEN;
 use super::fib::{FibAnswer, FibKey, lookup};
 use super::peer::{Peer, peer};
 use super::walk::{Next, Walk, Ways};
+use super::{Cx, vlan};
 use crate::model::link::{Link, LinkKind};
 use crate::model::netns::NetNs;
 use crate::model::want::{Depth, NsTarget, Want};
@@ -17,8 +17,11 @@ use crate::model::{IfIndex, MacAddr, NsKey};
 use crate::trace::{Disposition, DropReason, Evidence, Step, StepKind};
 
 /// Whether a device leads out of what was read.
-fn faces_out(cx: &Cx<'_>, ns: &NsKey, link: &Link) -> bool {
+pub(crate) fn faces_out(cx: &Cx<'_>, ns: &NsKey, link: &Link) -> bool {
     match link.kind {
+        LinkKind::Vlan(_) => {
+            vlan::parent(cx, ns, link).is_some_and(|(ns, link)| faces_out(cx, &ns, link))
+        }
         LinkKind::Device => !link.loopback,
         LinkKind::Veth => matches!(peer(cx.topology, ns, link), Peer::OutsideView(_)),
         _ => false,
@@ -304,7 +307,7 @@ fn lacks_route(cx: &mut Cx<'_>, walk: &Walk, dst: IpAddr, node: &str) -> Option<
     let link = topology.netns(&other)?.link(hop.link?)?;
     let tunnel = matches!(
         link.kind,
-        LinkKind::Vxlan(_) | LinkKind::IpTunnel(_) | LinkKind::Wireguard
+        LinkKind::Vxlan(_) | LinkKind::IpTunnel(_) | LinkKind::Wireguard(_) | LinkKind::Geneve(_)
     );
     let direct = hop.via.is_some_and(|via| own.addresses.contains(&via));
     if !(tunnel || direct) {

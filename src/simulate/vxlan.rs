@@ -12,7 +12,7 @@ use super::{Cx, fib, ttl};
 use crate::model::MacAddr;
 use crate::model::fdb::FdbEntry;
 use crate::model::link::{Link, LinkKind, Vxlan};
-use crate::model::packet::{Inner, L4, Packet};
+use crate::model::packet::{Inner, L4, Packet, Wrap};
 use crate::model::{IfIndex, NsKey};
 use crate::trace::{Disposition, DropReason, Evidence, Step, StepKind};
 
@@ -192,6 +192,7 @@ fn outer(
         },
         inner: Some(Box::new(Inner {
             vni: Some(vni),
+            wrap: Wrap::Plain,
             packet: inner,
         })),
     }

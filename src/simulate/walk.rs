@@ -43,6 +43,8 @@ pub(crate) struct Walk {
     pub(crate) any_source: bool,
     /// The socket had no source when its route was looked up, by IPv6, and goes on by that route.
     pub(crate) unsourced: bool,
+    /// VLAN tags of the frame, the outermost last.
+    pub(crate) tags: Vec<u16>,
     /// Tunnel device that has just put it into an outer packet, until that is routed.
     pub(crate) tunnel: Option<IfIndex>,
 }

@@ -1,10 +1,11 @@
 //! Tunnels of IP packets in IP packets.
 
-use netpath::model::NsKey;
 use netpath::model::link::{IpTunnel, IpTunnelKind, LinkKind};
-use netpath::model::packet::{Inner, L4, Packet};
+use netpath::model::packet::{GreFields, Inner, L4, Packet, Wrap};
+use netpath::model::wireguard::{PublicKey, Wireguard, WireguardPeer};
+use netpath::model::{NsKey, Section};
 use netpath::simulate::{Limits, Sent, send};
-use netpath::trace::{Disposition, DropReason, StepKind};
+use netpath::trace::{Disposition, DropReason, RejectWith, StepKind};
 
 use crate::walks::two_nodes;
 use crate::world::{World, index, ip};
@@ -21,6 +22,9 @@ fn ipip() -> (World, [NsKey; 2], [NsKey; 2]) {
             ttl: 0,
             tos: 1,
             pmtudisc: true,
+            any: false,
+            input: GreFields::default(),
+            output: GreFields::default(),
             unknown: Vec::new(),
         };
         world.link(host, 7, "tunl0", LinkKind::IpTunnel(tunnel), |link| {
@@ -86,6 +90,9 @@ fn taken_by(devices: &[Device<'_>]) -> Result<String, Disposition> {
             ttl: 0,
             tos: 0,
             pmtudisc: true,
+            any: false,
+            input: GreFields::default(),
+            output: GreFields::default(),
             unknown: Vec::new(),
         };
         let dev = u32::try_from(number).expect("few") + 20;
@@ -97,7 +104,13 @@ fn taken_by(devices: &[Device<'_>]) -> Result<String, Disposition> {
     }
     let packet = |src: &str, dst: &str, l4: L4, inner: Option<Packet>| Packet {
         len: 100,
-        inner: inner.map(|packet| Box::new(Inner { vni: None, packet })),
+        inner: inner.map(|packet| {
+            Box::new(Inner {
+                vni: None,
+                wrap: Wrap::Plain,
+                packet,
+            })
+        }),
         ..Packet::new(ip(src), ip(dst), l4)
     };
     let udp = L4::Udp {
@@ -182,4 +195,87 @@ fn sit_takes_nothing_for_another_device_but_what_names_no_end() {
         taken_by(&[sit0, newer]),
         Err(Disposition::Inconclusive(_))
     ));
+}
+
+/// [`two_nodes`] whose pods are reached by WireGuard, each other's peer.
+fn wireguard(change: impl Fn(usize, &mut Wireguard)) -> (World, [NsKey; 2]) {
+    let (mut world, hosts, pods) = two_nodes();
+    for (node, host) in hosts.iter().enumerate() {
+        let (own, other) = ([1, 2][node], [2, 1][node]);
+        let mut device = Wireguard {
+            key: Some(PublicKey([own; 32])),
+            port: 51820,
+            fwmark: 0,
+            peers: vec![WireguardPeer {
+                key: PublicKey([other; 32]),
+                preshared: false,
+                endpoint: Some(format!("10.88.0.1{other}:51820").parse().expect("one")),
+                handshake: None,
+                allowed: vec![format!("10.244.{other}.0/24").parse().expect("a prefix")],
+            }],
+        };
+        change(node, &mut device);
+        let kind = LinkKind::Wireguard(Section::Known(device));
+        world.link(host, 7, "wg0", kind, |link| {
+            link.mac = None;
+            link.noarp = true;
+            link.mtu = 1420;
+        });
+        let routes = world.get(host).routes.known_mut().expect("routes");
+        let mut routes = routes.iter_mut();
+        let route = routes.find(|route| route.dst.addr() == ip(&format!("10.244.{other}.0")));
+        let hop = &mut route.expect("the other node's pods").nexthops[0];
+        (hop.link, hop.via) = (Some(index(7)), None);
+    }
+    (world, pods)
+}
+
+#[test]
+fn wireguard_goes_to_the_peer_and_back() {
+    let (world, pods) = wireguard(|node, device| {
+        if node == 1 {
+            // It knows by the packet where its peer is.
+            device.peers[0].endpoint = None;
+        }
+    });
+    let outcome = world.tcp(&pods[0], "10.244.2.7", 8080);
+    let trace = &outcome.traces[0];
+    assert_eq!(*trace.outcome(), Disposition::Delivered, "{trace:#?}");
+    let mut taps = trace.hops.iter().flat_map(|hop| &hop.taps);
+    let outer = taps.find(|tap| tap.packet.inner.is_some());
+    let packet = &outer.expect("an outer packet").packet;
+    assert_eq!(
+        (packet.src, packet.dst),
+        (ip("10.88.0.11"), ip("10.88.0.12"))
+    );
+    assert_eq!((packet.sport(), packet.dport()), (Some(51820), Some(51820)));
+    // 60 bytes are padded to 64.
+    assert_eq!(packet.len, 64 + 32 + 8 + 20);
+}
+
+#[test]
+fn wireguard_refuses_what_no_peer_may_send_or_get() {
+    type Change = fn(usize, &mut Wireguard);
+    let nobody = Disposition::Rejected(RejectWith::HostUnreachable);
+    let dropped = Disposition::Dropped(DropReason::NotSpecified);
+    let cases: [(Change, &Disposition); 4] = [
+        (
+            |node, own| own.peers[0].allowed.retain(|_| node == 1),
+            &nobody,
+        ),
+        (
+            |node, own| own.peers[0].endpoint = own.peers[0].endpoint.filter(|_| node == 1),
+            &nobody,
+        ),
+        (
+            |node, own| own.peers[0].allowed.retain(|_| node == 0),
+            &dropped,
+        ),
+        (|node, own| own.peers[0].preshared = node == 0, &dropped),
+    ];
+    for (number, (change, end)) in cases.into_iter().enumerate() {
+        let (world, pods) = wireguard(change);
+        let outcome = world.tcp(&pods[0], "10.244.2.7", 8080);
+        assert_eq!(outcome.traces[0].outcome(), end, "{number}");
+    }
 }

@@ -512,13 +512,19 @@ fn what_was_not_read_of_a_socket_is_named() {
 /// An ICMP error has the packet that it is about inside, and is no tunnel for all that.
 #[test]
 fn an_icmp_error_with_a_quote_reaches_its_host() {
-    use netpath::model::packet::{Inner, L4, Packet};
+    use netpath::model::packet::{Inner, L4, Packet, Wrap};
     use netpath::simulate::{Limits, Sent, send};
     let (world, _, pods) = two_nodes();
     let packet = |src: &str, dst: &str, l4: L4, inner: Option<Packet>| Packet {
         df: false,
         len: 56,
-        inner: inner.map(|packet| Box::new(Inner { vni: None, packet })),
+        inner: inner.map(|packet| {
+            Box::new(Inner {
+                vni: None,
+                wrap: Wrap::Plain,
+                packet,
+            })
+        }),
         ..Packet::new(ip(src), ip(dst), l4)
     };
     let udp = L4::Udp {

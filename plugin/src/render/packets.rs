@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use netpath::explain::words;
 use netpath::model::capture::{Mark, Seen};
-use netpath::model::packet::{L4, Packet};
+use netpath::model::packet::{L4, Packet, Wrap};
 
 /// Where a packet was seen, in columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,9 +64,12 @@ pub fn clock(nanos: i64) -> String {
 /// Headers in words, the packet inside a tunnel behind those of the tunnel.
 pub fn packet(packet: &Packet, mark: Option<Mark>) -> String {
     if let Some(inner) = &packet.inner {
-        let tunnel = match inner.vni {
-            Some(vni) => format!("vxlan vni {vni}"),
-            None => "ip in ip".to_owned(),
+        let tunnel = match (inner.wrap, inner.vni) {
+            (Wrap::Geneve, Some(vni)) => format!("geneve vni {vni}"),
+            (Wrap::Wireguard { .. }, _) => "wireguard".to_owned(),
+            (Wrap::Gre(_), _) => "gre".to_owned(),
+            (_, Some(vni)) => format!("vxlan vni {vni}"),
+            (_, None) => "ip in ip".to_owned(),
         };
         let inside = self::packet(&inner.packet, mark);
         return format!("{} > {} {tunnel}: {inside}", packet.src, packet.dst);
@@ -178,6 +181,7 @@ mod tests {
     fn what_is_in_a_tunnel_stands_behind_it() {
         let inner = Inner {
             vni: Some(1),
+            wrap: Wrap::Plain,
             packet: syn(),
         };
         let outer = Packet {

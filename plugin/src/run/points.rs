@@ -230,7 +230,11 @@ fn addresses(ns: &NetNs) -> impl Iterator<Item = IpAddr> {
 
 fn is_tunnel(link: &Link) -> bool {
     match &link.kind {
-        LinkKind::Vxlan(_) | LinkKind::IpTunnel(_) | LinkKind::Wireguard | LinkKind::Tun => true,
+        LinkKind::Vxlan(_)
+        | LinkKind::IpTunnel(_)
+        | LinkKind::Wireguard(_)
+        | LinkKind::Geneve(_)
+        | LinkKind::Tun => true,
         LinkKind::Other(kind) => {
             ["sit", "ip6tnl", "gre", "gretap", "ip6gre", "geneve"].contains(&kind.as_str())
         }

@@ -281,6 +281,7 @@ fn a_tunnel_that_leads_elsewhere_is_told_by_its_own_addresses() {
         },
         inner: Some(Box::new(crate::model::packet::Inner {
             vni: Some(1),
+            wrap: crate::model::packet::Wrap::Plain,
             packet: tcp(1, 2, (None, Some(80)), 2),
         })),
         ..tcp(11, to, (None, None), 0)

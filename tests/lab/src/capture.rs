@@ -26,6 +26,9 @@ use crate::packet::Frame;
 /// Receive buffer of each socket in bytes; some 30,000 small frames.
 const BUFFER: usize = 32 << 20;
 
+/// ARPHRD_* of devices whose packets have no link-layer header: TUNNEL, TUNNEL6, SIT, IPGRE, IP6GRE, NONE.
+const BARE: [u16; 6] = [768, 769, 776, 778, 823, 0xfffe];
+
 /// Which way a frame went on its interface.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Direction {
@@ -202,7 +205,13 @@ fn drain(point: &Point, all: &mut Vec<Seen>) -> Result<()> {
         }
         let kind = libc::c_uchar::from(address.pkttype());
         let index = address.ifindex();
-        let Some(frame) = buffer.get(..length).and_then(Frame::decode) else {
+        let bytes = buffer.get(..length);
+        let frame = if BARE.contains(&address.hatype()) {
+            bytes.and_then(Frame::bare)
+        } else {
+            bytes.and_then(Frame::decode)
+        };
+        let Some(frame) = frame else {
             continue;
         };
         all.push(Seen {

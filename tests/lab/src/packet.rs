@@ -1,4 +1,5 @@
-//! Decoding of captured frames: Ethernet, ARP, IPv4, IPv6, TCP, UDP, ICMP, and VXLAN with what it carries.
+//! Decoding of captured frames: Ethernet, ARP, IPv4, IPv6, TCP, UDP, ICMP, and tunnels (VXLAN, Geneve, IP in IP, GRE)
+//! with what they carry.
 //!
 //! A frame that is cut short or of another kind decodes as far as it goes. Fragments after the first
 //! have no ports.
@@ -7,6 +8,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// UDP port on which the laboratory's VXLAN runs.
 const VXLAN_PORT: u16 = 8472;
+/// UDP port of Geneve.
+const GENEVE_PORT: u16 = 6081;
+/// IPPROTO_IPIP, IPPROTO_IPV6, IPPROTO_GRE.
+const IPIP: u8 = 4;
+const IPV6: u8 = 41;
+const GRE: u8 = 47;
 
 /// One Ethernet frame.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -75,7 +82,7 @@ pub enum Transport {
         source: u16,
         /// Destination port.
         destination: u16,
-        /// VXLAN network identifier and inner frame, when it is a VXLAN packet.
+        /// VXLAN or Geneve network identifier and inner frame, when it is such a packet.
         vxlan: Option<(u32, Box<Frame>)>,
     },
     /// ICMP or ICMPv6.
@@ -87,6 +94,8 @@ pub enum Transport {
         /// The packet that an error message is about.
         about: Option<Box<IpPacket>>,
     },
+    /// IP in IP or GRE, and the packet inside.
+    Tunnel(Box<IpPacket>),
     /// Another protocol, a later fragment, or a header that is cut short.
     Other,
 }
@@ -110,6 +119,19 @@ impl Frame {
         })
     }
 
+    /// Decodes an IP packet, as devices without link-layer header have it; its addresses are zero.
+    pub fn bare(bytes: &[u8]) -> Option<Self> {
+        let v6 = bytes.first()? >> 4 == 6;
+        Some(Self {
+            destination: [0; 6],
+            source: [0; 6],
+            ether_type: if v6 { 0x86dd } else { 0x0800 },
+            ip: if v6 { ipv6(bytes) } else { ipv4(bytes) },
+            arp: None,
+            length: bytes.len(),
+        })
+    }
+
     /// The innermost IP packet: of the frame inside for VXLAN.
     pub fn innermost(&self) -> Option<&IpPacket> {
         let ip = self.ip.as_ref()?;
@@ -118,12 +140,20 @@ impl Frame {
                 vxlan: Some((_, inner)),
                 ..
             } => inner.innermost(),
+            Transport::Tunnel(inner) => Some(inner.innermost()),
             _ => Some(ip),
         }
     }
 }
 
 impl IpPacket {
+    fn innermost(&self) -> &Self {
+        match &self.transport {
+            Transport::Tunnel(inner) => inner.innermost(),
+            _ => self,
+        }
+    }
+
     /// Source and destination port of TCP and UDP.
     pub fn ports(&self) -> Option<(u16, u16)> {
         match self.transport {
@@ -221,6 +251,9 @@ fn transport(protocol: u8, bytes: &[u8]) -> Transport {
         1 | 58 => icmp(protocol, bytes),
         6 => tcp(bytes),
         17 => udp(bytes),
+        IPIP => ipv4(bytes).map(Box::new).map(Transport::Tunnel),
+        IPV6 => ipv6(bytes).map(Box::new).map(Transport::Tunnel),
+        GRE => gre(bytes).map(Box::new).map(Transport::Tunnel),
         _ => None,
     };
     decoded.unwrap_or(Transport::Other)
@@ -236,11 +269,26 @@ fn tcp(bytes: &[u8]) -> Option<Transport> {
     })
 }
 
+/// Behind its header, which is longer by four bytes for each of checksum, key and sequence number.
+fn gre(bytes: &[u8]) -> Option<IpPacket> {
+    let flags = u16_at(bytes, 0)?;
+    let more = [0x8000, 0x2000, 0x1000].map(|flag| usize::from(flags & flag != 0) * 4);
+    let inside = bytes.get(4 + more.iter().sum::<usize>()..)?;
+    match u16_at(bytes, 2)? {
+        0x0800 => ipv4(inside),
+        0x86dd => ipv6(inside),
+        0x6558 => Frame::decode(inside)?.ip,
+        _ => None,
+    }
+}
+
 fn udp(bytes: &[u8]) -> Option<Transport> {
     let destination = u16_at(bytes, 2)?;
     let payload = bytes.get(8..)?;
     let is_vxlan = destination == VXLAN_PORT && payload.first() == Some(&0x08);
-    let vxlan = if is_vxlan {
+    // The two headers are alike but for options, which nobody here has.
+    let is_geneve = destination == GENEVE_PORT && payload.first() == Some(&0);
+    let vxlan = if is_vxlan || is_geneve {
         array::<4>(payload, 4)
             .map(|vni| u32::from_be_bytes(vni) >> 8)
             .zip(payload.get(8..).and_then(Frame::decode))

@@ -106,7 +106,11 @@ fn is_read(protocol: &str, kind: u16, body: &[u8]) -> bool {
             _ => false,
         },
         // CTRL_CMD_GETFAMILY of the controller.
-        "GENERIC" => kind == 16 && body.first() == Some(&3),
+        "GENERIC" => match kind {
+            16 => body.first() == Some(&3),
+            // WG_CMD_GET_DEVICE, IPVS_CMD_GET_SERVICE, IPVS_CMD_GET_DEST
+            _ => matches!(body.first(), Some(0 | 4 | 8)),
+        },
         _ => false,
     }
 }

@@ -4,7 +4,7 @@ use super::fixture::*;
 use crate::model::Section;
 use crate::model::conntrack::NatRange;
 use crate::model::netfilter::*;
-use crate::model::packet::{Inner, L4, TCP};
+use crate::model::packet::{Inner, L4, TCP, Wrap};
 use crate::model::socket::Socket;
 use crate::model::xtables::{RareMatch, XtMatch, XtTarget};
 use crate::simulate::netfilter::HookVerdict;
@@ -162,6 +162,7 @@ fn errors_of_the_kernel_are_not_untracked_by_iptables() {
         };
         packet.inner = Some(Box::new(Inner {
             vni: None,
+            wrap: Wrap::Plain,
             packet: about,
         }));
         let mut skb = skb(packet, true);

@@ -122,7 +122,7 @@ fn belongs(transport: &Transport, ports: &[u16], turn: Turn) -> bool {
             Turn::Answer => matches!(kind, 0 | 129),
             Turn::Client | Turn::Server => false,
         },
-        Transport::Other => false,
+        Transport::Tunnel(_) | Transport::Other => false,
     }
 }
 

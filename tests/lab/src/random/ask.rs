@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use netpath::model::NsKey;
-use netpath::model::packet::{ICMP, ICMPV6, Inner, L4, Packet, TCP, UDP};
+use netpath::model::packet::{ICMP, ICMPV6, Inner, L4, Packet, TCP, UDP, Wrap};
 use netpath::model::topology::Topology;
 use netpath::simulate::{Flow, Limits, Outcome, Sent, send, simulate};
 use netpath::trace::{Disposition, Hop, StepKind, Trace};
@@ -89,6 +89,7 @@ pub fn sent_back(topology: &Topology, trace: &Trace, back: Back) -> Result<Sent,
             };
             packet.inner = Some(Box::new(Inner {
                 vni: None,
+                wrap: Wrap::Plain,
                 packet: about.clone(),
             }));
             packet.src = own_address(topology, hop, about)?;
@@ -250,7 +251,13 @@ fn packet(probe: &Probe) -> Option<Packet> {
         tos,
         df,
         len: probe.length(),
-        inner: about.map(|packet| Box::new(Inner { vni: None, packet })),
+        inner: about.map(|packet| {
+            Box::new(Inner {
+                vni: None,
+                wrap: Wrap::Plain,
+                packet,
+            })
+        }),
         ..Packet::new(ends.0, ends.1, l4)
     })
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::{fmt, iter};
 
 use netpath::model::NsKey;
-use netpath::model::packet::Packet;
+use netpath::model::packet::{Packet, Wrap};
 use netpath::trace::Trace;
 use serde::{Deserialize, Serialize};
 
@@ -107,7 +107,12 @@ pub fn points(trace: &Trace, name: Name<'_>) -> Vec<Point> {
     let mut points = Vec::new();
     for hop in &trace.hops {
         let place = name(&hop.ns);
-        points.extend(hop.taps.iter().map(|tap| Point {
+        // What is inside can't be seen: the outer packets are compared apart.
+        let open = |tap: &&netpath::trace::Tap| {
+            let inner = tap.packet.inner.as_ref();
+            !inner.is_some_and(|inner| matches!(inner.wrap, Wrap::Wireguard { .. }))
+        };
+        points.extend(hop.taps.iter().filter(open).map(|tap| Point {
             inner: inner(&tap.packet),
             place: place.clone(),
             dev: tap.dev.clone(),

@@ -25,6 +25,9 @@ use crate::packet::Transport;
 
 pub use socket::Servers;
 
+/// Port of WireGuard in tests.
+const WIREGUARD: u16 = 51820;
+
 /// More than the devices that four packets pass one after the other.
 const PASSES: usize = 48;
 
@@ -42,6 +45,9 @@ pub struct Wire<'p> {
     earlier: Option<BTreeSet<u16>>,
     /// Namespaces that ICMP errors of IPv4 came into since the last probe, with the source of each.
     errors: Vec<(String, IpAddr)>,
+    /// How long to wait until nothing more comes, where the kernel works on packets in other threads (WireGuard).
+    patience: Option<Duration>,
+    sealed: BTreeSet<String>,
 }
 
 impl<'p> Wire<'p> {
@@ -65,6 +71,8 @@ impl<'p> Wire<'p> {
             ports,
             earlier: None,
             errors: Vec::new(),
+            patience: None,
+            sealed: BTreeSet::new(),
         })
     }
 
@@ -72,6 +80,13 @@ impl<'p> Wire<'p> {
     #[must_use]
     pub fn passing_over_others(mut self) -> Self {
         self.earlier = Some(BTreeSet::new());
+        self
+    }
+
+    /// Waits until nothing was seen for so long: nothing tells when threads that encrypt are done.
+    #[must_use]
+    pub fn patient(mut self, wait: Duration) -> Self {
+        self.patience = Some(wait);
         self
     }
 
@@ -89,6 +104,18 @@ impl<'p> Wire<'p> {
     fn seen(&mut self, probe: &Probe) -> Result<Vec<Seen>> {
         self.settle()?;
         let mut seen = self.capture.take()?;
+        while let Some(wait) = self.patience {
+            std::thread::park_timeout(wait);
+            let more = self.capture.take()?;
+            if more.is_empty() {
+                break;
+            }
+            seen.extend(more);
+        }
+        seen.sort_by_key(|one| one.time);
+        for one in &seen {
+            self.note_sealed(one);
+        }
         let mut asking = unanswered(&seen);
         if seen.is_empty() {
             asking.insert(probe.from.clone());
@@ -135,6 +162,32 @@ impl<'p> Wire<'p> {
         self.places.place(&probe.from)?.enter(work)
     }
 
+    /// What is inside of WireGuard's packets can't be seen; they are kept apart.
+    fn note_sealed(&mut self, one: &Seen) {
+        let Some(ip) = &one.frame.ip else {
+            return;
+        };
+        let Some((sport, dport)) = ip.ports().filter(|_| is_sealed(ip.ports())) else {
+            return;
+        };
+        let out = if one.direction == Direction::Out {
+            "out"
+        } else {
+            "in"
+        };
+        let (place, dev) = (&one.place, &one.ifname);
+        let text = format!(
+            "{place} {out} {dev} {} {sport} > {} {dport} ttl {}",
+            ip.source, ip.destination, ip.ttl
+        );
+        self.sealed.insert(text);
+    }
+
+    /// Packets of WireGuard since the last call, in words.
+    pub fn take_sealed(&mut self) -> BTreeSet<String> {
+        std::mem::take(&mut self.sealed)
+    }
+
     fn push(&self, points: &mut Vec<Point>, one: &Seen) {
         let (Some(ip), Some(innermost)) = (&one.frame.ip, one.frame.innermost()) else {
             return;
@@ -143,6 +196,9 @@ impl<'p> Wire<'p> {
             .ports
             .contains(&(one.place.clone(), one.ifname.clone()));
         let ports = ip.ports();
+        if is_sealed(ports) {
+            return;
+        }
         let inner = (!std::ptr::eq(ip, innermost)).then_some(innermost);
         let point = Point {
             place: one.place.clone(),
@@ -157,11 +213,26 @@ impl<'p> Wire<'p> {
             inner: inner.map(|inner| (inner.source, inner.destination, inner.ttl)),
             elsewhere: one.for_other_host && one.direction == Direction::In && !port,
         };
-        // A repetition is a later packet of the same turn.
-        if !points.contains(&point) {
+        // A repetition is a later packet of the same turn. TCP that sends again has another hash, and so has its tunnel
+        // another source port (`sk_rethink_txhash()`).
+        let mut before = points
+            .iter()
+            .filter(|before| point.inner.is_some() && before.inner.is_some());
+        let again = before.any(|before| {
+            *before
+                == Point {
+                    sport: before.sport,
+                    ..point.clone()
+                }
+        });
+        if !again && !points.contains(&point) {
             points.push(point);
         }
     }
+}
+
+fn is_sealed(ports: Option<(u16, u16)>) -> bool {
+    ports.is_some_and(|(source, destination)| [source, destination].contains(&WIREGUARD))
 }
 
 /// Namespaces that asked for a neighbour whom nobody told them, and the one that got the last packet and sent none on.

@@ -10,8 +10,8 @@ use crate::random::world::{Kind, Probe};
 /// Ports from here on are those of clients, chosen by probes or by translation.
 const CHOSEN: u16 = 32768;
 
-/// Ports of VXLAN: Linux's own and IANA's.
-const VXLAN: [u16; 2] = [8472, 4789];
+/// Ports of VXLAN, Linux's own and IANA's, of Geneve, and of WireGuard in tests.
+const TUNNELS: [u16; 4] = [8472, 4789, 6081, 51820];
 
 impl Wire<'_> {
     /// The first refusal of a packet with this sequence and acknowledgment number; of any, where OUTPUT refused it
@@ -70,6 +70,9 @@ impl Wire<'_> {
 
 /// Whether a packet is one of a tunnel: errors about these tell the tunnel's device, and not who sent into it.
 fn is_of_tunnel(packet: &IpPacket) -> bool {
-    let udp = matches!(packet.transport, Transport::Udp { .. });
-    udp && packet.ports().is_some_and(|(_, to)| VXLAN.contains(&to))
+    match packet.transport {
+        Transport::Udp { .. } => packet.ports().is_some_and(|(_, to)| TUNNELS.contains(&to)),
+        Transport::Tunnel(_) => true,
+        _ => false,
+    }
 }
