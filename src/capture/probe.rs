@@ -13,7 +13,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, Shutdown, SockFlag, SockProtocol, SockType, SockaddrStorage, bind,
-    connect, getsockname, getsockopt, recv, send as send_bytes, shutdown, socket, sockopt,
+    connect, getsockname, getsockopt, recv, send as send_bytes, setsockopt, shutdown, socket,
+    sockopt,
 };
 
 use crate::collect::Collector;
@@ -184,6 +185,15 @@ fn open(probe: &Probe, src: IpAddr) -> Result<(OwnedFd, u16), Unopened> {
     };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(family, kind, flags, protocol).map_err(failed("open a socket"))?;
+    if probe.protocol != TCP {
+        // Else they are not told that a host or network can't be reached (`__udp4_lib_err()`, `raw_err()`).
+        let told = if src.is_ipv6() {
+            setsockopt(&fd, sockopt::Ipv6RecvErr, &true)
+        } else {
+            setsockopt(&fd, sockopt::Ipv4RecvErr, &true)
+        };
+        told.map_err(failed("ask for errors"))?;
+    }
     let raw = kind == SockType::Raw;
     let sport = if raw { 0 } else { probe.sport.unwrap_or(0) };
     let own = SockaddrStorage::from(SocketAddr::new(src, sport));

@@ -302,7 +302,7 @@ pub fn explain(question: &Question<'_>) -> Explanation {
         port: question.port,
         source_port: question.source_port,
         size: question.size,
-        verdict: together(&branches),
+        verdict: together(branches.iter().map(|branch| branch.verdict)),
         branches,
         findings,
         unknown: unknown::unknown(naming, traces()),
@@ -361,8 +361,7 @@ fn innermost(mut packet: &Packet) -> &Packet {
     packet
 }
 
-fn together(branches: &[Branch]) -> Verdict {
-    let mut verdicts = branches.iter().map(|branch| branch.verdict);
+fn together(mut verdicts: impl Iterator<Item = Verdict>) -> Verdict {
     let Some(first) = verdicts.next() else {
         return Verdict::Inconclusive;
     };

@@ -29,7 +29,7 @@ pub(crate) fn faces_out(cx: &Cx<'_>, ns: &NsKey, link: &Link) -> bool {
 }
 
 /// All devices that lead out, with their namespaces.
-fn outward<'t>(cx: &Cx<'t>) -> Vec<(NsKey, &'t NetNs, &'t Link)> {
+fn outward<'t>(cx: &Cx<'t>) -> Vec<Station<'t>> {
     let mut found = Vec::new();
     for (key, netns) in cx.topology.all() {
         for link in netns.links.known().map(Vec::as_slice).unwrap_or_default() {
@@ -78,21 +78,47 @@ pub(crate) fn owner_on_link(cx: &Cx<'_>, from: &NsKey, addr: IpAddr) -> Option<(
         })
 }
 
+/// A device that leads out, and where it is.
+type Station<'t> = (NsKey, &'t NetNs, &'t Link);
+
+/// The VLAN that a device is of.
+fn tag(link: &Link) -> Option<u16> {
+    match link.kind {
+        LinkKind::Vlan(id) => Some(id),
+        _ => None,
+    }
+}
+
 /// A frame leaves what was read.
 pub(crate) fn cross(cx: &mut Cx<'_>, mut walk: Walk, link: &Link) -> Ways {
     let dst = walk.skb.packet.dst;
     let next_hop = walk.next_hop.unwrap_or(dst);
     let unread = blind(cx);
     let stations = outward(cx);
-    let others = || stations.iter().filter(|(key, ..)| *key != walk.ns);
-    let named = |mac: MacAddr| {
-        others().find(|(_, netns, link)| {
-            let upper = link.master.and_then(|master| netns.link(master));
-            link.mac == Some(mac) || upper.is_some_and(|upper| upper.mac == Some(mac))
-        })
+    // A VLAN's device mostly has the address of the one below.
+    let others = || {
+        let other = |(key, _, theirs): &&Station<'_>| *key != walk.ns && tag(theirs) == tag(link);
+        stations.iter().filter(other)
     };
+    let has = |(_, netns, link): &&Station<'_>, mac: MacAddr| {
+        let upper = link.master.and_then(|master| netns.link(master));
+        link.mac == Some(mac) || upper.is_some_and(|upper| upper.mac == Some(mac))
+    };
+    let named = |mac: MacAddr| others().find(|station| has(station, mac));
     let owner = others().find(|(_, netns, link)| holds(netns, link, next_hop));
     let mac = walk.skb.packet.eth.map(|(_, dst)| dst);
+    if let Some(mac) = mac.filter(|mac| named(*mac).is_none())
+        && let Some((key, _, theirs)) = stations
+            .iter()
+            .filter(|(key, ..)| *key != walk.ns)
+            .find(|station| has(station, mac))
+    {
+        let why = format!(
+            "{} and {} of {} are of different VLANs: what lies between can't be read",
+            link.name, theirs.name, key.node
+        );
+        return walk.unknown(why);
+    }
     let arrival = match (mac.and_then(named), owner) {
         (Some((key, _, device)), _) => {
             let why = format!(

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail};
-use netpath::explain::observe::Observed;
+use netpath::explain::observe::{Agreement, Observed};
 use netpath::explain::{
-    ChainNames, End, ExistingFlow, Explanation, Finding, FlowTraces, HopView, Naming, Place,
-    Question, Verdict, Way, explain, naming, observe,
+    Branch, ChainNames, End, ExistingFlow, Explanation, Finding, FlowTraces, HopView, Naming,
+    Place, Question, Verdict, Way, explain, naming, observe,
 };
 use netpath::model::NsKey;
 use netpath::model::names::Names;
@@ -655,7 +655,7 @@ impl Job<'_> {
             }
         }
         let flows = existing.iter().map(|flow| exit_code(&flow.answer));
-        let own = render::observed::exit_code(sent, exit_code(answer));
+        let own = proven_code(answer, sent);
         Ok(worst(flows.chain([own])).unwrap_or(own))
     }
 }
@@ -668,14 +668,37 @@ pub fn worst(codes: impl Iterator<Item = u8>) -> Option<u8> {
 
 /// 0 delivered on every branch, 1 broken on some, 3 where it can't be told.
 pub fn exit_code(answer: &Explanation) -> u8 {
-    let any = |wanted: &[Verdict]| answer.branches.iter().any(|b| wanted.contains(&b.verdict));
-    if any(&[Verdict::Dropped, Verdict::Rejected, Verdict::Loop]) {
-        BROKEN
-    } else if any(&[Verdict::Inconclusive]) || answer.branches.is_empty() {
-        INCONCLUSIVE
-    } else {
-        0
+    if answer.branches.is_empty() {
+        return INCONCLUSIVE;
     }
+    code_of(answer.branches.iter())
+}
+
+fn code_of<'a>(branches: impl Iterator<Item = &'a Branch>) -> u8 {
+    let codes = branches.map(|branch| match branch.verdict {
+        Verdict::Dropped | Verdict::Rejected | Verdict::Loop => BROKEN,
+        Verdict::Inconclusive => INCONCLUSIVE,
+        Verdict::Delivered | Verdict::Mixed => 0,
+    });
+    worst(codes).unwrap_or(0)
+}
+
+/// What was seen counts for the branches that probes took otherwise than predicted, the prediction for all others.
+fn proven_code(answer: &Explanation, sent: &[Sent]) -> u8 {
+    let overruled = |at: usize| {
+        let mut sent = sent.iter().map(|one| &one.observed);
+        sent.any(|one| one.branch == at && one.agreement != Agreement::Confirmed)
+    };
+    let branches = answer.branches.iter().enumerate();
+    let left = branches.filter(|(at, _)| !overruled(*at));
+    let left: Vec<&Branch> = left.map(|(_, branch)| branch).collect();
+    let predicted = if left.len() == answer.branches.len() {
+        exit_code(answer)
+    } else {
+        code_of(left.iter().copied())
+    };
+    let seen = render::observed::exit_code(sent, predicted);
+    worst([seen, predicted].into_iter()).unwrap_or(seen)
 }
 
 /// Whether all arrives at whom was asked for, nothing is wrong or unknown, and who is on the way has a name.

@@ -41,9 +41,12 @@ const LOSS: [&str; 27] = [
 /// Counts of lost packets that went up, in the kernel's names, and by how much.
 pub fn rises(before: &Counts, after: &Counts) -> Vec<(String, u64)> {
     let risen = after.of.iter().filter_map(|(name, now)| {
-        let before = before.of.get(name).copied().unwrap_or_default();
+        // What was not counted before has no difference.
+        let before = *before.of.get(name)?;
         let more = now.checked_sub(before).filter(|more| *more > 0)?;
-        let lower = name.to_ascii_lowercase();
+        // Names of devices stand before those of counts.
+        let count = name.rsplit(' ').next().unwrap_or_default();
+        let lower = count.to_ascii_lowercase();
         let tells = LOSS.iter().any(|part| lower.contains(part));
         tells.then(|| (name.clone(), more))
     });
@@ -136,13 +139,18 @@ mod tests {
         let before = counts(&[
             ("IpInReceives", 5),
             ("IpInDiscards", 1),
+            ("TcpExtListenDrops", 0),
             ("eth0 rx_dropped", 7),
+            ("vethbad0 rx_bytes", 7),
         ]);
         let after = counts(&[
             ("IpInReceives", 9),
             ("IpInDiscards", 2),
             ("eth0 rx_dropped", 7),
             ("TcpExtListenDrops", 3),
+            // A device's name is no count's, and what was not counted before has no difference.
+            ("vethbad0 rx_bytes", 99),
+            ("IpReasmFails", 88_231),
         ]);
         let expected = [
             ("IpInDiscards".to_owned(), 1),

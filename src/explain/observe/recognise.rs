@@ -64,12 +64,14 @@ pub(super) fn turns<'a>(
     let begins = |seen: &&Sighting| {
         let packet = innermost(&seen.packet);
         let from = Form::of(packet).from;
-        seen.ns == first.ns
-            && is_question(packet)
+        is_question(packet)
             && (from == own_form || Some(from) == left)
             && packet.protocol() == innermost(&first.packet).protocol()
     };
-    let Some(origin) = sightings.iter().find(begins) else {
+    // Where nobody watched the sender, the first sight of it counts.
+    let at_home = |seen: &&Sighting| seen.ns == first.ns && begins(seen);
+    let origin = sightings.iter().find(at_home);
+    let Some(origin) = origin.or_else(|| sightings.iter().find(begins)) else {
         return turns;
     };
     let asked = innermost(&origin.packet);
@@ -111,7 +113,16 @@ pub(super) fn turns<'a>(
     });
     let established = |packet: &Packet| matches!(packet.l4, L4::Tcp { flags, .. } if flags & (SYN | RST | ACK) == ACK);
     *next = of(sightings, |_, packet| established(packet) && forth(packet));
-    *last = of(sightings, |_, packet| established(packet) && back(packet));
+    // A server that takes a connection may reset it at once.
+    let taken = |one: &&Sighting| {
+        let flags = innermost(&one.packet).l4;
+        matches!(flags, L4::Tcp { flags, .. } if flags & (SYN | ACK) == SYN | ACK)
+    };
+    let taken = answer.iter().any(taken);
+    let reset = |packet: &Packet| matches!(packet.l4, L4::Tcp { flags, .. } if flags & RST != 0);
+    *last = of(sightings, |_, packet| {
+        (established(packet) || taken && reset(packet)) && back(packet)
+    });
     turns
 }
 

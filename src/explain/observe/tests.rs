@@ -221,6 +221,12 @@ fn a_predicted_drop_is_confirmed_where_it_stops_and_refuted_where_it_goes_on() {
     let dropped = [trace(2, Disposition::Dropped(DropReason::NetfilterDrop))];
     let seen = observed(&dropped, Answer::Silent, &all(2)[..2]);
     assert_eq!(seen.agreement, Agreement::Confirmed, "{seen:?}");
+    // A refusal is no drop; what the sender's own kernel says is.
+    let seen = observed(&dropped, Answer::Refused, &all(2)[..2]);
+    assert_eq!(seen.agreement, Agreement::Differs, "{seen:?}");
+    let own = Answer::Failed("EPERM".to_owned());
+    let seen = observed(&dropped, own, &all(2)[..2]);
+    assert_eq!(seen.agreement, Agreement::Confirmed, "{seen:?}");
     let seen = observed(&dropped, Answer::Answered, &all(2));
     assert_eq!(seen.agreement, Agreement::Differs);
     let elsewhere = seen.spots.iter().filter(|spot| spot.met == Met::Elsewhere);
@@ -270,6 +276,26 @@ fn places_that_nobody_watched_are_no_difference() {
     };
     let seen = compare(&traces, &probed(Answer::Answered), &sights);
     assert_eq!(seen.map(|seen| seen.agreement), Some(Agreement::Confirmed));
+    // The sender's own place is one of them.
+    let whole = |key: &NsKey| key.netns.ino != 1;
+    let seen: Vec<Sighting> = all(2).into_iter().filter(|one| whole(&one.ns)).collect();
+    let sights = Sights {
+        seen: &seen,
+        whole: &whole,
+    };
+    let seen = compare(&traces, &probed(Answer::Answered), &sights);
+    assert_eq!(seen.map(|seen| seen.agreement), Some(Agreement::Confirmed));
+}
+
+#[test]
+fn who_is_outside_may_refuse() {
+    let outside = [trace(2, Disposition::LeavesCluster)];
+    let seen = observed(&outside, Answer::Refused, &all(2)[..4]);
+    assert_eq!(
+        (seen.agreement, seen.end),
+        (Agreement::Confirmed, End::Refused),
+        "{seen:?}"
+    );
 }
 
 #[test]

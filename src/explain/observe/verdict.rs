@@ -1,7 +1,7 @@
 //! What follows from a probe and its prediction: whether they agree, and what is said where they do not.
 
 use super::{Agreement, End, Met, Observed, Spot, followed, was_seen};
-use crate::explain::{Explanation, Finding, Naming, Place, Severity, Verdict, codes};
+use crate::explain::{Explanation, Finding, Naming, Place, Severity, Verdict, codes, together};
 use crate::model::capture::{Answer, Probed};
 use crate::model::packet::UDP;
 use crate::trace::{Disposition, Trace};
@@ -178,10 +178,14 @@ fn at_the_end(
     let answered = probed.answer == Answer::Answered;
     let fits = match (turn, disposition) {
         _ if need_not_answer(trace, probed) => true,
+        // Whether somebody outside takes it, no kernel here tells.
+        (0, Disposition::LeavesCluster) => answered || refused,
         (2.., _) | (_, Disposition::Delivered | Disposition::LeavesCluster) => answered,
         (0, Disposition::Rejected(_)) => refused,
+        // Its own kernel may tell the sender of what it drops itself; nobody else does.
+        (0, _) => matches!(probed.answer, Answer::Silent | Answer::Failed(_)),
         // Whoever was refused an answer hears nothing.
-        _ => probed.answer == Answer::Silent || refused && turn == 0,
+        _ => probed.answer == Answer::Silent,
     };
     if !fits {
         let what = match turn {
@@ -244,10 +248,19 @@ pub fn finding(observed: &Observed, counted: &[String], naming: &Naming<'_>) -> 
 impl Explanation {
     /// Takes over what probes show: where they and the prediction differ, what was seen is the verdict.
     pub fn prove(&mut self, probes: &[Observed], findings: Vec<Finding>) {
-        let rank = |one: &&Observed| match one.agreement {
-            Agreement::Differs => 0,
-            Agreement::Seen => 1,
-            Agreement::Confirmed => 2,
+        let rank = |one: &&Observed| {
+            let agreement = match one.agreement {
+                Agreement::Differs => 0,
+                Agreement::Seen => 1,
+                Agreement::Confirmed => 2,
+            };
+            let end = match one.end {
+                End::Lost => 0,
+                End::Refused => 1,
+                End::Unanswered => 2,
+                End::Works => 3,
+            };
+            (agreement, end)
         };
         let Some(least) = probes.iter().min_by_key(rank) else {
             return;
@@ -261,13 +274,24 @@ impl Explanation {
             end: least.end,
             difference: least.difference.clone(),
         });
-        if least.agreement != Agreement::Confirmed {
-            self.verdict = match least.end {
-                End::Works => Verdict::Delivered,
-                End::Refused => Verdict::Rejected,
-                End::Lost => Verdict::Dropped,
-                End::Unanswered => Verdict::Inconclusive,
+        let verdict = |one: &Observed| match one.end {
+            End::Works => Verdict::Delivered,
+            End::Refused => Verdict::Rejected,
+            End::Lost => Verdict::Dropped,
+            End::Unanswered => Verdict::Inconclusive,
+        };
+        if least.agreement != Agreement::Confirmed && self.branches.is_empty() {
+            self.verdict = verdict(least);
+        } else if least.agreement != Agreement::Confirmed {
+            // Of branches that no probe took, the prediction stands.
+            let seen = |at: usize| {
+                let own = probes.iter().filter(|one| one.branch == at);
+                let otherwise = own.filter(|one| one.agreement != Agreement::Confirmed);
+                otherwise.min_by_key(rank).map(verdict)
             };
+            let branches = self.branches.iter().enumerate();
+            self.verdict =
+                together(branches.map(|(at, branch)| seen(at).unwrap_or(branch.verdict)));
         }
         for mut finding in findings {
             finding
