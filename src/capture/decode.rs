@@ -4,9 +4,10 @@ use std::net::IpAddr;
 
 use etherparse::{EtherType, LaxNetSlice, LaxSlicedPacket, LinkSlice, TransportSlice};
 
+use super::tunnel::{self, Ports};
 use crate::model::MacAddr;
 use crate::model::capture::Mark;
-use crate::model::packet::{Inner, L4, Packet, Wrap};
+use crate::model::packet::{Inner, L4, Packet};
 
 /// LINKTYPE_ETHERNET
 pub const ETHERNET: u32 = 1;
@@ -17,8 +18,6 @@ pub const RAW: u32 = 101;
 /// DLT_RAW as libpcap on Linux has it.
 pub(super) const DLT_RAW: u32 = 12;
 
-/// Bytes of UDP and VXLAN header before the inner frame.
-const VXLAN_HEADER: usize = 8;
 /// Bytes of a cooked header.
 const COOKED_HEADER: usize = 20;
 /// Tunnels inside tunnels that are looked into.
@@ -44,17 +43,21 @@ pub struct View {
 /// Decodes an Ethernet frame, and the frame inside where it is UDP to `vxlan_port`. `None` for anything
 /// that is no IP packet, or is cut before its addresses.
 pub fn decode(frame: &[u8], vxlan_port: Option<u16>) -> Option<Packet> {
-    let view = look(ETHERNET, frame, vxlan_port.as_slice())?;
+    let ports = Ports {
+        vxlan: vxlan_port.as_slice(),
+        geneve: &[],
+    };
+    let view = look(ETHERNET, frame, ports)?;
     (!matches!(view.packet.l4, L4::Arp { .. })).then_some(view.packet)
 }
 
 /// Decodes a frame of a link type, and what is inside tunnels. `None` for anything that is no IP or ARP
 /// packet, or is cut before its addresses.
-pub fn look(link: u32, frame: &[u8], vxlan: &[u16]) -> Option<View> {
-    within(link, frame, 0, vxlan, DEEPEST)
+pub fn look(link: u32, frame: &[u8], ports: Ports<'_>) -> Option<View> {
+    within(link, frame, 0, ports, DEEPEST)
 }
 
-fn within(link: u32, frame: &[u8], begin: usize, vxlan: &[u16], depth: u8) -> Option<View> {
+fn within(link: u32, frame: &[u8], begin: usize, ports: Ports<'_>, depth: u8) -> Option<View> {
     let bytes = frame.get(begin..)?;
     // Frames are cut at the snap length, so that their lengths promise more than there is.
     let (sliced, cooked) = match link {
@@ -97,27 +100,23 @@ fn within(link: u32, frame: &[u8], begin: usize, vxlan: &[u16], depth: u8) -> Op
         view.packet.l4 = l4;
         view.headers = at(payload);
         view.mark = mark;
-        if let L4::Udp {
-            dport: Some(port), ..
-        } = l4
-            && vxlan.contains(&port)
-            && let Some((header, rest)) = payload.split_at_checked(VXLAN_HEADER)
-        {
-            inside = Some((at(rest), ETHERNET, vni(header)));
+        if let Some(port) = l4_dport(l4) {
+            inside = tunnel::in_udp(port, payload, ports);
         }
-    } else if matches!(view.packet.l4, L4::Other(4 | 41)) {
-        inside = Some((at(net.payload), RAW, None));
+    } else if let L4::Other(protocol) = view.packet.l4 {
+        inside = tunnel::in_ip(protocol, net.payload);
     }
-    let Some((start, link, vni)) = inside.filter(|_| depth > 0) else {
+    let Some(inside) = inside.filter(|_| depth > 0) else {
         return Some(view);
     };
-    if let Some(inner) = within(link, frame, start, vxlan, depth - 1) {
+    let (start, link) = (at(inside.bytes), inside.link);
+    if let Some(inner) = within(link, frame, start, ports, depth - 1) {
         view.headers = inner.headers;
         view.mark = inner.mark;
         view.inner = inner.inner.or(Some((start, link)));
         view.packet.inner = Some(Box::new(Inner {
-            vni,
-            wrap: Wrap::Plain,
+            vni: inside.vni,
+            wrap: inside.wrap,
             packet: inner.packet,
         }));
     }
@@ -262,11 +261,12 @@ fn echo(kind: u8, code: u8, rest: [u8; 4]) -> L4 {
     }
 }
 
-fn vni(header: &[u8]) -> Option<u32> {
-    let [flags, _, _, _, a, b, c, _] = *header else {
-        return None;
-    };
-    (flags & 0x08 != 0).then(|| u32::from_be_bytes([0, a, b, c]))
+/// The port that a datagram is for.
+fn l4_dport(l4: L4) -> Option<u16> {
+    match l4 {
+        L4::Udp { dport, .. } => dport,
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -282,7 +282,7 @@ mod tests {
 
     #[test]
     fn headers_end_where_data_begins() {
-        let view = look(ETHERNET, &ECHO, &[]).expect("an IP packet");
+        let view = look(ETHERNET, &ECHO, Ports::default()).expect("an IP packet");
         assert_eq!(view.headers, 42);
         assert_eq!(view.mark, Some(mark(&[1, 2, 3, 4])));
         let id = Some(7);
@@ -308,16 +308,20 @@ mod tests {
         outer.extend([0xc0, 0, 0x21, 0x18, len[0], len[1], 0, 0]);
         outer.extend([8, 0, 0, 0, 0, 0, 5, 0]);
         outer.extend(ECHO);
-        let view = look(ETHERNET, &outer, &[8472]).expect("an IP packet");
+        let vxlan = |ports: &'static [u16]| Ports {
+            vxlan: ports,
+            geneve: &[],
+        };
+        let view = look(ETHERNET, &outer, vxlan(&[8472])).expect("an IP packet");
         let inner = view.packet.inner.as_deref().expect("a packet inside");
         assert_eq!((inner.vni, inner.packet.ttl), (Some(5), 64));
         assert_eq!(view.inner, Some((50, ETHERNET)));
         assert_eq!(view.headers, 50 + 42);
-        let view = look(ETHERNET, &outer, &[4789]).expect("an IP packet");
+        let view = look(ETHERNET, &outer, vxlan(&[4789])).expect("an IP packet");
         assert_eq!((view.packet.inner, view.headers), (None, 42));
         for len in 0..outer.len() {
             // Cut anywhere: never a panic, never more than there is.
-            if let Some(view) = look(ETHERNET, &outer[..len], &[8472]) {
+            if let Some(view) = look(ETHERNET, &outer[..len], vxlan(&[8472])) {
                 assert!(view.headers <= len);
             }
         }
@@ -327,7 +331,7 @@ mod tests {
     fn a_cooked_frame_tells_device_and_direction() {
         let mut cooked = vec![8, 0, 0, 0, 0, 0, 0, 9, 0, 1, 4, 6, 2, 0, 0, 0, 0, 1, 0, 0];
         cooked.extend(&ECHO[14..]);
-        let view = look(COOKED, &cooked, &[]).expect("an IP packet");
+        let view = look(COOKED, &cooked, Ports::default()).expect("an IP packet");
         assert_eq!((view.ifindex, view.out), (Some(9), Some(true)));
         assert_eq!(view.packet.eth, None);
     }

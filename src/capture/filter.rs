@@ -16,19 +16,27 @@ pub fn of_kernel(point: &Point) -> String {
         return String::new();
     }
     let mut parts = vec![format!("({})", point.filter)];
-    parts.extend(point.vxlan.iter().map(|port| in_vxlan(*port, &point.hosts)));
-    if point.ipip {
-        parts.extend(
-            ["ip proto 4", "ip proto 41", "ip6 proto 4", "ip6 proto 41"].map(str::to_owned),
-        );
+    let in_vxlan = |port: &u16| in_udp(*port, &point.hosts, None);
+    parts.extend(point.vxlan.iter().map(in_vxlan));
+    // Where there are options, what follows them is not where the filter looks.
+    let in_geneve = |port: &u16| in_udp(*port, &point.hosts, Some("udp[8] & 0x3f != 0"));
+    parts.extend(point.geneve.iter().map(in_geneve));
+    let ipip: &[u8] = if point.ipip { &[4, 41] } else { &[] };
+    let gre: &[u8] = if point.gre { &[47] } else { &[] };
+    for protocol in ipip.iter().chain(gre) {
+        parts.push(format!("ip proto {protocol}"));
+        // Behind the destination options in which the kernel limits tunnels inside each other.
+        parts.push(format!(
+            "ip6 proto {protocol} or (ip6[6] = 60 and ip6[40] = {protocol})"
+        ));
     }
     parts.join(" or ")
 }
 
-/// VXLAN to a port, of these hosts where any are named. Offsets into UDP: 8 bytes of its header, 8 of VXLAN's, 14
-/// of Ethernet's, then IPv4 with its addresses at 12 and 16. They hold for outer IPv4 without more; other packets of
-/// the tunnel are let through.
-fn in_vxlan(port: u16, hosts: &[IpAddr]) -> String {
+/// VXLAN or Geneve to a port, of these hosts where any are named. Offsets into UDP: 8 bytes of its header, 8 of the
+/// tunnel's, 14 of Ethernet's, then IPv4 with its addresses at 12 and 16. They hold for outer IPv4 without more; other
+/// packets of the tunnel are let through.
+fn in_udp(port: u16, hosts: &[IpAddr], odd: Option<&str>) -> String {
     let any = format!("udp dst port {port}");
     if hosts.is_empty() {
         return any;
@@ -43,6 +51,7 @@ fn in_vxlan(port: u16, hosts: &[IpAddr]) -> String {
         IpAddr::V6(_) => None,
     });
     let mut fits: Vec<String> = vec!["udp[28:2] != 0x800".to_owned()];
+    fits.extend(odd.map(str::to_owned));
     fits.extend(of_hosts);
     format!("({any} and (ip6 or {}))", fits.join(" or "))
 }
@@ -62,7 +71,8 @@ struct Compiled {
 impl Within {
     /// Compiles the filter for a device's link type and for those of packets in tunnels.
     pub fn new(point: &Point, link: u32) -> Result<Self, pcap::Error> {
-        let tunnels = !point.vxlan.is_empty() || point.ipip;
+        let tunnels =
+            !point.vxlan.is_empty() || !point.geneve.is_empty() || point.ipip || point.gre;
         if point.filter.trim().is_empty() || !tunnels {
             // Whatever the kernel passed is wanted.
             return Ok(Self { filters: None });
@@ -118,7 +128,9 @@ mod tests {
             dev: "eth0".to_owned(),
             filter: filter.to_owned(),
             vxlan: vec![8472],
+            geneve: vec![6081],
             ipip: true,
+            gre: true,
             hosts: vec![IpAddr::from([10, 0, 0, 1]), IpAddr::from([0xfd; 16])],
         }
     }

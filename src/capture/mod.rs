@@ -13,6 +13,7 @@
 pub mod decode;
 mod filter;
 pub mod probe;
+pub mod tunnel;
 mod watcher;
 
 use std::os::fd::{AsFd, BorrowedFd};

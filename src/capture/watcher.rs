@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::thread;
 
 use super::decode::{View, look};
+use super::tunnel::Ports;
 use super::filter::{Within, of_kernel};
 use super::{CaptureError, Frame, Setup, Tap, probe};
 use crate::collect::Collector;
@@ -130,8 +131,12 @@ impl Watcher for Taps {
             let beside = frames.len().saturating_mul(size_of::<Seen>());
             left = left.saturating_sub(bytes.sum::<usize>().saturating_add(beside));
             some |= !frames.is_empty();
+            let ports = Ports {
+                vxlan: &point.vxlan,
+                geneve: &point.geneve,
+            };
             for frame in frames {
-                let view = look(tap.link(), &frame.bytes, &point.vxlan);
+                let view = look(tap.link(), &frame.bytes, ports);
                 if within.fits(&frame.bytes, view.as_ref()) {
                     all.push(seen(&self.watch, at, frame, view));
                 }

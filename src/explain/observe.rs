@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use crate::model::NsKey;
 use crate::model::capture::{Answer, Mark, Probed};
-use crate::model::packet::{L4, Packet, TCP};
+use crate::model::packet::{L4, Packet, TCP, Wrap};
 use crate::trace::{Disposition, FieldChange, Trace};
 
 pub use verdict::{Proof, finding};
@@ -197,6 +197,13 @@ pub(super) fn innermost(packet: &Packet) -> &Packet {
     }
 }
 
+/// Whether nobody can see what the packet holds, so that it is not recognised.
+fn sealed(packet: &Packet) -> bool {
+    packet.inner.as_deref().is_some_and(|inner| {
+        matches!(inner.wrap, Wrap::Wireguard { .. }) || sealed(&inner.packet)
+    })
+}
+
 /// A turn's predicted devices with what was seen there.
 fn along(trace: &Trace, turn: usize, seen: &[&Sighting], sights: &Sights<'_>) -> Vec<Spot> {
     let taps = trace.hops.iter().flat_map(|hop| {
@@ -207,6 +214,7 @@ fn along(trace: &Trace, turn: usize, seen: &[&Sighting], sights: &Sights<'_>) ->
     let taps = taps.filter(|(_, tap)| {
         innermost(&tap.packet).protocol() == trace.packet_protocol()
             && !matches!(innermost(&tap.packet).l4, L4::Arp { .. })
+            && !sealed(&tap.packet)
     });
     let spots = taps.filter_map(|(ns, tap)| {
         let here = seen

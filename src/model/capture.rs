@@ -40,9 +40,15 @@ pub struct Point {
     pub filter: String,
     /// UDP ports of VXLAN: packets inside are wanted by the same filter.
     pub vxlan: Vec<u16>,
+    /// The same of Geneve.
+    #[serde(default)]
+    pub geneve: Vec<u16>,
     /// Packets inside IP packets (`ipip`, `sit`, `ip6tnl`) are wanted by the same filter.
     pub ipip: bool,
-    /// Ends of wanted packets inside VXLAN, where they are known, so that the kernel leaves out others.
+    /// The same of GRE.
+    #[serde(default)]
+    pub gre: bool,
+    /// Ends of wanted packets inside VXLAN and Geneve, where they are known, so that the kernel leaves out others.
     pub hosts: Vec<IpAddr>,
 }
 

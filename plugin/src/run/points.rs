@@ -93,7 +93,7 @@ pub fn turns(trace: &Trace) -> impl Iterator<Item = &Trace> {
     std::iter::successors(Some(trace), |trace| trace.reply.as_deref())
 }
 
-/// Tunnels of watched namespaces that a filter does not look into, in words: what is in them is seen at their devices
+/// Tunnels of watched namespaces that nobody looks into, in words: what is in them is seen at their devices
 /// alone.
 pub fn opaque(naming: &Naming<'_>, points: &Points) -> Vec<String> {
     let mut filtered: BTreeSet<NsKey> = BTreeSet::new();
@@ -107,15 +107,13 @@ pub fn opaque(naming: &Naming<'_>, points: &Points) -> Vec<String> {
         }));
     }
     let told = filtered.into_iter().filter_map(|key| {
-        let tunnels = links(naming.topology.netns(&key)?).filter(|link| {
-            let kind = link.kind.name();
-            link.up && ["gre", "gretap", "ip6gre", "ip6gretap", "geneve", "wireguard"].contains(&kind)
-        });
+        let tunnels = links(naming.topology.netns(&key)?)
+            .filter(|link| link.up && matches!(link.kind, LinkKind::Wireguard(_)));
         let names: Vec<&str> = tunnels.map(|link| link.name.as_str()).collect();
         let place = naming.netns(&key);
         (!names.is_empty()).then(|| {
             format!(
-                "{} {place}: filters look into vxlan and ip in ip alone: packets in the tunnels of {} are seen at these devices, not at those below them",
+                "{} {place}: what {} encrypts is seen at these devices, not at those below them",
                 key.node,
                 names.join(", ")
             )
@@ -146,10 +144,10 @@ pub struct Forms {
 impl Forms {
     /// Takes in the form that a packet has, out of its tunnel.
     pub fn add(&mut self, packet: &Packet) {
-        let packet = packet
-            .inner
-            .as_deref()
-            .map_or(packet, |inner| &inner.packet);
+        let mut packet = packet;
+        while let Some(inner) = &packet.inner {
+            packet = &inner.packet;
+        }
         let (low, high) = (packet.src.min(packet.dst), packet.src.max(packet.dst));
         // The port of the one that was asked: of the other nothing is known before.
         let port = match (packet.sport(), packet.dport()) {
@@ -272,28 +270,39 @@ fn add(points: &mut Points, key: &NsKey, ns: &NetNs, dev: &str, filter: &str, ho
 
 /// A device with the tunnels that may pass it.
 pub fn point(netns: NetNsId, ns: &NetNs, dev: &str, filter: &str, hosts: &[IpAddr]) -> Point {
-    let mut vxlan: Vec<u16> = links(ns)
-        .filter_map(|link| match &link.kind {
-            LinkKind::Vxlan(vxlan) => Some(vxlan.port),
-            _ => None,
-        })
-        .collect();
+    let ports = |of: fn(&LinkKind) -> Option<u16>| {
+        let ports = links(ns).filter_map(|link| of(&link.kind));
+        ports.collect::<BTreeSet<u16>>().into_iter().collect()
+    };
+    let mut vxlan: Vec<u16> = ports(|kind| match kind {
+        LinkKind::Vxlan(vxlan) => Some(vxlan.port),
+        _ => None,
+    });
     if vxlan.is_empty() && ns.identity.pod_uid.is_none() {
         vxlan.extend(USUAL_VXLAN);
     }
-    vxlan.sort_unstable();
-    vxlan.dedup();
-    let ipip = |link: &Link| match &link.kind {
+    let has = |of: &dyn Fn(&LinkKind) -> bool| links(ns).any(|link| of(&link.kind));
+    let gre = has(&|kind| match kind {
+        LinkKind::IpTunnel(tunnel) => tunnel.kind == IpTunnelKind::Gre,
+        LinkKind::Other(kind) => kind.contains("gre"),
+        _ => false,
+    });
+    let ipip = has(&|kind| match kind {
         LinkKind::IpTunnel(tunnel) => tunnel.kind != IpTunnelKind::Gre,
         LinkKind::Other(kind) => kind == "ip6tnl",
         _ => false,
-    };
+    });
     Point {
         netns,
         dev: dev.to_owned(),
         filter: filter.to_owned(),
         vxlan,
-        ipip: links(ns).any(ipip),
+        geneve: ports(|kind| match kind {
+            LinkKind::Geneve(own) => Some(own.port),
+            _ => None,
+        }),
+        ipip,
+        gre,
         hosts: hosts.to_vec(),
     }
 }
@@ -339,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn tunnels_that_no_filter_looks_into_are_named() {
+    fn tunnels_that_nobody_looks_into_are_named() {
         let id = NetNsId { dev: 4, ino: 1 };
         let mut ns = NetNs::new(NsIdentity {
             id,
@@ -348,20 +357,13 @@ mod tests {
             paths: Vec::new(),
             processes: Vec::new(),
         });
-        let link = |index: u32, name: &str, kind: &str| {
-            Link::new(
-                IfIndex::new(index).expect("an index"),
-                name,
-                LinkKind::Other(kind.to_owned()),
-            )
+        let link = |index: u32, name: &str| {
+            let kind = LinkKind::Wireguard(Section::NotAsked);
+            Link::new(IfIndex::new(index).expect("an index"), name, kind)
         };
-        let mut down = link(4, "gre0", "gre");
+        let mut down = link(4, "wg1");
         down.up = false;
-        ns.links = Section::Known(vec![
-            link(2, "eth0", "device"),
-            link(3, "genev_sys_6081", "geneve"),
-            down,
-        ]);
+        ns.links = Section::Known(vec![link(3, "wg0"), down]);
         let node = NodeSnapshot {
             node: "n1".to_owned(),
             kernel: String::new(),
@@ -385,7 +387,7 @@ mod tests {
         };
         let [line] = told("icmp").try_into().expect("one line");
         assert!(
-            line.contains("in the tunnels of genev_sys_6081 are"),
+            line.contains("what wg0 encrypts"),
             "{line}"
         );
         assert_eq!(told(""), [""; 0]);

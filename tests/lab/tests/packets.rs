@@ -479,7 +479,9 @@ fn a_busy_node_does_not_fill_the_helper() {
         dev: "lo".to_owned(),
         filter: "udp port 9".to_owned(),
         vxlan: Vec::new(),
+        geneve: Vec::new(),
         ipip: false,
+        gre: false,
         hosts: Vec::new(),
     };
     let watch = Watch {
