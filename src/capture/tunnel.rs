@@ -127,9 +127,7 @@ mod tests {
 
     #[test]
     fn optional_fields_of_gre_are_passed_over() {
-        let bytes = [
-            0xb0, 0, 8, 0, 1, 1, 0, 0, 0, 0, 0, 5, 0, 0, 0, 1, 0x45, 0,
-        ];
+        let bytes = [0xb0, 0, 8, 0, 1, 1, 0, 0, 0, 0, 0, 5, 0, 0, 0, 1, 0x45, 0];
         let inside = in_ip(GRE, &bytes).expect("a packet inside");
         assert_eq!((inside.bytes, inside.link), (&[0x45, 0][..], RAW));
         let fields = GreFields {

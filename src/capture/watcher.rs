@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::thread;
 
 use super::decode::{View, look};
-use super::tunnel::Ports;
 use super::filter::{Within, of_kernel};
+use super::tunnel::Ports;
 use super::{CaptureError, Frame, Setup, Tap, probe};
 use crate::collect::Collector;
 use crate::collect::netns::{Hopper, NsFile};

@@ -199,9 +199,10 @@ pub(super) fn innermost(packet: &Packet) -> &Packet {
 
 /// Whether nobody can see what the packet holds, so that it is not recognised.
 fn sealed(packet: &Packet) -> bool {
-    packet.inner.as_deref().is_some_and(|inner| {
-        matches!(inner.wrap, Wrap::Wireguard { .. }) || sealed(&inner.packet)
-    })
+    packet
+        .inner
+        .as_deref()
+        .is_some_and(|inner| matches!(inner.wrap, Wrap::Wireguard { .. }) || sealed(&inner.packet))
 }
 
 /// A turn's predicted devices with what was seen there.

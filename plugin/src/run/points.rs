@@ -8,6 +8,7 @@ use netpath::model::capture::Point;
 use netpath::model::link::{IpTunnelKind, Link, LinkKind};
 use netpath::model::netns::NetNs;
 use netpath::model::packet::{ICMP, ICMPV6, Packet, SCTP, TCP, UDP};
+use netpath::model::topology::Topology;
 use netpath::model::{NetNsId, NsKey};
 use netpath::simulate::peer::{Peer, peer};
 use netpath::trace::Trace;
@@ -26,43 +27,44 @@ pub const WITHOUT_STREAM: &str = "not tcp port 10250";
 
 /// A pod's or another namespace's devices, their other ends, and uplinks and tunnels of the node.
 pub fn of_place(naming: &Naming<'_>, key: &NsKey, filter: Option<&str>) -> Points {
-    let mut points = Points::new();
     let Some(ns) = naming.topology.netns(key) else {
-        return points;
+        return Points::new();
     };
+    let mut chosen = Chosen::new(naming);
     let host = naming.topology.host(&key.node);
     if host.as_ref() == Some(key) {
         let filter = match filter {
             None if !naming.names.nodes.is_empty() => WITHOUT_STREAM,
             typed => typed.unwrap_or_default(),
         };
-        outside(&mut points, key, ns, filter, &[]);
-        return points;
+        chosen.outside(key, ns, filter, &[]);
+        return chosen.points;
     }
     let filter = filter.unwrap_or_default();
     let own = links(ns).filter(|link| link.up && !link.loopback);
     for link in own {
-        add(&mut points, key, ns, &link.name, filter, &[]);
+        chosen.add(key, &link.name, filter, &[]);
         if let Peer::Found(at, index) = peer(naming.topology, key, link)
             && let Some(other) = naming.topology.netns(&at)
             && let Some(link) = other.link(index)
         {
-            add(&mut points, &at, other, &link.name, filter, &[]);
+            chosen.add(&at, &link.name, filter, &[]);
         }
     }
     let hosts: Vec<IpAddr> = addresses(ns).collect();
     if let Some(host) = host
         && let Some(ns) = naming.topology.netns(&host)
         && !hosts.is_empty()
-        && points
+        && chosen
+            .points
             .get(&key.node)
             .is_some_and(|all| all.iter().any(|one| one.netns == host.netns))
     {
         let words: Vec<String> = hosts.iter().map(|ip| format!("host {ip}")).collect();
         let of_pod = both(&words.join(" or "), filter);
-        outside(&mut points, &host, ns, &of_pod, &hosts);
+        chosen.outside(&host, ns, &of_pod, &hosts);
     }
-    points
+    chosen.points
 }
 
 /// Devices where a predicted path's packets are seen, and the filter for them.
@@ -79,13 +81,13 @@ pub fn of_path(naming: &Naming<'_>, traces: &[&Trace], filter: &str) -> Points {
     }
     let filter = both(&forms.filter(), filter);
     let hosts: Vec<IpAddr> = forms.hosts.iter().copied().collect();
-    let mut points = Points::new();
+    let mut chosen = Chosen::new(naming);
     for (key, dev) in devices {
-        if let Some(ns) = naming.topology.netns(&key) {
-            add(&mut points, &key, ns, dev, &filter, &hosts);
+        if naming.topology.netns(&key).is_some() {
+            chosen.add(&key, dev, &filter, &hosts);
         }
     }
-    points
+    chosen.points
 }
 
 /// A packet's trace, its answer's, and those of the packets that follow.
@@ -209,13 +211,6 @@ pub fn of_probe(forms: &Forms, protocol: u8, port: u16) -> String {
     }
 }
 
-/// Uplinks and tunnels of a node's own namespace.
-fn outside(points: &mut Points, key: &NsKey, ns: &NetNs, filter: &str, hosts: &[IpAddr]) {
-    for link in links(ns).filter(|link| link.up && (is_tunnel(link) || is_uplink(ns, link))) {
-        add(points, key, ns, &link.name, filter, hosts);
-    }
-}
-
 fn links(ns: &NetNs) -> impl Iterator<Item = &Link> {
     ns.links.known().into_iter().flatten()
 }
@@ -260,50 +255,78 @@ fn is_uplink(ns: &NetNs, link: &Link) -> bool {
     default || subnet && !inward
 }
 
-fn add(points: &mut Points, key: &NsKey, ns: &NetNs, dev: &str, filter: &str, hosts: &[IpAddr]) {
-    let list = points.entry(key.node.clone()).or_default();
-    let there = |one: &Point| one.netns == key.netns && one.dev == dev;
-    if !list.iter().any(there) {
-        list.push(point(key.netns, ns, dev, filter, hosts));
+/// Points that are collected.
+struct Chosen {
+    points: Points,
+    tunnels: Tunnels,
+}
+
+impl Chosen {
+    fn new(naming: &Naming<'_>) -> Self {
+        Self {
+            points: Points::new(),
+            tunnels: Tunnels::of(naming.topology),
+        }
+    }
+
+    fn add(&mut self, key: &NsKey, dev: &str, filter: &str, hosts: &[IpAddr]) {
+        let list = self.points.entry(key.node.clone()).or_default();
+        let there = |one: &Point| one.netns == key.netns && one.dev == dev;
+        if !list.iter().any(there) {
+            list.push(self.tunnels.point(key.netns, dev, filter, hosts));
+        }
+    }
+
+    /// Uplinks and tunnels of a node's own namespace.
+    fn outside(&mut self, key: &NsKey, ns: &NetNs, filter: &str, hosts: &[IpAddr]) {
+        for link in links(ns).filter(|link| link.up && (is_tunnel(link) || is_uplink(ns, link))) {
+            self.add(key, &link.name, filter, hosts);
+        }
     }
 }
 
-/// A device with the tunnels that may pass it.
-pub fn point(netns: NetNsId, ns: &NetNs, dev: &str, filter: &str, hosts: &[IpAddr]) -> Point {
-    let ports = |of: fn(&LinkKind) -> Option<u16>| {
-        let ports = links(ns).filter_map(|link| of(&link.kind));
-        ports.collect::<BTreeSet<u16>>().into_iter().collect()
-    };
-    let mut vxlan: Vec<u16> = ports(|kind| match kind {
-        LinkKind::Vxlan(vxlan) => Some(vxlan.port),
-        _ => None,
-    });
-    if vxlan.is_empty() && ns.identity.pod_uid.is_none() {
-        vxlan.extend(USUAL_VXLAN);
+/// The tunnels that may pass a device, whoever's they are: what is in them is looked into.
+#[derive(Debug, Default)]
+pub struct Tunnels {
+    vxlan: BTreeSet<u16>,
+    geneve: BTreeSet<u16>,
+    ipip: bool,
+    gre: bool,
+}
+
+impl Tunnels {
+    /// Those of all devices that were read.
+    pub fn of(topology: &Topology) -> Self {
+        let mut all = Self::default();
+        for link in topology.all().flat_map(|(_, ns)| links(ns)) {
+            match &link.kind {
+                LinkKind::Vxlan(own) => drop(all.vxlan.insert(own.port)),
+                LinkKind::Geneve(own) => drop(all.geneve.insert(own.port)),
+                LinkKind::IpTunnel(own) if own.kind == IpTunnelKind::Gre => all.gre = true,
+                LinkKind::IpTunnel(_) => all.ipip = true,
+                LinkKind::Other(kind) if kind == "ip6tnl" => all.ipip = true,
+                LinkKind::Other(kind) if kind.contains("gre") => all.gre = true,
+                _ => {}
+            }
+        }
+        if all.vxlan.is_empty() {
+            all.vxlan.extend(USUAL_VXLAN);
+        }
+        all
     }
-    let has = |of: &dyn Fn(&LinkKind) -> bool| links(ns).any(|link| of(&link.kind));
-    let gre = has(&|kind| match kind {
-        LinkKind::IpTunnel(tunnel) => tunnel.kind == IpTunnelKind::Gre,
-        LinkKind::Other(kind) => kind.contains("gre"),
-        _ => false,
-    });
-    let ipip = has(&|kind| match kind {
-        LinkKind::IpTunnel(tunnel) => tunnel.kind != IpTunnelKind::Gre,
-        LinkKind::Other(kind) => kind == "ip6tnl",
-        _ => false,
-    });
-    Point {
-        netns,
-        dev: dev.to_owned(),
-        filter: filter.to_owned(),
-        vxlan,
-        geneve: ports(|kind| match kind {
-            LinkKind::Geneve(own) => Some(own.port),
-            _ => None,
-        }),
-        ipip,
-        gre,
-        hosts: hosts.to_vec(),
+
+    /// A device to watch.
+    pub fn point(&self, netns: NetNsId, dev: &str, filter: &str, hosts: &[IpAddr]) -> Point {
+        Point {
+            netns,
+            dev: dev.to_owned(),
+            filter: filter.to_owned(),
+            vxlan: self.vxlan.iter().copied().collect(),
+            geneve: self.geneve.iter().copied().collect(),
+            ipip: self.ipip,
+            gre: self.gre,
+            hosts: hosts.to_vec(),
+        }
     }
 }
 
@@ -315,7 +338,6 @@ mod tests {
     use netpath::model::netns::NsIdentity;
     use netpath::model::packet::L4;
     use netpath::model::snapshot::NodeSnapshot;
-    use netpath::model::topology::Topology;
     use netpath::model::{IfIndex, Section};
 
     fn packet(src: [u8; 4], dst: [u8; 4], sport: Option<u16>, dport: Option<u16>) -> Packet {
@@ -381,15 +403,15 @@ mod tests {
             chains: &chains,
         };
         let told = |filter: &str| {
-            let ns = topology.nodes["n1"].netns.get(&id).expect("it is there");
-            let points = [("n1".to_owned(), vec![point(id, ns, "eth0", filter, &[])])];
+            let tunnels = Tunnels::of(&topology);
+            let points = [(
+                "n1".to_owned(),
+                vec![tunnels.point(id, "eth0", filter, &[])],
+            )];
             opaque(&naming, &points.into())
         };
         let [line] = told("icmp").try_into().expect("one line");
-        assert!(
-            line.contains("what wg0 encrypts"),
-            "{line}"
-        );
+        assert!(line.contains("what wg0 encrypts"), "{line}");
         assert_eq!(told(""), [""; 0]);
     }
 

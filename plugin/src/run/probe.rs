@@ -16,7 +16,7 @@ use netpath::trace::{Disposition, Trace};
 
 use super::drive;
 use super::fleet::Fleet;
-use super::points::{Forms, Points, of_probe, point, turns};
+use super::points::{Forms, Points, Tunnels, of_probe, turns};
 use super::watch::{Sink, Watching, open, run as watch};
 
 /// Bytes of a packet: headers of a tunnel and of what is in it.
@@ -267,9 +267,10 @@ async fn places(fleet: &mut Fleet<'_>, flow: &Flow, outcome: &Outcome, port: u16
     let filter = of_probe(&forms, flow.protocol, port);
     let hosts: Vec<_> = forms.hosts.iter().copied().collect();
     let mut points: BTreeMap<String, Vec<Point>> = BTreeMap::new();
+    let tunnels = Tunnels::of(&fleet.topology);
     for key in keys {
-        if let Some(ns) = fleet.topology.netns(&key) {
-            let point = point(key.netns, ns, ANY, &filter, &hosts);
+        if fleet.topology.netns(&key).is_some() {
+            let point = tunnels.point(key.netns, ANY, &filter, &hosts);
             points.entry(key.node).or_default().push(point);
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use netpath_lab::random::judge::Judge;
 use netpath_lab::random::seen::chain;
 use netpath_lab::random::world::{Kind, Listener, Place, Probe, Rules, Setting, Table, World};
 use netpath_lab::random::{Raised, cpu};
+use serde_json::Value;
 
 /// A network, and what is asked of it.
 pub struct Case {
@@ -311,7 +313,34 @@ impl Case {
                 Verdict::Differs(text) => wrong.push(text),
             }
         }
+        wrong.extend(self.probed(&raised)?);
         Ok(wrong)
+    }
+
+    /// What a real probe of the product says other than "confirmed", of the first connection that is to work.
+    fn probed(&self, raised: &Raised) -> Result<Option<String>> {
+        let mut asked = self.asked.iter();
+        let Some((probe, _)) = asked.find(|(probe, ends)| {
+            *ends == "delivered" && probe.protocol == TCP && probe.from == "p1"
+        }) else {
+            return Ok(None);
+        };
+        let plugin = std::env::current_exe()?
+            .ancestors()
+            .nth(2)
+            .context("the directory of the programs")?
+            .join("kubectl-netpath");
+        let from = format!("netns/{}", raised.places.netns("p1"));
+        let to = std::net::SocketAddr::from((probe.dst, probe.dport)).to_string();
+        let said = Command::new(&plugin)
+            .args(["trace", "--local", &from, &to, "--probe", "-o", "json"])
+            .output()
+            .with_context(|| format!("run {}", plugin.display()))?;
+        let answer: Value = serde_json::from_slice(&said.stdout)
+            .with_context(|| String::from_utf8_lossy(&said.stderr).into_owned())?;
+        let probed = &answer["probes"][0];
+        let good = probed["result"] == "confirmed" && probed["answered"] == true;
+        Ok((!good).then(|| format!("--probe to {to}: {probed:#}")))
     }
 }
 
