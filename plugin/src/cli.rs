@@ -152,6 +152,7 @@ Examples:
   kubectl netpath trace web-0 1.1.1.1 --protocol icmp
   kubectl netpath trace web-0 api --probe                  predict, then prove by a real connection
   kubectl netpath trace web-0 api.db:53 --protocol udp --probe --data hello --count 5
+  kubectl netpath trace web-0 api --mtu                    how large packets may be, each way, and what limits them
   kubectl-netpath trace --local netns/net0 10.0.1.3        echo request between two namespaces
   kubectl-netpath trace --local netns/net0 10.0.1.3:8080   a TCP connection")]
 pub struct TraceArgs {
@@ -204,6 +205,10 @@ pub struct TraceArgs {
     /// Where a probe differs from the prediction, write what that was made of to this file, as a snapshot
     #[arg(long, value_name = "FILE", requires = "probe")]
     pub save_disagreement: Option<PathBuf>,
+    /// Then find the largest packet that passes, each way, by echo requests that may not be cut, beside what each
+    /// device leaves for it
+    #[arg(long, conflicts_with = "snapshot")]
+    pub mtu: bool,
     /// Where facts come from.
     #[command(flatten)]
     pub access: AccessFlags,
@@ -415,6 +420,7 @@ impl CaptureArgs {
             existing: false,
             no_reply: false,
             probe: false,
+            mtu: false,
             count: 1,
             data: None,
             save_disagreement: None,

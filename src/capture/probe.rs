@@ -32,6 +32,8 @@ const LONGEST: Duration = Duration::from_secs(10);
 /// How long the server may take to end its side of a connection, and what it may say until then.
 const GOODBYE: Duration = Duration::from_millis(200);
 const MOST_TAKEN: usize = 64 << 10;
+/// Time to live of a packet whose header is ours.
+const HOPS: u8 = 64;
 /// Most bytes that a probe carries.
 const MOST_PAYLOAD: usize = 65_507;
 
@@ -83,6 +85,7 @@ pub fn send(probe: &Probe, collector: &mut Collector) -> Result<Probed, String> 
         let answer = match probe.protocol {
             TCP => tcp(&fd, probe, wait),
             UDP => udp(&fd, probe, wait),
+            _ if probe.whole => uncut(&fd, probe, src, port),
             _ => echo(&fd, probe, port, wait),
         };
         let answer = answer.unwrap_or_else(refused);
@@ -175,6 +178,8 @@ fn open(probe: &Probe, src: IpAddr) -> Result<(OwnedFd, u16), Unopened> {
     let (kind, protocol) = match probe.protocol {
         TCP => (SockType::Stream, SockProtocol::Tcp),
         UDP => (SockType::Datagram, SockProtocol::Udp),
+        // Nothing comes to such a socket, so that no answer teaches the kernel another MTU through it.
+        ICMP | ICMPV6 if probe.whole => (SockType::Raw, SockProtocol::Raw),
         ICMP => (SockType::Raw, SockProtocol::Icmp),
         ICMPV6 => (SockType::Raw, SockProtocol::IcmpV6),
         other => {
@@ -185,7 +190,7 @@ fn open(probe: &Probe, src: IpAddr) -> Result<(OwnedFd, u16), Unopened> {
     };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(family, kind, flags, protocol).map_err(failed("open a socket"))?;
-    if probe.protocol != TCP {
+    if probe.protocol != TCP && !probe.whole {
         // Else they are not told that a host or network can't be reached (`__udp4_lib_err()`, `raw_err()`).
         let told = if src.is_ipv6() {
             setsockopt(&fd, sockopt::Ipv6RecvErr, &true)
@@ -320,20 +325,61 @@ fn udp(fd: &OwnedFd, probe: &Probe, wait: Duration) -> nix::Result<Answer> {
     recv(fd.as_raw_fd(), &mut [0; 64], MsgFlags::empty()).map(|_| Answer::Answered)
 }
 
+/// An echo request without its checksum.
+fn request(probe: &Probe, id: u16) -> Vec<u8> {
+    let [high, low] = id.to_be_bytes();
+    let kind = if probe.dst.is_ipv6() { 128 } else { 8 };
+    // Type, code, checksum, identifier, sequence number 1.
+    let mut message = vec![kind, 0, 0, 0, high, low, 0, 1];
+    message.extend(&probe.payload);
+    message
+}
+
+/// Puts the checksum of a message, and of what counts with it, to its place.
+fn checked(message: &mut [u8], at: usize, with: &[u8]) {
+    let all = [with, message].concat();
+    let [high, low] = checksum(&all).to_be_bytes();
+    if let Some(field) = message.get_mut(at..at + 2) {
+        field.copy_from_slice(&[high, low]);
+    }
+}
+
+/// Sends an echo request with a header of its own, which forbids that it is cut.
+fn uncut(fd: &OwnedFd, probe: &Probe, src: IpAddr, id: u16) -> nix::Result<Answer> {
+    let mut message = request(probe, id);
+    let length = u16::try_from(message.len()).map_err(|_| Errno::EMSGSIZE)?;
+    let mut packet = match (src, probe.dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            checked(&mut message, 2, &[]);
+            // The kernel fills in length, identification and checksum (`raw_send_hdrinc()`).
+            let fixed = [0x45, 0, 0, 0, 0, 0, 0x40, 0, HOPS, ICMP, 0, 0];
+            [&fixed[..], &src.octets(), &dst.octets()].concat()
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            let ends = [src.octets(), dst.octets()].concat();
+            let [high, low] = length.to_be_bytes();
+            // RFC 8200, 8.1
+            let pseudo = [&ends[..], &[0, 0, high, low, 0, 0, 0, ICMPV6]].concat();
+            checked(&mut message, 2, &pseudo);
+            [&[0x60, 0, 0, 0, high, low, ICMPV6, HOPS][..], &ends].concat()
+        }
+        _ => return Err(Errno::EAFNOSUPPORT),
+    };
+    packet.extend(message);
+    connect_to(fd, probe)?;
+    send_bytes(fd.as_raw_fd(), &packet, MsgFlags::empty())?;
+    Ok(Answer::Silent)
+}
+
 fn echo(fd: &OwnedFd, probe: &Probe, id: u16, wait: Duration) -> nix::Result<Answer> {
     let v6 = probe.dst.is_ipv6();
     let deadline = Instant::now() + wait;
     connect_to(fd, probe)?;
     let [high, low] = id.to_be_bytes();
-    // Type, code, checksum, identifier, sequence number 1.
-    let mut message = vec![if v6 { 128 } else { 8 }, 0, 0, 0, high, low, 0, 1];
-    message.extend(&probe.payload);
+    let mut message = request(probe, id);
     if !v6 {
         // The kernel makes that of ICMPv6 itself.
-        let [high, low] = checksum(&message).to_be_bytes();
-        if let Some(field) = message.get_mut(2..4) {
-            field.copy_from_slice(&[high, low]);
-        }
+        checked(&mut message, 2, &[]);
     }
     send_bytes(fd.as_raw_fd(), &message, MsgFlags::empty())?;
     let mut buffer = vec![0; 2048];

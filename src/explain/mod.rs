@@ -13,6 +13,7 @@ mod detect_place;
 mod drift;
 mod existing;
 pub mod ipvs;
+pub mod mtu;
 pub mod naming;
 pub mod observe;
 pub mod owners;

@@ -74,6 +74,8 @@ pub struct Spot {
 pub enum Agreement {
     /// Everything that was predicted was seen, and it ended as predicted.
     Confirmed,
+    /// It ended as predicted; of its way nothing was watched, or too much was lost.
+    Unwatched,
     /// The prediction said that it can't tell; what was seen fills that in.
     Seen,
     /// They differ.
@@ -91,6 +93,13 @@ pub enum End {
     Lost,
     /// It went all its way here and nobody answered: a program that need not, or somebody outside.
     Unanswered,
+}
+
+impl Agreement {
+    /// Whether nothing speaks against the prediction, so that it stands.
+    pub fn stands(self) -> bool {
+        matches!(self, Self::Confirmed | Self::Unwatched)
+    }
 }
 
 /// The probe beside the prediction.
@@ -190,7 +199,7 @@ fn followed<'a>(trace: &'a Trace, probed: &Probed) -> impl Iterator<Item = &'a T
 }
 
 /// The packet out of its tunnel. What an ICMP error quotes is no packet.
-pub(super) fn innermost(packet: &Packet) -> &Packet {
+pub fn innermost(packet: &Packet) -> &Packet {
     match (&packet.inner, packet.l4) {
         (Some(inner), L4::Udp { .. } | L4::Other(_)) => innermost(&inner.packet),
         _ => packet,

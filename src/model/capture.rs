@@ -137,6 +137,10 @@ pub struct Probe {
     pub payload: Vec<u8>,
     /// Milliseconds that an answer may take.
     pub wait: u32,
+    /// Of an echo: one packet that nobody may cut (DF), whatever is known of the path's MTU, and no waiting for its
+    /// answer. [`Answer::Failed`] where the own kernel refuses it, else [`Answer::Silent`].
+    #[serde(default)]
+    pub whole: bool,
 }
 
 /// How a probe ended, as its own socket saw it.

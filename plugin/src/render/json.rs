@@ -57,6 +57,7 @@ pub fn trace(answer: &Explanation, stats: Stats, replies: bool) -> TraceJson<'_>
         notes: &answer.notes,
         existing: None,
         probes: None,
+        mtu: None,
         stats,
     }
 }

@@ -39,6 +39,9 @@ pub struct TraceJson<'a> {
     /// With `--probe`: what was seen of real packets.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probes: Option<Vec<ProbeJson>>,
+    /// With `--mtu`: the largest packets, each way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<Vec<MtuJson>>,
     /// What the answer cost.
     pub stats: Stats,
 }
@@ -301,4 +304,57 @@ pub struct FindingJson<'a> {
     pub mend: &'a str,
     /// Branches that it breaks, by position from 0.
     pub branches: &'a [usize],
+}
+
+/// One direction of `--mtu`. Sizes are bytes from the IP header on.
+#[derive(Debug, Serialize)]
+pub struct MtuJson {
+    /// Sender and receiver.
+    pub from: String,
+    /// As above.
+    pub to: String,
+    /// `proven`, `differs`, `measured` (nothing was predicted), `nothing` (not even a small one arrives) or `untried`.
+    pub result: &'static str,
+    /// Largest size that is predicted to arrive.
+    pub predicted: Option<u32>,
+    /// What limits it: where one byte more ends.
+    pub limit: Option<String>,
+    /// Why there is none.
+    pub unpredicted: Option<String>,
+    /// Largest size that arrived.
+    pub largest: Option<u32>,
+    /// Larger ones are lost, and the sender is not told.
+    pub black_hole: bool,
+    /// What was sent, in order.
+    pub tried: Vec<TriedJson>,
+    /// Why no more was.
+    pub untried: Option<String>,
+    /// Devices that it is sent by.
+    pub devices: Vec<RoomJson>,
+}
+
+/// One packet of `--mtu`.
+#[derive(Debug, Serialize)]
+pub struct TriedJson {
+    /// Bytes.
+    pub length: u32,
+    /// What became of it.
+    pub fate: String,
+}
+
+/// A device of `--mtu`.
+#[derive(Debug, Serialize)]
+pub struct RoomJson {
+    /// Node.
+    pub node: String,
+    /// Namespace.
+    pub netns: String,
+    /// Device.
+    pub device: String,
+    /// Its MTU.
+    pub mtu: u32,
+    /// Bytes of tunnels' headers around the packet there.
+    pub around: u32,
+    /// Bytes left for the packet.
+    pub room: u32,
 }

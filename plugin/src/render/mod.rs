@@ -6,6 +6,7 @@ mod findings;
 pub mod json;
 pub mod json_types;
 pub mod map;
+pub mod mtu;
 mod netfilter;
 pub mod observed;
 pub mod packets;

@@ -115,6 +115,10 @@ fn verdict(sent: &Sent, naming: &Naming<'_>) -> (Style, String) {
                 .to_owned(),
         ),
         (Agreement::Confirmed, _) => (Style::Good, "confirmed".to_owned()),
+        (Agreement::Unwatched, _) => (
+            Style::Unsure,
+            "it ended as predicted; its way was not watched".to_owned(),
+        ),
         (Agreement::Seen, _) => (Style::Unsure, "seen, not predicted".to_owned()),
         (Agreement::Differs, why) => {
             let why = why.as_deref().unwrap_or("it went another way");
@@ -142,6 +146,11 @@ pub fn proof(proof: &Proof) -> (Style, bool, String) {
     };
     match proof.agreement {
         Agreement::Confirmed => (Style::Good, false, format!("confirmed by {some}")),
+        Agreement::Unwatched => (
+            Style::Unsure,
+            false,
+            format!("{some} ended so, too; the way was not watched"),
+        ),
         Agreement::Seen => (
             style,
             true,
@@ -202,12 +211,12 @@ pub fn exit_code(sent: &[Sent], predicted: u8) -> u8 {
         let observed = &one.observed;
         match (observed.agreement, observed.end) {
             // Somebody outside did not answer: from here it can't be told whether anything is wrong.
-            (Agreement::Confirmed, End::Unanswered)
+            (Agreement::Confirmed | Agreement::Unwatched, End::Unanswered)
                 if one.probed.answer == Answer::Silent && !one.datagram && predicted == 0 =>
             {
                 INCONCLUSIVE
             }
-            (Agreement::Confirmed, _) => predicted,
+            (Agreement::Confirmed | Agreement::Unwatched, _) => predicted,
             (_, End::Works) => 0,
             (_, End::Refused | End::Lost) => BROKEN,
             (_, End::Unanswered) => INCONCLUSIVE,
@@ -220,6 +229,7 @@ pub fn exit_code(sent: &[Sent], predicted: u8) -> u8 {
 pub fn result(agreement: Agreement) -> &'static str {
     match agreement {
         Agreement::Confirmed => "confirmed",
+        Agreement::Unwatched => "unwatched",
         Agreement::Seen => "seen",
         Agreement::Differs => "differs",
     }

@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use netpath::simulate::{Flow, Limits, Outcome, Prepared, Wants};
+use netpath::model::topology::Topology;
+use netpath::simulate::{Flow, Limits, Outcome, Prepared, Sent, Wants, send};
 
 use super::fleet::Fleet;
 
@@ -12,17 +13,38 @@ const ROUNDS: usize = 24;
 
 /// Follows all flows. Facts that can't be had make traces inconclusive, never this function fail.
 pub async fn drive(fleet: &mut Fleet<'_>, flows: &[Flow]) -> Vec<Outcome> {
+    let flows = flows.to_vec();
+    rounds(fleet, move |topology, limits| {
+        let mut prepared = Prepared::new(topology);
+        let follow = |flow| prepared.simulate(flow, limits);
+        flows.iter().map(follow).collect()
+    })
+    .await
+}
+
+/// Follows one packet, and no answer to it.
+pub async fn sent(fleet: &mut Fleet<'_>, sent: Sent) -> Outcome {
+    let follow = move |topology: &Topology, limits: &Limits| vec![send(topology, &sent, limits)];
+    let nothing = || Outcome {
+        traces: Vec::new(),
+        wants: Wants::new(),
+    };
+    rounds(fleet, follow).await.pop().unwrap_or_else(nothing)
+}
+
+async fn rounds(
+    fleet: &mut Fleet<'_>,
+    follow: impl Fn(&Topology, &Limits) -> Vec<Outcome> + Clone + Send + 'static,
+) -> Vec<Outcome> {
     let limits = Limits::default();
     let mut outcomes: Vec<Outcome> = Vec::new();
     for _ in 0..ROUNDS {
         // On a thread of its own: a long simulation must not keep a signal from being heard.
         let begin = Instant::now();
         let topology = std::mem::take(&mut fleet.topology);
-        let asked = flows.to_vec();
+        let follow = follow.clone();
         let work = tokio::task::spawn_blocking(move || {
-            let mut prepared = Prepared::new(&topology);
-            let follow = |flow| prepared.simulate(flow, &limits);
-            let outcomes: Vec<Outcome> = asked.iter().map(follow).collect();
+            let outcomes = follow(&topology, &limits);
             (topology, outcomes)
         });
         (fleet.topology, outcomes) = match work.await {
@@ -48,7 +70,6 @@ pub async fn drive(fleet: &mut Fleet<'_>, flows: &[Flow]) -> Vec<Outcome> {
 mod tests {
     use std::time::Duration;
 
-    use netpath::model::topology::Topology;
     use netpath::model::{NetNsId, NsKey};
 
     use super::super::fleet::Source;

@@ -14,6 +14,7 @@ mod existing;
 pub mod fleet;
 pub mod local;
 mod map;
+mod mtu;
 mod out;
 mod place;
 mod plan;

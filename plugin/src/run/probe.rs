@@ -18,6 +18,7 @@ use super::drive;
 use super::fleet::Fleet;
 use super::points::{Forms, Points, Tunnels, of_probe, turns};
 use super::watch::{Sink, Watching, open, run as watch};
+use crate::resolve::Protocol;
 
 /// Bytes of a packet: headers of a tunnel and of what is in it.
 const HEADERS: u32 = 256;
@@ -64,21 +65,32 @@ pub struct Job<'a> {
     pub count: u32,
 }
 
+/// Errors: what is asked about can't be sent by a probe.
+pub fn allowed(
+    protocol: Option<Protocol>,
+    owner: (Option<u32>, Option<u32>),
+) -> anyhow::Result<()> {
+    if protocol == Some(Protocol::Sctp) {
+        bail!("--probe: sctp can't be probed; tcp, udp and icmp can");
+    }
+    if [owner.0, owner.1].into_iter().flatten().any(|id| id != 0) {
+        bail!(
+            "--probe: the helper sends as root: rules for --uid and --gid of others would not be met; leave them out"
+        );
+    }
+    Ok(())
+}
+
 /// Sends probes one after the other, each watched in all namespaces on the way and on their nodes.
 ///
-/// Errors: it can't be sent at all.
-pub async fn send(fleet: &mut Fleet<'_>, job: Job<'_>) -> anyhow::Result<Vec<Sent>> {
-    let mut all = Vec::new();
+/// Errors: one can't be sent at all; those before it are in `all`.
+pub async fn send(fleet: &mut Fleet<'_>, job: Job<'_>, all: &mut Vec<Sent>) -> anyhow::Result<()> {
     let ways = job.flows.iter().zip(job.outcomes).cycle();
     let count = usize::try_from(job.count).unwrap_or(usize::MAX);
     for (number, (flow, outcome)) in ways.take(count).enumerate() {
+        // It may be a Service's port's.
         if flow.protocol == SCTP {
-            bail!("--probe: sctp can't be probed; tcp, udp and icmp can");
-        }
-        if flow.uid.is_some_and(|uid| uid != 0) || flow.gid.is_some_and(|gid| gid != 0) {
-            bail!(
-                "--probe: the helper sends as root: rules for --uid and --gid of others would not be met; leave them out"
-            );
+            allowed(Some(Protocol::Sctp), (None, None))?;
         }
         let mut sent = one(fleet, flow, outcome, job.data, number).await?;
         // Branches of an answer are those of all its flows.
@@ -86,7 +98,7 @@ pub async fn send(fleet: &mut Fleet<'_>, job: Job<'_>) -> anyhow::Result<Vec<Sen
         sent.observed.branch += before.map(|one| one.traces.len()).sum::<usize>();
         all.push(sent);
     }
-    Ok(all)
+    Ok(())
 }
 
 async fn one(
@@ -98,7 +110,12 @@ async fn one(
 ) -> anyhow::Result<Sent> {
     for turn in 0..TRIES {
         let port = flow.sport.unwrap_or_else(|| fresh(turn));
-        let points = places(fleet, flow, outcome, port).await;
+        let way = Way {
+            from: &flow.from,
+            protocol: flow.protocol,
+            outcome,
+        };
+        let points = places(fleet, way, port).await;
         let probe = Probe {
             netns: flow.from.netns,
             src: flow.src,
@@ -109,13 +126,14 @@ async fn one(
             protocol: flow.protocol,
             payload: payload(flow, data, number),
             wait: wait(outcome),
+            whole: false,
         };
         let watched: BTreeMap<String, Vec<NetNsId>> = points
             .iter()
             .map(|(node, points)| (node.clone(), points.iter().map(|one| one.netns).collect()))
             .collect();
         let before = counts(fleet, &watched).await;
-        let Some(exchanged) = exchange(fleet, flow, points, probe).await? else {
+        let Some(exchanged) = exchange(fleet, &flow.from.node, points, probe).await? else {
             continue;
         };
         let Exchanged {
@@ -171,18 +189,31 @@ async fn one(
 }
 
 /// What a probe met.
-struct Exchanged {
-    probed: Probed,
-    sightings: Vec<Sighting>,
+pub struct Exchanged {
+    /// How its own socket saw it.
+    pub probed: Probed,
+    /// Packets of its forms that were seen.
+    pub sightings: Vec<Sighting>,
     /// Namespaces of which no packet went unseen.
     whole: BTreeSet<NsKey>,
     unwatched: Vec<String>,
 }
 
+/// A prediction whose packet is to be sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Way<'a> {
+    /// Namespace that it is sent from.
+    pub from: &'a NsKey,
+    /// IPPROTO_*
+    pub protocol: u8,
+    /// Where it may go.
+    pub outcome: &'a Outcome,
+}
+
 /// Watches, sends, and watches a little longer. `None`: the port was in use.
-async fn exchange(
+pub async fn exchange(
     fleet: &mut Fleet<'_>,
-    flow: &Flow,
+    node: &str,
     points: Points,
     probe: Probe,
 ) -> anyhow::Result<Option<Exchanged>> {
@@ -192,7 +223,6 @@ async fn exchange(
         ..Watch::default()
     };
     let watching = open(fleet, points, &template).await?;
-    let node = &flow.from.node;
     let session = fleet.sessions().get_mut(node);
     let session = session.ok_or_else(|| anyhow!("--probe: there is no helper on {node}"))?;
     let (probed, early) = session.probe(probe).await?;
@@ -241,9 +271,14 @@ async fn exchange(
 }
 
 /// All devices at once of each namespace on the way, and of the nodes' own: there a packet shows that strays.
-async fn places(fleet: &mut Fleet<'_>, flow: &Flow, outcome: &Outcome, port: u16) -> Points {
+pub async fn places(fleet: &mut Fleet<'_>, way: Way<'_>, port: u16) -> Points {
+    let Way {
+        from,
+        protocol,
+        outcome,
+    } = way;
     let mut forms = Forms::default();
-    let mut keys: BTreeSet<NsKey> = [flow.from.clone()].into();
+    let mut keys: BTreeSet<NsKey> = [from.clone()].into();
     for trace in outcome.traces.iter().flat_map(turns) {
         for hop in &trace.hops {
             forms.add(&hop.packet);
@@ -264,7 +299,7 @@ async fn places(fleet: &mut Fleet<'_>, flow: &Flow, outcome: &Outcome, port: u16
         .collect();
     fleet.ask(hosts).await;
     keys.extend(nodes.iter().filter_map(|node| fleet.topology.host(node)));
-    let filter = of_probe(&forms, flow.protocol, port);
+    let filter = of_probe(&forms, protocol, port);
     let hosts: Vec<_> = forms.hosts.iter().copied().collect();
     let mut points: BTreeMap<String, Vec<Point>> = BTreeMap::new();
     let tunnels = Tunnels::of(&fleet.topology);
@@ -283,7 +318,7 @@ fn nanos() -> u128 {
 }
 
 /// A port that is likely unused, another one at each try.
-fn fresh(turn: u16) -> u16 {
+pub fn fresh(turn: u16) -> u16 {
     let spread = u16::try_from(nanos() / 1_000 % 20_000).unwrap_or_default();
     40_000 + (spread + turn * 97) % 20_000
 }

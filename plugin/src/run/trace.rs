@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail};
-use netpath::explain::observe::{Agreement, Observed};
+use netpath::explain::mtu::Budget;
+use netpath::explain::observe::Observed;
 use netpath::explain::{
     Branch, ChainNames, End, ExistingFlow, Explanation, Finding, FlowTraces, HopView, Naming,
     Place, Question, Verdict, Way, explain, naming, observe,
@@ -24,7 +25,7 @@ use super::existing::{self, Existing};
 use super::fleet::{Fleet, Source as FleetSource, Stats};
 use super::probe::{self, Sent};
 use super::progress::Progress;
-use super::{BROKEN, INCONCLUSIVE, drive, local, plan, saved};
+use super::{BROKEN, INCONCLUSIVE, drive, local, mtu, plan, saved};
 use crate::cli::{CaptureArgs, Format, GlobalFlags, TraceArgs};
 use crate::launch::{HelperFlags, Launcher, guard};
 use crate::proxy_names::chain_names;
@@ -37,8 +38,17 @@ use crate::resolve::{
 /// Does it and gives the exit code.
 pub async fn run(args: &TraceArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
     let mut request = TraceRequest::of(args)?;
+    if args.probe {
+        probe::allowed(request.protocol, (args.uid, args.gid))?;
+        if let Some(path) = &args.save_disagreement {
+            super::save::writable(path)?;
+        }
+    }
     if let (Facts::Cluster(flags), true) = (&mut request.facts, args.probe) {
         flags.lasts = probe::LONGEST.saturating_mul(args.count);
+    }
+    if let (Facts::Cluster(flags), true) = (&mut request.facts, args.mtu) {
+        flags.lasts += mtu::LONGEST;
     }
     let job = Job {
         request: &request,
@@ -93,6 +103,14 @@ struct Ends {
     protocol: Protocol,
     source_port: Option<u16>,
     notes: Vec<String>,
+}
+
+/// Probes that were sent, and why there are no more.
+#[derive(Default)]
+struct Probes {
+    sent: Vec<Sent>,
+    budgets: Vec<Budget>,
+    failed: Option<String>,
 }
 
 struct Job<'a> {
@@ -215,7 +233,7 @@ impl Job<'_> {
             return Box::pin(recording.path(fleet, &cluster.names, &traces)).await;
         }
         let ends = ends_of(self.request, resolved);
-        let sent = self.probe(&mut fleet, &flows, &outcomes).await?;
+        let sent = self.probe(&mut fleet, &flows, &outcomes).await;
         let existing = self.existing(&mut fleet, &flows, &outcomes).await;
         let topology = &fleet.topology;
         let mut answer = self.explain(topology, &cluster.names, &ends, &flows, &shares, &outcomes);
@@ -382,7 +400,7 @@ impl Job<'_> {
             notes: Vec::new(),
         };
         let names = Names::default();
-        let sent = self.probe(&mut fleet, &flows, &outcomes).await?;
+        let sent = self.probe(&mut fleet, &flows, &outcomes).await;
         let existing = self.existing(&mut fleet, &flows, &outcomes).await;
         let topology = &fleet.topology;
         let mut answer = self.explain(topology, &names, &ends, &flows, &[1.0], &outcomes);
@@ -431,8 +449,13 @@ impl Job<'_> {
         let topology = &fleet.topology;
         let mut answer = self.explain(topology, &file.names, &ends, &flows, &shares, &outcomes);
         let existing = self.compare(&mut answer, topology, &file.names, &ends, existing);
-        self.finish(&mut answer, &existing, (&[], &file.names), fleet)
-            .await
+        self.finish(
+            &mut answer,
+            &existing,
+            (&Probes::default(), &file.names),
+            fleet,
+        )
+        .await
     }
 
     /// Flows that stand already. A file has none of them.
@@ -546,10 +569,15 @@ impl Job<'_> {
         &self,
         answer: &mut Explanation,
         existing: &[ExistingFlow],
-        (sent, names): (&[Sent], &Names),
+        (probes, names): (&Probes, &Names),
         fleet: Fleet<'_>,
     ) -> anyhow::Result<u8> {
         let begin = Instant::now();
+        let Probes {
+            sent,
+            budgets,
+            failed,
+        } = probes;
         let mut stages = fleet.stages;
         let chains = ChainNames::new();
         let naming = Naming {
@@ -569,6 +597,7 @@ impl Job<'_> {
             observe::finding(&one.observed, &told, &naming)
         });
         let findings: Vec<Finding> = findings.collect();
+        let mut failed = failed.clone();
         if let (Some(path), false) = (&self.args.save_disagreement, findings.is_empty()) {
             let seen = sent.iter().map(|one| render::json::probe(one, &naming));
             let question = format!(
@@ -576,36 +605,41 @@ impl Job<'_> {
                 answer.source.typed, answer.destination.typed, answer.protocol
             );
             let seen: Vec<_> = seen.collect();
-            super::save::disagreement(path, (naming.topology, names), &question, &seen)?;
-            super::say(&format!(
-                "what was predicted from, and what was seen: {}",
-                path.display()
-            ));
+            let saved = super::save::disagreement(path, (naming.topology, names), &question, &seen);
+            match saved {
+                Ok(()) => super::say(&format!(
+                    "what was predicted from, and what was seen: {}",
+                    path.display()
+                )),
+                Err(error) => failed = failed.or(Some(format!("{error:#}"))),
+            }
         }
         let observed: Vec<Observed> = sent.iter().map(|one| one.observed.clone()).collect();
         answer.prove(&observed, findings);
-        let printed = self.print(answer, existing, (sent, &naming), fleet.stats(self.start));
+        let shown = (sent.as_slice(), budgets.as_slice(), &naming);
+        let printed = self.print(answer, existing, shown, fleet.stats(self.start));
         stages.render = begin.elapsed();
         let begin = Instant::now();
         fleet.close().await;
         stages.close = begin.elapsed();
         self.progress
             .verbose(|| stages.since(self.start).to_string());
-        printed
+        // What is known by then is told all the same.
+        match failed {
+            Some(why) => printed.and(Err(anyhow!(why))),
+            None => printed,
+        }
     }
 
     /// Sends probes; none where none were asked for.
-    async fn probe(
-        &self,
-        fleet: &mut Fleet<'_>,
-        flows: &[Flow],
-        outcomes: &[Outcome],
-    ) -> anyhow::Result<Vec<Sent>> {
-        if !self.args.probe {
-            return Ok(Vec::new());
+    async fn probe(&self, fleet: &mut Fleet<'_>, flows: &[Flow], outcomes: &[Outcome]) -> Probes {
+        let mut probes = Probes::default();
+        if self.args.mtu {
+            let measuring = Box::pin(mtu::measure(fleet, outcomes));
+            probes.budgets = self.progress.during("sizing", measuring).await;
         }
-        if let Some(path) = &self.args.save_disagreement {
-            super::save::writable(path)?;
+        if !self.args.probe {
+            return probes;
         }
         let job = probe::Job {
             flows,
@@ -613,15 +647,17 @@ impl Job<'_> {
             data: self.args.data.as_deref(),
             count: self.args.count,
         };
-        let sending = probe::send(fleet, job);
-        self.progress.during("probing", Box::pin(sending)).await
+        let sending = probe::send(fleet, job, &mut probes.sent);
+        let sending = self.progress.during("probing", Box::pin(sending));
+        probes.failed = sending.await.err().map(|error| format!("{error:#}"));
+        probes
     }
 
     fn print(
         &self,
         answer: &Explanation,
         existing: &[ExistingFlow],
-        (sent, naming): (&[Sent], &Naming<'_>),
+        (sent, budgets, naming): (&[Sent], &[Budget], &Naming<'_>),
         stats: Stats,
     ) -> anyhow::Result<u8> {
         match self.args.output {
@@ -635,6 +671,9 @@ impl Job<'_> {
                 }
                 for one in sent {
                     text.push_str(&render::observed::text(one, naming, &options));
+                }
+                if self.args.mtu {
+                    text.push_str(&render::mtu::text(budgets, naming, &options));
                 }
                 super::print(&text)?;
             }
@@ -651,11 +690,17 @@ impl Job<'_> {
                     let probes = probes.map(|one| render::json::probe(one, naming));
                     data.probes = Some(probes.collect());
                 }
+                if self.args.mtu {
+                    let budgets = budgets.iter();
+                    let budgets = budgets.map(|one| render::mtu::json(one, naming));
+                    data.mtu = Some(budgets.collect());
+                }
                 super::print_data(&data, self.args.output)?;
             }
         }
         let flows = existing.iter().map(|flow| exit_code(&flow.answer));
         let own = proven_code(answer, sent);
+        let flows = flows.chain(budgets.iter().map(mtu::exit_code));
         Ok(worst(flows.chain([own])).unwrap_or(own))
     }
 }
@@ -687,7 +732,7 @@ fn code_of<'a>(branches: impl Iterator<Item = &'a Branch>) -> u8 {
 fn proven_code(answer: &Explanation, sent: &[Sent]) -> u8 {
     let overruled = |at: usize| {
         let mut sent = sent.iter().map(|one| &one.observed);
-        sent.any(|one| one.branch == at && one.agreement != Agreement::Confirmed)
+        sent.any(|one| one.branch == at && !one.agreement.stands())
     };
     let branches = answer.branches.iter().enumerate();
     let left = branches.filter(|(at, _)| !overruled(*at));

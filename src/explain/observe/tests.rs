@@ -288,6 +288,17 @@ fn places_that_nobody_watched_are_no_difference() {
 }
 
 #[test]
+fn an_end_alone_confirms_no_way() {
+    let traces = [trace(2, Disposition::Delivered)];
+    let sights = Sights {
+        seen: &[],
+        whole: &|_| false,
+    };
+    let seen = compare(&traces, &probed(Answer::Answered), &sights);
+    assert_eq!(seen.map(|seen| seen.agreement), Some(Agreement::Unwatched));
+}
+
+#[test]
 fn who_is_outside_may_refuse() {
     let outside = [trace(2, Disposition::LeavesCluster)];
     let seen = observed(&outside, Answer::Refused, &all(2)[..4]);

@@ -56,7 +56,12 @@ pub(super) fn of(trace: &Trace, probed: &Probed, branch: usize, spots: Vec<Spot>
     let agreement = match (&difference, unknown) {
         (Some(_), _) => Agreement::Differs,
         (None, true) => Agreement::Seen,
-        (None, false) => Agreement::Confirmed,
+        (None, false) if spots.iter().any(|spot| spot.met == Met::Confirmed) => {
+            Agreement::Confirmed
+        }
+        // What its own kernel refuses is seen at no device.
+        (None, false) if !trace.hops.iter().any(|hop| !hop.taps.is_empty()) => Agreement::Confirmed,
+        (None, false) => Agreement::Unwatched,
     };
     let missed = |from: usize| {
         spots
@@ -252,7 +257,8 @@ impl Explanation {
             let agreement = match one.agreement {
                 Agreement::Differs => 0,
                 Agreement::Seen => 1,
-                Agreement::Confirmed => 2,
+                Agreement::Unwatched => 2,
+                Agreement::Confirmed => 3,
             };
             let end = match one.end {
                 End::Lost => 0,
@@ -280,13 +286,13 @@ impl Explanation {
             End::Lost => Verdict::Dropped,
             End::Unanswered => Verdict::Inconclusive,
         };
-        if least.agreement != Agreement::Confirmed && self.branches.is_empty() {
+        if !least.agreement.stands() && self.branches.is_empty() {
             self.verdict = verdict(least);
-        } else if least.agreement != Agreement::Confirmed {
+        } else if !least.agreement.stands() {
             // Of branches that no probe took, the prediction stands.
             let seen = |at: usize| {
                 let own = probes.iter().filter(|one| one.branch == at);
-                let otherwise = own.filter(|one| one.agreement != Agreement::Confirmed);
+                let otherwise = own.filter(|one| !one.agreement.stands());
                 otherwise.min_by_key(rank).map(verdict)
             };
             let branches = self.branches.iter().enumerate();

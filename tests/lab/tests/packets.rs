@@ -546,6 +546,7 @@ fn the_helper_sends_probes_and_says_what_came_back() {
             protocol,
             payload: b"netpath probe\n".to_vec(),
             wait: 3_000,
+            whole: false,
         };
         match talk.ask(&Request::Probe { id: 2, probe }) {
             Reply::Probed { id: 2, probed } => probed,

@@ -131,6 +131,9 @@ fn gre() {
             .ask(echo(V4), "dropped"),
         tunnel("checksums and numbers", &format!("{ends} csum seq")).ask(tcp(V4, 80), "delivered"),
         tunnel("wrong remote", ends)
+            // What IPv6 says by itself would be refused there, and for the refusal the sender's device tells the next
+            // packet's sender that the host can't be reached (`err_count`, net/ipv4/ip_tunnel.c).
+            .late(1, "ipv6/conf/tun0/disable_ipv6", "1")
             .at(2, "link set tun0 type gre remote 192.0.2.77 local {me}")
             .ask(echo(V4), "dropped"),
     ]);

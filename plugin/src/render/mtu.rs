@@ -1,0 +1,176 @@
+//! The largest packets, each way, as text and as data.
+
+use netpath::explain::Naming;
+use netpath::explain::mtu::{Budget, Fate, Measure, Room, Tried};
+use netpath::model::NsKey;
+
+use super::json_types::{MtuJson, RoomJson, TriedJson};
+use super::paint::{Options, Style, fold, fold_painted};
+
+/// All directions.
+pub fn text(budgets: &[Budget], naming: &Naming<'_>, options: &Options) -> String {
+    let mut text = String::new();
+    for budget in budgets {
+        let (style, words) = verdict(budget, naming);
+        let (from, to) = ends(budget, naming);
+        let head = format!("mtu: {from} → {to}: {}", options.paint(style, &words));
+        text.push('\n');
+        text.push_str(&fold_painted(options, "", "  ", &head));
+        let mut place = String::new();
+        let least = budget.rooms.iter().map(Room::bytes).min();
+        for room in &budget.rooms {
+            let own = named(naming, &room.ns);
+            if own != place {
+                text.push_str(&fold(options, "  ", "      ", &own));
+                place = own;
+            }
+            let share = match room.around {
+                0 => String::new(),
+                around => format!(" - {around} of tunnels = {}", room.bytes()),
+            };
+            let mut line = format!("out {:<15} mtu {:>5}{share}", room.dev, room.mtu);
+            if Some(room.bytes()) == least && budget.predicted.as_ref().ok() == least.as_ref() {
+                line += "  ← the least";
+            }
+            text.push_str(&fold(options, "    ", "        ", &line));
+        }
+        if let (Ok(size), Some((ns, why))) = (&budget.predicted, &budget.limit) {
+            let line = format!(
+                "{} at {}: {}",
+                size + 1,
+                named(naming, ns),
+                naming.text(why)
+            );
+            text.push_str(&fold(options, "  limit: ", "      ", &line));
+        }
+        if budget.black_hole() {
+            let words = "larger packets are lost and their sender is not told: connections that send much hang; let \
+                         ICMP \"fragmentation needed\" (type 3 code 4; ICMPv6 type 2) pass, or lower the sender's MTU";
+            text.push_str(&fold(options, "  ! ", "    ", words));
+        }
+    }
+    if budgets.is_empty() {
+        text.push_str(&fold(
+            options,
+            "\nmtu: ",
+            "  ",
+            "no way arrives, so that there is nothing to measure",
+        ));
+    }
+    options.plain(&text)
+}
+
+fn verdict(budget: &Budget, naming: &Naming<'_>) -> (Style, String) {
+    let beyond = budget.stopped().map_or_else(String::new, |one| {
+        format!("{} {}", one.len, fate(one, naming))
+    });
+    let predicted = match &budget.predicted {
+        Ok(size) => format!("{size} bytes were predicted"),
+        Err(why) => format!("it can't be predicted: {}", naming.text(why)),
+    };
+    match budget.measure() {
+        Measure::Proven(size) if beyond.is_empty() => (
+            Style::Good,
+            format!("{size} bytes, as predicted; there are no larger packets"),
+        ),
+        Measure::Proven(size) => (
+            Style::Good,
+            format!("{size} bytes, as predicted: {size} arrive, {beyond}"),
+        ),
+        Measure::Differs(size) => (
+            Style::Bad,
+            format!("{size} bytes arrive, where {predicted}; {beyond}"),
+        ),
+        Measure::Measured(size) => (
+            Style::Unsure,
+            format!("{size} bytes arrive, {beyond}; {predicted}"),
+        ),
+        Measure::Nothing => (
+            Style::Bad,
+            format!("no echo request arrives: {beyond}; {predicted}"),
+        ),
+        Measure::Untried => {
+            let why = budget.untried.as_deref().unwrap_or("it was not tried");
+            let why = naming.text(why);
+            (
+                Style::Unsure,
+                match &budget.predicted {
+                    Ok(_) => format!("{predicted}, which could not be tried: {why}"),
+                    Err(_) => format!("not measured: {why}"),
+                },
+            )
+        }
+    }
+}
+
+fn fate(tried: &Tried, naming: &Naming<'_>) -> String {
+    match &tried.fate {
+        Fate::Arrived => "arrive".to_owned(),
+        Fate::TooLarge(who) => format!("are too large, says {who}"),
+        Fate::Lost(Some((ns, dev))) => {
+            format!("are lost behind {dev} of {}", named(naming, ns))
+        }
+        Fate::Lost(None) => "are seen nowhere".to_owned(),
+    }
+}
+
+fn named(naming: &Naming<'_>, key: &NsKey) -> String {
+    format!("{} {}", key.node, naming.netns(key))
+}
+
+fn ends(budget: &Budget, naming: &Naming<'_>) -> (String, String) {
+    let (from, ip) = &budget.from;
+    let own = format!("{} {ip}", naming.netns(from));
+    let (to, ip) = &budget.to;
+    let other = match to {
+        Some(to) => format!("{} {ip}", naming.netns(to)),
+        None => ip.to_string(),
+    };
+    (own, other)
+}
+
+/// One direction as data.
+pub fn json(budget: &Budget, naming: &Naming<'_>) -> MtuJson {
+    let (from, to) = ends(budget, naming);
+    let arrived = budget.tried.iter().filter(|one| one.fate == Fate::Arrived);
+    MtuJson {
+        from,
+        to,
+        result: match budget.measure() {
+            Measure::Proven(_) => "proven",
+            Measure::Differs(_) => "differs",
+            Measure::Measured(_) => "measured",
+            Measure::Nothing => "nothing",
+            Measure::Untried => "untried",
+        },
+        predicted: budget.predicted.as_ref().ok().copied(),
+        limit: budget
+            .limit
+            .as_ref()
+            .map(|(ns, why)| format!("{}: {}", named(naming, ns), naming.text(why))),
+        unpredicted: budget.predicted.as_ref().err().map(|why| naming.text(why)),
+        largest: arrived.map(|one| one.len).max(),
+        black_hole: budget.black_hole(),
+        tried: budget
+            .tried
+            .iter()
+            .map(|one| TriedJson {
+                length: one.len,
+                fate: fate(one, naming),
+            })
+            .collect(),
+        untried: budget.untried.clone(),
+        devices: budget
+            .rooms
+            .iter()
+            .map(|room| RoomJson {
+                node: room.ns.node.clone(),
+                netns: naming.netns(&room.ns),
+                device: room.dev.clone(),
+                mtu: room.mtu,
+                around: room.around,
+                room: room.bytes(),
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,267 @@
+//! `trace --mtu`: the largest packet that passes each way, predicted and tried.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use netpath::explain::mtu::{Budget, Fate, LARGEST, Measure, Room, Tried, limit, rooms};
+use netpath::explain::observe::{Sighting, innermost};
+use netpath::model::NsKey;
+use netpath::model::capture::{Answer, Probe};
+use netpath::model::packet::{ICMP, ICMPV6, L4, Packet};
+use netpath::simulate::{Outcome, Sent};
+use netpath::trace::{Disposition, Trace};
+
+use super::fleet::Fleet;
+use super::probe::{Way, exchange, fresh, places};
+use super::{BROKEN, INCONCLUSIVE, drive};
+
+/// A packet with nothing behind its headers: IPv4 or IPv6, and the echo's.
+const EMPTY: u32 = 28;
+const EMPTY_V6: u32 = 48;
+
+/// One direction between two ends.
+struct Direction {
+    from: NsKey,
+    /// Where it ends; `None`: outside of what is read.
+    to: Option<NsKey>,
+    ends: (IpAddr, IpAddr),
+}
+
+/// Longest that all of it takes: a search without a prediction, both ways. More is no error, but helper pods end at
+/// some time.
+pub const LONGEST: Duration = Duration::from_secs(40);
+
+/// 0 where what was predicted is proven or nothing was, 1 where less arrives than was predicted, or connections hang, 3
+/// where it could not be tried.
+pub fn exit_code(budget: &Budget) -> u8 {
+    match (budget.measure(), &budget.predicted) {
+        (Measure::Nothing, _) => BROKEN,
+        (Measure::Differs(size), Ok(predicted)) if size < *predicted => BROKEN,
+        (Measure::Untried, _) => INCONCLUSIVE,
+        _ if budget.black_hole() => BROKEN,
+        _ => 0,
+    }
+}
+
+/// Predicts and tries both directions of the likeliest way that arrives; the way back only where the other end is one
+/// whose packets can be sent and seen.
+pub async fn measure(fleet: &mut Fleet<'_>, outcomes: &[Outcome]) -> Vec<Budget> {
+    let traces = outcomes.iter().flat_map(|outcome| &outcome.traces);
+    let unknown = |trace: &Trace| matches!(trace.disposition, Disposition::Inconclusive(_));
+    let arrives = traces.filter(|trace| ends(trace) || unknown(trace));
+    let Some(trace) = arrives.max_by(|a, b| a.probability.total_cmp(&b.probability)) else {
+        return Vec::new();
+    };
+    let (Some(first), Some(last)) = (trace.hops.first(), trace.hops.last()) else {
+        return Vec::new();
+    };
+    let (near, far) = (innermost(&first.packet).src, innermost(&trace.packet).dst);
+    let within = trace.disposition == Disposition::Delivered;
+    let mut directions = vec![Direction {
+        from: first.ns.clone(),
+        to: within.then(|| last.ns.clone()),
+        ends: (near, far),
+    }];
+    if within {
+        directions.push(Direction {
+            from: last.ns.clone(),
+            to: Some(first.ns.clone()),
+            ends: (far, near),
+        });
+    }
+    let mut budgets = Vec::new();
+    for direction in directions {
+        let mut budget = budget(fleet, &direction).await;
+        attempt(fleet, &direction, &mut budget).await;
+        budgets.push(budget);
+    }
+    budgets
+}
+
+fn ends(trace: &Trace) -> bool {
+    matches!(
+        trace.disposition,
+        Disposition::Delivered | Disposition::LeavesCluster
+    )
+}
+
+/// An echo request of a size.
+fn echo((src, dst): (IpAddr, IpAddr), len: u32, id: Option<u16>) -> Packet {
+    let kind = if dst.is_ipv6() { 128 } else { 8 };
+    Packet {
+        len,
+        df: true,
+        ..Packet::new(src, dst, L4::Icmp { kind, code: 0, id })
+    }
+}
+
+fn smallest(direction: &Direction) -> u32 {
+    if direction.ends.1.is_ipv6() {
+        EMPTY_V6
+    } else {
+        EMPTY
+    }
+}
+
+async fn predict(fleet: &mut Fleet<'_>, direction: &Direction, len: u32) -> Outcome {
+    let sent = Sent {
+        from: direction.from.clone(),
+        packet: echo(direction.ends, len, Some(1)),
+        mark: 0,
+        uid: Some(0),
+        gid: Some(0),
+        kernel: false,
+    };
+    drive::sent(fleet, sent).await
+}
+
+/// Whether a size is predicted to arrive. `Err`: it can't be told, and why.
+fn verdict(outcome: &Outcome) -> Result<bool, String> {
+    for trace in &outcome.traces {
+        if let Disposition::Inconclusive(why) = &trace.disposition {
+            return Err(why.join("; "));
+        }
+    }
+    Ok(!outcome.traces.is_empty() && outcome.traces.iter().all(ends))
+}
+
+/// What is predicted, by halving: a packet that is too large stays so.
+async fn budget(fleet: &mut Fleet<'_>, direction: &Direction) -> Budget {
+    let mut budget = Budget {
+        from: (direction.from.clone(), direction.ends.0),
+        to: (direction.to.clone(), direction.ends.1),
+        predicted: Err(String::new()),
+        limit: None,
+        rooms: Vec::new(),
+        tried: Vec::new(),
+        untried: None,
+    };
+    let (mut good, mut bad) = (smallest(direction), LARGEST + 1);
+    let least = predict(fleet, direction, good).await;
+    if let Some(trace) = least.traces.first() {
+        budget.rooms = rooms(trace, &fleet.topology);
+    }
+    match verdict(&least) {
+        Ok(true) => {}
+        Ok(false) => {
+            let how = least.traces.iter().find(|trace| !ends(trace));
+            let how = how.map_or("lost", |trace| trace.disposition.name());
+            let why = format!("even a small echo request is predicted to be {how}");
+            budget.untried = Some(why.clone());
+            budget.predicted = Err(why);
+            return budget;
+        }
+        Err(why) => {
+            budget.predicted = Err(why);
+            return budget;
+        }
+    }
+    // Mostly the smallest room is it.
+    let room = budget.rooms.iter().map(Room::bytes).min();
+    let room = room.unwrap_or(LARGEST).clamp(good, LARGEST);
+    let mut likely = [room, room + 1].into_iter();
+    while good + 1 < bad {
+        let next = likely.next().unwrap_or_else(|| good.midpoint(bad));
+        if next <= good || next >= bad {
+            continue;
+        }
+        let outcome = predict(fleet, direction, next).await;
+        match verdict(&outcome) {
+            Ok(true) => good = next,
+            Ok(false) => {
+                bad = next;
+                let ended = outcome.traces.iter().find(|trace| !ends(trace));
+                budget.limit = ended.and_then(limit);
+            }
+            Err(why) => {
+                budget.predicted = Err(why);
+                return budget;
+            }
+        }
+    }
+    budget.predicted = Ok(good);
+    budget
+}
+
+/// Sends what tells most until all is known.
+async fn attempt(fleet: &mut Fleet<'_>, direction: &Direction, budget: &mut Budget) {
+    while let (Some(len), None) = (budget.next(), &budget.untried) {
+        match one(fleet, direction, len).await {
+            Ok(fate) => budget.tried.push(Tried { len, fate }),
+            Err(why) => budget.untried = Some(format!("{why:#}")),
+        }
+    }
+}
+
+/// Sends one packet of a size.
+async fn one(fleet: &mut Fleet<'_>, direction: &Direction, len: u32) -> anyhow::Result<Fate> {
+    let (src, dst) = direction.ends;
+    let protocol = if dst.is_ipv6() { ICMPV6 } else { ICMP };
+    let outcome = predict(fleet, direction, len.min(smallest(direction))).await;
+    let id = fresh(0);
+    let way = Way {
+        from: &direction.from,
+        protocol,
+        outcome: &outcome,
+    };
+    let points = places(fleet, way, id).await;
+    let data = len.saturating_sub(smallest(direction));
+    let probe = Probe {
+        netns: direction.from.netns,
+        src: Some(src),
+        sport: Some(id),
+        unused: false,
+        dst,
+        dport: None,
+        protocol,
+        payload: vec![b'.'; usize::try_from(data).unwrap_or_default()],
+        wait: 0,
+        whole: true,
+    };
+    let Some(met) = exchange(fleet, &direction.from.node, points, probe).await? else {
+        anyhow::bail!("--mtu: the id of the echo request is in use: try again");
+    };
+    if let Answer::Failed(why) = &met.probed.answer {
+        // As the helper names errors of the kernel.
+        if why.starts_with("EMSGSIZE") {
+            return Ok(Fate::TooLarge(format!("the sender's own kernel ({why})")));
+        }
+        anyhow::bail!("--mtu: send {len} bytes to {dst}: {why}");
+    }
+    Ok(fate(&met.sightings, direction, (len, id)))
+}
+
+fn fate(seen: &[Sighting], direction: &Direction, (len, id): (u32, u16)) -> Fate {
+    let asked = |one: &&Sighting| {
+        let packet = innermost(&one.packet);
+        let echo = matches!(packet.l4, L4::Icmp { kind: 8 | 128, id: own, .. } if own == Some(id));
+        echo && packet.len == len
+    };
+    let answered = |one: &&Sighting| {
+        let packet = innermost(&one.packet);
+        matches!(packet.l4, L4::Icmp { kind: 0 | 129, id: own, .. } if own == Some(id))
+    };
+    // An answer that left, whatever becomes of it: the other direction is tried by itself.
+    if seen.iter().any(|one| answered(&one)) {
+        return Fate::Arrived;
+    }
+    // ICMP_DEST_UNREACH with ICMP_FRAG_NEEDED, ICMPV6_PKT_TOOBIG
+    let too_large = |one: &&Sighting| {
+        matches!(
+            one.packet.l4,
+            L4::Icmp {
+                kind: 3,
+                code: 4,
+                ..
+            } | L4::Icmp { kind: 2, .. }
+        )
+    };
+    // One that the sender gets.
+    let told = |one: &&Sighting| one.ns == direction.from && !one.out && too_large(one);
+    let error = seen.iter().find(told);
+    if let Some(error) = error {
+        return Fate::TooLarge(error.packet.src.to_string());
+    }
+    let last = seen.iter().filter(asked).max_by_key(|one| one.time);
+    Fate::Lost(last.map(|one| (one.ns.clone(), one.dev.clone())))
+}

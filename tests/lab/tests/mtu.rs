@@ -1,0 +1,169 @@
+//! `trace --mtu`: the largest packet each way is found, by prediction and by packets; what limits it, and whether
+//! senders are told. Needs root.
+#![allow(missing_docs, reason = "tests")]
+
+mod programs;
+
+use std::time::Duration;
+
+use netpath_lab::{Overlay, Proxy, Spec};
+use programs::{Lab, Machine, Netns, until, words};
+use serde_json::{Value, json};
+
+/// Two namespaces and a router between them, whose device to the other one takes 1,400 bytes.
+fn routed() -> [Netns; 3] {
+    let machine = Machine::up();
+    let router = Netns::add(&machine, "router");
+    router.tool("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
+    let [one, other] = [1, 2].map(|n| {
+        let own = Netns::add(&machine, &format!("end{n}"));
+        let name = &own.name;
+        router.ip(&format!(
+            "link add port{n} type veth peer name eth0 netns {name}"
+        ));
+        router.ip(&format!("addr add 10.9.{n}.1/24 dev port{n}"));
+        router.ip(&format!("addr add fd09:{n}::1/64 dev port{n} nodad"));
+        router.ip(&format!("link set port{n} up"));
+        own.ip(&format!("addr add 10.9.{n}.2/24 dev eth0"));
+        own.ip(&format!("addr add fd09:{n}::2/64 dev eth0 nodad"));
+        own.ip("link set eth0 up");
+        own.ip(&format!("route add default via 10.9.{n}.1"));
+        own.ip(&format!("-6 route add default via fd09:{n}::1"));
+        own
+    });
+    router.ip("link set port2 mtu 1400");
+    // Until then it asks for no neighbour on behalf of others.
+    until("addresses are usable", Duration::from_secs(20), || {
+        let tentative = |ns: &Netns| !ns.ip("-6 addr show tentative").trim().is_empty();
+        ![&one, &router, &other].into_iter().any(tentative)
+    });
+    [one, router, other]
+}
+
+/// Both directions, with the exit code.
+#[track_caller]
+fn measured(from: &Netns, to: &str, code: i32) -> [Value; 2] {
+    let line = format!("trace --local {} {to} --mtu -o json", from.end());
+    let said = from.machine.plugin(&words(&line)).exits(code);
+    let all = said.json()["mtu"].as_array().expect("a list").clone();
+    let mut all = all.into_iter();
+    [(); 2].map(|()| all.next().unwrap_or_default())
+}
+
+fn head(one: &Value) -> Value {
+    json!([
+        one["result"],
+        one["predicted"],
+        one["largest"],
+        one["black_hole"]
+    ])
+}
+
+#[test]
+fn the_smallest_device_is_found_and_named() {
+    let [one, router, other] = routed();
+    other.ip("link set eth0 mtu 1400");
+    for to in ["10.9.2.2", "fd09:2::2"] {
+        let [there, back] = measured(&one, to, 0);
+        assert_eq!(
+            head(&there),
+            json!(["proven", 1400, 1400, false]),
+            "{there:#}"
+        );
+        assert_eq!(
+            head(&back),
+            json!(["proven", 1400, 1400, false]),
+            "{back:#}"
+        );
+        let limit = there["limit"].as_str().unwrap_or_default();
+        assert!(limit.contains("port2 mtu 1400"), "{limit}");
+        let fate = there["tried"][1]["fate"].as_str().unwrap_or_default();
+        assert!(fate.contains("too large, says"), "{there:#}");
+    }
+    // No answer taught the kernel anything.
+    let learned = one.ip("route show cache");
+    assert_eq!(learned.trim(), "");
+    drop(router);
+}
+
+#[test]
+fn a_router_that_tells_nobody_is_a_black_hole() {
+    let [one, router, other] = routed();
+    other.ip("link set eth0 mtu 1400");
+    router.tool("nft add table ip t");
+    router.tool("nft add chain ip t out { type filter hook output priority 0 ; }");
+    router.tool("nft add rule ip t out icmp type destination-unreachable drop");
+    let [there, back] = measured(&one, "10.9.2.2", 1);
+    assert_eq!(
+        head(&there),
+        json!(["proven", 1400, 1400, true]),
+        "{there:#}"
+    );
+    assert_eq!(
+        head(&back),
+        json!(["proven", 1400, 1400, false]),
+        "{back:#}"
+    );
+    let line = format!("trace --local {} 10.9.2.2 --mtu", one.end());
+    let said = one.machine.plugin(&words(&line));
+    said.exits(1)
+        .says(&["← the least", "connections that send much hang"]);
+}
+
+#[test]
+fn a_receiving_end_that_is_too_small_is_found() {
+    // The router's end of the second pair takes 1,400 bytes and a VLAN tag's room, and tells nobody.
+    let [one, _router, _other] = routed();
+    let [_there, back] = measured(&one, "10.9.2.2", 1);
+    assert_eq!(head(&back), json!(["proven", 1404, 1404, true]), "{back:#}");
+}
+
+#[test]
+fn what_is_not_predicted_is_measured() {
+    let [one, _router, other] = routed();
+    // `ldh [12]; jne #0x800, pass; ldh [16]; jle #1300, pass; ret 2 (TC_ACT_SHOT); pass: ret 0`
+    let program = "6,40 0 0 12,21 0 3 2048,40 0 0 16,37 0 1 1300,6 0 0 2,6 0 0 0,";
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), program).expect("it is written");
+    other.tool("tc qdisc add dev eth0 clsact");
+    other.tool(&format!(
+        "tc filter add dev eth0 ingress bpf da bytecode-file {}",
+        file.path().display()
+    ));
+    let [there, none] = measured(&one, "10.9.2.2", 1);
+    assert_eq!(
+        head(&there),
+        json!(["measured", null, 1300, true]),
+        "{there:#}"
+    );
+    assert_eq!(none, Value::Null);
+}
+
+#[test]
+fn a_limit_that_is_no_mtu_is_found_too() {
+    let [one, router, _other] = routed();
+    // A token bucket drops what is longer than its burst, Ethernet's 14 bytes included.
+    router.tool("tc qdisc add dev port2 root tbf rate 10mbit burst 1200 latency 50ms");
+    let [there, _back] = measured(&one, "10.9.2.2", 1);
+    assert_eq!(
+        head(&there),
+        json!(["proven", 1186, 1186, true]),
+        "{there:#}"
+    );
+    let limit = there["limit"].as_str().unwrap_or_default();
+    assert!(limit.contains("qdisc tbf"), "{limit}");
+}
+
+#[test]
+fn tunnels_take_their_share() {
+    let lab = Lab::up(Spec::new(Overlay::Vxlan, Proxy::IptablesNft));
+    let said = lab.run("trace web-0.shop 10.244.2.4:8080 --mtu -o json");
+    let answer = said.exits(0).json();
+    for one in answer["mtu"].as_array().expect("a list") {
+        assert_eq!(head(one), json!(["proven", 1450, 1450, false]), "{one:#}");
+        let devices = one["devices"].as_array().expect("a list").iter();
+        let mut shares = devices.filter(|one| one["around"] == 50 && one["room"] == 1450);
+        assert!(shares.next().is_some(), "{one:#}");
+    }
+    lab.is_clean();
+}
