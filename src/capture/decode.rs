@@ -20,7 +20,7 @@ pub(super) const DLT_RAW: u32 = 12;
 /// Bytes of UDP and VXLAN header before the inner frame.
 const VXLAN_HEADER: usize = 8;
 /// Bytes of a cooked header.
-const COOKED_HEADER: usize = 20;
+pub(super) const COOKED_HEADER: usize = 20;
 /// Tunnels inside tunnels that are looked into.
 const DEEPEST: u8 = 3;
 

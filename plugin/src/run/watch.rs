@@ -103,7 +103,11 @@ pub async fn open(
                 Some(watching.spots.len() - 1)
             }
             Err(why) => {
-                watching.closed.push(format!("{node}: {why}"));
+                // One program sees what is dropped in all namespaces: once is enough.
+                let why = format!("{node}: {why}");
+                if !watching.closed.contains(&why) {
+                    watching.closed.push(why);
+                }
                 None
             }
         });
