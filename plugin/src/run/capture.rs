@@ -293,7 +293,7 @@ impl Recording<'_> {
         super::say(&format!(
             "{}; Ctrl-C ends it{}",
             if args.dropped {
-                format!("following what the kernel drops in {count} namespaces")
+                format!("capturing what the kernel drops in {count} namespaces")
             } else {
                 format!("capturing at {count} devices")
             },
