@@ -202,6 +202,7 @@ impl Watcher for Taps {
         let mut losses: Vec<Losses> = losses.collect();
         if let Some(dropping) = self.drops.take() {
             dropping.count(&mut losses, &mut self.ended);
+            thread::spawn(move || drop(dropping));
         }
         // Closing waits for the kernel, too; nobody waits for it.
         thread::spawn(move || drop(closing));
@@ -274,7 +275,7 @@ impl Dropping {
     }
 
     /// What was told, and what was not: of all points together, so that the first one has it.
-    fn count(self, losses: &mut [Losses], ended: &mut Vec<Ended>) {
+    fn count(&self, losses: &mut [Losses], ended: &mut Vec<Ended>) {
         let lost = match self.drops.lost() {
             Ok(lost) => u32::try_from(lost).unwrap_or(u32::MAX),
             Err(error) => {

@@ -277,7 +277,8 @@ impl Recording<'_> {
             points::opaque(naming, &points)
         });
         let watching = open(&mut fleet, points, &template).await?;
-        for why in watching.closed.iter().chain(&opaque) {
+        let closed = watching.closed.iter().chain(&watching.untold);
+        for why in closed.chain(&opaque) {
             super::say(&format!("warning: {why}"));
         }
         let spots = with_naming(&fleet.topology, names, |naming| {
@@ -311,11 +312,13 @@ impl Recording<'_> {
         let written = sink.end(&losses)?;
         fleet.close().await;
         tell(written, &losses, &watching);
-        Ok(if wrong.is_empty() && watching.closed.is_empty() {
-            0
-        } else {
-            super::INCONCLUSIVE
-        })
+        Ok(
+            if wrong.is_empty() && watching.closed.is_empty() && watching.untold.is_empty() {
+                0
+            } else {
+                super::INCONCLUSIVE
+            },
+        )
     }
 }
 

@@ -117,7 +117,7 @@ pub fn dropped_of_path(naming: &Naming<'_>, traces: &[&Trace], filter: &str) -> 
         let mut told = BTreeSet::new();
         list.retain(|point| told.insert(point.netns));
         for point in list {
-            point.dev = ANY.to_owned();
+            ANY.clone_into(&mut point.dev);
             point.dropped = true;
         }
     }

@@ -125,6 +125,7 @@ async fn one(
             probed,
             sightings,
             gone,
+            untold,
             whole,
             mut unwatched,
         } = exchanged;
@@ -162,6 +163,10 @@ async fn one(
                 unwatched.extend(key.missing.iter().cloned());
             }
         }
+        // Of what was not lost nobody asks why.
+        if observed.end != End::Works {
+            unwatched.extend(untold);
+        }
         unwatched.sort();
         unwatched.dedup();
         return Ok(Sent {
@@ -182,6 +187,8 @@ struct Exchanged {
     probed: Probed,
     sightings: Vec<Sighting>,
     gone: Vec<Gone>,
+    /// Why what was dropped is not told.
+    untold: Vec<String>,
     /// Namespaces of which no packet went unseen.
     whole: BTreeSet<NsKey>,
     unwatched: Vec<String>,
@@ -250,6 +257,7 @@ async fn exchange(
         probed,
         sightings: sightings(&fleet.topology, &watching, &all.seen),
         gone: gone(&fleet.topology, &watching, &all.seen),
+        untold: watching.untold.clone(),
         whole,
         unwatched: wrong,
     }))

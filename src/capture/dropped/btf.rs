@@ -119,7 +119,7 @@ impl Btf {
         for _ in 0..=DEEPEST {
             match one.kind {
                 kind::TYPEDEF | kind::VOLATILE | kind::CONST | kind::RESTRICT | kind::TYPE_TAG => {
-                    one = self.get(one.of)?
+                    one = self.get(one.of)?;
                 }
                 _ => return Some(one),
             }
@@ -149,8 +149,8 @@ impl Btf {
                 inside = self.plain(number)?;
             }
         }
-        (bits % 8 == 0).then_some(())?;
-        i16::try_from(bits / 8).ok()?.try_into().ok()
+        let bytes = bits.is_multiple_of(8).then_some(bits / 8)?;
+        i16::try_from(bytes).ok()?.try_into().ok()
     }
 
     /// Bits to a field, and its type.

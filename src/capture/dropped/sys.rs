@@ -284,6 +284,9 @@ impl Ring {
     }
 }
 
+// SAFETY: its pages are shared with the kernel alone, and read by whoever has the ring.
+unsafe impl Send for Ring {}
+
 impl AsFd for Ring {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.map.as_fd()

@@ -243,6 +243,11 @@ fn a_kernel_without_types_is_told_once_and_the_rest_works() {
     let said = machine.plugin(&words(&line)).exits(0);
     let probe = said.json()["probes"][0].clone();
     assert_eq!(probe["result"], "confirmed", "{probe:#}");
+    assert_eq!(probe["unwatched"], serde_json::json!([]), "{probe:#}");
+    other.tool("iptables -A INPUT -p tcp --dport 8080 -j DROP");
+    let said = machine.plugin(&words(&line)).exits(1);
+    let probe = said.json()["probes"][0].clone();
+    assert_eq!(probe["result"], "confirmed", "{probe:#}");
     let unwatched = probe["unwatched"].as_array().expect("a list");
     let [told] = unwatched.as_slice() else {
         panic!("{unwatched:?}");
