@@ -5,25 +5,20 @@
 mod programs;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::net::UdpSocket;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use netpath::contract::frame::{Decoder, encode};
-use netpath::contract::{Reply, Request, SCHEMA_VERSION};
-use netpath::model::NetNsId;
+use netpath::contract::{Reply, Request};
 use netpath::model::capture::{Answer, Point, Probe, Watch};
 use netpath::model::packet::{ICMP, TCP, UDP};
-use netpath::model::want::{Depth, Fact, NsTarget, Want};
 use netpath_lab::{Overlay, Proxy, Spec};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use programs::capturing::{Capturing, tshark};
 use programs::talk::Talk;
-use programs::{Lab, Running, bridged, plugin, run, until, words};
+use programs::{Lab, Machine, Netns, Running, bridged, plugin, run, until, words};
 
 #[test]
 fn the_packets_are_those_of_tcpdump_at_every_hop() {
