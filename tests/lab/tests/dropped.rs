@@ -113,7 +113,7 @@ fn filters_limits_and_files_are_those_of_any_capture() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("dropped");
     let line = format!(
-        "capture --local {} --dropped --count 2 -w {}",
+        "capture --local {} --dropped --count 2 --duration 20s -w {}",
         other.end(),
         file.display()
     );
