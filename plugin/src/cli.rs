@@ -354,6 +354,7 @@ Examples:
   kubectl netpath capture web-0 api --count 20          what one flow looks like at each hop
   kubectl netpath capture web-0 api -w flow.pcapng --duration 1m
   kubectl netpath capture node/worker-1 --filter 'host 10.244.2.4' -w - | wireshark -k -i -
+  kubectl netpath capture web-0 --dropped               what the kernel drops of it, and why
   kubectl-netpath capture --local netns/net0 10.0.1.3:8080")]
 pub struct CaptureArgs {
     /// A pod, a node (node/NAME), or the source of a flow; with --local netns/NAME, pid/N, host
@@ -384,6 +385,10 @@ pub struct CaptureArgs {
     /// Also packets that are for other stations (sets the devices to promiscuous mode meanwhile)
     #[arg(long)]
     pub promiscuous: bool,
+    /// Only packets that the kernel drops, each with its reason (Linux 5.17 and later): in the pod's namespace, and of
+    /// its packets in the node's; of a flow in those on its path
+    #[arg(long, conflicts_with = "promiscuous")]
+    pub dropped: bool,
     /// Protocol of the flow [default: as trace]
     #[arg(
         long,

@@ -19,7 +19,7 @@ pub const RAW: u32 = 101;
 pub(super) const DLT_RAW: u32 = 12;
 
 /// Bytes of a cooked header.
-const COOKED_HEADER: usize = 20;
+pub(super) const COOKED_HEADER: usize = 20;
 /// Tunnels inside tunnels that are looked into.
 const DEEPEST: u8 = 3;
 

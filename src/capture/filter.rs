@@ -7,7 +7,8 @@ use std::net::IpAddr;
 
 use pcap::{BpfProgram, Capture, Linktype};
 
-use super::decode::{DLT_RAW, ETHERNET, View};
+use super::decode::{COOKED_HEADER, DLT_RAW, ETHERNET, View};
+use super::tunnel;
 use crate::model::capture::Point;
 
 /// The filter that the kernel runs.
@@ -71,8 +72,7 @@ struct Compiled {
 impl Within {
     /// Compiles the filter for a device's link type and for those of packets in tunnels.
     pub fn new(point: &Point, link: u32) -> Result<Self, pcap::Error> {
-        let tunnels =
-            !point.vxlan.is_empty() || !point.geneve.is_empty() || point.ipip || point.gre;
+        let tunnels = tunnel::any(point);
         if point.filter.trim().is_empty() || !tunnels {
             // Whatever the kernel passed is wanted.
             return Ok(Self { filters: None });
@@ -117,6 +117,45 @@ impl Within {
     }
 }
 
+/// Tries packets that the kernel dropped, which no filter of the kernel has seen, by a point's filter.
+pub struct OfDropped {
+    outer: Option<BpfProgram>,
+    within: Option<Within>,
+}
+
+impl OfDropped {
+    /// Compiles the filter.
+    pub fn new(point: &Point) -> Result<Self, pcap::Error> {
+        if point.filter.trim().is_empty() {
+            return Ok(Self {
+                outer: None,
+                within: None,
+            });
+        }
+        let ethernet = Linktype(i32::try_from(ETHERNET).unwrap_or_default());
+        let tunnels = tunnel::any(point);
+        let within = tunnels.then(|| Within::new(point, super::decode::COOKED));
+        Ok(Self {
+            outer: Some(Capture::dead(ethernet)?.compile(&point.filter, true)?),
+            within: within.transpose()?,
+        })
+    }
+
+    /// Whether a cooked frame is wanted.
+    pub fn fits(&self, cooked: &[u8], view: Option<&View>) -> bool {
+        let Some(outer) = &self.outer else {
+            return true;
+        };
+        // As it would be on a wire, with addresses of nobody: filters of cooked frames read what only the kernel has.
+        let mut frame = vec![0; 12];
+        frame.extend(cooked.get(..2).unwrap_or_default());
+        frame.extend(cooked.get(COOKED_HEADER..).unwrap_or_default());
+        outer.filter(&frame)
+            || view.is_some_and(|view| view.inner.is_some())
+                && (self.within.as_ref()).is_some_and(|within| within.fits(cooked, view))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,6 +171,7 @@ mod tests {
             ipip: true,
             gre: true,
             hosts: vec![IpAddr::from([10, 0, 0, 1]), IpAddr::from([0xfd; 16])],
+            dropped: false,
         }
     }
 

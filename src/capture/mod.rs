@@ -11,6 +11,7 @@
 )]
 
 pub mod decode;
+mod dropped;
 mod filter;
 pub mod probe;
 pub mod tunnel;

@@ -3,6 +3,7 @@
 //! Header layouts: RFC 7348 (VXLAN), RFC 8926 (Geneve), RFC 2784 and 2890 (GRE).
 
 use super::decode::{ETHERNET, RAW};
+use crate::model::capture::Point;
 use crate::model::packet::{GreFields, Wrap};
 
 /// IPPROTO_IPIP, IPPROTO_IPV6, IPPROTO_GRE
@@ -24,6 +25,21 @@ pub struct Ports<'a> {
     pub vxlan: &'a [u16],
     /// Of Geneve.
     pub geneve: &'a [u16],
+}
+
+impl<'a> Ports<'a> {
+    /// Those of a device that is watched.
+    pub fn of(point: &'a Point) -> Self {
+        Self {
+            vxlan: &point.vxlan,
+            geneve: &point.geneve,
+        }
+    }
+}
+
+/// Whether packets of tunnels are looked into at a device.
+pub(super) fn any(point: &Point) -> bool {
+    !point.vxlan.is_empty() || !point.geneve.is_empty() || point.ipip || point.gre
 }
 
 /// The packet or frame inside.

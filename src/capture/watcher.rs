@@ -6,8 +6,9 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::thread;
 
-use super::decode::{View, look};
-use super::filter::{Within, of_kernel};
+use super::decode::{COOKED, View, look};
+use super::dropped::{Drops, Lost};
+use super::filter::{OfDropped, Within, of_kernel};
 use super::tunnel::Ports;
 use super::{CaptureError, Frame, Setup, Tap, probe};
 use crate::collect::Collector;
@@ -39,6 +40,8 @@ pub struct Taps {
     ended: Vec<Ended>,
     /// Where the next round begins.
     next: usize,
+    /// What the kernel drops.
+    drops: Option<Dropping>,
 }
 
 struct Watched {
@@ -46,18 +49,26 @@ struct Watched {
     within: Within,
 }
 
+/// Points of packets that are dropped: one program sees those of all.
+struct Dropping {
+    drops: Drops,
+    /// Each with its position.
+    points: Vec<(usize, Result<OfDropped, String>)>,
+    received: Vec<u32>,
+}
+
 impl Watcher for Taps {
     fn watch(&mut self, watch: Watch, collector: &mut Collector) -> Result<Vec<Opened>, String> {
-        if watch.points.len() > MOST_POINTS {
+        let passing = || watch.points.iter().filter(|point| !point.dropped);
+        let count = passing().count();
+        if count > MOST_POINTS || watch.points.len() - count > MOST_POINTS {
             return Err(format!(
                 "watch {} devices: that is more than {MOST_POINTS}; name fewer",
                 watch.points.len()
             ));
         }
-        let ring = ring(watch.points.len());
-        let setups: Vec<(Result<NsFile, String>, Setup, &Point)> = watch
-            .points
-            .iter()
+        let ring = ring(count);
+        let setups: Vec<(Result<NsFile, String>, Setup, &Point)> = passing()
             .map(|point| {
                 let ns = collector.namespace_file(point.netns);
                 let setup = Setup {
@@ -70,11 +81,11 @@ impl Watcher for Taps {
                 (ns.map_err(|error| error.to_string()), setup, point)
             })
             .collect();
-        let mut opened = Vec::new();
+        let mut taps = Vec::new();
         self.places.clear();
         self.ended.clear();
         for some in setups.chunks(AT_ONCE) {
-            let taps: Vec<Result<Watched, String>> = thread::scope(|scope| {
+            let some: Vec<Result<Watched, String>> = thread::scope(|scope| {
                 let threads: Vec<_> = some
                     .iter()
                     .map(|(ns, setup, point)| {
@@ -86,13 +97,27 @@ impl Watcher for Taps {
                     .map(|tap| tap.unwrap_or_else(|_| Err("its thread ended".to_owned())))
                     .collect()
             });
-            for tap in taps {
+            taps.extend(some);
+        }
+        let mut dropped = self.dropped(&watch).into_iter();
+        let mut taps = taps.into_iter();
+        let mut opened = Vec::new();
+        for point in &watch.points {
+            let (link, place) = if point.dropped {
+                let opened = dropped.next().unwrap_or(Ok(()));
+                (opened.map(|()| COOKED), Err(Losses::default()))
+            } else {
+                let tap = taps
+                    .next()
+                    .unwrap_or_else(|| Err("it was not opened".to_owned()));
                 let link = tap.as_ref().map(|watched| watched.tap.link());
-                opened.push(Opened {
-                    link: link.map_err(Clone::clone),
-                });
-                self.places.push(tap.map_err(|_| Losses::default()));
-            }
+                (
+                    link.map_err(Clone::clone),
+                    tap.map_err(|_| Losses::default()),
+                )
+            };
+            opened.push(Opened { link });
+            self.places.push(place);
         }
         self.watch = watch;
         Ok(opened)
@@ -100,7 +125,9 @@ impl Watcher for Taps {
 
     fn fds(&self) -> Vec<BorrowedFd<'_>> {
         let open = self.places.iter().flatten();
-        open.map(|watched| watched.tap.as_fd()).collect()
+        let taps = open.map(|watched| watched.tap.as_fd());
+        taps.chain(self.drops.iter().map(|one| one.drops.as_fd()))
+            .collect()
     }
 
     fn take(&mut self) -> Result<Option<Vec<Seen>>, String> {
@@ -131,10 +158,7 @@ impl Watcher for Taps {
             let beside = frames.len().saturating_mul(size_of::<Seen>());
             left = left.saturating_sub(bytes.sum::<usize>().saturating_add(beside));
             some |= !frames.is_empty();
-            let ports = Ports {
-                vxlan: &point.vxlan,
-                geneve: &point.geneve,
-            };
+            let ports = Ports::of(point);
             for frame in frames {
                 let view = look(tap.link(), &frame.bytes, ports);
                 if within.fits(&frame.bytes, view.as_ref()) {
@@ -146,6 +170,13 @@ impl Watcher for Taps {
                 let ended = ended(at, tap, &error);
                 *watched = Err(ended.losses);
                 self.ended.push(ended);
+            }
+        }
+        if let Some(dropping) = &mut self.drops {
+            let lost = dropping.drops.take(TURN);
+            some |= !lost.is_empty();
+            for one in lost {
+                all.extend(dropping.seen(&self.watch, &one));
             }
         }
         Ok(some.then_some(all))
@@ -170,7 +201,11 @@ impl Watcher for Taps {
                 }
             }
         });
-        let losses = losses.collect();
+        let mut losses: Vec<Losses> = losses.collect();
+        if let Some(dropping) = self.drops.take() {
+            dropping.count(&mut losses, &mut self.ended);
+            thread::spawn(move || drop(dropping));
+        }
         // Closing waits for the kernel, too; nobody waits for it.
         thread::spawn(move || drop(closing));
         losses
@@ -178,6 +213,90 @@ impl Watcher for Taps {
 
     fn probe(&mut self, probe: &Probe, collector: &mut Collector) -> Result<Probed, String> {
         probe::send(probe, collector)
+    }
+}
+
+impl Taps {
+    /// Has what is dropped told, in place of the last watch's; of each point whether it is.
+    fn dropped(&mut self, watch: &Watch) -> Vec<Result<(), String>> {
+        self.drops = None;
+        let points = watch.points.iter().enumerate();
+        let points: Vec<(usize, &Point)> = points.filter(|(_, point)| point.dropped).collect();
+        if points.is_empty() {
+            return Vec::new();
+        }
+        let spaces: Vec<u64> = points.iter().map(|(_, point)| point.netns.ino).collect();
+        let drops = match Drops::open(&spaces) {
+            Ok(drops) => drops,
+            Err(error) => return vec![Err(error.to_string()); points.len()],
+        };
+        let filters = points.into_iter().map(|(at, point)| {
+            let filter = OfDropped::new(point)
+                .map_err(|error| format!("compile the filter {:?}: {error}", point.filter));
+            (at, filter)
+        });
+        let points: Vec<(usize, Result<OfDropped, String>)> = filters.collect();
+        let opened = points.iter().map(|(_, filter)| match filter {
+            Ok(_) => Ok(()),
+            Err(why) => Err(why.clone()),
+        });
+        let opened = opened.collect();
+        self.drops = Some(Dropping {
+            received: vec![0; points.len()],
+            drops,
+            points,
+        });
+        opened
+    }
+}
+
+impl Dropping {
+    /// A dropped packet as those points see it whose namespace and filter it fits.
+    fn seen(&mut self, watch: &Watch, lost: &Lost) -> Vec<Seen> {
+        let mut all = Vec::new();
+        for ((at, filter), received) in self.points.iter().zip(&mut self.received) {
+            let (Some(point), Ok(filter)) = (watch.points.get(*at), filter) else {
+                continue;
+            };
+            if point.netns.ino != lost.space {
+                continue;
+            }
+            let view = look(COOKED, &lost.frame.bytes, Ports::of(point));
+            if filter.fits(&lost.frame.bytes, view.as_ref()) {
+                *received = received.saturating_add(1);
+                let at = u32::try_from(*at).unwrap_or(u32::MAX);
+                let mut seen = seen(watch, at, lost.frame.clone(), view);
+                // Where it was dropped does not tell which way it went.
+                seen.out = None;
+                seen.ifindex = seen.ifindex.filter(|index| *index > 0);
+                seen.dropped = Some(lost.why.clone());
+                all.push(seen);
+            }
+        }
+        all
+    }
+
+    /// What was told, and what was not: of all points together, so that the first one has it.
+    fn count(&self, losses: &mut [Losses], ended: &mut Vec<Ended>) {
+        let lost = match self.drops.lost() {
+            Ok(lost) => u32::try_from(lost).unwrap_or(u32::MAX),
+            Err(error) => {
+                ended.extend(self.points.first().map(|(at, _)| Ended {
+                    point: u32::try_from(*at).unwrap_or(u32::MAX),
+                    why: error.to_string(),
+                    losses: Losses::default(),
+                }));
+                0
+            }
+        };
+        let mut lost = Some(lost);
+        for ((at, _), received) in self.points.iter().zip(&self.received) {
+            if let Some(own) = losses.get_mut(*at) {
+                let dropped = lost.take().unwrap_or_default();
+                own.received = received.saturating_add(dropped);
+                own.dropped = dropped;
+            }
+        }
     }
 }
 
@@ -222,6 +341,7 @@ fn seen(watch: &Watch, point: u32, frame: Frame, view: Option<View>) -> Seen {
         out: view.as_ref().and_then(|view| view.out),
         mark: view.as_ref().and_then(|view| view.mark),
         packet: view.map(|view| view.packet).filter(|_| watch.decoded),
+        dropped: None,
     }
 }
 

@@ -83,8 +83,13 @@ pub enum Fate {
     Arrived,
     /// Somebody said that it is too large.
     TooLarge(String),
-    /// It was lost without a word, behind this device.
-    Lost(Option<(NsKey, String)>),
+    /// It was lost without a word.
+    Lost {
+        /// Behind this device, where it was seen at any.
+        last: Option<(NsKey, String)>,
+        /// What that kernel says of it.
+        why: Option<String>,
+    },
 }
 
 /// One probe.
@@ -183,7 +188,7 @@ impl Budget {
             && matches!(
                 self.stopped(),
                 Some(Tried {
-                    fate: Fate::Lost(_),
+                    fate: Fate::Lost { .. },
                     ..
                 })
             )
@@ -213,7 +218,10 @@ mod tests {
             let fate = if len <= limit {
                 Fate::Arrived
             } else {
-                Fate::Lost(None)
+                Fate::Lost {
+                    last: None,
+                    why: None,
+                }
             };
             assert!(budget.tried.iter().all(|one| one.len != len), "{budget:?}");
             budget.tried.push(Tried { len, fate });

@@ -5,6 +5,7 @@
 //! are never compared.
 
 pub mod counted;
+pub mod dropped;
 mod recognise;
 mod verdict;
 

@@ -9,6 +9,7 @@
 )]
 
 use crate::model::addr::Addr;
+use crate::model::capture::Dropped;
 use crate::model::fdb::FdbEntry;
 use crate::model::link::{Link, LinkKind, PortState};
 use crate::model::neigh::{Neigh, NeighState};
@@ -20,6 +21,16 @@ use crate::model::{IfIndex, Prefix, Section, packet};
 
 /// Name of a device, for the functions below.
 pub type DevName<'a> = &'a dyn Fn(IfIndex) -> String;
+
+/// Why the kernel dropped a packet, and which of its functions: `NETFILTER_DROP in nf_hook_slow`.
+pub fn dropped(why: &Dropped) -> String {
+    let name = why.name.clone();
+    let name = name.unwrap_or_else(|| format!("reason {}", why.reason));
+    match &why.function {
+        Some(function) => format!("{name} in {function}"),
+        None => name,
+    }
+}
 
 /// Protocol by name; the number where it has none here.
 pub fn protocol(number: u8) -> String {

@@ -50,6 +50,9 @@ pub struct Point {
     pub gre: bool,
     /// Ends of wanted packets inside VXLAN and Geneve, where they are known, so that the kernel leaves out others.
     pub hosts: Vec<IpAddr>,
+    /// Packets that the kernel drops in the namespace, in place of those that pass; of all devices ([`ANY`]).
+    #[serde(default)]
+    pub dropped: bool,
 }
 
 /// Whether a point is watched.
@@ -78,6 +81,21 @@ pub struct Seen {
     pub packet: Option<Packet>,
     /// What no translation changes.
     pub mark: Option<Mark>,
+    /// Why the kernel dropped it, where that is what was watched.
+    #[serde(default)]
+    pub dropped: Option<Dropped>,
+}
+
+/// The kernel's word on a packet that it dropped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// `enum skb_drop_reason` of that kernel: numbers differ between versions.
+    pub reason: u32,
+    /// Its name without `SKB_DROP_REASON_`: `NETFILTER_DROP`. Of reasons of a kernel module, the subsystem and the
+    /// number in it. `None` where the kernel's types have none.
+    pub name: Option<String>,
+    /// Function that dropped it; `None` where the kernel has no names of functions.
+    pub function: Option<String>,
 }
 
 /// What tells a packet from others wherever it is seen, translated or not.

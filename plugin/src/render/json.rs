@@ -9,9 +9,9 @@ use netpath::model::packet::Packet;
 use netpath::trace::{Disposition, Tap};
 
 use super::json_types::{
-    BranchJson, DispositionJson, EvidenceJson, ExistingJson, FindingJson, FlowJson, HopJson,
-    LastSeenJson, LaterJson, ObservedJson, PacketJson, PlacedTapJson, ProbeJson, ReplyJson, SCHEMA,
-    StepJson, TapJson, TraceJson,
+    BranchJson, DispositionJson, DroppedJson, EvidenceJson, ExistingJson, FindingJson, FlowJson,
+    HopJson, LastSeenJson, LaterJson, ObservedJson, PacketJson, PlacedTapJson, ProbeJson,
+    ReplyJson, SCHEMA, StepJson, TapJson, TraceJson,
 };
 use super::observed::{came, met, predicted, result};
 use crate::run::fleet::Stats;
@@ -114,6 +114,20 @@ pub fn probe(sent: &Sent, naming: &Naming<'_>) -> ProbeJson {
                 met: met(spot, unknown),
                 after: spot.after.map(|nanos| nanos / 1_000),
                 packet: packet(&spot.packet),
+            })
+            .collect(),
+        dropped: sent
+            .dropped
+            .iter()
+            .map(|loss| DroppedJson {
+                node: loss.ns.node.clone(),
+                netns: naming.netns(&loss.ns),
+                device: loss.dev.clone(),
+                turn: loss.turn,
+                reason: loss.why.name.clone(),
+                number: loss.why.reason,
+                function: loss.why.function.clone(),
+                count: loss.count,
             })
             .collect(),
         counted: sent.counted.iter().map(text).collect(),

@@ -67,12 +67,35 @@ pub struct ProbeJson {
     pub last_seen: Option<LastSeenJson>,
     /// Device by device.
     pub devices: Vec<ObservedJson>,
+    /// What the kernels say that they dropped of it, and of its answer.
+    pub dropped: Vec<DroppedJson>,
     /// Rules, devices and protocols that counted where it was lost, and how much more.
     pub counted: Vec<String>,
     /// The prediction from what was read after the probe, where that agrees with what was seen.
     pub predicted_since: Option<String>,
     /// What could not be watched.
     pub unwatched: Vec<String>,
+}
+
+/// Packets that a kernel dropped in one place for one reason.
+#[derive(Serialize)]
+pub struct DroppedJson {
+    /// Node.
+    pub node: String,
+    /// Namespace.
+    pub netns: String,
+    /// Device that they were last at; none where they were at none yet.
+    pub device: Option<String>,
+    /// Which packet: as of devices.
+    pub turn: usize,
+    /// `enum skb_drop_reason` by name, where the kernel has one: `NETFILTER_DROP`.
+    pub reason: Option<String>,
+    /// Its number in that kernel.
+    pub number: u32,
+    /// Function that dropped it.
+    pub function: Option<String>,
+    /// How many packets.
+    pub count: usize,
 }
 
 /// A device.

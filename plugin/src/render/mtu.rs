@@ -107,10 +107,14 @@ fn fate(tried: &Tried, naming: &Naming<'_>) -> String {
     match &tried.fate {
         Fate::Arrived => "arrive".to_owned(),
         Fate::TooLarge(who) => format!("are too large, says {who}"),
-        Fate::Lost(Some((ns, dev))) => {
-            format!("are lost behind {dev} of {}", named(naming, ns))
+        Fate::Lost { last, why } => {
+            let place = last.as_ref().map_or_else(
+                || "are seen nowhere".to_owned(),
+                |(ns, dev)| format!("are lost behind {dev} of {}", named(naming, ns)),
+            );
+            let why = why.as_ref().map(|why| format!(" ({why})"));
+            format!("{place}{}", why.unwrap_or_default())
         }
-        Fate::Lost(None) => "are seen nowhere".to_owned(),
     }
 }
 

@@ -64,6 +64,12 @@ pub fn text(sent: &Sent, naming: &Naming<'_>, options: &Options) -> String {
         );
         text.push_str(&fold(options, "  ", "      ", &words));
     }
+    // What an exchange that works loses on its way are copies that bridges flood, and the like.
+    let tells = sent.observed.end != End::Works || sent.observed.sent > 1;
+    for loss in sent.dropped.iter().filter(|_| tells) {
+        let words = naming.text(&loss.text());
+        text.push_str(&fold(options, "  ", "      ", &words));
+    }
     for line in &sent.counted {
         text.push_str(&fold(options, "  counted: ", "      ", &naming.text(line)));
     }

@@ -34,21 +34,33 @@ impl Widths {
             dev: all.dev.max(spot.dev.chars().count()),
         })
     }
+
+    /// With names of devices beside them.
+    pub fn with<'a>(self, devices: impl IntoIterator<Item = &'a String>) -> Self {
+        let longest = devices.into_iter().map(|name| name.chars().count()).max();
+        Self {
+            dev: self.dev.max(longest.unwrap_or_default()),
+            ..self
+        }
+    }
 }
 
-/// One packet at one device.
-pub fn line(spot: &Spot, widths: Widths, seen: &Seen) -> String {
+/// One packet at one device; of one that the kernel dropped why, and the device that it was last at.
+pub fn line(spot: &Spot, widths: Widths, seen: &Seen, device: Option<&str>) -> String {
     let words = match &seen.packet {
         Some(found) => packet(found, seen.mark),
         None => format!("no IP packet, {} bytes", seen.len),
     };
+    let (own, why) = match &seen.dropped {
+        Some(why) => (device.unwrap_or("-"), format!("  {}", words::dropped(why))),
+        None => (spot.dev.as_str(), String::new()),
+    };
     let Widths { node, netns, dev } = widths;
     format!(
-        "{}  {:node$}  {:netns$}  {:dev$}  {words}\n",
+        "{}  {:node$}  {:netns$}  {own:dev$}  {words}{why}\n",
         clock(seen.time),
         spot.node,
         spot.netns,
-        spot.dev
     )
 }
 
@@ -169,9 +181,10 @@ mod tests {
             out: None,
             packet: Some(syn()),
             mark: Some(Mark::Tcp { seq: 5, ack: 0 }),
+            dropped: None,
         };
         assert_eq!(
-            line(&spot, Widths::of([&spot]), &seen),
+            line(&spot, Widths::of([&spot]), &seen, None),
             "01:01:01.000001  worker-1  host  cni0  \
              10.244.1.7:40000 > 10.244.2.4:8080 tcp SYN seq 5 ttl 63 length 60\n"
         );

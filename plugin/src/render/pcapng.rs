@@ -3,6 +3,7 @@
 //! Written here, since the crate for it (pcap-file) has no release that is kept: four kinds of blocks of plain
 //! numbers. Source: draft-ietf-opsawg-pcapng, sections 4.1 to 4.6.
 
+use netpath::explain::words;
 use netpath::model::capture::{Losses, Seen};
 
 const SECTION: u32 = 0x0a0d_0d0a;
@@ -62,8 +63,8 @@ pub fn interface(of: &Interface) -> Vec<u8> {
     block(INTERFACE, body)
 }
 
-/// A packet of the device with that number.
-pub fn packet(interface: u32, seen: &Seen) -> Vec<u8> {
+/// A packet of the device with that number; of one that the kernel dropped why, and the device that it was last at.
+pub fn packet(interface: u32, seen: &Seen, device: Option<&str>) -> Vec<u8> {
     let mut body = Vec::new();
     body.extend(interface.to_le_bytes());
     time(&mut body, seen.time);
@@ -71,6 +72,11 @@ pub fn packet(interface: u32, seen: &Seen) -> Vec<u8> {
     body.extend(captured.to_le_bytes());
     body.extend(seen.len.max(captured).to_le_bytes());
     padded(&mut body, &seen.bytes);
+    if let Some(why) = &seen.dropped {
+        let at = device.map_or_else(String::new, |device| format!(" at {device}"));
+        let comment = format!("dropped: {}{at}", words::dropped(why));
+        option(&mut body, 1, comment.as_bytes());
+    }
     if let Some(out) = seen.out {
         // Bits 0 and 1: 1 inbound, 2 outbound.
         let flags: u32 = if out { 2 } else { 1 };
@@ -148,6 +154,7 @@ mod tests {
             out: Some(true),
             packet: None,
             mark: None,
+            dropped: None,
         };
         let of = Interface {
             link: 1,
@@ -160,7 +167,7 @@ mod tests {
         let blocks = [
             section(),
             interface(&of),
-            packet(0, &seen),
+            packet(0, &seen, None),
             statistics(0, 1, &Losses::default()),
         ];
         for block in &blocks {

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use super::cluster::{self, Cluster};
 use super::fleet::{Fleet, Source};
-use super::out::{Out, is_stdout, writable};
+use super::out::{Devices, Out, is_stdout, writable};
 use super::points::{self, Points};
 use super::progress::Progress;
 use super::watch::{Sink as _, Spot, Watching, open, run as watch_all};
@@ -221,7 +221,11 @@ impl Recording<'_> {
     async fn place(&self, fleet: Fleet<'_>, names: &Names, key: &NsKey) -> anyhow::Result<u8> {
         let filter = self.args.filter.as_deref();
         let points = with_naming(&fleet.topology, names, |naming| {
-            points::of_place(naming, key, filter)
+            if self.args.dropped {
+                points::dropped_of_place(naming, key, filter)
+            } else {
+                points::of_place(naming, key, filter)
+            }
         });
         let mut all = points.values().flatten();
         if all.any(|point| point.filter == points::WITHOUT_STREAM) {
@@ -241,7 +245,11 @@ impl Recording<'_> {
     ) -> anyhow::Result<u8> {
         let filter = self.args.filter.as_deref().unwrap_or_default();
         let points = with_naming(&fleet.topology, names, |naming| {
-            points::of_path(naming, traces, filter)
+            if self.args.dropped {
+                points::dropped_of_path(naming, traces, filter)
+            } else {
+                points::of_path(naming, traces, filter)
+            }
         });
         self.record(fleet, names, points).await
     }
@@ -269,18 +277,27 @@ impl Recording<'_> {
             points::opaque(naming, &points)
         });
         let watching = open(&mut fleet, points, &template).await?;
-        for why in watching.closed.iter().chain(&opaque) {
+        let closed = watching.closed.iter().chain(&watching.untold);
+        for why in closed.chain(&opaque) {
             super::say(&format!("warning: {why}"));
         }
         let spots = with_naming(&fleet.topology, names, |naming| {
             let spots = watching.spots.iter();
             spots.map(|spot| named(naming, spot)).collect::<Vec<_>>()
         });
-        let mut sink = Out::new(args, &watching, spots, template.snaplen)?;
+        let devices = watching.spots.iter();
+        let devices = devices.map(|spot| devices_of(&fleet.topology, spot));
+        let devices = devices.collect();
+        let mut sink = Out::new(args, &watching, (spots, devices), template.snaplen)?;
         self.stop.begun.store(true, Ordering::Relaxed);
         let count = watching.spots.len();
         super::say(&format!(
-            "capturing at {count} devices; Ctrl-C ends it{}",
+            "{}; Ctrl-C ends it{}",
+            if args.dropped {
+                format!("capturing what the kernel drops in {count} namespaces")
+            } else {
+                format!("capturing at {count} devices")
+            },
             if args.payload {
                 ""
             } else {
@@ -295,11 +312,13 @@ impl Recording<'_> {
         let written = sink.end(&losses)?;
         fleet.close().await;
         tell(written, &losses, &watching);
-        Ok(if wrong.is_empty() && watching.closed.is_empty() {
-            0
-        } else {
-            super::INCONCLUSIVE
-        })
+        Ok(
+            if wrong.is_empty() && watching.closed.is_empty() && watching.untold.is_empty() {
+                0
+            } else {
+                super::INCONCLUSIVE
+            },
+        )
     }
 }
 
@@ -337,6 +356,23 @@ fn named(naming: &Naming<'_>, spot: &Spot) -> packets::Spot {
     packets::Spot {
         node: spot.node.clone(),
         netns: naming.netns(&key),
-        dev: spot.point.dev.clone(),
+        dev: if spot.point.dropped {
+            "dropped".to_owned()
+        } else {
+            spot.point.dev.clone()
+        },
     }
+}
+
+/// Names of a namespace's devices by number, where packets of all of them are told.
+fn devices_of(topology: &Topology, spot: &Spot) -> Devices {
+    let key = NsKey {
+        node: spot.node.clone(),
+        netns: spot.point.netns,
+    };
+    let ns = topology.netns(&key).filter(|_| spot.point.dropped);
+    let links = ns.and_then(|ns| ns.links.known()).into_iter().flatten();
+    links
+        .map(|link| (link.index.get(), link.name.clone()))
+        .collect()
 }

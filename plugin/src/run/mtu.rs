@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use netpath::explain::mtu::{Budget, Fate, LARGEST, Measure, Room, Tried, limit, rooms};
 use netpath::explain::observe::{Sighting, innermost};
+use netpath::explain::words;
 use netpath::model::NsKey;
 use netpath::model::capture::{Answer, Probe};
 use netpath::model::packet::{ICMP, ICMPV6, L4, Packet};
@@ -12,7 +13,7 @@ use netpath::simulate::{Outcome, Sent};
 use netpath::trace::{Disposition, Trace};
 
 use super::fleet::Fleet;
-use super::probe::{Way, exchange, fresh, places};
+use super::probe::{Exchanged, Way, exchange, fresh, places};
 use super::{BROKEN, INCONCLUSIVE, drive};
 
 /// A packet with nothing behind its headers: IPv4 or IPv6, and the echo's.
@@ -228,10 +229,11 @@ async fn one(fleet: &mut Fleet<'_>, direction: &Direction, len: u32) -> anyhow::
         }
         anyhow::bail!("--mtu: send {len} bytes to {dst}: {why}");
     }
-    Ok(fate(&met.sightings, direction, (len, id)))
+    Ok(fate(&met, direction, (len, id)))
 }
 
-fn fate(seen: &[Sighting], direction: &Direction, (len, id): (u32, u16)) -> Fate {
+fn fate(met: &Exchanged, direction: &Direction, (len, id): (u32, u16)) -> Fate {
+    let seen = &met.sightings;
     let asked = |one: &&Sighting| {
         let packet = innermost(&one.packet);
         let echo = matches!(packet.l4, L4::Icmp { kind: 8 | 128, id: own, .. } if own == Some(id));
@@ -263,5 +265,9 @@ fn fate(seen: &[Sighting], direction: &Direction, (len, id): (u32, u16)) -> Fate
         return Fate::TooLarge(error.packet.src.to_string());
     }
     let last = seen.iter().filter(asked).max_by_key(|one| one.time);
-    Fate::Lost(last.map(|one| (one.ns.clone(), one.dev.clone())))
+    let mut gone = met.gone.iter().filter(|one| asked(&&one.seen));
+    Fate::Lost {
+        last: last.map(|one| (one.ns.clone(), one.dev.clone())),
+        why: gone.next().map(|one| words::dropped(&one.why)),
+    }
 }

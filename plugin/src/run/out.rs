@@ -1,5 +1,6 @@
 //! Where the packets of a capture go: lines, or one pcapng, in a file or on stdout.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, ErrorKind, Write};
 use std::path::Path;
@@ -12,12 +13,17 @@ use crate::cli::CaptureArgs;
 use crate::render::packets::{Spot, Widths, line};
 use crate::render::pcapng::{self, Interface};
 
+/// Names of a namespace's devices by number.
+pub type Devices = BTreeMap<u32, String>;
+
 /// Where packets go.
 pub struct Out {
     to: Box<dyn Write + Send>,
     name: String,
     pcapng: bool,
     spots: Vec<Spot>,
+    /// Of each spot, where that has packets of more than one device.
+    devices: Vec<Devices>,
     widths: Widths,
     written: u64,
     bytes: u64,
@@ -32,7 +38,7 @@ impl Out {
     pub fn new(
         args: &CaptureArgs,
         watching: &Watching,
-        spots: Vec<Spot>,
+        (spots, devices): (Vec<Spot>, Vec<Devices>),
         snaplen: u32,
     ) -> anyhow::Result<Self> {
         let (to, name): (Box<dyn Write + Send>, String) = match args.write.as_deref() {
@@ -46,8 +52,9 @@ impl Out {
             to: Box::new(BufWriter::with_capacity(256 << 10, to)),
             name,
             pcapng: args.write.is_some(),
-            widths: Widths::of(&spots),
+            widths: Widths::of(&spots).with(devices.iter().flat_map(BTreeMap::values)),
             spots,
+            devices,
             written: 0,
             bytes: 0,
             count: args.count,
@@ -66,7 +73,11 @@ impl Out {
                     link: spot.link,
                     snaplen,
                     name: format!("{node} {netns} {dev}"),
-                    description: format!("{dev} in {netns} on node {node}"),
+                    description: if spot.point.dropped {
+                        format!("what the kernel dropped in {netns} on node {node}")
+                    } else {
+                        format!("{dev} in {netns} on node {node}")
+                    },
                     comment: netns.strip_prefix("pod ").map(|pod| format!("pod {pod}")),
                     filter: spot.point.filter.clone(),
                 };
@@ -118,10 +129,14 @@ impl Sink for Out {
             return Ok(false);
         }
         self.last = seen.time;
+        let devices = self.devices.get(at);
+        let device = seen.ifindex.and_then(|index| devices?.get(&index));
+        let device = device.map(String::as_str);
         if self.pcapng {
-            self.put(&pcapng::packet(u32::try_from(at).unwrap_or(u32::MAX), seen))?;
+            let at = u32::try_from(at).unwrap_or(u32::MAX);
+            self.put(&pcapng::packet(at, seen, device))?;
         } else if let Some(spot) = self.spots.get(at) {
-            let text = line(spot, self.widths, seen);
+            let text = line(spot, self.widths, seen, device);
             let text = crate::render::without_commands(&text);
             self.put(text.as_bytes())?;
         }

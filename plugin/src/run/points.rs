@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use netpath::explain::Naming;
-use netpath::model::capture::Point;
+use netpath::model::capture::{ANY, Point};
 use netpath::model::link::{IpTunnelKind, Link, LinkKind};
 use netpath::model::netns::NetNs;
 use netpath::model::packet::{ICMP, ICMPV6, Packet, SCTP, TCP, UDP};
@@ -88,6 +88,51 @@ pub fn of_path(naming: &Naming<'_>, traces: &[&Trace], filter: &str) -> Points {
         }
     }
     chosen.points
+}
+
+/// What the kernel drops in a place's namespace, and of its packets in the node's own.
+pub fn dropped_of_place(naming: &Naming<'_>, key: &NsKey, filter: Option<&str>) -> Points {
+    let filter = filter.unwrap_or_default();
+    let mut points = Points::new();
+    let Some(ns) = naming.topology.netns(key) else {
+        return points;
+    };
+    let own = points.entry(key.node.clone()).or_default();
+    let tunnels = Tunnels::of(naming.topology);
+    own.push(dropped(tunnels.point(key.netns, ANY, filter, &[])));
+    let hosts: Vec<IpAddr> = addresses(ns).collect();
+    if let Some(host) = naming.topology.host(&key.node)
+        && host != *key
+        && naming.topology.netns(&host).is_some()
+        && !hosts.is_empty()
+    {
+        let words: Vec<String> = hosts.iter().map(|ip| format!("host {ip}")).collect();
+        let of_place = both(&words.join(" or "), filter);
+        own.push(dropped(tunnels.point(host.netns, ANY, &of_place, &hosts)));
+    }
+    points
+}
+
+/// What the kernels drop of a predicted path's packets in its namespaces.
+pub fn dropped_of_path(naming: &Naming<'_>, traces: &[&Trace], filter: &str) -> Points {
+    let mut points = of_path(naming, traces, filter);
+    for list in points.values_mut() {
+        let mut told = BTreeSet::new();
+        list.retain(|point| told.insert(point.netns));
+        for point in list {
+            ANY.clone_into(&mut point.dev);
+            point.dropped = true;
+        }
+    }
+    points
+}
+
+/// The same for packets that are dropped.
+pub fn dropped(point: Point) -> Point {
+    Point {
+        dropped: true,
+        ..point
+    }
 }
 
 /// A packet's trace, its answer's, and those of the packets that follow.
@@ -326,6 +371,7 @@ impl Tunnels {
             ipip: self.ipip,
             gre: self.gre,
             hosts: hosts.to_vec(),
+            dropped: false,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{anyhow, bail};
 use futures::future::join_all;
+use netpath::explain::observe::dropped::{self, Gone, Loss};
 use netpath::explain::observe::{Agreement, End, Observed, Sighting, Sights, compare, counted};
 use netpath::model::capture::{ANY, Answer, Counted, Counts, Point, Probe, Probed, Seen, Watch};
 use netpath::model::packet::{SCTP, TCP, UDP};
@@ -16,7 +17,7 @@ use netpath::trace::{Disposition, Trace};
 
 use super::drive;
 use super::fleet::Fleet;
-use super::points::{Forms, Points, Tunnels, of_probe, turns};
+use super::points::{self, Forms, Points, Tunnels, of_probe, turns};
 use super::watch::{Sink, Watching, open, run as watch};
 use crate::resolve::Protocol;
 
@@ -46,6 +47,8 @@ pub struct Sent {
     pub unwatched: Vec<String>,
     /// It is one that need not be answered.
     pub datagram: bool,
+    /// What the kernels say that they dropped of it.
+    pub dropped: Vec<Loss>,
     /// What counted packets where it was lost.
     pub counted: Vec<String>,
     /// The prediction from what was read again after it agrees with it.
@@ -139,6 +142,8 @@ async fn one(
         let Exchanged {
             probed,
             sightings,
+            gone,
+            untold,
             whole,
             mut unwatched,
         } = exchanged;
@@ -147,9 +152,11 @@ async fn one(
             seen: &sightings,
             whole: &whole,
         };
-        let Some(observed) = compare(&outcome.traces, &probed, &sights) else {
+        let Some(mut observed) = compare(&outcome.traces, &probed, &sights) else {
             bail!("--probe: nothing was predicted for {}", flow.dst);
         };
+        let dropped = dropped::losses(&outcome.traces, &probed, &sightings, &gone);
+        dropped::beside(&mut observed, &outcome.traces, &probed, &dropped);
         let mut since = None;
         let mut lines = Vec::new();
         if observed.agreement != Agreement::Confirmed || observed.end != End::Works {
@@ -174,6 +181,10 @@ async fn one(
                 unwatched.extend(key.missing.iter().cloned());
             }
         }
+        // Of what was not lost nobody asks why.
+        if observed.end != End::Works {
+            unwatched.extend(untold);
+        }
         unwatched.sort();
         unwatched.dedup();
         return Ok(Sent {
@@ -181,6 +192,7 @@ async fn one(
             observed,
             unwatched,
             datagram: flow.protocol == UDP,
+            dropped,
             counted: lines,
             since,
         });
@@ -194,6 +206,10 @@ pub struct Exchanged {
     pub probed: Probed,
     /// Packets of its forms that were seen.
     pub sightings: Vec<Sighting>,
+    /// Those that the kernels dropped.
+    pub gone: Vec<Gone>,
+    /// Why what was dropped is not told.
+    untold: Vec<String>,
     /// Namespaces of which no packet went unseen.
     whole: BTreeSet<NsKey>,
     unwatched: Vec<String>,
@@ -244,12 +260,18 @@ pub async fn exchange(
         node: spot.node.clone(),
         netns: spot.point.netns,
     };
-    let mut whole: BTreeSet<NsKey> = watching.spots.iter().map(key).collect();
+    let passing = watching.spots.iter().filter(|spot| !spot.point.dropped);
+    let mut whole: BTreeSet<NsKey> = passing.map(key).collect();
     if !wrong.is_empty() || all.seen.len() >= MOST {
         whole.clear();
     }
     for (spot, losses) in watching.spots.iter().zip(&losses) {
-        if losses.dropped > 0 {
+        if losses.dropped > 0 && spot.point.dropped {
+            wrong.push(format!(
+                "{}: {} dropped packets went untold: the kernel's buffer was full",
+                spot.node, losses.dropped
+            ));
+        } else if losses.dropped > 0 {
             whole.remove(&key(spot));
             wrong.push(format!(
                 "{}: {} packets were lost by the kernel's buffer",
@@ -265,6 +287,8 @@ pub async fn exchange(
     Ok(Some(Exchanged {
         probed,
         sightings: sightings(&fleet.topology, &watching, &all.seen),
+        gone: gone(&fleet.topology, &watching, &all.seen),
+        untold: watching.untold.clone(),
         whole,
         unwatched: wrong,
     }))
@@ -306,7 +330,8 @@ pub async fn places(fleet: &mut Fleet<'_>, way: Way<'_>, port: u16) -> Points {
     for key in keys {
         if fleet.topology.netns(&key).is_some() {
             let point = tunnels.point(key.netns, ANY, &filter, &hosts);
-            points.entry(key.node).or_default().push(point);
+            let points = points.entry(key.node).or_default();
+            points.extend([point.clone(), points::dropped(point)]);
         }
     }
     points
@@ -447,6 +472,34 @@ fn sightings(topology: &Topology, watching: &Watching, all: &[(usize, Seen)]) ->
         })
     };
     all.iter().filter_map(sighting).collect()
+}
+
+/// What the kernels dropped.
+fn gone(topology: &Topology, watching: &Watching, all: &[(usize, Seen)]) -> Vec<Gone> {
+    let gone = |(at, seen): &(usize, Seen)| {
+        let spot = watching.spots.get(*at)?;
+        let ns = NsKey {
+            node: spot.node.clone(),
+            netns: spot.point.netns,
+        };
+        let index = seen.ifindex.and_then(IfIndex::new);
+        let dev = index.map(|index| {
+            let link = topology.netns(&ns).and_then(|ns| ns.link(index));
+            link.map_or_else(|| format!("if{index}"), |link| link.name.clone())
+        });
+        Some(Gone {
+            why: seen.dropped.clone()?,
+            seen: Sighting {
+                ns,
+                dev: dev.unwrap_or_default(),
+                out: false,
+                time: seen.time,
+                packet: seen.packet.clone()?,
+                mark: seen.mark,
+            },
+        })
+    };
+    all.iter().filter_map(gone).collect()
 }
 
 /// Keeps packets.

@@ -592,6 +592,7 @@ impl Job<'_> {
                 )
             });
             let told: Vec<String> = since
+                .chain(one.dropped.iter().map(|loss| naming.text(&loss.text())))
                 .chain(one.counted.iter().map(|line| naming.text(line)))
                 .collect();
             observe::finding(&one.observed, &told, &naming)

@@ -44,6 +44,8 @@ pub struct Watching {
     pub spots: Vec<Spot>,
     /// Those that are not, and why.
     pub closed: Vec<String>,
+    /// Why it is not told what kernels drop.
+    pub untold: Vec<String>,
 }
 
 impl Watching {
@@ -85,6 +87,7 @@ pub async fn open(
         places: BTreeMap::new(),
         spots: Vec::new(),
         closed: Vec::new(),
+        untold: Vec::new(),
     };
     for (node, points, result) in opened {
         let (id, states) = match result {
@@ -103,7 +106,13 @@ pub async fn open(
                 Some(watching.spots.len() - 1)
             }
             Err(why) => {
-                watching.closed.push(format!("{node}: {why}"));
+                let why = format!("{node}: {why}");
+                if !point.dropped {
+                    watching.closed.push(why);
+                } else if !watching.untold.contains(&why) {
+                    // One program sees what is dropped in all namespaces: once is enough.
+                    watching.untold.push(why);
+                }
                 None
             }
         });
@@ -111,7 +120,7 @@ pub async fn open(
         watching.places.insert(node.clone(), places);
     }
     if watching.spots.is_empty() {
-        match watching.closed.first() {
+        match watching.closed.iter().chain(&watching.untold).next() {
             Some(why) => bail!("{why}"),
             None => bail!("capture: no device is there to watch"),
         }

@@ -35,6 +35,7 @@ impl Watcher for Player {
             out: None,
             packet: None,
             mark: None,
+            dropped: None,
         };
         Ok(self.wake.as_ref().map(|_| vec![seen]))
     }

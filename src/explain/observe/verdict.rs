@@ -34,7 +34,7 @@ pub(super) fn need_not_answer(trace: &Trace, probed: &Probed) -> bool {
 }
 
 /// The first packet of those that are sent which does not arrive, and how it ends; the last one where all do.
-fn predicted<'a>(trace: &'a Trace, probed: &Probed) -> (usize, &'a Disposition) {
+pub(super) fn predicted<'a>(trace: &'a Trace, probed: &Probed) -> (usize, &'a Disposition) {
     let mut end = (0, &trace.disposition);
     for (turn, trace) in followed(trace, probed).enumerate() {
         end = (turn, &trace.disposition);

@@ -192,6 +192,7 @@ fn other_commands_interrupted_leave_nothing() {
         &save,
         "dump links pod-a",
         "trace pod-a svc-b --probe --count 3",
+        "capture pod-a --dropped --duration 300ms",
     ] {
         let begin = Instant::now();
         lab.run(line).exits(0);

@@ -5,101 +5,20 @@
 mod programs;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::net::UdpSocket;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use netpath::contract::frame::{Decoder, encode};
-use netpath::contract::{Reply, Request, SCHEMA_VERSION};
-use netpath::model::NetNsId;
+use netpath::contract::{Reply, Request};
 use netpath::model::capture::{Answer, Point, Probe, Watch};
 use netpath::model::packet::{ICMP, TCP, UDP};
-use netpath::model::want::{Depth, Fact, NsTarget, Want};
 use netpath_lab::{Overlay, Proxy, Spec};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use programs::{Lab, Machine, Netns, Running, Said, bridged, plugin, program, run, until, words};
-
-/// A capture that goes on.
-struct Capturing {
-    running: Running,
-    /// What it said until it captured.
-    head: String,
-    err: BufReader<std::process::ChildStderr>,
-}
-
-impl Capturing {
-    /// Starts and waits until all devices are open.
-    fn start(mut command: Command, spawn: impl FnOnce(Command) -> Running) -> Self {
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut running = spawn(command);
-        let mut err = BufReader::new(running.0.stderr.take().expect("its errors are piped"));
-        let mut head = String::new();
-        while !head.contains("capturing at") {
-            let read = err.read_line(&mut head).expect("it speaks");
-            assert_ne!(read, 0, "it ended before it captured: {head}");
-        }
-        Self { running, head, err }
-    }
-
-    fn on(machine: &Arc<Machine>, line: &str) -> Self {
-        let mut command = plugin();
-        command.args(words(line));
-        Self::start(command, |command| machine.spawn(command))
-    }
-
-    /// The next that it says beside its answer.
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        let read = self.err.read_line(&mut line).expect("it speaks");
-        assert_ne!(read, 0, "it ended");
-        line
-    }
-
-    /// Ctrl-C.
-    fn interrupt(self) -> Said {
-        let pid = i32::try_from(self.running.0.id()).expect("a process id");
-        kill(Pid::from_raw(pid), Signal::SIGINT).expect("it runs");
-        self.end()
-    }
-
-    /// Waits until it ends by itself.
-    fn end(mut self) -> Said {
-        let mut out = String::new();
-        let mut err = String::new();
-        let mut stdout = self.running.0.stdout.take().expect("its output is piped");
-        std::io::Read::read_to_string(&mut stdout, &mut out).expect("text");
-        std::io::Read::read_to_string(&mut self.err, &mut err).expect("text");
-        let status = self.running.0.wait().expect("it ends");
-        Said {
-            code: status.code(),
-            out,
-            err,
-        }
-    }
-}
-
-/// What tshark says of a file, field by field; any complaint of it is a failure.
-fn tshark(file: &Path, arguments: &str, fields: &[&str]) -> Vec<String> {
-    let mut command = Command::new("tshark");
-    command.arg("-r").arg(file).args(words(arguments));
-    command.args(["-T", "fields"]);
-    for field in fields {
-        command.args(["-e", field]);
-    }
-    let output = command.output().expect("tshark runs: apt install tshark");
-    let said = Said::of(output);
-    let complaints: Vec<&str> = said
-        .err
-        .lines()
-        .filter(|line| !line.contains("Running as user"))
-        .collect();
-    assert_eq!((said.code, complaints), (Some(0), Vec::new()));
-    said.out.lines().map(str::to_owned).collect()
-}
+use programs::capturing::{Capturing, tshark};
+use programs::talk::Talk;
+use programs::{Lab, Machine, Netns, Running, bridged, plugin, run, until, words};
 
 #[test]
 fn the_packets_are_those_of_tcpdump_at_every_hop() {
@@ -402,68 +321,6 @@ fn a_helper_that_ends_is_told_while_the_capture_goes_on() {
     lab.is_clean();
 }
 
-/// The helper in a machine of the test's own, asked without the plugin.
-struct Talk {
-    running: Running,
-    decoder: Decoder,
-}
-
-impl Talk {
-    fn start(machine: &Arc<Machine>) -> Self {
-        let mut command = Command::new(program("netpath-helper"));
-        command.arg("serve");
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut talk = Self {
-            running: machine.spawn(command),
-            decoder: Decoder::default(),
-        };
-        let schema = SCHEMA_VERSION;
-        let hello = talk.ask(&Request::Hello { schema });
-        assert!(matches!(hello, Reply::Hello { .. }), "{hello:?}");
-        talk
-    }
-
-    /// A named namespace.
-    fn find(&mut self, ns: &Netns) -> NetNsId {
-        let want = Want::NetNs {
-            target: NsTarget::Named(ns.name.clone()),
-            depth: Depth::Identity,
-        };
-        let wants = vec![want];
-        let Reply::Facts { facts, .. } = self.ask(&Request::Collect { id: 1, wants }) else {
-            panic!("no facts");
-        };
-        let [Fact::NetNs(found)] = facts.as_slice() else {
-            panic!("{facts:?}");
-        };
-        found.identity.id
-    }
-
-    fn ask(&mut self, request: &Request) -> Reply {
-        self.send(request);
-        self.next()
-    }
-
-    fn send(&mut self, request: &Request) {
-        let input = self.running.0.stdin.as_mut().expect("its input");
-        let frame = encode(request).expect("a frame");
-        std::io::Write::write_all(input, &frame).expect("it reads");
-    }
-
-    fn next(&mut self) -> Reply {
-        loop {
-            if let Some(reply) = self.decoder.message().expect("a good frame") {
-                return reply;
-            }
-            let mut chunk = vec![0; 65536];
-            let output = self.running.0.stdout.as_mut().expect("its output");
-            let len = std::io::Read::read(output, &mut chunk).expect("it writes");
-            assert_ne!(len, 0, "the helper ended");
-            self.decoder.push(&chunk[..len]);
-        }
-    }
-}
-
 /// Nobody reads for a while, so that all rings are full; what the helper takes of them at once is bounded.
 #[test]
 fn a_busy_node_does_not_fill_the_helper() {
@@ -483,6 +340,7 @@ fn a_busy_node_does_not_fill_the_helper() {
         ipip: false,
         gre: false,
         hosts: Vec::new(),
+        dropped: false,
     };
     let watch = Watch {
         points: (0..DEVICES).map(|_| point.clone()).collect(),

@@ -87,21 +87,32 @@ fn flows_by_routes_and_nftables_are_confirmed() {
 fn with_each_fault_the_probe_stops_where_it_was_predicted() {
     let mut lab = Lab::up(Spec::new(Overlay::Vxlan, Proxy::IptablesNft));
     let mut all = Vec::new();
-    for (fault, flow) in [
-        (Fault::ForwardDrop, "web-0.shop 10.244.2.4:8080"),
-        (Fault::MissingRoute, "web-0.shop 10.244.2.4:8080"),
-        (Fault::VethDown, "pod-a svc-b"),
-        (Fault::NoEndpoints, "web-0.shop svc/api.shop:http"),
-        (Fault::StaleFdb, "web-0.shop 10.244.2.4:8080"),
-        (Fault::StaleNeigh, "web-0.shop 10.244.2.4:8080"),
-        (Fault::RpFilter, "web-0.shop 10.244.2.4:8080"),
-        (Fault::IpForwardOff, "web-0.shop 10.244.2.4:8080"),
-        (Fault::ListenerGone, "pod-a 10.244.2.12:8080"),
-        (Fault::HairpinOff, "web-0.shop 10.96.14.4:80"),
+    // The kernel's reason, where it has one for that alone.
+    for (fault, flow, reason) in [
+        (
+            Fault::ForwardDrop,
+            "web-0.shop 10.244.2.4:8080",
+            "NETFILTER_DROP",
+        ),
+        (Fault::MissingRoute, "web-0.shop 10.244.2.4:8080", ""),
+        (Fault::VethDown, "pod-a svc-b", ""),
+        (Fault::NoEndpoints, "web-0.shop svc/api.shop:http", ""),
+        (Fault::StaleFdb, "web-0.shop 10.244.2.4:8080", ""),
+        (Fault::StaleNeigh, "web-0.shop 10.244.2.4:8080", ""),
+        (Fault::RpFilter, "web-0.shop 10.244.2.4:8080", "IP_RPFILTER"),
+        (Fault::IpForwardOff, "web-0.shop 10.244.2.4:8080", ""),
+        (Fault::ListenerGone, "pod-a 10.244.2.12:8080", "NO_SOCKET"),
+        (Fault::HairpinOff, "web-0.shop 10.96.14.4:80", ""),
     ] {
         lab.cluster.fault_on(fault, None).expect("a fault");
         let said = lab.run(&format!("trace {flow} --probe -o json"));
         let name = format!("{fault}, {flow}");
+        let dropped = said.json()["probes"][0]["dropped"].clone();
+        println!("{name}: {dropped}");
+        let reasons = dropped.as_array().into_iter().flatten();
+        if !reason.is_empty() && !reasons.clone().any(|one| one["reason"] == reason) {
+            all.push(format!("{name}: {dropped:#}"));
+        }
         if !matches!(said.code, Some(0 | 1 | 3)) || said.err.contains("panicked") {
             all.push(format!("{name}: {said:?}"));
         } else if fault == Fault::StaleFdb {

@@ -5,6 +5,7 @@
 mod crowd;
 mod inside;
 mod machine;
+mod overhead;
 mod report;
 mod scale;
 mod trace;
@@ -50,6 +51,10 @@ pub struct BenchArgs {
     /// Service proxies of the scale figures; all by default.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Proxy::ALL)]
     pub proxy: Vec<Proxy>,
+    /// Only what a bulk flow loses beside captures and probes of another one; some four minutes. Of use on a machine
+    /// that does nothing else.
+    #[arg(long)]
+    pub overhead: bool,
 }
 
 impl BenchArgs {
@@ -74,6 +79,9 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         args.runs()
     );
     println!("{}\n", machine::describe(args.runs())?);
+    if args.overhead {
+        return overhead::figures(args);
+    }
     let mut report = Report::new(["figure", "median", "p95", "min", "goal"]);
     sizes(args, &mut report)?;
     traces(args, &mut report)?;

@@ -91,7 +91,7 @@ impl Client {
         }
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(super) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command
             .env("KUBECONFIG", &self.kubeconfig)

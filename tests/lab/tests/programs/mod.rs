@@ -1,6 +1,9 @@
 //! The product's programs run as their users run them, and what to run them on.
 #![allow(dead_code, reason = "each test takes what it needs")]
 
+pub mod capturing;
+pub mod talk;
+
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
