@@ -364,7 +364,7 @@ pub(crate) fn forward(
             dev: out.name.clone(),
             state,
         };
-        let text = format!("{}: port {} does not take it", master.name, out.name);
+        let text = format!("{}: port {} does not take it{how}", master.name, out.name);
         walk.step(Step::new(StepKind::Bridge, text).with(state).with(evidence));
         return walk.end(Disposition::Dropped(reason));
     }

@@ -251,6 +251,7 @@ pub(super) fn first(ns: NsKey, packet: Packet, (uid, gid): Sender) -> Walk {
             party: None,
             local: true,
             raw: false,
+            labelled: false,
             ipvs: false,
             sized: true,
             free: UNPRIVILEGED,

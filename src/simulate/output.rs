@@ -402,11 +402,12 @@ fn out_by(cx: &mut Cx<'_>, walk: Walk, answer: FibAnswer, oif: Option<IfIndex>) 
             oif: Some(out.oif),
             ..Devices::default()
         };
-        walk.hook(cx, Hook::Output, false, devices, |cx, walk| {
+        walk.hook(cx, Hook::Output, false, devices, |cx, mut walk| {
             let after = (walk.skb.packet.dst, walk.skb.mark);
             if after.0 == before.0 && !(by_mark && after.1 != before.1) {
                 return ipvs::reroute(cx, walk, out, seen);
             }
+            walk.skb.labelled = !walk.skb.raw;
             let answer = match harder(cx, &walk, oif) {
                 Ok(again) => lookup(cx, &walk.ns, &again),
                 Err(why) => return walk.unknown(why),

@@ -35,6 +35,8 @@ pub(crate) struct Skb {
     pub(crate) local: bool,
     /// Its sender, a socket of this namespace, wrote the whole IP header (IP_HDRINCL).
     pub(crate) raw: bool,
+    /// It has been given its flow label, and is looked up once more by that.
+    pub(crate) labelled: bool,
     /// IPVS had to do with it (`skb->ipvs_property`), and passes it over from now on.
     pub(crate) ipvs: bool,
     /// Its length is that of the question, and so is its number; a data packet stands for all that follow it, which

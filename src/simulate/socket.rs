@@ -49,13 +49,31 @@ fn deliver(cx: &mut Cx<'_>, walk: Walk, dev: IfIndex) -> Ways {
     }
 }
 
-/// A packet of an exchange must come from whom the socket talks to, to the socket's own port.
-fn to_party(mut walk: Walk, party: &Party) -> Ways {
+fn is_for(walk: &Walk, party: &Party) -> bool {
     let packet = &walk.skb.packet;
     let echo = matches!(packet.protocol(), ICMP | ICMPV6);
     let ports = echo || packet.sport() == party.dport && packet.dport() == party.sport;
-    let fits = walk.ns == party.ns && packet.dst == party.src && packet.src == party.dst && ports;
-    if fits {
+    walk.ns == party.ns && packet.dst == party.src && packet.src == party.dst && ports
+}
+
+/// Whether a packet's socket here is found before its route is asked for (`tcp_v4_early_demux()` and the like): one
+/// that is connected. What is sent by a server of UDP belongs to a socket that is not.
+pub(crate) fn is_found_early(walk: &Walk) -> bool {
+    let Goal::Party(party) = &walk.goal else {
+        return false;
+    };
+    let connected = match walk.skb.packet.protocol() {
+        TCP => true,
+        UDP => !party.sent,
+        _ => false,
+    };
+    connected && is_for(walk, party)
+}
+
+/// A packet of an exchange must come from whom the socket talks to, to the socket's own port.
+fn to_party(mut walk: Walk, party: &Party) -> Ways {
+    let packet = &walk.skb.packet;
+    if is_for(&walk, party) {
         let text = if party.sent {
             "the connection's next packet reaches its socket"
         } else {

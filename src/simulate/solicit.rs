@@ -539,6 +539,7 @@ impl<'t> Frame<'_, 't> {
             party: None,
             local: self.local,
             raw: false,
+            labelled: false,
             ipvs: false,
             sized: true,
             free: UNPRIVILEGED,
