@@ -252,6 +252,7 @@ pub(super) fn first(ns: NsKey, packet: Packet, (uid, gid): Sender) -> Walk {
             local: true,
             raw: false,
             labelled: false,
+            resummed: false,
             ipvs: false,
             sized: true,
             free: UNPRIVILEGED,

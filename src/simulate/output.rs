@@ -19,7 +19,7 @@ use crate::model::rule::{Rule, RuleAction};
 use crate::model::xfrm::XfrmDir;
 use crate::trace::{Disposition, DropReason, Evidence, RejectWith, Step, StepKind};
 
-const IPPROTO_RAW: u8 = 255;
+pub(crate) const IPPROTO_RAW: u8 = 255;
 
 /// What a packet is looked up by.
 pub(crate) fn key(walk: &Walk, iif: Option<IfIndex>, oif: Option<IfIndex>) -> FibKey {

@@ -540,6 +540,7 @@ impl<'t> Frame<'_, 't> {
             local: self.local,
             raw: false,
             labelled: false,
+            resummed: false,
             ipvs: false,
             sized: true,
             free: UNPRIVILEGED,

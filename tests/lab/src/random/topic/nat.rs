@@ -1,6 +1,6 @@
 //! Translation to a port, to the own host on the way through, and to loopback's addresses.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Ask, Plan, with_port};
 use crate::random::dice::Dice;
@@ -88,8 +88,13 @@ pub fn localnet(dice: &mut Dice, plan: &mut Plan) -> Vec<Ask> {
         return Vec::new();
     };
     let (from, router) = (way.own.place, way.router.place);
-    let dst: IpAddr = way.router.v4.into();
-    let host: IpAddr = Ipv4Addr::LOCALHOST.into();
+    let v6 = plan.family(dice);
+    let dst = way.router.addr(v6);
+    let host: IpAddr = if v6 {
+        Ipv6Addr::LOCALHOST.into()
+    } else {
+        Ipv4Addr::LOCALHOST.into()
+    };
     plan.listen(router, 8080);
     let value = dice.one(&["0", "1"]);
     let name = format!("ipv4/conf/{}/route_localnet", way.router.dev);
@@ -97,10 +102,10 @@ pub fn localnet(dice: &mut Dice, plan: &mut Plan) -> Vec<Ask> {
     let own = with_port(host, 8080);
     let rule =
         format!("-A PREROUTING -d {dst} -p tcp -m tcp --dport 81 -j DNAT --to-destination {own}");
-    plan.first_rules(dice, router, false, &[("nat", rule)]);
+    plan.first_rules(dice, router, v6, &[("nat", rule)]);
     let mut asks = vec![Ask::tcp(from, dst, 81), Ask::tcp(from, dst, 81)];
     if dice.percent(60) {
-        let server = plan.address(way.to, false).unwrap_or(dst);
+        let server = plan.address(way.to, v6).unwrap_or(dst);
         plan.listen(way.to, 8080);
         let value = dice.one(&["0", "1"]);
         let name = format!("ipv4/conf/{}/route_localnet", way.own.dev);
@@ -118,7 +123,7 @@ pub fn localnet(dice: &mut Dice, plan: &mut Plan) -> Vec<Ask> {
                 format!("-A POSTROUTING -s {host} -d {server} -j MASQUERADE"),
             ),
         ];
-        plan.first_rules(dice, from, false, &rules);
+        plan.first_rules(dice, from, v6, &rules);
         asks.push(Ask {
             src: Some(host),
             ..Ask::tcp(from, host, 30080)
