@@ -56,7 +56,12 @@ pub(crate) fn key(walk: &Walk, iif: Option<IfIndex>, oif: Option<IfIndex>) -> Fi
         protocol: packet.protocol(),
         sport,
         dport,
-        uid: walk.skb.uid,
+        // A tunnel asks by itself, whoever sent what it carries (`udp_tunnel_dst_lookup()`, `ip_tunnel_init_flow()`).
+        uid: if packet.is_tunnel() {
+            Some(0)
+        } else {
+            walk.skb.uid
+        },
     }
 }
 
@@ -615,7 +620,7 @@ pub(crate) fn postrouting(cx: &mut Cx<'_>, mut walk: Walk, out: Out) -> Ways {
         let why = format!("device {} of {} was not read", out.oif, walk.ns);
         return walk.unknown(why);
     };
-    let mtu = out.mtu.unwrap_or(link.mtu).min(link.mtu);
+    let mtu = out.mtu.unwrap_or(link.mtu);
     if out.iif.is_none() && walk.skb.packet.len > mtu {
         let state = Evidence::Link {
             dev: link.name.clone(),
