@@ -80,12 +80,16 @@ pub fn suppressor(dice: &mut Dice, plan: &mut Plan) -> Vec<Ask> {
         return Vec::new();
     };
     refuse(dice, plan, at, dash);
-    let limits: &[usize] = if dst.is_ipv6() {
-        &[0, 63, 64]
-    } else {
-        &[0, 0, 22, 24, 31]
+    // The prefix that the destination is in, and those beside it.
+    let mut stations = plan.stations.iter();
+    let near = stations.find(|station| station.addr(dst.is_ipv6()) == dst);
+    let len = match near {
+        Some(_) if dst.is_ipv6() => 64,
+        Some(station) => Plan::len4(station.segment),
+        None => 0,
     };
-    let limit = dice.one(limits);
+    let limits = [0, len.saturating_sub(1), len, len, len + 1];
+    let limit = dice.one(&limits);
     plan.ip(
         at,
         format!("{dash}rule add pref 45 lookup main suppress_prefixlength {limit}"),
