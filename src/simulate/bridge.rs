@@ -5,8 +5,9 @@
 //! `br_nf_pre_routing()` and what follows it (br_netfilter_hooks.c), v6.12. Not modelled: VLAN filtering
 //! (such a bridge makes the way unknown), multicast snooping, STP's own frames.
 
+use super::device::hooked;
 use super::fib::{self, FibAnswer, lookup};
-use super::input::{forwarding, validate_source};
+use super::input::{forwarding, martian, validate_source};
 use super::memory::Learned;
 use super::neigh::{Resolved, Station, address};
 use super::output::key;
@@ -170,12 +171,17 @@ fn up(cx: &mut Cx<'_>, mut walk: Walk, master: IfIndex, prerouted: bool) -> Ways
         iif: Some(master),
         ..Devices::default()
     };
-    walk.hook(cx, Hook::Input, true, devices, move |_, mut walk| {
+    walk.hook(cx, Hook::Input, true, devices, move |cx, mut walk| {
         walk.tap(&link.name, false);
         let mut programs = link.tc.iter();
         if let Some(program) = programs.find(|program| program.starts_with("ingress")) {
             let why = format!("{} has {program}, which may do anything", link.name);
             return walk.unknown(why);
+        }
+        if hooked(cx, &walk.ns, Hook::Ingress) {
+            return walk.hook(cx, Hook::Ingress, false, devices, move |_, walk| {
+                walk.then(Next::Ip(master, prerouted))
+            });
         }
         walk.then(Next::Ip(master, prerouted))
     })
@@ -186,6 +192,11 @@ fn translated(cx: &mut Cx<'_>, mut walk: Walk, master: IfIndex, port: IfIndex) -
     let Some(link) = walk.link(cx, master) else {
         return walk.unknown("the bridge was not read");
     };
+    // IPv4 asks for the whole route of what comes in, and nobody sees what that refuses (`ip_route_input()`).
+    let v4 = walk.skb.packet.dst.is_ipv4();
+    if v4 && let Err(ways) = martian(cx, &mut walk, link) {
+        return ways;
+    }
     let found = match lookup(cx, &walk.ns, &key(&walk, Some(master), None)) {
         FibAnswer::Unknown(why) => return walk.unknown(why),
         // `br_nf_pre_routing_finish_ipv6()` tells nobody.
@@ -204,6 +215,16 @@ fn translated(cx: &mut Cx<'_>, mut walk: Walk, master: IfIndex, port: IfIndex) -
         .as_ref()
         .filter(|hop| found.route.kind == RouteKind::Unicast && hop.link == Some(master));
     let Some(hop) = back else {
+        let out = match (found.route.kind, forwarding(cx, &walk, link)) {
+            (RouteKind::Local, _) if v4 => Some(None),
+            (RouteKind::Unicast, Ok((true, _))) if v4 => Some(hop.and_then(|hop| hop.link)),
+            _ => None,
+        };
+        if let Some(out) = out
+            && let Err(ways) = validate_source(cx, &mut walk, link, out)
+        {
+            return ways;
+        }
         return for_bridge(cx, walk, master);
     };
     // Where forwarding is off, the IPv4 route lookup gives an error route by no device of the bridge, and the
@@ -364,7 +385,7 @@ pub(crate) fn forward(
             dev: out.name.clone(),
             state,
         };
-        let text = format!("{}: port {} does not take it", master.name, out.name);
+        let text = format!("{}: port {} does not take it{how}", master.name, out.name);
         walk.step(Step::new(StepKind::Bridge, text).with(state).with(evidence));
         return walk.end(Disposition::Dropped(reason));
     }

@@ -251,6 +251,8 @@ pub(super) fn first(ns: NsKey, packet: Packet, (uid, gid): Sender) -> Walk {
             party: None,
             local: true,
             raw: false,
+            labelled: false,
+            resummed: false,
             ipvs: false,
             sized: true,
             free: UNPRIVILEGED,

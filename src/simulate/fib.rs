@@ -6,6 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::Cx;
+use super::output::IPPROTO_RAW;
 use super::source;
 use super::walk::Walk;
 use crate::model::link::{Link, LinkKind};
@@ -250,7 +251,7 @@ impl Tables<'_> {
                     let short = !found.route.kind.refuses()
                         && rule
                             .suppress_prefixlen
-                            .is_some_and(|limit| u32::from(found.route.dst.len()) <= limit);
+                            .is_some_and(|limit| length(&found, key) <= limit);
                     if short {
                         continue;
                     }
@@ -538,7 +539,7 @@ impl Tables<'_> {
     }
 
     fn may_leave_by_loopback(&self, key: &FibKey) -> bool {
-        let link = key.oif.map(|oif| self.ns.link(oif));
+        let link = device_of(key).map(|index| self.ns.link(index));
         link.is_none_or(|link| link.is_some_and(|link| link.loopback))
     }
 
@@ -546,15 +547,8 @@ impl Tables<'_> {
         if hop.dead {
             return false;
         }
-        if let (Some(wanted), Some(link)) = (key.oif, hop.link)
+        if let (Some(wanted), Some(link)) = (device_of(key), hop.link)
             && wanted != link
-        {
-            return false;
-        }
-        // What came in for an address of one link is looked up strictly (`rt6_need_strict()`).
-        if let (IpAddr::V6(dst), Some(iif)) = (key.dst, key.iif)
-            && dst.is_unicast_link_local()
-            && hop.link != Some(iif)
         {
             return false;
         }
@@ -586,6 +580,26 @@ impl Tables<'_> {
         }
         true
     }
+}
+
+/// The prefix length that a suppressing rule looks at. IPv6 copies a route without a gateway for the one address
+/// where the program writes the header (`ip6_pol_route()`: FLOWI_FLAG_KNOWN_NH).
+fn length(found: &Found, key: &FibKey) -> u32 {
+    let on_link = found.hops.first().is_some_and(|(_, hop)| hop.via.is_none());
+    if key.dst.is_ipv6() && key.protocol == IPPROTO_RAW && on_link {
+        return 128;
+    }
+    u32::from(found.route.dst.len())
+}
+
+/// The device that a route must be at: what came in for an address of one link, or for loopback's, is looked up
+/// strictly (`rt6_need_strict()`).
+fn device_of(key: &FibKey) -> Option<IfIndex> {
+    let strict = match key.dst {
+        IpAddr::V6(dst) => dst.is_unicast_link_local() || dst.is_loopback(),
+        IpAddr::V4(_) => false,
+    };
+    key.oif.or(key.iif.filter(|_| strict))
 }
 
 /// The bits of the packet's differentiated services that a rule compares (`fib4_rule_match()`,

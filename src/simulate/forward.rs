@@ -4,7 +4,7 @@
 
 use super::skb::Devices;
 use super::walk::{Out, Walk, Ways};
-use super::{Cx, ipvs, xfrm};
+use super::{Cx, ipvs, socket, xfrm};
 use crate::model::IfIndex;
 use crate::model::netfilter::Hook;
 use crate::model::xfrm::XfrmDir;
@@ -12,6 +12,17 @@ use crate::trace::{Disposition, DropReason, Evidence, RejectWith, Step, StepKind
 
 /// TTL and size are checked before FORWARD sees the packet.
 pub(crate) fn forward(cx: &mut Cx<'_>, walk: Walk, iif: IfIndex, out: Out) -> Ways {
+    // The address is not (or no longer) this host's, but its socket has it (`ip_forward()`, `ip6_forward()`: skb->sk).
+    if socket::is_found_early(&walk) {
+        let mut walk = walk;
+        let why = "net.ipv4.ip_early_demux, tcp_early_demux and udp_early_demux are taken to be on";
+        let text = "a socket of this host waits for it, but the route does not lead to this host";
+        let assumed = Evidence::Assumed {
+            why: why.to_owned(),
+        };
+        walk.step(Step::new(StepKind::Forward, text).with(assumed));
+        return walk.end(Disposition::Dropped(DropReason::NotSpecified));
+    }
     let passed = xfrm::check(cx, walk, XfrmDir::Fwd, Some(iif))
         .and_then(|walk| xfrm::check(cx, walk, XfrmDir::Out, Some(out.oif)));
     let mut walk = match passed {
@@ -35,7 +46,12 @@ pub(crate) fn forward(cx: &mut Cx<'_>, walk: Walk, iif: IfIndex, out: Out) -> Wa
         let why = format!("device {} of {} was not read", out.oif, walk.ns);
         return walk.unknown(why);
     };
-    let mtu = out.mtu.unwrap_or(link.mtu).min(link.mtu);
+    // IPv4 takes the route's word for it even where that is more than the device's (`ip_dst_mtu_maybe_forward()`).
+    let mtu = match out.mtu {
+        Some(mtu) if before.dst.is_ipv4() => mtu,
+        Some(mtu) => mtu.min(link.mtu),
+        None => link.mtu,
+    };
     if before.len > mtu {
         let evidence = Evidence::Link {
             dev: link.name.clone(),

@@ -65,6 +65,13 @@ pub(crate) fn ip_receive(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex, preroute
         );
         return walk.end(Disposition::Dropped(DropReason::NotSpecified));
     }
+    // IPv6 looks before PREROUTING, which may translate to such an address.
+    if walk.skb.packet.dst.is_ipv6()
+        && !link.loopback
+        && let Err(ways) = martian(cx, &mut walk, link)
+    {
+        return ways;
+    }
     if prerouted {
         return route_input(cx, walk, dev);
     }
@@ -88,7 +95,9 @@ pub(crate) fn route_input(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways
         // translated on the way.
         return walk.then(Next::LocalIn(dev));
     }
-    if let Err(ways) = martian(cx, &mut walk, link) {
+    if walk.skb.packet.dst.is_ipv4()
+        && let Err(ways) = martian(cx, &mut walk, link)
+    {
         return ways;
     }
     let answer = lookup(cx, &walk.ns, &key(&walk, Some(dev), None));
@@ -245,7 +254,7 @@ pub(crate) fn forwarding(cx: &Cx<'_>, walk: &Walk, link: &Link) -> Result<(bool,
 }
 
 /// Addresses that can't be on a wire. Source: the head of `ip_route_input_slow()`, `ip6_rcv_core()`.
-fn martian(cx: &Cx<'_>, walk: &mut Walk, link: &Link) -> Result<(), Ways> {
+pub(crate) fn martian(cx: &Cx<'_>, walk: &mut Walk, link: &Link) -> Result<(), Ways> {
     let (src, dst) = (walk.skb.packet.src, walk.skb.packet.dst);
     let (reason, text) = if src.is_multicast() || matches!(src, IpAddr::V4(v4) if v4.is_broadcast())
     {

@@ -143,6 +143,10 @@ impl Memory {
         self.learn(lessons.learned);
         for met in lessons.met {
             let same = |old: &Met| old.ns == met.ns && old.dev == met.dev && old.addr == met.addr;
+            // What was just learned stays for a second (`arp_process()`: locktime); IPv6 always takes the latest.
+            if met.addr.is_ipv4() && self.met.iter().any(same) {
+                continue;
+            }
             self.met.retain(|old| !same(old));
             self.met.push(met);
         }

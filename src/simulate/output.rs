@@ -19,7 +19,7 @@ use crate::model::rule::{Rule, RuleAction};
 use crate::model::xfrm::XfrmDir;
 use crate::trace::{Disposition, DropReason, Evidence, RejectWith, Step, StepKind};
 
-const IPPROTO_RAW: u8 = 255;
+pub(crate) const IPPROTO_RAW: u8 = 255;
 
 /// What a packet is looked up by.
 pub(crate) fn key(walk: &Walk, iif: Option<IfIndex>, oif: Option<IfIndex>) -> FibKey {
@@ -56,7 +56,12 @@ pub(crate) fn key(walk: &Walk, iif: Option<IfIndex>, oif: Option<IfIndex>) -> Fi
         protocol: packet.protocol(),
         sport,
         dport,
-        uid: walk.skb.uid,
+        // A tunnel asks by itself, whoever sent what it carries (`udp_tunnel_dst_lookup()`, `ip_tunnel_init_flow()`).
+        uid: if packet.is_tunnel() {
+            Some(0)
+        } else {
+            walk.skb.uid
+        },
     }
 }
 
@@ -402,11 +407,12 @@ fn out_by(cx: &mut Cx<'_>, walk: Walk, answer: FibAnswer, oif: Option<IfIndex>) 
             oif: Some(out.oif),
             ..Devices::default()
         };
-        walk.hook(cx, Hook::Output, false, devices, |cx, walk| {
+        walk.hook(cx, Hook::Output, false, devices, |cx, mut walk| {
             let after = (walk.skb.packet.dst, walk.skb.mark);
             if after.0 == before.0 && !(by_mark && after.1 != before.1) {
                 return ipvs::reroute(cx, walk, out, seen);
             }
+            walk.skb.labelled = !walk.skb.raw;
             let answer = match harder(cx, &walk, oif) {
                 Ok(again) => lookup(cx, &walk.ns, &again),
                 Err(why) => return walk.unknown(why),
@@ -614,7 +620,7 @@ pub(crate) fn postrouting(cx: &mut Cx<'_>, mut walk: Walk, out: Out) -> Ways {
         let why = format!("device {} of {} was not read", out.oif, walk.ns);
         return walk.unknown(why);
     };
-    let mtu = out.mtu.unwrap_or(link.mtu).min(link.mtu);
+    let mtu = out.mtu.unwrap_or(link.mtu);
     if out.iif.is_none() && walk.skb.packet.len > mtu {
         let state = Evidence::Link {
             dev: link.name.clone(),

@@ -35,6 +35,10 @@ pub(crate) struct Skb {
     pub(crate) local: bool,
     /// Its sender, a socket of this namespace, wrote the whole IP header (IP_HDRINCL).
     pub(crate) raw: bool,
+    /// It has been given its flow label, and is looked up once more by that.
+    pub(crate) labelled: bool,
+    /// It is a tunnel's, was translated, and what it carries may have left its checksum to a device.
+    pub(crate) resummed: bool,
     /// IPVS had to do with it (`skb->ipvs_property`), and passes it over from now on.
     pub(crate) ipvs: bool,
     /// Its length is that of the question, and so is its number; a data packet stands for all that follow it, which

@@ -36,6 +36,11 @@ fn deliver(cx: &mut Cx<'_>, walk: Walk, dev: IfIndex) -> Ways {
     };
     if walk.skb.packet.is_tunnel() {
         let wrap = walk.skb.packet.inner.as_ref().map(|inner| inner.wrap);
+        let in_udp = matches!(walk.skb.packet.l4, L4::Udp { .. });
+        if walk.skb.resummed && in_udp && !matches!(wrap, Some(Wrap::Wireguard { .. })) {
+            // `inet_proto_csum_replace4()` takes the outer checksum for the one that is left to a device (CHECKSUM_PARTIAL).
+            return walk.unknown("the tunnel's packet was translated: the kernel makes its checksum wrong where what it carries has left its own to a device, and whether that is looked at depends on devices' offloads, which are not read");
+        }
         return match (walk.skb.packet.l4, wrap) {
             (L4::Other(_), _) => ip_tunnel::decapsulate(cx, walk, dev),
             (_, Some(Wrap::Wireguard { .. })) => wireguard::decapsulate(cx, walk),
@@ -49,13 +54,31 @@ fn deliver(cx: &mut Cx<'_>, walk: Walk, dev: IfIndex) -> Ways {
     }
 }
 
-/// A packet of an exchange must come from whom the socket talks to, to the socket's own port.
-fn to_party(mut walk: Walk, party: &Party) -> Ways {
+fn is_for(walk: &Walk, party: &Party) -> bool {
     let packet = &walk.skb.packet;
     let echo = matches!(packet.protocol(), ICMP | ICMPV6);
     let ports = echo || packet.sport() == party.dport && packet.dport() == party.sport;
-    let fits = walk.ns == party.ns && packet.dst == party.src && packet.src == party.dst && ports;
-    if fits {
+    walk.ns == party.ns && packet.dst == party.src && packet.src == party.dst && ports
+}
+
+/// Whether a packet's socket here is found before its route is asked for (`tcp_v4_early_demux()` and the like): one
+/// that is connected. What is sent by a server of UDP belongs to a socket that is not.
+pub(crate) fn is_found_early(walk: &Walk) -> bool {
+    let Goal::Party(party) = &walk.goal else {
+        return false;
+    };
+    let connected = match walk.skb.packet.protocol() {
+        TCP => true,
+        UDP => !party.sent,
+        _ => false,
+    };
+    connected && is_for(walk, party)
+}
+
+/// A packet of an exchange must come from whom the socket talks to, to the socket's own port.
+fn to_party(mut walk: Walk, party: &Party) -> Ways {
+    let packet = &walk.skb.packet;
+    if is_for(&walk, party) {
         let text = if party.sent {
             "the connection's next packet reaches its socket"
         } else {

@@ -539,6 +539,8 @@ impl<'t> Frame<'_, 't> {
             party: None,
             local: self.local,
             raw: false,
+            labelled: false,
+            resummed: false,
             ipvs: false,
             sized: true,
             free: UNPRIVILEGED,

@@ -207,9 +207,9 @@ impl Walk {
     }
 
     /// Whether it is sent here, by IPv6: its flow label, which takes part in the choice of a next hop, is made behind
-    /// that choice (`ip6_make_flowlabel()`), and everyone else sees it.
+    /// that choice (`ip6_make_flowlabel()`), and everyone else sees it, as does another lookup behind OUTPUT.
     pub(crate) fn is_unlabelled(&self) -> bool {
-        self.skb.local && self.skb.packet.dst.is_ipv6()
+        self.skb.local && !self.skb.labelled && self.skb.packet.dst.is_ipv6()
     }
 
     /// How it ends: who sent into a tunnel is not told what became of the tunnel's own packet, but for its size.

@@ -12,7 +12,7 @@ use super::machine::{Eval, Vm};
 use super::nat_addr::{netmap, spread};
 use crate::model::conntrack::{ConntrackEntry, NatRange, Tuple, status};
 use crate::model::netfilter::Hook;
-use crate::model::packet::{ICMP, ICMPV6, SCTP, TCP, UDP};
+use crate::model::packet::{ICMP, ICMPV6, L4, SCTP, TCP, UDP};
 use crate::simulate::conntrack::{self, Manip, NewPort, error, set_up, translate};
 use crate::simulate::fib;
 use crate::simulate::skb::{CtRef, CtState, Flows, Sought};
@@ -218,6 +218,10 @@ fn finish(at: &HookPoint<'_>, vm: &mut Vm<'_>, by_rule: Option<(Step, Option<Fre
     let manip = manip_at(at.hook);
     let before = vm.skb.packet.clone();
     let changed = translate(&mut vm.skb.packet, &flow.entry, reply, manip);
+    let carried = vm.skb.packet.inner.as_ref();
+    vm.skb.resummed |= vm.skb.packet.is_tunnel()
+        && vm.skb.packet != before
+        && carried.is_some_and(|inner| matches!(inner.packet.l4, L4::Tcp { .. } | L4::Udp { .. }));
     let after = &vm.skb.packet;
     let (addr, port) = match manip {
         Manip::Src => (after.src, after.sport()),

@@ -531,6 +531,8 @@ pub(super) fn skb(packet: Packet, local: bool) -> Skb {
         party: None,
         local,
         raw: false,
+        labelled: false,
+        resummed: false,
         ipvs: false,
         sized: true,
         free: crate::simulate::netfilter::UNPRIVILEGED,

@@ -190,9 +190,19 @@ impl Judge {
         verdict
     }
 
+    /// Whether a tunnel sends from an address: what its namespace says on it by itself (router solicitations and the
+    /// like) may be refused, too, at any time.
+    fn babbles(&self, addr: IpAddr) -> bool {
+        let links = self.topology().all();
+        let mut links = links.flat_map(|(_, netns)| netns.links.known().into_iter().flatten());
+        links.any(|link| matches!(&link.kind, LinkKind::Vxlan(vxlan) if vxlan.local == Some(addr)))
+    }
+
     fn is_lost(&mut self, trace: &Trace, back: Back) -> Holds {
-        let told = refused_by_route(trace).and_then(|key| self.told.get(&key));
-        if back == Back::Icmp && told.is_some_and(|times| *times >= BURST) {
+        if back == Back::Icmp
+            && let Some(key) = refused_by_route(trace)
+            && (self.told.get(&key).is_some_and(|times| *times >= BURST) || self.babbles(key.1))
+        {
             return Holds::Yes;
         }
         let sent = match ask::sent_back(self.topology(), trace, back) {

@@ -29,24 +29,30 @@ pub mod run;
 pub mod save;
 pub mod seen;
 pub mod shrink;
+mod topic;
 pub mod wire;
 pub mod world;
 
 use dice::Dice;
 use plan::Plan;
 pub use raise::Raised;
+use topic::Topics;
 use world::{Probe, World};
 
 /// The network of a seed, and packets to send through it.
 pub fn generate(seed: u64, probes: usize) -> (World, Vec<Probe>) {
     let mut dice = Dice::new(seed);
-    let mut plan = Plan::draw(&mut dice);
+    let mut topics = Topics::draw(seed);
+    let mut plan = Plan::draw(&mut dice, &mut topics);
     plan.settings(&mut dice);
     routes::draw(&mut dice, &mut plan);
     let everywhere = dice.percent(65);
     plan.pin(&mut dice, everywhere);
-    rules::draw(&mut dice, &mut plan);
+    if !topics.alone() {
+        rules::draw(&mut dice, &mut plan);
+    }
     probe::listeners(&mut dice, &mut plan);
-    let probes = probe::draw(&mut dice, &plan, probes);
+    let asks = topics.lines(&mut plan);
+    let probes = probe::draw(&mut dice, &plan, &asks, probes);
     (plan.world, probes)
 }

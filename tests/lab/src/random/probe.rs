@@ -7,6 +7,7 @@ use netpath::model::packet::{ICMP, ICMPV6, TCP, UDP};
 
 use super::dice::Dice;
 use super::plan::Plan;
+use super::topic::Ask;
 use super::world::{Kind, Listener, Probe};
 
 /// Ports of servers.
@@ -58,8 +59,8 @@ pub fn listeners(dice: &mut Dice, plan: &mut Plan) {
     }
 }
 
-/// So many packets for a network.
-pub fn draw(dice: &mut Dice, plan: &Plan, number: usize) -> Vec<Probe> {
+/// So many packets for a network; many are what its topics ask for.
+pub fn draw(dice: &mut Dice, plan: &Plan, asks: &[Ask], number: usize) -> Vec<Probe> {
     let mut probes: Vec<Probe> = Vec::new();
     let senders: Vec<usize> = (0..plan.world.places.len())
         .filter(|place| !plan.addrs(*place, false).is_empty())
@@ -69,6 +70,11 @@ pub fn draw(dice: &mut Dice, plan: &Plan, number: usize) -> Vec<Probe> {
         let again = probes.last().filter(|_| dice.percent(8)).cloned();
         if let Some(before) = again.and_then(once_more) {
             probes.push(before);
+            continue;
+        }
+        if !asks.is_empty() && dice.percent(45) {
+            let ask = dice.one(asks);
+            probes.push(asked(dice, plan, &ask, sport));
             continue;
         }
         let from = dice.one(&senders);
@@ -94,6 +100,31 @@ fn once_more(before: Probe) -> Option<Probe> {
         payload: 0,
     };
     Some(Probe { kind, ..before })
+}
+
+/// A packet that a topic asks for: mostly by sockets.
+fn asked(dice: &mut Dice, plan: &Plan, ask: &Ask, sport: u16) -> Probe {
+    let v6 = ask.dst.is_ipv6();
+    // Neither echoes nor raw packets are sent without a source.
+    let bound = ask
+        .src
+        .or_else(|| plan.addrs(ask.from, v6).first().copied());
+    let has_ports = matches!(ask.protocol, TCP | UDP);
+    let raw = ask.src.is_some() && dice.percent(20);
+    Probe {
+        from: plan.world.places[ask.from].name.clone(),
+        kind: if raw {
+            Kind::raw(2, (if v6 { 128 } else { 8 }, 0), 0)
+        } else {
+            Kind::Exchange
+        },
+        protocol: ask.protocol,
+        src: if has_ports { ask.src } else { bound },
+        dst: ask.dst,
+        sport,
+        dport: ask.dport,
+        id: 0,
+    }
 }
 
 fn one(dice: &mut Dice, plan: &Plan, from: usize, sport: u16) -> Probe {

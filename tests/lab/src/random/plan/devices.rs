@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::{Plan, Station};
+use super::{Plan, Port, Station};
 use crate::random::dice::Dice;
 
 /// Port of VXLAN in the laboratory.
@@ -33,7 +33,7 @@ impl Plan {
         self.world.places[place].links.push(line);
     }
 
-    pub(super) fn ip(&mut self, place: usize, line: String) {
+    pub(in crate::random) fn ip(&mut self, place: usize, line: String) {
         self.world.places[place].ip.push(line);
     }
 
@@ -105,7 +105,12 @@ impl Plan {
     }
 
     /// A bridge, with an address of its namespace or without.
-    pub(super) fn bridge(&mut self, dice: &mut Dice, place: usize, own: bool) -> (usize, String) {
+    pub(in crate::random) fn bridge(
+        &mut self,
+        dice: &mut Dice,
+        place: usize,
+        own: bool,
+    ) -> (usize, String) {
         let segment = self.segment();
         let bridge = self.device(place, "br");
         let mac = self.mac();
@@ -131,7 +136,7 @@ impl Plan {
     }
 
     /// A port of a bridge, and a namespace behind it.
-    pub(super) fn port(
+    pub(in crate::random) fn port(
         &mut self,
         dice: &mut Dice,
         at: usize,
@@ -151,6 +156,13 @@ impl Plan {
         self.ip(at, format!("link set {dev} master {bridge} up"));
         self.ip(other, format!("link set {peer} up"));
         self.join(other, segment, &peer, &its);
+        self.ports.push(Port {
+            at,
+            bridge: bridge.to_owned(),
+            dev: dev.clone(),
+            place: other,
+            peer,
+        });
         let flags = [
             (25, "hairpin on"),
             (10, "isolated on"),
@@ -186,6 +198,31 @@ impl Plan {
         (segment, parent)
     }
 
+    /// A port of a bridge whose other end, without addresses, carries macvlans.
+    pub(in crate::random) fn reflected(
+        &mut self,
+        at: usize,
+        bridge: &str,
+        other: usize,
+        hairpin: &str,
+    ) -> String {
+        let (dev, parent) = (self.device(at, "p"), self.device(other, "mp"));
+        let (own, its) = (self.mac(), self.mac());
+        self.link(
+            at,
+            format!(
+                "link add {dev} address {own} type veth peer name {parent} address {its} netns {}",
+                self.at(other)
+            ),
+        );
+        self.ip(at, format!("link set {dev} master {bridge} up"));
+        self.ip(other, format!("link set {parent} up"));
+        self.world.places[at]
+            .bridge
+            .push(format!("link set dev {dev} hairpin {hairpin}"));
+        parent
+    }
+
     pub(super) fn macvlan(
         &mut self,
         dice: &mut Dice,
@@ -194,9 +231,21 @@ impl Plan {
         other: usize,
         segment: usize,
     ) {
+        let mode = dice.weighted(&[(6, "bridge"), (1, "private"), (1, "vepa")]);
+        self.macvlan_of(at, parent, other, segment, mode);
+    }
+
+    /// A macvlan of one mode.
+    pub(in crate::random) fn macvlan_of(
+        &mut self,
+        at: usize,
+        parent: &str,
+        other: usize,
+        segment: usize,
+        mode: &str,
+    ) {
         let dev = self.device(other, "m");
         let mac = self.mac();
-        let mode = dice.weighted(&[(6, "bridge"), (1, "private"), (1, "vepa")]);
         self.link(
             at,
             format!(

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::dice::Dice;
+use super::topic::Topics;
 use super::world::{Place, World};
 
 pub use reach::Goal;
@@ -30,6 +31,21 @@ pub struct Station {
     pub v6: Ipv6Addr,
 }
 
+/// A port of a bridge.
+#[derive(Clone, Debug)]
+pub struct Port {
+    /// Namespace of the bridge.
+    pub at: usize,
+    /// Bridge.
+    pub bridge: String,
+    /// Device.
+    pub dev: String,
+    /// Namespace behind it.
+    pub place: usize,
+    /// Its device.
+    pub peer: String,
+}
+
 /// A network while it is made.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
@@ -49,6 +65,8 @@ pub struct Plan {
     pub v6: bool,
     /// Bridges with the namespace that they are in.
     pub bridges: Vec<(usize, String)>,
+    /// Ports of bridges with a namespace behind them.
+    pub ports: Vec<Port>,
     devices: BTreeMap<usize, usize>,
     macs: usize,
 }
@@ -62,7 +80,7 @@ impl Station {
 
 impl Plan {
     /// Namespaces, devices and addresses.
-    pub fn draw(dice: &mut Dice) -> Self {
+    pub fn draw(dice: &mut Dice, topics: &mut Topics) -> Self {
         let number = 2 + dice.weighted(&[(2, 0), (4, 1), (5, 2), (4, 3), (2, 4), (2, 5), (1, 6)]);
         let mut plan = Self {
             v6: dice.percent(70),
@@ -130,6 +148,7 @@ impl Plan {
                 plan.pair(dice, one, other);
             }
         }
+        topics.devices(&mut plan);
         plan.extra_addresses(dice);
         if dice.percent(30) {
             plan.tunnel(dice);
