@@ -12,8 +12,8 @@ use super::observe::innermost;
 
 /// Largest IP packet, in bytes.
 pub const LARGEST: u32 = 65_535;
-/// What is tried first where nothing is predicted, or what was predicted does not arrive: every link of IPv4 and IPv6
-/// takes it, with some room for tunnels (RFC 8200: 1280 is the least of IPv6).
+/// What is tried first where nothing is predicted: links mostly take it, with some room for tunnels (RFC 8200: 1280 is
+/// the least of IPv6).
 const SMALL: u32 = 1_200;
 
 /// What a device leaves for a packet.
@@ -108,6 +108,10 @@ pub struct Budget {
     pub from: (NsKey, IpAddr),
     /// To whom; nobody that was read where there is no namespace.
     pub to: (Option<NsKey>, IpAddr),
+    /// The smallest packet there is: its headers alone.
+    pub least: u32,
+    /// The largest size that both ends' own devices take: TCP sends none that is larger.
+    pub segment: u32,
     /// The largest size that is predicted to arrive, or why that can't be told.
     pub predicted: Result<u32, String>,
     /// Where one byte more ends, and what is said of it there.
@@ -152,10 +156,9 @@ impl Budget {
         let stopped = self.stopped().map_or(LARGEST + 1, |one| one.len);
         let first = self.predicted.as_ref().copied().unwrap_or(SMALL);
         let Some(arrived) = self.arrived() else {
-            return match stopped {
-                LARGEST.. => Some(first),
-                _ if stopped > SMALL => Some(SMALL),
-                _ => None,
+            return match self.tried.is_empty() {
+                true => Some(first),
+                false => (stopped > self.least).then_some(self.least),
             };
         };
         if arrived + 1 >= stopped {
@@ -164,7 +167,7 @@ impl Budget {
         Some(match &self.predicted {
             Ok(predicted) if arrived == *predicted => arrived + 1,
             // Links mostly are Ethernet's.
-            _ if stopped > LARGEST && arrived < 1_501 => 1_501,
+            _ if stopped > 1_501 && arrived < 1_501 => 1_501,
             _ => arrived.midpoint(stopped),
         })
     }
@@ -182,9 +185,9 @@ impl Budget {
         }
     }
 
-    /// Larger packets are lost, and whoever sends them is not told: connections that send much hang.
+    /// Larger packets, as both ends' devices allow, are lost, and whoever sends them is not told.
     pub fn black_hole(&self) -> bool {
-        self.arrived().is_some()
+        self.arrived().is_some_and(|size| size < self.segment)
             && matches!(
                 self.stopped(),
                 Some(Tried {
@@ -208,6 +211,8 @@ mod tests {
         let mut budget = Budget {
             from: (ns, [10, 0, 0, 1].into()),
             to: (None, [10, 0, 0, 2].into()),
+            least: 28,
+            segment: LARGEST,
             predicted: predicted.ok_or_else(|| "unknown".to_owned()),
             limit: None,
             rooms: Vec::new(),
@@ -235,6 +240,8 @@ mod tests {
         assert_eq!(budget.measure(), Measure::Proven(1_450));
         assert_eq!(budget.tried.len(), 2);
         assert!(budget.black_hole());
+        let segment = 1_450;
+        assert!(!Budget { segment, ..budget }.black_hole());
         let all = tried(Some(LARGEST), LARGEST);
         assert_eq!(all.measure(), Measure::Proven(LARGEST));
     }
@@ -243,11 +250,17 @@ mod tests {
     fn a_wrong_prediction_is_found_out() {
         assert_eq!(tried(Some(1_450), 1_400).measure(), Measure::Differs(1_400));
         assert_eq!(tried(Some(1_450), 1_480).measure(), Measure::Differs(1_480));
-        assert_eq!(tried(Some(9_000), 68).measure(), Measure::Nothing);
+        assert_eq!(tried(Some(9_000), 27).measure(), Measure::Nothing);
+        assert_eq!(tried(Some(1_000), 68).measure(), Measure::Differs(68));
+        assert_eq!(
+            tried(Some(LARGEST), 1_500).measure(),
+            Measure::Differs(1_500)
+        );
+        assert_eq!(tried(None, 100).measure(), Measure::Measured(100));
         for limit in [SMALL, 1_500, 8_951, LARGEST] {
             let budget = tried(None, limit);
             assert_eq!(budget.measure(), Measure::Measured(limit));
-            assert!(budget.tried.len() < 20, "{}", budget.tried.len());
+            assert!(budget.tried.len() < 22, "{}", budget.tried.len());
         }
     }
 }

@@ -84,7 +84,7 @@ fn send(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
     walk.tap(&link.name, true);
     let passes = matches!(
         link.kind,
-        LinkKind::Veth | LinkKind::Netkit | LinkKind::Vlan(_)
+        LinkKind::Veth | LinkKind::Netkit | LinkKind::Vlan(_) | LinkKind::Device
     );
     if let Some(id) = walk.tags.last().filter(|_| !passes) {
         let kind = link.kind.name();

@@ -95,9 +95,17 @@ pub(crate) fn cross(cx: &mut Cx<'_>, mut walk: Walk, link: &Link) -> Ways {
     let next_hop = walk.next_hop.unwrap_or(dst);
     let unread = blind(cx);
     let stations = outward(cx);
+    let vlan = walk.tags.last().copied();
+    if walk.tags.len() > 1 {
+        let why = format!(
+            "what is beyond {} does with more than one VLAN tag is not known",
+            link.name
+        );
+        return walk.unknown(why);
+    }
     // A VLAN's device mostly has the address of the one below.
     let others = || {
-        let other = |(key, _, theirs): &&Station<'_>| *key != walk.ns && tag(theirs) == tag(link);
+        let other = |(key, _, theirs): &&Station<'_>| *key != walk.ns && tag(theirs) == vlan;
         stations.iter().filter(other)
     };
     let has = |(_, netns, link): &&Station<'_>, mac: MacAddr| {
@@ -199,6 +207,24 @@ pub(crate) fn cross(cx: &mut Cx<'_>, mut walk: Walk, link: &Link) -> Ways {
         walk.step(step);
         return walk.end(Disposition::LeavesCluster);
     };
+    let own = own_mac(cx, &ns, dev);
+    // It comes in by the device below, with the tag of that link: a router on the way puts another frame around it.
+    walk.tags.clear();
+    let device = cx.topology.netns(&ns).and_then(|netns| netns.link(dev));
+    let (ns, dev) = match device.and_then(|device| Some((device, tag(device)?))) {
+        Some((device, id)) => {
+            let Some((below, parent)) = vlan::parent(cx, &ns, device) else {
+                let why = format!(
+                    "the device below {} of {} was not read",
+                    device.name, ns.node
+                );
+                return walk.unknown(why);
+            };
+            walk.tags.push(id);
+            (below, parent.index)
+        }
+        None => (ns, dev),
+    };
     let there = cx.topology.netns(&ns).and_then(|netns| netns.link(dev));
     let name = there.map_or_else(|| format!("if{dev}"), |link| link.name.clone());
     let text = format!("{} → {} {name}", link.name, ns.node);
@@ -223,10 +249,7 @@ pub(crate) fn cross(cx: &mut Cx<'_>, mut walk: Walk, link: &Link) -> Ways {
     }
     walk.enter(cx, ns, dev);
     // A router on the way puts its own frame around it.
-    if mac
-        .and_then(|mac| own_mac(cx, &walk, dev).filter(|own| *own == mac))
-        .is_none()
-    {
+    if mac.is_none() || mac != own {
         walk.skb.packet.eth = None;
     }
     walk.then(Next::Receive(dev))
@@ -262,13 +285,11 @@ fn owned(cx: &Cx<'_>, addr: IpAddr) -> Option<String> {
     hinted.map(|(node, _)| format!("of node {node} by what Kubernetes says"))
 }
 
-fn own_mac(cx: &Cx<'_>, walk: &Walk, dev: IfIndex) -> Option<MacAddr> {
-    let link = walk.link(cx, dev)?;
-    let upper = link
-        .master
-        .and_then(|master| walk.link(cx, master))
-        .unwrap_or(link);
-    upper.mac
+fn own_mac(cx: &Cx<'_>, ns: &NsKey, dev: IfIndex) -> Option<MacAddr> {
+    let netns = cx.topology.netns(ns)?;
+    let link = netns.link(dev)?;
+    let upper = link.master.and_then(|master| netns.link(master));
+    upper.unwrap_or(link).mac
 }
 
 fn display(mac: Option<MacAddr>) -> String {

@@ -27,10 +27,6 @@ pub(crate) fn transmit(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, id: u16) ->
         }
         return walk.unknown(format!("the device below {} was not read", link.name));
     };
-    // Out of view, both ends are named by their own devices.
-    if underlay::faces_out(cx, &ns, below) && walk.tags.is_empty() {
-        return underlay::cross(cx, walk, link);
-    }
     if walk.tags.len() >= DEPTH {
         return walk.unknown(format!("more than {DEPTH} VLAN tags are inside each other"));
     }
@@ -42,8 +38,12 @@ pub(crate) fn transmit(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, id: u16) ->
 }
 
 /// A tagged frame came in by a device: it is for the VLAN's own, in whatever namespace that is.
-pub(crate) fn receive(cx: &Cx<'_>, mut walk: Walk, link: &Link, id: u16) -> Ways {
+pub(crate) fn receive(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, id: u16) -> Ways {
     let Some((ns, own)) = on_top(cx, &walk.ns, link.index, id) else {
+        // It may be in one whose devices were not read.
+        if let Some(why) = underlay::blind(cx) {
+            return walk.unknown(why);
+        }
         if link.master.is_some() {
             let why = format!(
                 "what the master of {} does with frames of VLAN {id} is not followed",

@@ -14,6 +14,7 @@ mod routes;
 mod scenarios;
 mod tables;
 mod tunnels;
+mod vlan;
 mod walks;
 mod wire;
 mod world;

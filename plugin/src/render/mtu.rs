@@ -44,8 +44,9 @@ pub fn text(budgets: &[Budget], naming: &Naming<'_>, options: &Options) -> Strin
             text.push_str(&fold(options, "  limit: ", "      ", &line));
         }
         if budget.black_hole() {
-            let words = "larger packets are lost and their sender is not told: connections that send much hang; let \
-                         ICMP \"fragmentation needed\" (type 3 code 4; ICMPv6 type 2) pass, or lower the sender's MTU";
+            let words = "larger packets are lost and their sender is not told: connections that send much hang, unless \
+                         their MSS is clamped; let ICMP \"fragmentation needed\" (type 3 code 4; ICMPv6 type 2) pass, \
+                         or lower the sender's MTU";
             text.push_str(&fold(options, "  ! ", "    ", words));
         }
     }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use netpath::explain::mtu::{Budget, Fate, LARGEST, Measure, Room, Tried, limit, rooms};
+use netpath::explain::observe::dropped::Gone;
 use netpath::explain::observe::{Sighting, innermost};
 use netpath::explain::words;
 use netpath::model::NsKey;
@@ -16,6 +17,10 @@ use super::fleet::Fleet;
 use super::probe::{Exchanged, Way, exchange, fresh, places};
 use super::{BROKEN, INCONCLUSIVE, drive};
 
+/// How long packets are watched: of one that arrives, and of one that was lost, since neighbours are asked for once more
+/// after a second.
+const BRIEFLY: Duration = Duration::from_millis(250);
+const LONGER: Duration = Duration::from_millis(1_500);
 /// A packet with nothing behind its headers: IPv4 or IPv6, and the echo's.
 const EMPTY: u32 = 28;
 const EMPTY_V6: u32 = 48;
@@ -30,7 +35,17 @@ struct Direction {
 
 /// Longest that all of it takes: a search without a prediction, both ways. More is no error, but helper pods end at
 /// some time.
-pub const LONGEST: Duration = Duration::from_secs(40);
+pub const LONGEST: Duration = Duration::from_secs(90);
+
+/// Errors: what is asked about can't be tried.
+pub fn allowed((uid, gid): (Option<u32>, Option<u32>)) -> anyhow::Result<()> {
+    if [uid, gid].into_iter().flatten().any(|id| id != 0) {
+        anyhow::bail!(
+            "--mtu: the helper sends as root: rules for --uid and --gid of others would not be met; leave them out"
+        );
+    }
+    Ok(())
+}
 
 /// 0 where what was predicted is proven or nothing was, 1 where less arrives than was predicted, or connections hang, 3
 /// where it could not be tried.
@@ -70,10 +85,18 @@ pub async fn measure(fleet: &mut Fleet<'_>, outcomes: &[Outcome]) -> Vec<Budget>
             ends: (far, near),
         });
     }
+    let mut predicted = Vec::new();
+    for direction in &directions {
+        predicted.push(budget(fleet, direction).await);
+    }
+    let own = predicted
+        .iter()
+        .filter_map(|(budget, _)| budget.rooms.first());
+    let segment = own.map(|room| room.mtu).min().unwrap_or(LARGEST);
     let mut budgets = Vec::new();
-    for direction in directions {
-        let mut budget = budget(fleet, &direction).await;
-        attempt(fleet, &direction, &mut budget).await;
+    for (direction, (mut budget, small)) in directions.iter().zip(predicted) {
+        budget.segment = segment;
+        attempt(fleet, direction, &small, &mut budget).await;
         budgets.push(budget);
     }
     budgets
@@ -126,11 +149,13 @@ fn verdict(outcome: &Outcome) -> Result<bool, String> {
     Ok(!outcome.traces.is_empty() && outcome.traces.iter().all(ends))
 }
 
-/// What is predicted, by halving: a packet that is too large stays so.
-async fn budget(fleet: &mut Fleet<'_>, direction: &Direction) -> Budget {
+/// What is predicted, by halving (a packet that is too large stays so), and the way of the smallest.
+async fn budget(fleet: &mut Fleet<'_>, direction: &Direction) -> (Budget, Outcome) {
     let mut budget = Budget {
         from: (direction.from.clone(), direction.ends.0),
         to: (direction.to.clone(), direction.ends.1),
+        least: smallest(direction),
+        segment: LARGEST,
         predicted: Err(String::new()),
         limit: None,
         rooms: Vec::new(),
@@ -150,11 +175,11 @@ async fn budget(fleet: &mut Fleet<'_>, direction: &Direction) -> Budget {
             let why = format!("even a small echo request is predicted to be {how}");
             budget.untried = Some(why.clone());
             budget.predicted = Err(why);
-            return budget;
+            return (budget, least);
         }
         Err(why) => {
             budget.predicted = Err(why);
-            return budget;
+            return (budget, least);
         }
     }
     // Mostly the smallest room is it.
@@ -176,36 +201,67 @@ async fn budget(fleet: &mut Fleet<'_>, direction: &Direction) -> Budget {
             }
             Err(why) => {
                 budget.predicted = Err(why);
-                return budget;
+                return (budget, least);
             }
         }
     }
     budget.predicted = Ok(good);
-    budget
+    (budget, least)
 }
 
 /// Sends what tells most until all is known.
-async fn attempt(fleet: &mut Fleet<'_>, direction: &Direction, budget: &mut Budget) {
+async fn attempt(
+    fleet: &mut Fleet<'_>,
+    direction: &Direction,
+    small: &Outcome,
+    budget: &mut Budget,
+) {
     while let (Some(len), None) = (budget.next(), &budget.untried) {
-        match one(fleet, direction, len).await {
+        match one(fleet, direction, small, len).await {
             Ok(fate) => budget.tried.push(Tried { len, fate }),
             Err(why) => budget.untried = Some(format!("{why:#}")),
         }
     }
+    let lost = |one: &Tried| matches!(one.fate, Fate::Lost { .. });
+    // Who is outside need not answer, nor answer all sizes.
+    if direction.to.is_none() && budget.tried.iter().any(lost) {
+        budget.untried = Some(format!(
+            "{} left some of it unanswered, and what is there can't be watched",
+            direction.ends.1
+        ));
+    }
 }
 
-/// Sends one packet of a size.
-async fn one(fleet: &mut Fleet<'_>, direction: &Direction, len: u32) -> anyhow::Result<Fate> {
+/// Sends one packet of a size; once more, and watched for longer, where it was lost.
+async fn one(
+    fleet: &mut Fleet<'_>,
+    direction: &Direction,
+    small: &Outcome,
+    len: u32,
+) -> anyhow::Result<Fate> {
+    let first = send(fleet, direction, small, (len, BRIEFLY)).await?;
+    match first {
+        Fate::Lost { .. } => send(fleet, direction, small, (len, LONGER)).await,
+        fate => Ok(fate),
+    }
+}
+
+async fn send(
+    fleet: &mut Fleet<'_>,
+    direction: &Direction,
+    small: &Outcome,
+    (len, after): (u32, Duration),
+) -> anyhow::Result<Fate> {
     let (src, dst) = direction.ends;
     let protocol = if dst.is_ipv6() { ICMPV6 } else { ICMP };
-    let outcome = predict(fleet, direction, len.min(smallest(direction))).await;
     let id = fresh(0);
     let way = Way {
         from: &direction.from,
         protocol,
-        outcome: &outcome,
+        outcome: small,
     };
-    let points = places(fleet, way, id).await;
+    // Why it was dropped is asked where it was.
+    let points = places(fleet, way, id, after > BRIEFLY).await;
     let data = len.saturating_sub(smallest(direction));
     let probe = Probe {
         netns: direction.from.netns,
@@ -219,7 +275,7 @@ async fn one(fleet: &mut Fleet<'_>, direction: &Direction, len: u32) -> anyhow::
         wait: 0,
         whole: true,
     };
-    let Some(met) = exchange(fleet, &direction.from.node, points, probe).await? else {
+    let Some(met) = exchange(fleet, &direction.from.node, points, probe, after).await? else {
         anyhow::bail!("--mtu: the id of the echo request is in use: try again");
     };
     if let Answer::Failed(why) = &met.probed.answer {
@@ -229,45 +285,78 @@ async fn one(fleet: &mut Fleet<'_>, direction: &Direction, len: u32) -> anyhow::
         }
         anyhow::bail!("--mtu: send {len} bytes to {dst}: {why}");
     }
-    Ok(fate(&met, direction, (len, id)))
+    let fate = fate(&met, direction, small, (len, id));
+    // That something was not seen says something only where all is.
+    let blind = |key: &&NsKey| !met.whole.contains(*key);
+    let ends = [&direction.from].into_iter().chain(&direction.to);
+    if fate != Fate::Arrived
+        && let Some(key) = ends.into_iter().find(blind)
+    {
+        anyhow::bail!(
+            "--mtu: not all packets of {key} were seen: {}",
+            met.unwatched.join("; ")
+        );
+    }
+    Ok(fate)
 }
 
-fn fate(met: &Exchanged, direction: &Direction, (len, id): (u32, u16)) -> Fate {
+fn fate(met: &Exchanged, direction: &Direction, small: &Outcome, (len, id): (u32, u16)) -> Fate {
     let seen = &met.sightings;
+    let (near, far) = direction.ends;
     let asked = |one: &&Sighting| {
         let packet = innermost(&one.packet);
         let echo = matches!(packet.l4, L4::Icmp { kind: 8 | 128, id: own, .. } if own == Some(id));
         echo && packet.len == len
     };
+    // An answer that is cut on its way has no id that can be read.
     let answered = |one: &&Sighting| {
         let packet = innermost(&one.packet);
-        matches!(packet.l4, L4::Icmp { kind: 0 | 129, id: own, .. } if own == Some(id))
+        match packet.l4 {
+            L4::Icmp {
+                kind: 0 | 129,
+                id: own,
+                ..
+            } => own == Some(id),
+            L4::Other(ICMP | ICMPV6) => (packet.src, packet.dst) == (far, near),
+            _ => false,
+        }
     };
     // An answer that left, whatever becomes of it: the other direction is tried by itself.
     if seen.iter().any(|one| answered(&one)) {
         return Fate::Arrived;
     }
-    // ICMP_DEST_UNREACH with ICMP_FRAG_NEEDED, ICMPV6_PKT_TOOBIG
-    let too_large = |one: &&Sighting| {
-        matches!(
+    let own = |one: &&Sighting| one.ns == direction.from;
+    let sent = seen.iter().filter(own).filter(asked).map(|one| one.time);
+    let sent = sent.min().unwrap_or(i64::MAX);
+    // One that the sender gets, later: ICMP_DEST_UNREACH with ICMP_FRAG_NEEDED, ICMPV6_PKT_TOOBIG
+    let told = |one: &&Sighting| {
+        let too_large = matches!(
             one.packet.l4,
             L4::Icmp {
                 kind: 3,
                 code: 4,
                 ..
             } | L4::Icmp { kind: 2, .. }
-        )
+        );
+        too_large && !one.out && one.packet.dst == near && one.time >= sent
     };
-    // One that the sender gets.
-    let told = |one: &&Sighting| one.ns == direction.from && !one.out && too_large(one);
-    let error = seen.iter().find(told);
-    if let Some(error) = error {
+    if let Some(error) = seen.iter().filter(own).find(told) {
         return Fate::TooLarge(error.packet.src.to_string());
     }
-    let last = seen.iter().filter(asked).max_by_key(|one| one.time);
-    let mut gone = met.gone.iter().filter(|one| asked(&&one.seen));
-    Fate::Lost {
-        last: last.map(|one| (one.ns.clone(), one.dev.clone())),
-        why: gone.next().map(|one| words::dropped(&one.why)),
-    }
+    // By the order of the way, since clocks of nodes differ.
+    let hops = small.traces.iter().flat_map(|trace| &trace.hops);
+    let taps = hops.flat_map(|hop| hop.taps.iter().map(|tap| (&hop.ns, tap)));
+    let came = |ns: &NsKey, dev: &str, out: bool| {
+        let mut all = seen.iter().filter(asked);
+        all.any(|one| one.ns == *ns && one.dev == dev && one.out == out)
+    };
+    let last = taps.filter(|(ns, tap)| came(ns, &tap.dev, tap.out)).last();
+    let last = last.map(|(ns, tap)| (ns.clone(), tap.dev.clone()));
+    let here = |one: &&Gone| {
+        let there = last.as_ref().is_none_or(|(ns, _)| one.seen.ns == *ns);
+        there && asked(&&one.seen)
+    };
+    let why = met.gone.iter().find(here);
+    let why = why.map(|one| words::dropped(&one.why));
+    Fate::Lost { last, why }
 }

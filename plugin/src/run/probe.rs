@@ -118,7 +118,7 @@ async fn one(
             protocol: flow.protocol,
             outcome,
         };
-        let points = places(fleet, way, port).await;
+        let points = places(fleet, way, port, true).await;
         let probe = Probe {
             netns: flow.from.netns,
             src: flow.src,
@@ -136,7 +136,7 @@ async fn one(
             .map(|(node, points)| (node.clone(), points.iter().map(|one| one.netns).collect()))
             .collect();
         let before = counts(fleet, &watched).await;
-        let Some(exchanged) = exchange(fleet, &flow.from.node, points, probe).await? else {
+        let Some(exchanged) = exchange(fleet, &flow.from.node, points, probe, AFTER).await? else {
             continue;
         };
         let Exchanged {
@@ -144,6 +144,7 @@ async fn one(
             sightings,
             gone,
             untold,
+            told_all,
             whole,
             mut unwatched,
         } = exchanged;
@@ -156,7 +157,12 @@ async fn one(
             bail!("--probe: nothing was predicted for {}", flow.dst);
         };
         let dropped = dropped::losses(&outcome.traces, &probed, &sightings, &gone);
-        dropped::beside(&mut observed, &outcome.traces, &probed, &dropped);
+        dropped::beside(
+            &mut observed,
+            &outcome.traces,
+            &probed,
+            (&dropped, told_all),
+        );
         let mut since = None;
         let mut lines = Vec::new();
         if observed.agreement != Agreement::Confirmed || observed.end != End::Works {
@@ -210,9 +216,12 @@ pub struct Exchanged {
     pub gone: Vec<Gone>,
     /// Why what was dropped is not told.
     untold: Vec<String>,
+    /// All that was dropped was told.
+    told_all: bool,
     /// Namespaces of which no packet went unseen.
-    whole: BTreeSet<NsKey>,
-    unwatched: Vec<String>,
+    pub whole: BTreeSet<NsKey>,
+    /// What went unseen, in words.
+    pub unwatched: Vec<String>,
 }
 
 /// A prediction whose packet is to be sent.
@@ -232,6 +241,7 @@ pub async fn exchange(
     node: &str,
     points: Points,
     probe: Probe,
+    after: Duration,
 ) -> anyhow::Result<Option<Exchanged>> {
     let template = Watch {
         snaplen: HEADERS,
@@ -241,17 +251,25 @@ pub async fn exchange(
     let watching = open(fleet, points, &template).await?;
     let session = fleet.sessions().get_mut(node);
     let session = session.ok_or_else(|| anyhow!("--probe: there is no helper on {node}"))?;
-    let (probed, early) = session.probe(probe).await?;
-    let taken = probed.answer == Answer::Taken;
+    let sent = session.probe(probe).await;
     let mut all = All::default();
+    // Nothing ends it early: a signal ends the program.
+    let (_never, stop) = tokio::sync::watch::channel(false);
+    let (probed, early) = match sent {
+        Ok(sent) => sent,
+        Err(error) => {
+            // What watches must not go on for nobody. What failed first is what is told.
+            let _ = watch(fleet, &watching, &mut all, Some(Duration::ZERO), stop).await;
+            return Err(error.into());
+        }
+    };
+    let taken = probed.answer == Answer::Taken;
     for seen in early {
         if let Some(at) = watching.place(node, seen.point) {
             all.packet(at, &seen)?;
         }
     }
-    // Nothing ends it early: a signal ends the program.
-    let (_never, stop) = tokio::sync::watch::channel(false);
-    let time = if taken { Duration::ZERO } else { AFTER };
+    let time = if taken { Duration::ZERO } else { after };
     let (losses, mut wrong) = watch(fleet, &watching, &mut all, Some(time), stop).await?;
     if taken {
         return Ok(None);
@@ -262,11 +280,13 @@ pub async fn exchange(
     };
     let passing = watching.spots.iter().filter(|spot| !spot.point.dropped);
     let mut whole: BTreeSet<NsKey> = passing.map(key).collect();
+    let mut told_all = watching.untold.is_empty();
     if !wrong.is_empty() || all.seen.len() >= MOST {
         whole.clear();
     }
     for (spot, losses) in watching.spots.iter().zip(&losses) {
         if losses.dropped > 0 && spot.point.dropped {
+            told_all = false;
             wrong.push(format!(
                 "{}: {} dropped packets went untold: the kernel's buffer was full",
                 spot.node, losses.dropped
@@ -289,13 +309,15 @@ pub async fn exchange(
         sightings: sightings(&fleet.topology, &watching, &all.seen),
         gone: gone(&fleet.topology, &watching, &all.seen),
         untold: watching.untold.clone(),
+        told_all,
         whole,
         unwatched: wrong,
     }))
 }
 
 /// All devices at once of each namespace on the way, and of the nodes' own: there a packet shows that strays.
-pub async fn places(fleet: &mut Fleet<'_>, way: Way<'_>, port: u16) -> Points {
+/// Where `drops`, also what their kernels drop.
+pub async fn places(fleet: &mut Fleet<'_>, way: Way<'_>, port: u16, drops: bool) -> Points {
     let Way {
         from,
         protocol,
@@ -331,7 +353,8 @@ pub async fn places(fleet: &mut Fleet<'_>, way: Way<'_>, port: u16) -> Points {
         if fleet.topology.netns(&key).is_some() {
             let point = tunnels.point(key.netns, ANY, &filter, &hosts);
             let points = points.entry(key.node).or_default();
-            points.extend([point.clone(), points::dropped(point)]);
+            points.push(point.clone());
+            points.extend(drops.then(|| points::dropped(point)));
         }
     }
     points

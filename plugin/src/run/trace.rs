@@ -38,6 +38,9 @@ use crate::resolve::{
 /// Does it and gives the exit code.
 pub async fn run(args: &TraceArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
     let mut request = TraceRequest::of(args)?;
+    if args.mtu {
+        mtu::allowed((args.uid, args.gid))?;
+    }
     if args.probe {
         probe::allowed(request.protocol, (args.uid, args.gid))?;
         if let Some(path) = &args.save_disagreement {

@@ -23,6 +23,8 @@ use sys::{Kind, Ring};
 const TYPES: &str = "/sys/kernel/btf/vmlinux";
 /// Bytes of the ring.
 const RING: u32 = 1 << 20;
+/// Bytes of a cooked header.
+const COOKED: u32 = 20;
 const PREFIX: &str = "SKB_DROP_REASON_";
 const SUBSYSTEM: &str = "SKB_DROP_REASON_SUBSYS_";
 /// What is said to be done, in front of each cause.
@@ -173,6 +175,21 @@ fn name(reason: u32, names: &BTreeMap<u32, String>) -> Option<String> {
     Some(format!("{subsystem} {}", reason & 0xffff))
 }
 
+/// Bytes of a packet from its network header on: as that says, since the kernel counts from where it was at.
+fn whole(event: &Event) -> u32 {
+    let word = |at: usize| {
+        let bytes = event.bytes.get(at..at + 2)?;
+        Some(u32::from(u16::from_be_bytes(bytes.try_into().ok()?)))
+    };
+    let said = match event.bytes.first().map(|byte| byte >> 4) {
+        Some(4) => word(2),
+        // Without its own header.
+        Some(6) => word(4).map(|rest| rest + 40),
+        _ => None,
+    };
+    said.unwrap_or_default().max(event.len)
+}
+
 /// An event as a frame. `None`: it is of no namespace that is watched.
 fn told(event: Event, spaces: &[u32], names: &BTreeMap<u32, String>, since: i64) -> Option<Lost> {
     let space = *event.spaces.iter().find(|own| spaces.contains(own))?;
@@ -192,14 +209,14 @@ fn told(event: Event, spaces: &[u32], names: &BTreeMap<u32, String>, since: i64)
     bytes.extend([0; 8]);
     bytes.extend(&event.bytes);
     let time = i64::try_from(event.time).unwrap_or_default();
+    let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    let len = len.max(whole(&event).saturating_add(COOKED));
     let symbol = Some(event.symbol).filter(|name| !name.is_empty() && !name.starts_with("0x"));
     Some(Lost {
         space: space.into(),
         frame: Frame {
             time: time.saturating_add(since),
-            len: u32::try_from(bytes.len())
-                .unwrap_or(u32::MAX)
-                .max(event.len),
+            len,
             bytes,
         },
         why: Dropped {

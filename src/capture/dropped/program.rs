@@ -203,6 +203,7 @@ mod call {
     pub const KTIME_GET_NS: i32 = 5;
     pub const PROBE_READ_KERNEL: i32 = 113;
     pub const RINGBUF_OUTPUT: i32 = 130;
+    pub const RINGBUF_QUERY: i32 = 134;
     pub const SNPRINTF: i32 = 165;
 }
 
@@ -210,6 +211,7 @@ mod call {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Label {
     Wanted,
+    Full,
     Done,
 }
 
@@ -278,6 +280,12 @@ impl Assembler {
     fn equal(&mut self, register: u8, number: u32, to: Label) {
         self.jumps.push((self.code.len(), to));
         self.put(0x16, register, 0, 0, number.cast_signed());
+    }
+
+    /// A jump where a register is above this.
+    fn above(&mut self, register: u8, number: u32, to: Label) {
+        self.jumps.push((self.code.len(), to));
+        self.put(0x25, register, 0, 0, number.cast_signed());
     }
 
     fn jump(&mut self, to: Label) {
@@ -362,6 +370,15 @@ pub fn assemble(places: &Places, spaces: &[u32], maps: Maps) -> Vec<[u8; 8]> {
     code.jump(Label::Done);
 
     code.label(Label::Wanted);
+    // Where nobody takes them in time, a flood of drops costs no more than counting.
+    code.map(R1, maps.ring, false);
+    code.set(R2, 0);
+    code.call(call::RINGBUF_QUERY);
+    code.above(
+        R0,
+        super::RING - 2 * u32::from(EVENT.unsigned_abs()),
+        Label::Full,
+    );
     code.read(2, at::PROTOCOL, PACKET, places.protocol);
     code.read(2, at::NETWORK, PACKET, places.network);
     code.read(4, at::LEN, PACKET, places.len);
@@ -406,6 +423,7 @@ pub fn assemble(places: &Places, spaces: &[u32], maps: Maps) -> Vec<[u8; 8]> {
     code.set(R4, 0);
     code.call(call::RINGBUF_OUTPUT);
     code.equal(R0, 0, Label::Done);
+    code.label(Label::Full);
     code.set(R1, 0);
     code.store(4, at::KEY, R1);
     code.map(R1, maps.lost, false);

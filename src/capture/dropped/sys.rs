@@ -103,7 +103,8 @@ fn number(fd: RawFd) -> u32 {
 }
 
 fn address<T: ?Sized>(of: *const T) -> u64 {
-    of.cast::<u8>().addr() as u64
+    // The kernel reads and writes there.
+    of.cast::<u8>().expose_provenance() as u64
 }
 
 /// Makes a map with keys of 4 bytes (rings have none).

@@ -281,6 +281,21 @@ impl<'a> Case<'a> {
     }
 
     pub(super) fn tunnel(&self) -> (Code, String) {
+        if let (StepKind::Decap, [Evidence::Link { dev, state }]) =
+            (self.step.kind, self.step.evidence.as_slice())
+            && (state == "down" || state.contains(" remote "))
+        {
+            let mend = if state == "down" {
+                let up = self.typed(&format!("ip link set {dev} up"));
+                format!("{}: {up}; see what took it down", self.here())
+            } else {
+                format!(
+                    "{dev} {} takes only what its own remote sends ({state}): give it the sender's address, or have the sender send from that one",
+                    self.here()
+                )
+            };
+            return (codes::STALE_TUNNEL, mend);
+        }
         if self.step.kind == StepKind::Decap {
             let mend = format!(
                 "give both nodes' tunnels the same network number and port: compare ip -d link {} with the sender's (the CNI's configuration sets both), then restart the CNI's agent on the node that differs",

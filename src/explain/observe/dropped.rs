@@ -111,9 +111,15 @@ const TELLING: [&str; 20] = [
     "SOCKET_FILTER",
 ];
 
-/// Takes over that the kernel's reason is another than the predicted one, where that can be told.
-pub fn beside(observed: &mut Observed, traces: &[Trace], probed: &Probed, losses: &[Loss]) {
-    if observed.difference.is_some() {
+/// Takes over that the kernel's reason is another than the predicted one, where that can be told: not where the kernel
+/// told only some of what it dropped.
+pub fn beside(
+    observed: &mut Observed,
+    traces: &[Trace],
+    probed: &Probed,
+    (losses, all): (&[Loss], bool),
+) {
+    if observed.difference.is_some() || !all {
         return;
     }
     let Some(trace) = traces.get(observed.branch) else {

@@ -1,6 +1,6 @@
 //! What follows from a probe and its prediction: whether they agree, and what is said where they do not.
 
-use super::{Agreement, End, Met, Observed, Spot, followed, was_seen};
+use super::{Agreement, End, Met, Observed, Sights, Spot, followed, was_seen};
 use crate::explain::{Explanation, Finding, Naming, Place, Severity, Verdict, codes, together};
 use crate::model::capture::{Answer, Probed};
 use crate::model::packet::UDP;
@@ -46,7 +46,13 @@ pub(super) fn predicted<'a>(trace: &'a Trace, probed: &Probed) -> (usize, &'a Di
 }
 
 /// The whole answer.
-pub(super) fn of(trace: &Trace, probed: &Probed, branch: usize, spots: Vec<Spot>) -> Observed {
+pub(super) fn of(
+    trace: &Trace,
+    probed: &Probed,
+    branch: usize,
+    spots: Vec<Spot>,
+    sights: &Sights<'_>,
+) -> Observed {
     let (turn, disposition) = predicted(trace, probed);
     let unknown = matches!(disposition, Disposition::Inconclusive(_));
     let mut difference = on_the_way(&spots);
@@ -56,7 +62,11 @@ pub(super) fn of(trace: &Trace, probed: &Probed, branch: usize, spots: Vec<Spot>
     let agreement = match (&difference, unknown) {
         (Some(_), _) => Agreement::Differs,
         (None, true) => Agreement::Seen,
-        (None, false) if spots.iter().any(|spot| spot.met == Met::Confirmed) => {
+        // An answer vouches for both ends, silence only where nothing goes unseen.
+        (None, false)
+            if spots.iter().any(|spot| spot.met == Met::Confirmed)
+                && (probed.answer == Answer::Answered || end_watched(trace, turn, sights)) =>
+        {
             Agreement::Confirmed
         }
         // What its own kernel refuses is seen at no device.
@@ -90,6 +100,13 @@ pub(super) fn of(trace: &Trace, probed: &Probed, branch: usize, spots: Vec<Spot>
         last,
         sent: 0,
     }
+}
+
+/// Whether all packets were seen in the namespace where a turn is predicted to end.
+fn end_watched(trace: &Trace, turn: usize, sights: &Sights<'_>) -> bool {
+    let mut turns = std::iter::successors(Some(trace), |trace| trace.reply.as_deref());
+    let end = turns.nth(turn).and_then(|trace| trace.hops.last());
+    end.is_some_and(|hop| (sights.whole)(&hop.ns))
 }
 
 /// Where what was lost was last seen: behind all that was predicted, where it went on.

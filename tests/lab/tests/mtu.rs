@@ -88,26 +88,34 @@ fn the_smallest_device_is_found_and_named() {
 
 #[test]
 fn a_router_that_tells_nobody_is_a_black_hole() {
-    let [one, router, other] = routed();
-    other.ip("link set eth0 mtu 1400");
+    let [one, router, _other] = routed();
     router.tool("nft add table ip t");
     router.tool("nft add chain ip t out { type filter hook output priority 0 ; }");
     router.tool("nft add rule ip t out icmp type destination-unreachable drop");
     let [there, back] = measured(&one, "10.9.2.2", 1);
-    assert_eq!(
-        head(&there),
-        json!(["proven", 1400, 1400, true]),
-        "{there:#}"
-    );
-    assert_eq!(
-        head(&back),
-        json!(["proven", 1400, 1400, false]),
-        "{back:#}"
-    );
+    let proven = json!(["proven", 1400, 1400, true]);
+    assert_eq!(head(&there), proven, "{there:#}");
+    let proven = json!(["proven", 1404, 1404, true]);
+    assert_eq!(head(&back), proven, "{back:#}");
+    let fate = there["tried"][1]["fate"].as_str().unwrap_or_default();
+    assert!(fate.contains("lost behind port1"), "{fate}");
     let line = format!("trace --local {} 10.9.2.2 --mtu", one.end());
     let said = one.machine.plugin(&words(&line));
     said.exits(1)
-        .says(&["← the least", "connections that send much hang"]);
+        .says(&["← the least", "connections that send much hang, unless"]);
+}
+
+#[test]
+fn an_answer_that_is_cut_is_one() {
+    let [one, router, other] = routed();
+    router.ip("link set port2 mtu 1500");
+    other.ip("link set eth0 mtu 1400");
+    // The other end takes more than it sends in one piece, and TCP knows what it takes.
+    let [there, back] = measured(&one, "10.9.2.2", 0);
+    let proven = json!(["proven", 1404, 1404, false]);
+    assert_eq!(head(&there), proven, "{there:#}");
+    let proven = json!(["proven", 1400, 1400, false]);
+    assert_eq!(head(&back), proven, "{back:#}");
 }
 
 #[test]
