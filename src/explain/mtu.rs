@@ -156,9 +156,10 @@ impl Budget {
         let stopped = self.stopped().map_or(LARGEST + 1, |one| one.len);
         let first = self.predicted.as_ref().copied().unwrap_or(SMALL);
         let Some(arrived) = self.arrived() else {
-            return match self.tried.is_empty() {
-                true => Some(first),
-                false => (stopped > self.least).then_some(self.least),
+            return if self.tried.is_empty() {
+                Some(first)
+            } else {
+                (stopped > self.least).then_some(self.least)
             };
         };
         if arrived + 1 >= stopped {

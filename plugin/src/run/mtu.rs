@@ -28,8 +28,10 @@ const EMPTY_V6: u32 = 48;
 /// One direction between two ends.
 struct Direction {
     from: NsKey,
-    /// Where it ends; `None`: outside of what is read.
+    /// Where it ends, as far as that can be told.
     to: Option<NsKey>,
+    /// It ends outside of what is read.
+    outside: bool,
     ends: (IpAddr, IpAddr),
 }
 
@@ -76,12 +78,14 @@ pub async fn measure(fleet: &mut Fleet<'_>, outcomes: &[Outcome]) -> Vec<Budget>
     let mut directions = vec![Direction {
         from: first.ns.clone(),
         to: within.then(|| last.ns.clone()),
+        outside: trace.disposition == Disposition::LeavesCluster,
         ends: (near, far),
     }];
     if within {
         directions.push(Direction {
             from: last.ns.clone(),
             to: Some(first.ns.clone()),
+            outside: false,
             ends: (far, near),
         });
     }
@@ -224,7 +228,7 @@ async fn attempt(
     }
     let lost = |one: &Tried| matches!(one.fate, Fate::Lost { .. });
     // Who is outside need not answer, nor answer all sizes.
-    if direction.to.is_none() && budget.tried.iter().any(lost) {
+    if direction.outside && budget.tried.iter().any(lost) {
         budget.untried = Some(format!(
             "{} left some of it unanswered, and what is there can't be watched",
             direction.ends.1
@@ -350,7 +354,8 @@ fn fate(met: &Exchanged, direction: &Direction, small: &Outcome, (len, id): (u32
         let mut all = seen.iter().filter(asked);
         all.any(|one| one.ns == *ns && one.dev == dev && one.out == out)
     };
-    let last = taps.filter(|(ns, tap)| came(ns, &tap.dev, tap.out)).last();
+    let mut taps = taps.filter(|(ns, tap)| came(ns, &tap.dev, tap.out));
+    let last = taps.next_back();
     let last = last.map(|(ns, tap)| (ns.clone(), tap.dev.clone()));
     let here = |one: &&Gone| {
         let there = last.as_ref().is_none_or(|(ns, _)| one.seen.ns == *ns);

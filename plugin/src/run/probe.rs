@@ -280,15 +280,16 @@ pub async fn exchange(
     };
     let passing = watching.spots.iter().filter(|spot| !spot.point.dropped);
     let mut whole: BTreeSet<NsKey> = passing.map(key).collect();
-    let mut told_all = watching.untold.is_empty();
+    let mut untold = watching.untold.clone();
+    let mut told_all = untold.is_empty();
     if !wrong.is_empty() || all.seen.len() >= MOST {
         whole.clear();
     }
     for (spot, losses) in watching.spots.iter().zip(&losses) {
         if losses.dropped > 0 && spot.point.dropped {
             told_all = false;
-            wrong.push(format!(
-                "{}: {} dropped packets went untold: the kernel's buffer was full",
+            untold.push(format!(
+                "{}: {} packets that the kernel dropped, of any namespace, went untold: its buffer was full, or the CPU was telling of another one",
                 spot.node, losses.dropped
             ));
         } else if losses.dropped > 0 {
@@ -308,7 +309,7 @@ pub async fn exchange(
         probed,
         sightings: sightings(&fleet.topology, &watching, &all.seen),
         gone: gone(&fleet.topology, &watching, &all.seen),
-        untold: watching.untold.clone(),
+        untold,
         told_all,
         whole,
         unwatched: wrong,

@@ -47,6 +47,7 @@ pub struct Drops {
     lost: OwnedFd,
     names: BTreeMap<u32, String>,
     spaces: Vec<u32>,
+    program: OwnedFd,
     // Ends the program with itself.
     _link: OwnedFd,
 }
@@ -92,6 +93,7 @@ impl Drops {
             lost,
             names,
             spaces,
+            program,
             _link: link,
         })
     }
@@ -111,10 +113,13 @@ impl Drops {
         all
     }
 
-    /// Packets that found no place in the ring.
+    /// Packets that found no place in the ring, and those of any namespace at which the program was not run, since a CPU
+    /// runs it for one packet at a time.
     pub fn lost(&self) -> Result<u64> {
         let failed = |error| Error::io("read how many dropped packets went untold", &error);
-        sys::read(&self.lost).map_err(failed)
+        let full = sys::read(&self.lost).map_err(failed)?;
+        let missed = sys::missed(&self.program).map_err(failed)?;
+        Ok(full.saturating_add(missed))
     }
 }
 

@@ -17,6 +17,7 @@ const MAP_CREATE: libc::c_long = 0;
 const MAP_LOOKUP_ELEM: libc::c_long = 1;
 const MAP_UPDATE_ELEM: libc::c_long = 2;
 const PROG_LOAD: libc::c_long = 5;
+const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const RAW_TRACEPOINT_OPEN: libc::c_long = 17;
 const MAP_FREEZE: libc::c_long = 22;
 const PROG_TYPE_RAW_TRACEPOINT: u32 = 17;
@@ -74,6 +75,17 @@ struct RawTracepoint {
     prog_fd: u32,
     padding: u32,
 }
+
+#[repr(C, align(8))]
+#[derive(Default)]
+struct Info {
+    bpf_fd: u32,
+    len: u32,
+    address: u64,
+}
+
+/// Bytes of `struct bpf_prog_info` up to and with `recursion_misses`.
+const PROG_INFO: usize = 216;
 
 /// One call. `attr` must be one of the structures above, and what its addresses name must be alive.
 unsafe fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_int> {
@@ -187,6 +199,20 @@ pub fn load(instructions: &[[u8; 8]]) -> Result<OwnedFd, (io::Error, String)> {
     let mut lines = text.split(['\n', '\0']).map(str::trim);
     let last = lines.rfind(|line| !line.is_empty() && !line.starts_with("processed "));
     Err((first, last.unwrap_or_default().to_owned()))
+}
+
+/// How often a program was left out because it was running on that CPU just then (Linux 5.12 and later).
+pub fn missed(program: &OwnedFd) -> io::Result<u64> {
+    let mut info = [0_u8; PROG_INFO];
+    let mut attr = Info {
+        bpf_fd: number(program.as_raw_fd()),
+        len: u32::try_from(info.len()).unwrap_or_default(),
+        address: address(info.as_mut_ptr()),
+    };
+    // SAFETY: the kernel writes at most `len` bytes to `info`; its addresses are zero, so that no more is given.
+    unsafe { bpf(OBJ_GET_INFO_BY_FD, &mut attr)? };
+    let misses = info.last_chunk().copied().unwrap_or_default();
+    Ok(u64::from_ne_bytes(misses))
 }
 
 /// Has a program run at a tracepoint, as long as what comes back is open.

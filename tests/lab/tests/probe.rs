@@ -32,7 +32,10 @@ fn confirmed(said: &Said) -> Value {
     let probe = probe(said);
     assert_eq!(probe["result"], "confirmed", "{probe:#}");
     assert_eq!(said.json()["verdict"], said.json()["predicted"]);
-    assert_eq!(probe["unwatched"], serde_json::json!([]), "{probe:#}");
+    let unwatched = probe["unwatched"].as_array().expect("a list");
+    // Drops of others may go untold, which says nothing of the way.
+    let of_way = |one: &&Value| !one.as_str().unwrap_or_default().contains("went untold");
+    assert_eq!(unwatched.iter().find(of_way), None, "{probe:#}");
     for (device, met) in devices(&probe) {
         // Bridges show what passes them, too.
         assert!(
