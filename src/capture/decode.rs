@@ -45,7 +45,7 @@ pub struct View {
 pub fn decode(frame: &[u8], vxlan_port: Option<u16>) -> Option<Packet> {
     let ports = Ports {
         vxlan: vxlan_port.as_slice(),
-        geneve: &[],
+        ..Ports::default()
     };
     let view = look(ETHERNET, frame, ports)?;
     (!matches!(view.packet.l4, L4::Arp { .. })).then_some(view.packet)
@@ -100,7 +100,10 @@ fn within(link: u32, frame: &[u8], begin: usize, ports: Ports<'_>, depth: u8) ->
         view.packet.l4 = l4;
         view.headers = at(payload);
         view.mark = mark;
-        if let Some(port) = l4_dport(l4) {
+        if let L4::Udp {
+            dport: Some(port), ..
+        } = l4
+        {
             inside = tunnel::in_udp(port, payload, ports);
         }
     } else if let L4::Other(protocol) = view.packet.l4 {
@@ -258,14 +261,6 @@ fn echo(kind: u8, code: u8, rest: [u8; 4]) -> L4 {
         kind,
         code,
         id: has_id.then(|| u16::from_be_bytes([high, low])),
-    }
-}
-
-/// The port that a datagram is for.
-fn l4_dport(l4: L4) -> Option<u16> {
-    match l4 {
-        L4::Udp { dport, .. } => dport,
-        _ => None,
     }
 }
 

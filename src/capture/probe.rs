@@ -335,11 +335,11 @@ fn request(probe: &Probe, id: u16) -> Vec<u8> {
     message
 }
 
-/// Puts the checksum of a message, and of what counts with it, to its place.
-fn checked(message: &mut [u8], at: usize, with: &[u8]) {
+/// Puts the checksum of a message of ICMP or ICMPv6, and of what counts with it, to its place.
+fn checked(message: &mut [u8], with: &[u8]) {
     let all = [with, message].concat();
     let [high, low] = checksum(&all).to_be_bytes();
-    if let Some(field) = message.get_mut(at..at + 2) {
+    if let Some(field) = message.get_mut(2..4) {
         field.copy_from_slice(&[high, low]);
     }
 }
@@ -350,7 +350,7 @@ fn uncut(fd: &OwnedFd, probe: &Probe, src: IpAddr, id: u16) -> nix::Result<Answe
     let length = u16::try_from(message.len()).map_err(|_| Errno::EMSGSIZE)?;
     let mut packet = match (src, probe.dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
-            checked(&mut message, 2, &[]);
+            checked(&mut message, &[]);
             // The kernel fills in length, identification and checksum (`raw_send_hdrinc()`).
             let fixed = [0x45, 0, 0, 0, 0, 0, 0x40, 0, HOPS, ICMP, 0, 0];
             [&fixed[..], &src.octets(), &dst.octets()].concat()
@@ -360,7 +360,7 @@ fn uncut(fd: &OwnedFd, probe: &Probe, src: IpAddr, id: u16) -> nix::Result<Answe
             let [high, low] = length.to_be_bytes();
             // RFC 8200, 8.1
             let pseudo = [&ends[..], &[0, 0, high, low, 0, 0, 0, ICMPV6]].concat();
-            checked(&mut message, 2, &pseudo);
+            checked(&mut message, &pseudo);
             [&[0x60, 0, 0, 0, high, low, ICMPV6, HOPS][..], &ends].concat()
         }
         _ => return Err(Errno::EAFNOSUPPORT),
@@ -379,7 +379,7 @@ fn echo(fd: &OwnedFd, probe: &Probe, id: u16, wait: Duration) -> nix::Result<Ans
     let mut message = request(probe, id);
     if !v6 {
         // The kernel makes that of ICMPv6 itself.
-        checked(&mut message, 2, &[]);
+        checked(&mut message, &[]);
     }
     send_bytes(fd.as_raw_fd(), &message, MsgFlags::empty())?;
     let mut buffer = vec![0; 2048];

@@ -12,7 +12,7 @@ use crate::trace::{Disposition, Evidence, StepKind, Trace};
 
 use super::codes::{self, Severity};
 use super::naming::Naming;
-use super::{Finding, Place, innermost};
+use super::{Finding, Place};
 
 /// Percentage of the conntrack table from which on it is worth a word.
 const NEARLY_FULL: u64 = 90;
@@ -121,14 +121,14 @@ pub(super) fn other_pod<'a>(
     }
     let ns = naming.topology.netns(&trace.hops.last()?.ns)?;
     let got = naming.names.pod_by_uid(ns.identity.pod_uid.as_ref()?)?;
-    let meant = naming.names.pod_by_ip(innermost(&trace.packet).dst)?;
+    let meant = naming.names.pod_by_ip(trace.packet.innermost().dst)?;
     (got.uid != meant.uid).then_some((got, meant))
 }
 
 /// A pod that gets what is for another one, since others on the link know its device by that address.
 fn taken_over(naming: &Naming<'_>, trace: &Trace) -> Option<Finding> {
     let (got, meant) = other_pod(naming, trace)?;
-    let addr = innermost(&trace.packet).dst;
+    let addr = trace.packet.innermost().dst;
     let key = &trace.hops.last()?.ns;
     let name = |pod: &PodName| format!("pod {}/{}", pod.namespace, pod.name);
     let neighs = trace.hops.iter().flat_map(|hop| &hop.steps);

@@ -337,7 +337,7 @@ fn diverted(naming: &Naming<'_>, trace: &Trace) -> bool {
     if detect_place::other_pod(naming, trace).is_some() {
         return true;
     }
-    let last = innermost(&trace.packet);
+    let last = trace.packet.innermost();
     if Verdict::of(&trace.disposition) != Verdict::Delivered
         || (first.dst, first.dport()) == (last.dst, last.dport())
     {
@@ -352,14 +352,6 @@ fn diverted(naming: &Naming<'_>, trace: &Trace) -> bool {
     !asked.any(|service| {
         service.endpoints_unread.is_some() || service.endpoints.iter().any(|e| e.ip == last.dst)
     })
-}
-
-/// The packet out of all tunnels.
-fn innermost(mut packet: &Packet) -> &Packet {
-    while let Some(inner) = &packet.inner {
-        packet = &inner.packet;
-    }
-    packet
 }
 
 fn together(mut verdicts: impl Iterator<Item = Verdict>) -> Verdict {
@@ -405,7 +397,7 @@ fn way(naming: &Naming<'_>, trace: &Trace) -> Way {
         .find_map(|hop| hop.steps.last())
         .map(|step| step.words.clone())
         .unwrap_or_default();
-    let packet = innermost(&trace.packet).clone();
+    let packet = trace.packet.innermost().clone();
     let is_pod = |name: &str| name.starts_with("pod ");
     let to = match (naming.address(packet.dst), &end) {
         // Of several pods with one address, the one that took it.

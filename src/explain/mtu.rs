@@ -140,7 +140,8 @@ pub enum Measure {
 }
 
 impl Budget {
-    fn arrived(&self) -> Option<u32> {
+    /// The largest that arrived.
+    pub fn arrived(&self) -> Option<u32> {
         let arrived = self.tried.iter().filter(|one| one.fate == Fate::Arrived);
         arrived.map(|one| one.len).max()
     }

@@ -334,7 +334,8 @@ impl Trace {
         innermost(first.unwrap_or(&self.packet)).protocol()
     }
 
-    fn arrives(&self) -> bool {
+    /// Whether it goes all its way, as far as that is here.
+    pub fn arrives(&self) -> bool {
         matches!(
             self.disposition,
             Disposition::Delivered | Disposition::LeavesCluster

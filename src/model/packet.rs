@@ -153,6 +153,15 @@ impl Packet {
         }
     }
 
+    /// What is inside of all that is around it: out of every tunnel, and what an error quotes.
+    pub fn innermost(&self) -> &Self {
+        let mut packet = self;
+        while let Some(inner) = &packet.inner {
+            packet = &inner.packet;
+        }
+        packet
+    }
+
     /// IPPROTO_* number of what it carries; 0 for ARP.
     pub fn protocol(&self) -> u8 {
         match self.l4 {

@@ -137,7 +137,6 @@ fn ends(budget: &Budget, naming: &Naming<'_>) -> (String, String) {
 /// One direction as data.
 pub fn json(budget: &Budget, naming: &Naming<'_>) -> MtuJson {
     let (from, to) = ends(budget, naming);
-    let arrived = budget.tried.iter().filter(|one| one.fate == Fate::Arrived);
     MtuJson {
         from,
         to,
@@ -154,7 +153,7 @@ pub fn json(budget: &Budget, naming: &Naming<'_>) -> MtuJson {
             .as_ref()
             .map(|(ns, why)| format!("{}: {}", named(naming, ns), naming.text(why))),
         unpredicted: budget.predicted.as_ref().err().map(|why| naming.text(why)),
-        largest: arrived.map(|one| one.len).max(),
+        largest: budget.arrived(),
         black_hole: budget.black_hole(),
         tried: budget
             .tried

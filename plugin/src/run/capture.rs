@@ -349,10 +349,7 @@ fn with_naming<T>(topology: &Topology, names: &Names, work: impl FnOnce(&Naming<
 
 /// A spot in words, for lines and for the file.
 fn named(naming: &Naming<'_>, spot: &Spot) -> packets::Spot {
-    let key = NsKey {
-        node: spot.node.clone(),
-        netns: spot.point.netns,
-    };
+    let key = spot.key();
     packets::Spot {
         node: spot.node.clone(),
         netns: naming.netns(&key),
@@ -366,10 +363,7 @@ fn named(naming: &Naming<'_>, spot: &Spot) -> packets::Spot {
 
 /// Names of a namespace's devices by number, where packets of all of them are told.
 fn devices_of(topology: &Topology, spot: &Spot) -> Devices {
-    let key = NsKey {
-        node: spot.node.clone(),
-        netns: spot.point.netns,
-    };
+    let key = spot.key();
     let ns = topology.netns(&key).filter(|_| spot.point.dropped);
     let links = ns.and_then(|ns| ns.links.known()).into_iter().flatten();
     links

@@ -39,16 +39,6 @@ struct Direction {
 /// some time.
 pub const LONGEST: Duration = Duration::from_secs(90);
 
-/// Errors: what is asked about can't be tried.
-pub fn allowed((uid, gid): (Option<u32>, Option<u32>)) -> anyhow::Result<()> {
-    if [uid, gid].into_iter().flatten().any(|id| id != 0) {
-        anyhow::bail!(
-            "--mtu: the helper sends as root: rules for --uid and --gid of others would not be met; leave them out"
-        );
-    }
-    Ok(())
-}
-
 /// 0 where what was predicted is proven or nothing was, 1 where less arrives than was predicted, or connections hang, 3
 /// where it could not be tried.
 pub fn exit_code(budget: &Budget) -> u8 {
@@ -66,7 +56,7 @@ pub fn exit_code(budget: &Budget) -> u8 {
 pub async fn measure(fleet: &mut Fleet<'_>, outcomes: &[Outcome]) -> Vec<Budget> {
     let traces = outcomes.iter().flat_map(|outcome| &outcome.traces);
     let unknown = |trace: &Trace| matches!(trace.disposition, Disposition::Inconclusive(_));
-    let arrives = traces.filter(|trace| ends(trace) || unknown(trace));
+    let arrives = traces.filter(|trace| trace.arrives() || unknown(trace));
     let Some(trace) = arrives.max_by(|a, b| a.probability.total_cmp(&b.probability)) else {
         return Vec::new();
     };
@@ -106,20 +96,17 @@ pub async fn measure(fleet: &mut Fleet<'_>, outcomes: &[Outcome]) -> Vec<Budget>
     budgets
 }
 
-fn ends(trace: &Trace) -> bool {
-    matches!(
-        trace.disposition,
-        Disposition::Delivered | Disposition::LeavesCluster
-    )
-}
-
 /// An echo request of a size.
-fn echo((src, dst): (IpAddr, IpAddr), len: u32, id: Option<u16>) -> Packet {
-    let kind = if dst.is_ipv6() { 128 } else { 8 };
+fn echo((src, dst): (IpAddr, IpAddr), len: u32) -> Packet {
+    let l4 = L4::Icmp {
+        kind: if dst.is_ipv6() { 128 } else { 8 },
+        code: 0,
+        id: Some(1),
+    };
     Packet {
         len,
         df: true,
-        ..Packet::new(src, dst, L4::Icmp { kind, code: 0, id })
+        ..Packet::new(src, dst, l4)
     }
 }
 
@@ -134,7 +121,7 @@ fn smallest(direction: &Direction) -> u32 {
 async fn predict(fleet: &mut Fleet<'_>, direction: &Direction, len: u32) -> Outcome {
     let sent = Sent {
         from: direction.from.clone(),
-        packet: echo(direction.ends, len, Some(1)),
+        packet: echo(direction.ends, len),
         mark: 0,
         uid: Some(0),
         gid: Some(0),
@@ -150,7 +137,7 @@ fn verdict(outcome: &Outcome) -> Result<bool, String> {
             return Err(why.join("; "));
         }
     }
-    Ok(!outcome.traces.is_empty() && outcome.traces.iter().all(ends))
+    Ok(!outcome.traces.is_empty() && outcome.traces.iter().all(Trace::arrives))
 }
 
 /// What is predicted, by halving (a packet that is too large stays so), and the way of the smallest.
@@ -174,7 +161,7 @@ async fn budget(fleet: &mut Fleet<'_>, direction: &Direction) -> (Budget, Outcom
     match verdict(&least) {
         Ok(true) => {}
         Ok(false) => {
-            let how = least.traces.iter().find(|trace| !ends(trace));
+            let how = least.traces.iter().find(|trace| !trace.arrives());
             let how = how.map_or("lost", |trace| trace.disposition.name());
             let why = format!("even a small echo request is predicted to be {how}");
             budget.untried = Some(why.clone());
@@ -200,7 +187,7 @@ async fn budget(fleet: &mut Fleet<'_>, direction: &Direction) -> (Budget, Outcom
             Ok(true) => good = next,
             Ok(false) => {
                 bad = next;
-                let ended = outcome.traces.iter().find(|trace| !ends(trace));
+                let ended = outcome.traces.iter().find(|trace| !trace.arrives());
                 budget.limit = ended.and_then(limit);
             }
             Err(why) => {

@@ -191,10 +191,7 @@ pub struct Forms {
 impl Forms {
     /// Takes in the form that a packet has, out of its tunnel.
     pub fn add(&mut self, packet: &Packet) {
-        let mut packet = packet;
-        while let Some(inner) = &packet.inner {
-            packet = &inner.packet;
-        }
+        let packet = packet.innermost();
         let (low, high) = (packet.src.min(packet.dst), packet.src.max(packet.dst));
         // The port of the one that was asked: of the other nothing is known before.
         let port = match (packet.sport(), packet.dport()) {

@@ -18,8 +18,7 @@ use netpath::trace::{Disposition, Trace};
 use super::drive;
 use super::fleet::Fleet;
 use super::points::{self, Forms, Points, Tunnels, of_probe, turns};
-use super::watch::{Sink, Watching, open, run as watch};
-use crate::resolve::Protocol;
+use super::watch::{Sink, Spot, Watching, open, run as watch};
 
 /// Bytes of a packet: headers of a tunnel and of what is in it.
 const HEADERS: u32 = 256;
@@ -68,17 +67,19 @@ pub struct Job<'a> {
     pub count: u32,
 }
 
-/// Errors: what is asked about can't be sent by a probe.
-pub fn allowed(
-    protocol: Option<Protocol>,
-    owner: (Option<u32>, Option<u32>),
-) -> anyhow::Result<()> {
-    if protocol == Some(Protocol::Sctp) {
+/// Errors: no probe is of that protocol.
+pub fn not_sctp(sctp: bool) -> anyhow::Result<()> {
+    if sctp {
         bail!("--probe: sctp can't be probed; tcp, udp and icmp can");
     }
-    if [owner.0, owner.1].into_iter().flatten().any(|id| id != 0) {
+    Ok(())
+}
+
+/// Errors: what is sent for this flag is not whose packets were asked about.
+pub fn as_root(flag: &str, uid: Option<u32>, gid: Option<u32>) -> anyhow::Result<()> {
+    if [uid, gid].into_iter().flatten().any(|id| id != 0) {
         bail!(
-            "--probe: the helper sends as root: rules for --uid and --gid of others would not be met; leave them out"
+            "{flag}: the helper sends as root: rules for --uid and --gid of others would not be met; leave them out"
         );
     }
     Ok(())
@@ -92,9 +93,7 @@ pub async fn send(fleet: &mut Fleet<'_>, job: Job<'_>, all: &mut Vec<Sent>) -> a
     let count = usize::try_from(job.count).unwrap_or(usize::MAX);
     for (number, (flow, outcome)) in ways.take(count).enumerate() {
         // It may be a Service's port's.
-        if flow.protocol == SCTP {
-            allowed(Some(Protocol::Sctp), (None, None))?;
-        }
+        not_sctp(flow.protocol == SCTP)?;
         let mut sent = one(fleet, flow, outcome, job.data, number).await?;
         // Branches of an answer are those of all its flows.
         let before = job.outcomes.iter().take(number % job.flows.len().max(1));
@@ -144,7 +143,6 @@ async fn one(
             sightings,
             gone,
             untold,
-            told_all,
             whole,
             mut unwatched,
         } = exchanged;
@@ -161,7 +159,7 @@ async fn one(
             &mut observed,
             &outcome.traces,
             &probed,
-            (&dropped, told_all),
+            (&dropped, untold.is_empty()),
         );
         let mut since = None;
         let mut lines = Vec::new();
@@ -214,10 +212,8 @@ pub struct Exchanged {
     pub sightings: Vec<Sighting>,
     /// Those that the kernels dropped.
     pub gone: Vec<Gone>,
-    /// Why what was dropped is not told.
+    /// Why not all that was dropped is told.
     untold: Vec<String>,
-    /// All that was dropped was told.
-    told_all: bool,
     /// Namespaces of which no packet went unseen.
     pub whole: BTreeSet<NsKey>,
     /// What went unseen, in words.
@@ -274,29 +270,23 @@ pub async fn exchange(
     if taken {
         return Ok(None);
     }
-    let key = |spot: &super::watch::Spot| NsKey {
-        node: spot.node.clone(),
-        netns: spot.point.netns,
-    };
     let passing = watching.spots.iter().filter(|spot| !spot.point.dropped);
-    let mut whole: BTreeSet<NsKey> = passing.map(key).collect();
+    let mut whole: BTreeSet<NsKey> = passing.map(Spot::key).collect();
     let mut untold = watching.untold.clone();
-    let mut told_all = untold.is_empty();
     if !wrong.is_empty() || all.seen.len() >= MOST {
         whole.clear();
     }
     for (spot, losses) in watching.spots.iter().zip(&losses) {
         if losses.dropped > 0 && spot.point.dropped {
-            told_all = false;
             untold.push(format!(
                 "{}: {} packets that the kernel dropped, of any namespace, went untold: its buffer was full, or the CPU was telling of another one",
                 spot.node, losses.dropped
             ));
         } else if losses.dropped > 0 {
-            whole.remove(&key(spot));
+            whole.remove(&spot.key());
             wrong.push(format!(
                 "{}: {} packets were lost by the kernel's buffer",
-                key(spot),
+                spot.key(),
                 losses.dropped
             ));
         }
@@ -310,7 +300,6 @@ pub async fn exchange(
         sightings: sightings(&fleet.topology, &watching, &all.seen),
         gone: gone(&fleet.topology, &watching, &all.seen),
         untold,
-        told_all,
         whole,
         unwatched: wrong,
     }))
@@ -477,17 +466,17 @@ fn told(
     lines
 }
 
+fn device(topology: &Topology, ns: &NsKey, index: IfIndex) -> String {
+    let link = topology.netns(ns).and_then(|ns| ns.link(index));
+    link.map_or_else(|| format!("if{index}"), |link| link.name.clone())
+}
+
 fn sightings(topology: &Topology, watching: &Watching, all: &[(usize, Seen)]) -> Vec<Sighting> {
     let sighting = |(at, seen): &(usize, Seen)| {
         let spot = watching.spots.get(*at)?;
-        let ns = NsKey {
-            node: spot.node.clone(),
-            netns: spot.point.netns,
-        };
-        let index = IfIndex::new(seen.ifindex?)?;
-        let link = topology.netns(&ns).and_then(|ns| ns.link(index));
+        let ns = spot.key();
         Some(Sighting {
-            dev: link.map_or_else(|| format!("if{index}"), |link| link.name.clone()),
+            dev: device(topology, &ns, IfIndex::new(seen.ifindex?)?),
             ns,
             out: seen.out?,
             time: seen.time,
@@ -502,15 +491,9 @@ fn sightings(topology: &Topology, watching: &Watching, all: &[(usize, Seen)]) ->
 fn gone(topology: &Topology, watching: &Watching, all: &[(usize, Seen)]) -> Vec<Gone> {
     let gone = |(at, seen): &(usize, Seen)| {
         let spot = watching.spots.get(*at)?;
-        let ns = NsKey {
-            node: spot.node.clone(),
-            netns: spot.point.netns,
-        };
+        let ns = spot.key();
         let index = seen.ifindex.and_then(IfIndex::new);
-        let dev = index.map(|index| {
-            let link = topology.netns(&ns).and_then(|ns| ns.link(index));
-            link.map_or_else(|| format!("if{index}"), |link| link.name.clone())
-        });
+        let dev = index.map(|index| device(topology, &ns, index));
         Some(Gone {
             why: seen.dropped.clone()?,
             seen: Sighting {

@@ -39,19 +39,22 @@ use crate::resolve::{
 pub async fn run(args: &TraceArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
     let mut request = TraceRequest::of(args)?;
     if args.mtu {
-        mtu::allowed((args.uid, args.gid))?;
+        probe::as_root("--mtu", args.uid, args.gid)?;
     }
     if args.probe {
-        probe::allowed(request.protocol, (args.uid, args.gid))?;
+        probe::not_sctp(request.protocol == Some(Protocol::Sctp))?;
+        probe::as_root("--probe", args.uid, args.gid)?;
         if let Some(path) = &args.save_disagreement {
             super::save::writable(path)?;
         }
     }
-    if let (Facts::Cluster(flags), true) = (&mut request.facts, args.probe) {
-        flags.lasts = probe::LONGEST.saturating_mul(args.count);
-    }
-    if let (Facts::Cluster(flags), true) = (&mut request.facts, args.mtu) {
-        flags.lasts += mtu::LONGEST;
+    if let Facts::Cluster(flags) = &mut request.facts {
+        if args.probe {
+            flags.lasts = probe::LONGEST.saturating_mul(args.count);
+        }
+        if args.mtu {
+            flags.lasts += mtu::LONGEST;
+        }
     }
     let job = Job {
         request: &request,

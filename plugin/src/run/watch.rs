@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use futures::future::join_all;
+use netpath::model::NsKey;
 use netpath::model::capture::{Ended, Losses, Opened, Point, Seen, Watch};
 use tokio::sync::{mpsc, watch};
 
@@ -33,6 +34,16 @@ pub struct Spot {
     pub point: Point,
     /// LINKTYPE_*
     pub link: u32,
+}
+
+impl Spot {
+    /// Namespace.
+    pub fn key(&self) -> NsKey {
+        NsKey {
+            node: self.node.clone(),
+            netns: self.point.netns,
+        }
+    }
 }
 
 /// Helpers that watch.

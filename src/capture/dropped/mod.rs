@@ -9,6 +9,7 @@ mod sys;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -45,7 +46,7 @@ pub struct Lost {
 pub struct Drops {
     ring: Ring,
     lost: OwnedFd,
-    names: BTreeMap<u32, String>,
+    names: &'static BTreeMap<u32, String>,
     spaces: Vec<u32>,
     program: OwnedFd,
     // Ends the program with itself.
@@ -55,14 +56,7 @@ pub struct Drops {
 impl Drops {
     /// Has packets told that are dropped in namespaces of these numbers. Errors: this kernel can't, or must not.
     pub fn open(spaces: &[u64]) -> Result<Self> {
-        let (places, names) = {
-            let types = std::fs::read(TYPES)
-                .map_err(|error| Error::io(format!("{OPERATION}: read {TYPES}"), &error))?;
-            let btf = Btf::parse(types)
-                .map_err(|why| Error::malformed(format!("{OPERATION}: read {TYPES}"), why))?;
-            let places = Places::of(&btf).map_err(|why| Error::malformed(OPERATION, why))?;
-            (places, names(&btf))
-        };
+        let Kernel { places, names } = kernel()?;
         let failed = |what: &str| {
             let operation = format!("{OPERATION}: {what}");
             move |error: std::io::Error| Error::io(operation, &error)
@@ -78,7 +72,7 @@ impl Drops {
             lost: lost.as_raw_fd(),
             format: format.as_raw_fd(),
         };
-        let code = program::assemble(&places, &spaces, maps);
+        let code = program::assemble(places, &spaces, maps);
         let program = sys::load(&code).map_err(|(error, last)| {
             let said = if last.is_empty() {
                 String::new()
@@ -101,7 +95,7 @@ impl Drops {
     /// Takes what has come since the last call, at most so many. Never waits.
     pub fn take(&mut self, most: usize) -> Vec<Lost> {
         let since = since_epoch();
-        let (names, spaces) = (&self.names, &self.spaces);
+        let (names, spaces) = (self.names, &self.spaces);
         let mut all = Vec::new();
         let mut left = most;
         self.ring.take(|raw| {
@@ -127,6 +121,25 @@ impl AsFd for Drops {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.ring.as_fd()
     }
+}
+
+/// What this kernel's types tell: read once, since they are some megabytes and stay as they are.
+struct Kernel {
+    places: Places,
+    names: BTreeMap<u32, String>,
+}
+
+fn kernel() -> Result<&'static Kernel> {
+    static READ: OnceLock<Kernel> = OnceLock::new();
+    if let Some(read) = READ.get() {
+        return Ok(read);
+    }
+    let failed = || format!("{OPERATION}: read {TYPES}");
+    let types = std::fs::read(TYPES).map_err(|error| Error::io(failed(), &error))?;
+    let btf = Btf::parse(types).map_err(|why| Error::malformed(failed(), why))?;
+    let places = Places::of(&btf).map_err(|why| Error::malformed(OPERATION, why))?;
+    let names = names(&btf);
+    Ok(READ.get_or_init(|| Kernel { places, names }))
 }
 
 /// Numbers of namespaces as the kernel holds them.

@@ -172,7 +172,6 @@ pub fn read(map: &OwnedFd) -> io::Result<u64> {
 pub fn load(instructions: &[[u8; 8]]) -> Result<OwnedFd, (io::Error, String)> {
     // The helpers that it calls are for programs whose licence goes with the GPL, as that of these instructions does.
     let license = c"Dual MIT/GPL";
-    let mut log = vec![0_u8; 64 << 10];
     let mut attr = ProgLoad {
         prog_type: PROG_TYPE_RAW_TRACEPOINT,
         insn_cnt: u32::try_from(instructions.len()).unwrap_or(u32::MAX),
@@ -187,6 +186,7 @@ pub fn load(instructions: &[[u8; 8]]) -> Result<OwnedFd, (io::Error, String)> {
         Err(error) => error,
     };
     // Once more for the verifier's words: they cost time, and mostly nobody needs them.
+    let mut log = vec![0_u8; 64 << 10];
     attr.log_level = 1;
     attr.log_size = u32::try_from(log.len()).unwrap_or_default();
     attr.log_buf = address(log.as_mut_ptr());

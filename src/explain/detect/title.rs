@@ -90,7 +90,7 @@ impl Case<'_> {
 
     /// Destination of the packet inside of all tunnels.
     pub(super) fn innermost(&self) -> IpAddr {
-        crate::explain::innermost(&self.trace.packet).dst
+        self.trace.packet.innermost().dst
     }
 
     /// `ip`, or `ip -6` for the family of the packet.

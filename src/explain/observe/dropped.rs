@@ -132,13 +132,12 @@ pub fn beside(
 }
 
 fn contradiction(trace: &Trace, probed: &Probed, losses: &[Loss]) -> Option<String> {
-    let (turn, disposition) = predicted(trace, probed);
-    let Disposition::Dropped(reason) = disposition else {
+    let (turn, ended) = predicted(trace, probed);
+    let Disposition::Dropped(reason) = &ended.disposition else {
         return None;
     };
     let reason = reason.to_string();
-    let mut turns = std::iter::successors(Some(trace), |trace| trace.reply.as_deref());
-    let last = turns.nth(turn)?.hops.last()?;
+    let last = ended.hops.last()?;
     // Elsewhere copies of it may end, as those that bridges flood.
     let mut there = losses
         .iter()

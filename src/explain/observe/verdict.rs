@@ -33,11 +33,11 @@ pub(super) fn need_not_answer(trace: &Trace, probed: &Probed) -> bool {
         }
 }
 
-/// The first packet of those that are sent which does not arrive, and how it ends; the last one where all do.
-pub(super) fn predicted<'a>(trace: &'a Trace, probed: &Probed) -> (usize, &'a Disposition) {
-    let mut end = (0, &trace.disposition);
+/// The first packet of those that are sent which does not arrive; the last one where all do.
+pub(super) fn predicted<'a>(trace: &'a Trace, probed: &Probed) -> (usize, &'a Trace) {
+    let mut end = (0, trace);
     for (turn, trace) in followed(trace, probed).enumerate() {
-        end = (turn, &trace.disposition);
+        end = (turn, trace);
         if !trace.arrives() {
             break;
         }
@@ -53,7 +53,8 @@ pub(super) fn of(
     spots: Vec<Spot>,
     sights: &Sights<'_>,
 ) -> Observed {
-    let (turn, disposition) = predicted(trace, probed);
+    let (turn, ended) = predicted(trace, probed);
+    let disposition = &ended.disposition;
     let unknown = matches!(disposition, Disposition::Inconclusive(_));
     let mut difference = on_the_way(&spots);
     if difference.is_none() && !unknown {
@@ -65,7 +66,7 @@ pub(super) fn of(
         // An answer vouches for both ends, silence only where nothing goes unseen.
         (None, false)
             if spots.iter().any(|spot| spot.met == Met::Confirmed)
-                && (probed.answer == Answer::Answered || end_watched(trace, turn, sights)) =>
+                && (probed.answer == Answer::Answered || end_watched(ended, sights)) =>
         {
             Agreement::Confirmed
         }
@@ -102,10 +103,9 @@ pub(super) fn of(
     }
 }
 
-/// Whether all packets were seen in the namespace where a turn is predicted to end.
-fn end_watched(trace: &Trace, turn: usize, sights: &Sights<'_>) -> bool {
-    let mut turns = std::iter::successors(Some(trace), |trace| trace.reply.as_deref());
-    let end = turns.nth(turn).and_then(|trace| trace.hops.last());
+/// Whether all packets were seen in the namespace where one is predicted to end.
+fn end_watched(ended: &Trace, sights: &Sights<'_>) -> bool {
+    let end = ended.hops.last();
     end.is_some_and(|hop| (sights.whole)(&hop.ns))
 }
 

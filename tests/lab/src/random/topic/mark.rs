@@ -61,11 +61,7 @@ pub fn connection(dice: &mut Dice, plan: &mut Plan) -> Vec<Ask> {
 
 /// A mark of which parts are set one after the other.
 pub fn mask(dice: &mut Dice, plan: &mut Plan) -> Vec<Ask> {
-    let Some(way) = plan.way(dice) else {
-        return Vec::new();
-    };
-    let v6 = plan.family(dice);
-    let Some(dst) = plan.address(way.to, v6) else {
+    let Some((way, v6, dst)) = plan.asked(dice) else {
         return Vec::new();
     };
     let (at, set, ask) = match dice.below(3) {
@@ -107,11 +103,7 @@ pub fn mask(dice: &mut Dice, plan: &mut Plan) -> Vec<Ask> {
 
 /// A mark that is set in one namespace and asked for in the next.
 pub fn between(dice: &mut Dice, plan: &mut Plan) -> Vec<Ask> {
-    let Some(way) = plan.way(dice) else {
-        return Vec::new();
-    };
-    let v6 = plan.family(dice);
-    let Some(dst) = plan.address(way.to, v6) else {
+    let Some((way, v6, dst)) = plan.asked(dice) else {
         return Vec::new();
     };
     let set = dice.one(&["OUTPUT", "POSTROUTING"]);

@@ -211,6 +211,14 @@ impl Plan {
         self.v6 && dice.percent(35)
     }
 
+    /// A way, a family, and the address at the way's end that is asked for.
+    fn asked(&self, dice: &mut Dice) -> Option<(Way, bool, IpAddr)> {
+        let way = self.way(dice)?;
+        let v6 = self.family(dice);
+        let dst = self.address(way.to, v6)?;
+        Some((way, v6, dst))
+    }
+
     /// An address on a segment of a namespace.
     fn address(&self, place: usize, v6: bool) -> Option<IpAddr> {
         self.addrs(place, v6).first().copied()

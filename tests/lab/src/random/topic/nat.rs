@@ -7,11 +7,7 @@ use crate::random::dice::Dice;
 
 /// What is for others is taken by a router, and what is sent by the sender.
 pub fn redirect(dice: &mut Dice, plan: &mut Plan) -> Vec<Ask> {
-    let Some(way) = plan.way(dice) else {
-        return Vec::new();
-    };
-    let v6 = plan.family(dice);
-    let Some(dst) = plan.address(way.to, v6) else {
+    let Some((way, v6, dst)) = plan.asked(dice) else {
         return Vec::new();
     };
     let (from, router) = (way.own.place, way.router.place);
@@ -44,11 +40,7 @@ pub fn redirect(dice: &mut Dice, plan: &mut Plan) -> Vec<Ask> {
 
 /// A router's port that is another's, as of a port of nodes; and the same for what the router itself sends.
 pub fn port(dice: &mut Dice, plan: &mut Plan) -> Vec<Ask> {
-    let Some(way) = plan.way(dice) else {
-        return Vec::new();
-    };
-    let v6 = plan.family(dice);
-    let Some(server) = plan.address(way.to, v6) else {
+    let Some((way, v6, server)) = plan.asked(dice) else {
         return Vec::new();
     };
     let (from, router) = (way.own.place, way.router.place);
