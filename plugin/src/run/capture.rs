@@ -272,6 +272,7 @@ impl Recording<'_> {
             promiscuous: args.promiscuous,
             decoded: !file,
             bytes: file,
+            few: false,
         };
         let opaque = with_naming(&fleet.topology, names, |naming| {
             points::opaque(naming, &points)

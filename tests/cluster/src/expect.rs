@@ -1,6 +1,7 @@
 //! What a trace has to say beside what packets can show: its verdict, and what is wrong where.
 
 use crate::answer::Answer;
+use crate::probe::Probe;
 
 /// What a trace has to say beside what the packets show.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +16,10 @@ pub struct Expect {
     pub code: Option<&'static str>,
     /// An object that decided, as a part of a finding's evidence or place.
     pub object: Option<String>,
+    /// What a probe has to say where it is not that the prediction is confirmed.
+    pub probe: Option<&'static str>,
+    /// Why the kernel of `node` says that it dropped the probe.
+    pub dropped: Option<&'static str>,
 }
 
 impl Expect {
@@ -39,6 +44,31 @@ impl Expect {
     pub fn code(mut self, code: &'static str) -> Self {
         self.code = Some(code);
         self
+    }
+
+    /// Expects another answer of a probe than that the prediction is confirmed.
+    pub fn probe(mut self, result: &'static str) -> Self {
+        self.probe = Some(result);
+        self
+    }
+
+    /// Expects the kernel's own reason for the drop, too.
+    pub fn dropped(mut self, reason: &'static str) -> Self {
+        self.dropped = Some(reason);
+        self
+    }
+
+    /// What of it a probe of what the answer predicts does not say; `None` if it says all.
+    pub fn probe_lacks(&self, probe: &Probe, answer: &Answer) -> Option<String> {
+        let result = self.probe.unwrap_or("confirmed");
+        if let Some(lacks) = probe.lacks(result, &answer.branches) {
+            return Some(lacks);
+        }
+        let reason = self.dropped?;
+        let node = self.node.as_deref().unwrap_or_default();
+        (!probe.was_dropped(node, reason)).then(|| {
+            format!("the kernel of {node} does not say that it dropped the probe: {reason}; it says {:?}", probe.dropped)
+        })
     }
 
     /// What of it the answer does not say; `None` if it says all.

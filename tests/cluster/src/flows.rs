@@ -30,6 +30,8 @@ pub struct Case {
     pub udp: bool,
     /// `-4` or `-6`, where the cluster has both.
     pub family: Option<&'static str>,
+    /// The largest packets each way are asked for, too, which has to prove the predicted ones.
+    pub mtu: bool,
     /// What the trace has to say.
     pub expect: Expect,
 }
@@ -67,6 +69,7 @@ impl<'a> Maker<'a> {
             pod,
             to,
             udp,
+            mtu: false,
             family: self
                 .objects
                 .dual
@@ -244,6 +247,7 @@ pub fn well(objects: &Objects, outside: bool) -> Result<Vec<Case>> {
         let mut add = |name, source, destination: &str, udp, branches| -> Result<()> {
             let mut case = maker.case(name, source, destination, udp)?;
             case.expect.branches = Some(branches);
+            case.mtu = name.starts_with("pod to pod") && !udp;
             cases.push(case);
             Ok(())
         };

@@ -16,6 +16,7 @@ use crate::answer::{Answer, Branch, End};
 use crate::flows::{Case, place};
 use crate::inside::{Inside, exchange};
 use crate::kubectl::{self, NAMESPACE};
+use crate::probe::Mtu;
 use crate::tell::{ASKED, LONG, SHORT, Told, end, unheard, unseen};
 use crate::workload::Objects;
 
@@ -69,6 +70,12 @@ impl Judge<'_> {
     /// What was seen, or how it differs.
     fn agrees(&mut self, case: &Case, told: &Told) -> Result<Result<String, String>> {
         if let Some(lacks) = case.expect.lacks(&told.answer) {
+            return Ok(Err(lacks));
+        }
+        if let Some(lacks) = case.expect.probe_lacks(&told.probe, &told.answer) {
+            return Ok(Err(lacks));
+        }
+        if let Some(lacks) = told.mtu.iter().find_map(Mtu::lacks) {
             return Ok(Err(lacks));
         }
         let total: f64 = told.answer.branches.iter().map(|one| one.probability).sum();

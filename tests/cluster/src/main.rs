@@ -12,6 +12,7 @@ mod inside;
 mod judge;
 mod kubectl;
 mod namespace;
+mod probe;
 mod settle;
 mod tell;
 mod times;

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use netpath_lab::Outcome;
 
 use crate::answer::{Answer, Branch, End, parse};
 use crate::flows::{Case, OUTSIDE_NAME};
 use crate::kubectl::{self, NAMESPACE};
+use crate::probe::{self, Mtu, Probe};
 use crate::workload::Objects;
 
 /// Exchanges through kubectl, which cost much more.
@@ -29,11 +30,15 @@ pub struct Told {
     pub answer: Answer,
     /// The same, word for word.
     pub json: Vec<u8>,
+    /// What it saw of a packet of its own, asked in the same words.
+    pub probe: Probe,
+    /// The largest packets each way, where the case wants them.
+    pub mtu: Vec<Mtu>,
     /// How the client's exchanges ended.
     pub asked: BTreeSet<End>,
 }
 
-/// Traces a case through kubectl, and lets its client ask through kubectl meanwhile: once, and on until a silence that
+/// Traces a case through kubectl, alone and with a probe, and lets its client ask through kubectl meanwhile: once, and on until a silence that
 /// the trace names was heard; or until every end that the trace names was seen.
 pub fn tell(objects: &Objects, case: &Case, once: bool) -> Result<Told> {
     kubectl::go_on()?;
@@ -55,21 +60,34 @@ pub fn tell(objects: &Objects, case: &Case, once: bool) -> Result<Told> {
     arguments.extend([case.source.as_str(), &case.destination]);
     arguments.extend(["--protocol", protocol, "--keep", "10m", "-o", "json"]);
     arguments.extend(case.family);
-    let (output, asked) = thread::scope(|scope| {
-        let trace = scope.spawn(|| kubectl::output(&arguments, ""));
-        let asked = ask();
-        (trace.join(), asked)
-    });
-    let output = output.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-    let said = || {
-        format!(
+    let said = |more: &[&str]| {
+        let arguments = [&arguments, more].concat();
+        let output = kubectl::output(&arguments, "")?;
+        let how = format!(
             "kubectl {}: {}: {}",
             arguments.join(" "),
             output.status,
             String::from_utf8_lossy(&output.stderr).trim()
-        )
+        );
+        Ok::<_, anyhow::Error>((output.stdout, how))
     };
-    let answer = parse(&output.stdout).with_context(said)?;
+    let (output, asked) = thread::scope(|scope| {
+        let trace = scope.spawn(|| said(&[]));
+        let asked = ask();
+        (trace.join(), asked)
+    });
+    let (json, how) = output.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    let answer = parse(&json).context(how)?;
+    let (probed, how) = said(&["--probe"])?;
+    let probe = probe::parse(&probed).context(how)?;
+    let mtu = if case.mtu {
+        let (tried, how) = said(&["--mtu"])?;
+        let mtu = probe::parse_mtu(&tried).context(how.clone())?;
+        ensure!(mtu.len() == 2, "{how}: two directions are wanted");
+        mtu
+    } else {
+        Vec::new()
+    };
     let mut asked = BTreeSet::from([asked?]);
     for number in 1..ASKED {
         let enough = if once {
@@ -85,8 +103,10 @@ pub fn tell(objects: &Objects, case: &Case, once: bool) -> Result<Told> {
     }
     Ok(Told {
         answer,
+        json,
+        probe,
+        mtu,
         asked,
-        json: output.stdout,
     })
 }
 

@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 use super::report::Report;
 use super::trace::Client;
 use super::{BenchArgs, ENDS, Lab};
+use crate::random::cpu;
 use crate::{Cluster, Overlay, Proxy, Spec};
 
 /// How long bytes are counted for one figure.
@@ -164,7 +165,10 @@ impl Bulk {
             Arc::new(AtomicBool::new(false)),
         );
         let (count, until) = (Arc::clone(&bytes), Arc::clone(&over));
+        // Left to the scheduler, the two would share a CPU now and then, which is a larger difference than any
+        // that is measured here.
         let sending = thread::spawn(move || {
+            cpu::keep_to(0).map_err(std::io::Error::other)?;
             let chunk = vec![0; 128 << 10];
             while !until.load(Ordering::Relaxed) {
                 sender.write_all(&chunk)?;
@@ -172,6 +176,7 @@ impl Bulk {
             Ok(())
         });
         let receiving = thread::spawn(move || {
+            cpu::keep_to(1).map_err(std::io::Error::other)?;
             let mut chunk = vec![0; 256 << 10];
             loop {
                 let len = receiver.read(&mut chunk)?;
