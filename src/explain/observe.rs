@@ -12,7 +12,7 @@ mod verdict;
 use std::collections::BTreeMap;
 
 use crate::model::NsKey;
-use crate::model::capture::{Answer, Mark, Probed};
+use crate::model::capture::{Answer, LOOPBACK, Mark, Probed};
 use crate::model::packet::{L4, Packet, TCP, Wrap};
 use crate::trace::{Disposition, FieldChange, Trace};
 
@@ -49,6 +49,8 @@ pub enum Met {
     NotSeen,
     /// It was seen there, and no packet was predicted.
     Elsewhere,
+    /// The reset that tells of a predicted refusal was seen there; its way is not predicted.
+    Told,
 }
 
 /// One device.
@@ -142,8 +144,11 @@ pub fn compare(traces: &[Trace], probed: &Probed, sights: &Sights<'_>) -> Option
     let turns = recognise::turns(traces, probed, sights.seen);
     let spots_of = |trace: &Trace| {
         let mut spots = Vec::new();
+        // How far those came who answer from outside, no kernel here knows.
+        let outside = trace.disposition == Disposition::LeavesCluster;
         for (turn, (trace, seen)) in followed(trace, probed).zip(&turns).enumerate() {
-            spots.extend(along(trace, turn, seen, sights));
+            let far = outside && turn % 2 == 1;
+            spots.extend(along(trace, turn, seen, sights, far));
         }
         spots
     };
@@ -172,7 +177,10 @@ pub fn compare(traces: &[Trace], probed: &Probed, sights: &Sights<'_>) -> Option
                 spot.turn == turn && spot.ns == one.ns && spot.dev == one.dev && spot.out == one.out
             };
             if !spots.iter().chain(&strays).any(same) {
-                strays.push(spot(one, turn, Met::Elsewhere));
+                let refused = turn == 1 && matches!(trace.disposition, Disposition::Rejected(_));
+                let told = refused && recognise::is_reset(innermost(&one.packet));
+                let met = if told { Met::Told } else { Met::Elsewhere };
+                strays.push(spot(one, turn, met));
             }
         }
     }
@@ -215,8 +223,15 @@ fn sealed(packet: &Packet) -> bool {
         .is_some_and(|inner| matches!(inner.wrap, Wrap::Wireguard { .. }) || sealed(&inner.packet))
 }
 
-/// A turn's predicted devices with what was seen there.
-fn along(trace: &Trace, turn: usize, seen: &[&Sighting], sights: &Sights<'_>) -> Vec<Spot> {
+/// A turn's predicted devices with what was seen there. `far`: from a distance that is not known, so that only where it
+/// is seen first tells its TTL.
+fn along(
+    trace: &Trace,
+    turn: usize,
+    seen: &[&Sighting],
+    sights: &Sights<'_>,
+    far: bool,
+) -> Vec<Spot> {
     let taps = trace.hops.iter().flat_map(|hop| {
         let taps = hop.taps.iter();
         taps.map(move |tap| (&hop.ns, tap))
@@ -227,21 +242,28 @@ fn along(trace: &Trace, turn: usize, seen: &[&Sighting], sights: &Sights<'_>) ->
             && !matches!(innermost(&tap.packet).l4, L4::Arp { .. })
             && !sealed(&tap.packet)
     });
+    let taps = taps.filter(|(_, tap)| !tap.out || tap.dev != LOOPBACK);
+    let mut distance = None;
     let spots = taps.filter_map(|(ns, tap)| {
         let here = seen
             .iter()
             .filter(|one| one.ns == *ns && one.dev == tap.dev && one.out == tap.out);
         let mut here: Vec<&&Sighting> = here.collect();
         here.sort_by_key(|one| one.time);
-        let as_predicted = here
-            .iter()
-            .find(|one| differs(&tap.packet, &one.packet).is_empty());
+        let ttl = |packet: &Packet| i16::from(innermost(packet).ttl);
+        let off = |one: &Sighting| ttl(&one.packet) - ttl(&tap.packet);
+        if let Some(first) = here.first().filter(|_| far) {
+            distance.get_or_insert(off(first));
+        }
+        let changes = |one: &Sighting| {
+            let mut changes = differs(&tap.packet, &one.packet);
+            changes.retain(|change| change.field != "ttl" || distance != Some(off(one)));
+            changes
+        };
+        let as_predicted = here.iter().find(|one| changes(one).is_empty());
         match (as_predicted, here.first()) {
             (Some(one), _) => Some(spot(one, turn, Met::Confirmed)),
-            (None, Some(one)) => {
-                let changes = differs(&tap.packet, &one.packet);
-                Some(spot(one, turn, Met::Changed(changes)))
-            }
+            (None, Some(one)) => Some(spot(one, turn, Met::Changed(changes(one)))),
             // Where packets went unseen, that it was not seen says nothing.
             (None, None) if !(sights.whole)(ns) => None,
             (None, None) => Some(Spot {

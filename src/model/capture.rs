@@ -12,6 +12,9 @@ use super::{NetNsId, Section};
 /// Name of all devices of a namespace at once. Packets have no link-layer addresses there.
 pub const ANY: &str = "any";
 
+/// The loopback device. What it sends it receives at once, and libpcap shows only that (`linux_check_direction()`).
+pub const LOOPBACK: &str = "lo";
+
 /// Places to watch, all at once.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Watch {

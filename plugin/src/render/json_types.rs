@@ -122,7 +122,7 @@ pub struct ObservedJson {
     pub direction: &'static str,
     /// Which packet: 0 the probe, 1 its answer, 2 and 3 what each side sends once connected.
     pub turn: usize,
-    /// `confirmed`, `not seen`, `not seen, but behind`, `changed: ...`, `seen, not predicted`, or `seen` where it can't be predicted.
+    /// `confirmed`, `not seen`, `not seen, but behind`, `changed: ...`, `seen, not predicted`, or `seen` where its way can't be predicted (a reset that refuses is one such).
     pub met: String,
     /// Microseconds since the probe was first seen on that node.
     pub after: Option<i64>,

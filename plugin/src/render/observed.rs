@@ -179,6 +179,7 @@ pub fn met(spot: &Spot, unknown: bool) -> String {
         Met::Confirmed => "confirmed".to_owned(),
         Met::NotSeen => "not seen".to_owned(),
         Met::Bypassed => "not seen, but behind".to_owned(),
+        Met::Told => "seen".to_owned(),
         Met::Elsewhere if unknown => "seen".to_owned(),
         Met::Elsewhere => "seen, not predicted".to_owned(),
         Met::Changed(fields) => {
@@ -194,7 +195,7 @@ pub fn met(spot: &Spot, unknown: bool) -> String {
 fn line(spot: &Spot, sent: &Sent, options: &Options) -> String {
     let style = match spot.met {
         Met::Confirmed => Style::Good,
-        Met::Elsewhere | Met::Bypassed => Style::Unsure,
+        Met::Elsewhere | Met::Told | Met::Bypassed => Style::Unsure,
         Met::NotSeen | Met::Changed(_) => Style::Bad,
     };
     let way = if spot.out { "out" } else { "in " };

@@ -119,9 +119,8 @@ pub(super) fn turns<'a>(
         matches!(flags, L4::Tcp { flags, .. } if flags & (SYN | ACK) == SYN | ACK)
     };
     let taken = answer.iter().any(taken);
-    let reset = |packet: &Packet| matches!(packet.l4, L4::Tcp { flags, .. } if flags & RST != 0);
     *last = of(sightings, |_, packet| {
-        (established(packet) || taken && reset(packet)) && back(packet)
+        (established(packet) || taken && is_reset(packet)) && back(packet)
     });
     turns
 }
@@ -130,6 +129,11 @@ fn of(sightings: &[Sighting], fits: impl Fn(&Sighting, &Packet) -> bool) -> Vec<
     let all = sightings.iter();
     all.filter(|one| fits(one, innermost(&one.packet)))
         .collect()
+}
+
+/// Whether it ends a connection, or refuses one.
+pub(super) fn is_reset(packet: &Packet) -> bool {
+    matches!(packet.l4, L4::Tcp { flags, .. } if flags & RST != 0)
 }
 
 fn is_echo(packet: &Packet) -> bool {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::model::NetNsId;
-use crate::trace::{DropReason, Hop, Tap};
+use crate::trace::{DropReason, Hop, RejectWith, Tap};
 
 const PORT: u16 = 40_000;
 
@@ -402,4 +402,103 @@ fn packets_of_a_connection_that_stands_are_looked_at() {
         (Agreement::Differs, End::Lost),
         "{lost:?}"
     );
+}
+
+/// To somebody outside through namespace 2, and his answer.
+fn outside() -> (Trace, Vec<Sighting>) {
+    let mut trace = trace(9, Disposition::Delivered);
+    trace.disposition = Disposition::LeavesCluster;
+    trace.hops.truncate(2);
+    trace.hops[1].taps.truncate(1);
+    let answer = |ttl: u8| Packet {
+        ttl,
+        ..tcp(9, 1, (Some(80), None), 18)
+    };
+    let reply = trace.reply.as_mut().expect("an answer");
+    reply.hops = vec![Hop {
+        ns: ns(2),
+        taps: vec![
+            Tap {
+                dev: "uplink".to_owned(),
+                out: false,
+                packet: answer(64),
+            },
+            Tap {
+                dev: "veth1".to_owned(),
+                out: true,
+                packet: answer(63),
+            },
+        ],
+        ..reply.hops[0].clone()
+    }];
+    let asked = tcp(1, 9, (Some(PORT), Some(80)), 2);
+    let came = |ttl: u8| Packet {
+        ttl,
+        ..tcp(9, 1, (Some(80), Some(PORT)), 18)
+    };
+    let seen = vec![
+        saw(1, "eth0", true, 100, asked.clone()),
+        saw(2, "veth1", false, 110, asked),
+        saw(2, "uplink", false, 120, came(50)),
+        saw(2, "veth1", true, 130, came(49)),
+    ];
+    (trace, seen)
+}
+
+#[test]
+fn how_far_an_answer_from_outside_came_is_not_predicted_but_what_happens_here_is() {
+    let (trace, mut seen) = outside();
+    let observe =
+        |seen: &[Sighting]| observed(std::slice::from_ref(&trace), Answer::Answered, seen);
+    let near = observe(&seen);
+    assert!(
+        near.spots.iter().all(|spot| spot.met == Met::Confirmed),
+        "{:#?}",
+        near.spots
+    );
+    seen[3].packet.ttl = 50;
+    let same = observe(&seen);
+    assert!(
+        matches!(same.spots.last().expect("a spot").met, Met::Changed(_)),
+        "{:#?}",
+        same.spots
+    );
+}
+
+#[test]
+fn loopback_shows_what_it_receives() {
+    let mut trace = trace(9, Disposition::Delivered);
+    let asked = tcp(1, 9, (None, Some(80)), 2);
+    trace.hops.truncate(1);
+    trace.hops[0].taps = [true, false]
+        .map(|out| Tap {
+            dev: LOOPBACK.to_owned(),
+            out,
+            packet: asked.clone(),
+        })
+        .to_vec();
+    trace.reply = None;
+    let seen = [saw(
+        1,
+        LOOPBACK,
+        false,
+        100,
+        tcp(1, 9, (Some(PORT), Some(80)), 2),
+    )];
+    let observed = observed(&[trace], Answer::Answered, &seen);
+    assert_eq!(observed.agreement, Agreement::Confirmed, "{observed:#?}");
+    assert_eq!(observed.spots.len(), 1);
+}
+
+#[test]
+fn the_reset_of_a_predicted_refusal_is_no_stray() {
+    let mut trace = trace(4, Disposition::Delivered);
+    trace.disposition = Disposition::Rejected(RejectWith::TcpReset);
+    trace.reply = None;
+    let mut seen = all(4);
+    seen[4].packet = tcp(4, 1, (Some(8080), Some(PORT)), 20);
+    seen.truncate(5);
+    let observed = observed(&[trace], Answer::Refused, &seen);
+    assert_eq!(observed.agreement, Agreement::Confirmed, "{observed:#?}");
+    assert_eq!(observed.spots.last().expect("a spot").met, Met::Told);
 }

@@ -120,23 +120,30 @@ impl Probe {
         if !branches.iter().any(ends) {
             return Some(format!("the probe ended otherwise: {}", self.answer));
         }
-        let wanted = if result == "seen" {
-            "seen"
-        } else {
-            "confirmed"
-        };
-        let mut met = 0;
-        for device in &self.devices {
-            if device.met == wanted {
-                met += 1;
-            } else if result == "confirmed" && device.met != "not seen, but behind" {
-                return Some(format!(
-                    "the probe at {} of {} on {}: {}",
-                    device.device, device.netns, device.node, device.met
-                ));
+        // Where it can't be predicted on, there is no more to confirm; that somebody refuses is seen.
+        let fits = |met: &str| match result {
+            "seen" => matches!(met, "seen" | "confirmed"),
+            _ => {
+                met == "confirmed"
+                    || met == "not seen, but behind"
+                    || met == "seen" && !self.answered
             }
+        };
+        if let Some(other) = self.devices.iter().find(|device| !fits(&device.met)) {
+            let At {
+                node,
+                netns,
+                device,
+                met,
+            } = other;
+            return Some(format!("the probe at {device} of {netns} on {node}: {met}"));
         }
-        (met == 0).then(|| format!("the probe was {wanted} nowhere"))
+        let met = self
+            .devices
+            .iter()
+            .filter(|device| device.met != "not seen, but behind")
+            .count();
+        (met == 0).then(|| "the probe was seen nowhere".to_owned())
     }
 
     /// Whether a kernel of this node says that it dropped it for this reason.
