@@ -327,6 +327,12 @@ impl ConnectionFlags {
             .trim_end_matches('/')
             .to_owned();
         let user = self.as_user.clone().unwrap_or(user);
+        // Else the system's certificates are read, which small containers do not have.
+        let certificates =
+            config.cluster_url.scheme_str() != Some("http") && !config.accept_invalid_certs;
+        if !certificates {
+            config.root_cert.get_or_insert_default();
+        }
         let client = Client::try_from(config.clone()).map_err(|error| match error {
             kube::Error::Auth(_) => {
                 let why = kube_error::last_cause(&error);

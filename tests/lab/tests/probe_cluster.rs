@@ -66,6 +66,11 @@ fn all_are_confirmed(overlay: Overlay, proxy: Proxy) {
     let lab = Lab::up(Spec::new(overlay, proxy));
     let mut all = Vec::new();
     for (flow, answered) in FLOWS {
+        // In emulation each takes seconds, and IPVS has a part in those to Services only.
+        let service = ["10.96.", "fd00:10:96:", ":30080"];
+        if proxy == Proxy::Ipvs && !service.iter().any(|part| flow.contains(part)) {
+            continue;
+        }
         let said = lab.run(&format!("trace {flow} --probe -o json"));
         if !matches!(said.code, Some(0 | 1)) || said.err.contains("panicked") {
             all.push(format!("{flow}: {said:?}"));
@@ -85,6 +90,13 @@ fn flows_by_vxlan_and_iptables_are_confirmed() {
 #[test]
 fn flows_by_routes_and_nftables_are_confirmed() {
     all_are_confirmed(Overlay::Routed, Proxy::Nftables);
+}
+
+/// In a virtual machine, by tests/vm/check: many kernels have no IPVS.
+#[test]
+#[ignore = "needs a kernel with IPVS"]
+fn flows_by_vxlan_and_ipvs_are_confirmed() {
+    all_are_confirmed(Overlay::Vxlan, Proxy::Ipvs);
 }
 
 #[test]

@@ -120,6 +120,8 @@ pub fn plugin() -> Command {
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("HOME", "/nonexistent")
+        // As in a small container, which has no certificates of its own.
+        .env("SSL_CERT_FILE", "/nonexistent")
         .env("NETPATH_HELPER", program("netpath-helper"))
         .stdin(Stdio::null());
     command
