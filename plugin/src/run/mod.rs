@@ -10,6 +10,7 @@ mod check;
 pub mod cluster;
 mod drive;
 mod dump;
+mod exchange;
 mod existing;
 pub mod fleet;
 pub mod local;

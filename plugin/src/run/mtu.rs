@@ -13,8 +13,8 @@ use netpath::model::packet::{ICMP, ICMPV6, L4, Packet};
 use netpath::simulate::{Outcome, Sent};
 use netpath::trace::{Disposition, Trace};
 
+use super::exchange::{Exchanged, Way, exchange, fresh, places};
 use super::fleet::Fleet;
-use super::probe::{Exchanged, Way, exchange, fresh, places};
 use super::{BROKEN, INCONCLUSIVE, drive};
 
 /// How long packets are watched: of one that arrives, and of one that was lost, since neighbours are asked for once more
