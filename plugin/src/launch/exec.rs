@@ -11,7 +11,7 @@ use kube::client::UpgradeConnectionError;
 use tokio::sync::watch;
 
 use super::error::LaunchError;
-use super::session::{End, Pipe, StderrTail};
+use super::pipe::{End, Pipe, StderrTail};
 use crate::kube_client::Kube;
 use crate::kube_error::{Doing, one_line};
 

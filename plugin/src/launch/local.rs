@@ -7,7 +7,7 @@ use tokio::process::Command;
 use tokio::sync::watch;
 
 use super::error::LaunchError;
-use super::session::{End, Pipe, StderrTail};
+use super::pipe::{End, Pipe, StderrTail};
 
 /// Environment variable that names the helper program.
 pub const HELPER_VARIABLE: &str = "NETPATH_HELPER";

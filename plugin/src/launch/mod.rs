@@ -1,14 +1,15 @@
 //! Gets a helper running where the question needs one, talks to it, and takes it away again.
 //!
 //! Read in this order: [`manifest`] (the pod, pure), [`pods`] (create and wait), `removal`, [`exec`] and
-//! [`local`] (two ways to a helper's stdin and stdout), [`session`] (the framed contract over either),
-//! [`signals`] (nothing is left behind), [`cleanup`] (what a killed client left).
+//! [`local`] (two ways to a helper's stdin and stdout), [`pipe`] (what both hand over), [`session`] (the framed
+//! contract over it), [`signals`] (nothing is left behind), [`cleanup`] (what a killed client left).
 
 pub mod cleanup;
 pub mod error;
 pub mod exec;
 pub mod local;
 pub mod manifest;
+pub mod pipe;
 pub mod pods;
 mod removal;
 pub mod session;

@@ -25,7 +25,8 @@ use super::manifest::{
     CONTAINER, DEADLINE, EXPIRES_LABEL, HelperFlags, Identity, PROGRAM, SETUP_LABEL, USER_LABEL,
     manifest, setup_hash, short_hash,
 };
-use super::session::{Pipe, Session};
+use super::pipe::Pipe;
+use super::session::Session;
 use super::state::{State, is_taken_up, judge};
 use crate::kube_client::Kube;
 use crate::kube_error::{ApiError, Doing, Refusal};

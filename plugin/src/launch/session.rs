@@ -5,7 +5,6 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 #[cfg(test)]
@@ -16,8 +15,9 @@ use netpath::contract::{MAGIC, Reply, Request, SCHEMA_VERSION};
 use netpath::model::NetNsId;
 use netpath::model::capture::{Counted, Ended, Losses, Opened, Probe, Probed, Seen, Watch};
 use netpath::model::want::{Fact, Want};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::watch;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+
+use super::pipe::{End, Pipe};
 
 /// How long a helper may take to say hello.
 const HELLO_LIMIT: Duration = Duration::from_secs(15);
@@ -25,35 +25,12 @@ const HELLO_LIMIT: Duration = Duration::from_secs(15);
 const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 /// How long a helper may take to end after `Bye`.
 const BYE_LIMIT: Duration = Duration::from_secs(1);
-/// Bytes of stderr kept for messages.
-const STDERR_TAIL: usize = 2048;
 /// Bytes taken from stdout at once.
 const READ_CHUNK: usize = 256 << 10;
 
 /// Most bytes that all answers of one helper may take after decompression: many times what a node with
 /// ten thousand Services and a full conntrack table answers.
 const ANSWERS_LIMIT: usize = 256 << 20;
-
-/// How a helper's run ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
-    /// It exited with this code.
-    Exited(i32),
-    /// A signal killed it, or the container runtime says so.
-    Killed(String),
-    /// The connection to it broke off; whether it still runs is not known.
-    Cut(String),
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exited(code) => write!(f, "it exited with code {code}"),
-            Self::Killed(how) => write!(f, "it was killed ({how})"),
-            Self::Cut(how) => write!(f, "the connection to it broke off ({how})"),
-        }
-    }
-}
 
 /// Why a helper gave no (good) answer.
 #[derive(Debug, thiserror::Error)]
@@ -152,68 +129,6 @@ fn remedy(end: &End) -> &'static str {
         End::Killed(_) => "look at the node's memory and at kubectl describe of the helper pod",
         End::Cut(_) => "the API server, the kubelet or a proxy between cut it, try again",
     }
-}
-
-/// Last bytes of a helper's stderr, filled while it runs.
-#[derive(Clone, Debug, Default)]
-pub struct StderrTail {
-    kept: Arc<Mutex<Vec<u8>>>,
-    /// It was read to its end.
-    whole: watch::Sender<bool>,
-}
-
-impl StderrTail {
-    /// Reads `from` to its end, so that it never blocks the other streams, and keeps the tail.
-    pub async fn drain(self, mut from: impl AsyncRead + Unpin) {
-        let mut chunk = [0; 4096];
-        // A read error ends stderr like an end of file: the run's end is reported elsewhere.
-        while let Ok(count @ 1..) = from.read(&mut chunk).await {
-            let mut kept = self
-                .kept
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-            kept.extend(chunk.iter().take(count));
-            let over = kept.len().saturating_sub(STDERR_TAIL);
-            kept.drain(..over);
-        }
-        self.whole.send_replace(true);
-    }
-
-    /// Waits until it was read to its end, at most so long: an abrupt close ends the run but not always this.
-    pub async fn end(&self, limit: Duration) {
-        let mut whole = self.whole.subscribe();
-        // Whatever was read until then is what there is.
-        let _ = tokio::time::timeout(limit, whole.wait_for(|whole| *whole)).await;
-    }
-
-    /// What was kept, in one line.
-    pub fn text(&self) -> String {
-        let kept = self
-            .kept
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let text = String::from_utf8_lossy(&kept);
-        let clean: String = text
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect();
-        clean.split_whitespace().collect::<Vec<_>>().join(" ")
-    }
-}
-
-/// What a way of starting helpers hands over: byte streams, and word of the end.
-pub struct Pipe {
-    /// The helper's stdout.
-    pub reader: Box<dyn AsyncRead + Send + Unpin>,
-    /// The helper's stdin.
-    pub writer: Box<dyn AsyncWrite + Send + Unpin>,
-    /// `Some` once its run has ended.
-    pub end: watch::Receiver<Option<End>>,
-    /// Its stderr.
-    pub stderr: StderrTail,
-    /// Dropped with the session: keeps the connection or the child alive until then.
-    #[expect(dead_code, reason = "kept for its drop")]
-    pub keep: Box<dyn Send>,
 }
 
 /// Figures of one session.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::session::End;
+use super::pipe::{End, Pipe};
 use super::*;
 use crate::kube_client::Kube;
 use crate::kube_flags::ConnectionFlags;
@@ -666,7 +666,7 @@ async fn raw_pipes_carry_bytes_ends_and_stderr() {
         .await
         .unwrap()
     };
-    let ended = async |pipe: &mut session::Pipe| {
+    let ended = async |pipe: &mut Pipe| {
         let end = tokio::time::timeout(Duration::from_secs(5), pipe.end.wait_for(Option::is_some))
             .await
             .unwrap()
