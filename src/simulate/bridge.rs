@@ -241,10 +241,11 @@ fn translated(cx: &mut Cx<'_>, mut walk: Walk, master: IfIndex, port: IfIndex) -
     let next_hop = hop.via.unwrap_or(walk.skb.packet.dst);
     let text = format!("{}: translated to an address on the same bridge", link.name);
     walk.step(Step::new(StepKind::Bridge, text));
+    let asked = walk.memory.asked(&walk.ns, link.index, next_hop);
     match address(cx, &walk, link, next_hop) {
-        Resolved::Address(station) => readdress(walk, link, station, port),
+        Resolved::Address(station) => readdress(walk, link, station, port, asked),
         Resolved::OneOf(stations) => walk.fork(stations, |walk, station| {
-            readdress(walk, link, station, port)
+            readdress(walk, link, station, port, asked)
         }),
         Resolved::Nobody(step) => {
             walk.step(step);
@@ -266,13 +267,13 @@ fn is_refusal(answer: &FibAnswer) -> bool {
     }
 }
 
-/// The frame goes on to its new neighbour's address.
-fn readdress(mut walk: Walk, bridge: &Link, station: Station, port: IfIndex) -> Ways {
+/// The frame goes on to its new neighbour's address. `asked`: an earlier packet under way asked for that.
+fn readdress(mut walk: Walk, bridge: &Link, station: Station, port: IfIndex, asked: bool) -> Ways {
     let Station { mac, step, lessons } = station;
     walk.memory.take_in(lessons);
     // Only a confirmed neighbour has its header at hand; any other takes the long way, through
     // the bridge's own device (`br_nf_pre_routing_finish_bridge()`, NUD_CONNECTED).
-    if !step.evidence.iter().any(is_connected) {
+    if !asked && !step.evidence.iter().any(is_connected) {
         walk.tap(&bridge.name, true);
     }
     walk.step(step);

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::Cx;
-use super::fib::{FibAnswer, FibKey, addr_type, lookup};
+use super::fib::{FibAnswer, FibKey, Found, addr_type, lookup};
 use super::input::inet6_all;
 use super::memory::Lessons;
 use super::peer::{Peer, peer};
@@ -383,10 +383,7 @@ fn answers_for(
             ..FibKey::to(sender)
         };
         return match lookup(cx, ns, &key) {
-            FibAnswer::Found(found) => Ok(found
-                .hops
-                .first()
-                .is_some_and(|(_, hop)| hop.link == Some(link.index))),
+            FibAnswer::Found(found) => leaves_by(&found, link, sender),
             FibAnswer::Unknown(why) => Err(why),
             FibAnswer::NoRoute | FibAnswer::Refused(_) => Ok(false),
         };
@@ -408,4 +405,21 @@ fn answers_for(
         FibAnswer::Unknown(why) => Err(why),
         FibAnswer::NoRoute | FibAnswer::Refused(_) => Ok(false),
     }
+}
+
+/// Whether the answer to `sender` leaves by a device. Of several next hops the kernel takes one by a hash with a key of its
+/// own (6.12), or rather the one that has the answered address as its source (6.18; `fib_select_multipath()`).
+fn leaves_by(found: &Found, link: &Link, sender: IpAddr) -> Result<bool, String> {
+    let mut by = found
+        .hops
+        .iter()
+        .map(|(_, hop)| hop.link == Some(link.index));
+    let first = by.next().unwrap_or(false);
+    if by.all(|next| next == first) {
+        return Ok(first);
+    }
+    Err(format!(
+        "arp_filter of {} asks by which device {sender} is reached, and which of several next hops the kernel takes is not known",
+        link.name
+    ))
 }

@@ -55,6 +55,8 @@ pub(crate) struct Met {
     pub(crate) addr: IpAddr,
     /// Its link-layer address.
     pub(crate) mac: MacAddr,
+    /// It answered a question of this namespace, and has been sent to; else it asked itself.
+    pub(crate) asked: bool,
 }
 
 /// Where a WireGuard device heard a peer last: answers go there.
@@ -150,6 +152,12 @@ impl Memory {
             self.met.retain(|old| !same(old));
             self.met.push(met);
         }
+    }
+
+    /// Whether a neighbour was asked for under way (NUD_REACHABLE), and got what waited for its answer.
+    pub(crate) fn asked(&self, ns: &NsKey, dev: IfIndex, addr: IpAddr) -> bool {
+        let here = |met: &Met| met.ns == *ns && met.dev == dev && met.addr == addr;
+        self.met.iter().any(|met| met.asked && here(met))
     }
 
     /// The link-layer address of a neighbour that was made known.

@@ -48,7 +48,7 @@ use serde::{Deserialize, Serialize};
 
 use self::netfilter::{HookPoint, HookVerdict, Index};
 use self::skb::{Devices, Flows};
-use self::walk::{Next, follow};
+use self::walk::{Next, Walk, follow};
 use crate::model::NsKey;
 use crate::model::netfilter::Hook;
 use crate::model::netns::NetNs;
@@ -250,14 +250,7 @@ pub fn simulate(topology: &Topology, flow: &Flow, limits: &Limits) -> Outcome {
 }
 
 fn traces(cx: &mut Cx<'_>, flow: &Flow) -> Vec<Trace> {
-    let topology = cx.topology;
-    want_start(cx, &flow.from);
-    let packet = first_packet(cx, flow);
-    let mut walk = exchange::first(flow.from.clone(), packet, (flow.uid, flow.gid));
-    let range = |netns: &NetNs| netns.sysctls.known()?.ip_local_port_range.known().copied();
-    if let Some(range) = topology.netns(&flow.from).and_then(range) {
-        walk.skb.free = range;
-    }
+    let walk = opening(cx, Asked::Flow(flow));
     let mut traces = Vec::new();
     for end in follow(cx, walk, Next::LocalOut(None)) {
         traces.extend(exchange::of(cx, flow, end));
@@ -270,18 +263,75 @@ fn traces(cx: &mut Cx<'_>, flow: &Flow) -> Vec<Trace> {
 /// Total, as [`simulate`] is.
 pub fn send(topology: &Topology, sent: &Sent, limits: &Limits) -> Outcome {
     let mut cx = Prepared::new(topology).cx(limits);
-    want_start(&mut cx, &sent.from);
+    let walk = opening(&mut cx, Asked::Sent(sent));
+    alone(cx, walk)
+}
+
+/// What a first packet is asked about by.
+#[derive(Clone, Copy, Debug)]
+pub enum Asked<'a> {
+    /// As [`simulate`] is.
+    Flow(&'a Flow),
+    /// As [`send`] is.
+    Sent(&'a Sent),
+}
+
+/// Follows what is sent about a packet that went one of its ways, as [`send`] does, with the connections and all else that
+/// the packet left behind. Where it has no such way, with nothing of it.
+///
+/// A kernel forgets a connection that only a reset answered before OUTPUT sees the reset (`nf_conntrack_tcp_packet()`), so
+/// that nobody reads it afterwards.
+pub fn send_after(
+    topology: &Topology,
+    asked: Asked<'_>,
+    way: &Trace,
+    sent: &Sent,
+    limits: &Limits,
+) -> Outcome {
+    let mut cx = Prepared::new(topology).cx(limits);
+    let walk = opening(&mut cx, asked);
+    let ends = follow(&mut cx, walk, Next::LocalOut(None));
+    cx.ended = 0;
+    let mut ends = ends.into_iter();
+    let before = ends.find(|end| end.walk.hops == way.hops && end.disposition == way.disposition);
+    let mut walk = opening(&mut cx, Asked::Sent(sent));
+    if let Some(before) = before {
+        walk.memory = before.walk.memory;
+    }
+    alone(cx, walk)
+}
+
+fn alone(mut cx: Cx<'_>, walk: Walk) -> Outcome {
+    let ends = follow(&mut cx, walk, Next::LocalOut(None));
+    Outcome {
+        traces: ends.into_iter().filter_map(exchange::alone).collect(),
+        wants: cx.wants,
+    }
+}
+
+/// The first packet, as its socket sends it.
+fn opening(cx: &mut Cx<'_>, asked: Asked<'_>) -> Walk {
+    let sent = match asked {
+        Asked::Flow(flow) => {
+            want_start(cx, &flow.from);
+            let packet = first_packet(cx, flow);
+            let mut walk = exchange::first(flow.from.clone(), packet, (flow.uid, flow.gid));
+            let range = |netns: &NetNs| netns.sysctls.known()?.ip_local_port_range.known().copied();
+            if let Some(range) = cx.topology.netns(&flow.from).and_then(range) {
+                walk.skb.free = range;
+            }
+            return walk;
+        }
+        Asked::Sent(sent) => sent,
+    };
+    want_start(cx, &sent.from);
     let mut walk = exchange::first(sent.from.clone(), sent.packet.clone(), (sent.uid, sent.gid));
     walk.skb.mark = Some(sent.mark);
     walk.skb.raw = !sent.kernel;
     walk.skb.kernel = sent.kernel;
     // Rules reset with the address of somebody else (`ip_route_me_harder()`: FLOWI_FLAG_ANYSRC).
     walk.any_source = sent.kernel && matches!(sent.packet.l4, L4::Tcp { .. });
-    let ends = follow(&mut cx, walk, Next::LocalOut(None));
-    Outcome {
-        traces: ends.into_iter().filter_map(exchange::alone).collect(),
-        wants: cx.wants,
-    }
+    walk
 }
 
 /// Wishes for the namespace that a packet starts in, where it was not read.

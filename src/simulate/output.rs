@@ -626,13 +626,22 @@ pub(crate) fn postrouting(cx: &mut Cx<'_>, mut walk: Walk, out: Out) -> Ways {
             dev: link.name.clone(),
             state: format!("mtu {mtu}"),
         };
-        if walk.skb.raw && (walk.skb.packet.df || walk.skb.packet.dst.is_ipv6()) {
+        if walk.is_whole() {
             let text = format!(
                 "{} bytes do not fit, and the socket cuts nothing",
                 walk.skb.packet.len
             );
             walk.step(Step::new(StepKind::Mtu, text).with(state));
             return walk.end(Disposition::Rejected(RejectWith::TooBig(mtu)));
+        }
+        if walk.carries_whole {
+            // `skb_tunnel_check_pmtu()` lets the first one pass, and notes what later ones may have for the address
+            // inside, for ten minutes. A dump tells that only where somebody met it since (`fnhe_dump_bucket()`).
+            let why = format!(
+                "{} sends more than {} takes at once: whether the route inside keeps a smaller MTU since an earlier packet (a route exception) is not read",
+                walk.ns, link.name
+            );
+            return walk.unknown(why);
         }
         let result = if matches!(walk.skb.packet.l4, L4::Tcp { .. }) {
             walk.skb.packet.len = mtu;

@@ -67,16 +67,17 @@ pub(crate) fn ask(
     source_is_taken(cx, way, &question)?;
     let learned = send(cx, way, question, Vec::new())?;
     let learned = send(cx, &back, answer, learned)?;
-    let neighbour = |(ns, link): &(NsKey, &Link), addr, mac| Met {
+    let neighbour = |(ns, link): &(NsKey, &Link), addr, mac, asked| Met {
         ns: ns.clone(),
         dev: link.index,
         addr,
         mac,
+        asked,
     };
-    let mut met = vec![neighbour(&way.from, addr, theirs)];
+    let mut met = vec![neighbour(&way.from, addr, theirs, true)];
     if !sender.is_unspecified() {
         // The question tells who asks (`arp_process()`, `ndisc_recv_ns()`).
-        met.push(neighbour(&way.to, sender, own));
+        met.push(neighbour(&way.to, sender, own, false));
     }
     Ok(Lessons { learned, met })
 }

@@ -47,6 +47,8 @@ pub(crate) struct Walk {
     pub(crate) tags: Vec<u16>,
     /// Tunnel device that has just put it into an outer packet, until that is routed.
     pub(crate) tunnel: Option<IfIndex>,
+    /// What the tunnel's packet carries was sent here, by a socket whose packets are not cut.
+    pub(crate) carries_whole: bool,
 }
 
 /// A place and what was there: the same twice is a loop.
@@ -212,6 +214,11 @@ impl Walk {
         self.skb.local && !self.skb.labelled && self.skb.packet.dst.is_ipv6()
     }
 
+    /// Whether it is never cut: its program wrote the whole header, and says so in it or does without such a bit.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.skb.raw && (self.skb.packet.df || self.skb.packet.dst.is_ipv6())
+    }
+
     /// How it ends: who sent into a tunnel is not told what became of the tunnel's own packet, but for its size.
     fn ended(&self, disposition: Disposition) -> Disposition {
         let tunnel = self.skb.packet.is_tunnel() && !self.skb.raw;
@@ -266,6 +273,7 @@ impl Walk {
         self.skb.proxy = None;
         self.skb.local = false;
         self.skb.raw = false;
+        self.carries_whole = false;
         self.physin = None;
         self.ns = ns;
         let iif = Some(self.dev(cx, dev));

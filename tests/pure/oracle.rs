@@ -1,5 +1,6 @@
 //! Cases in which the simulation once disagreed with a kernel, found by random networks and made smaller: each folder
-//! of tests/scenarios/oracle holds what was read, the packet, and what packet sockets saw.
+//! of tests/scenarios/oracle holds what was read, the packet, and what packet sockets saw; each of
+//! tests/scenarios/inconclusive one that must not be predicted, since what decides it is not read.
 //!
 //! `netpath-lab oracle --save DIRECTORY` writes such folders; docs/accuracy.md says how.
 
@@ -50,12 +51,10 @@ fn judged(dir: &Path) -> Verdict {
     let mut all = file.topology.all().map(|(key, _)| key);
     let from = all.find(|key| name(key) == saved.probe.from);
     let from = from.expect("the sender's namespace");
-    let limits = ask::limits();
-    let outcome = ask::once(&file.topology, &saved.probe, from, &limits);
-    let mut lost = |trace: &Trace, back| match ask::sent_back(&file.topology, trace, back) {
-        Ok(sent) => ask::is_lost(&send(&file.topology, &sent, &limits).traces),
-        Err(holds) => holds,
-    };
+    let question = ask::Question::of(&saved.probe, from);
+    let outcome = question.ask(&file.topology, &ask::limits());
+    let mut lost =
+        |trace: &Trace, back| ask::is_lost_as_read(&file.topology, &question, trace, back);
     let manner = fit::Manner::of(&saved.probe);
     let observed = &saved.observed;
     ask::compare(
@@ -67,11 +66,11 @@ fn judged(dir: &Path) -> Verdict {
     )
 }
 
-#[test]
-fn what_kernels_did_is_what_is_predicted() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios/oracle");
-    let mut dirs: Vec<_> = fs::read_dir(root)
-        .expect("tests/scenarios/oracle")
+/// Judges all cases of a folder of tests/scenarios, each of which has to come out as `is_good` wants.
+fn all_are(folder: &str, is_good: impl Fn(&Verdict) -> bool) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
+    let mut dirs: Vec<_> = fs::read_dir(root.join(folder))
+        .expect(folder)
         .map(|entry| entry.expect("an entry").path())
         .filter(|path| path.is_dir())
         .collect();
@@ -80,11 +79,24 @@ fn what_kernels_did_is_what_is_predicted() {
     let mut wrong = Vec::new();
     for dir in dirs {
         let verdict = judged(&dir);
-        if !matches!(verdict, Verdict::Agrees(_)) {
+        if !is_good(&verdict) {
             wrong.push(format!("{}: {verdict:?}", dir.display()));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn what_kernels_did_is_what_is_predicted() {
+    all_are("oracle", |verdict| matches!(verdict, Verdict::Agrees(_)));
+}
+
+/// What decided there can't be read.
+#[test]
+fn where_the_kernel_decides_by_what_is_not_read_nothing_is_predicted() {
+    all_are("inconclusive", |verdict| {
+        matches!(verdict, Verdict::Unknown(_))
+    });
 }
 
 /// A packet that a node has no route for, as sent and as it is seen there; nobody hears a refusal.

@@ -64,7 +64,8 @@ fn more_than_the_device_takes_is_refused_before_output_with_or_without_df() {
 fn what_a_tunnel_makes_of_a_raw_packet_is_the_kernels() {
     let (mut world, hosts, _) = overlay();
     world.change(&hosts[0], 3, |link| link.mtu = 1400);
-    let outcome = udp(&world, &hosts[0], ("10.244.1.0", "10.244.2.7"), 1400, true);
+    let sent = |df| udp(&world, &hosts[0], ("10.244.1.0", "10.244.2.7"), 1400, df);
+    let outcome = sent(false);
     let steps = outcome.traces.iter().flat_map(|trace| &trace.hops);
     let steps = steps.flat_map(|hop| &hop.steps);
     let results: Vec<&str> = steps
@@ -72,6 +73,12 @@ fn what_a_tunnel_makes_of_a_raw_packet_is_the_kernels() {
         .map(|step| step.result.as_str())
         .collect();
     assert_eq!(results, ["sent as fragments of 1400 bytes"], "{outcome:#?}");
+    // What may not be cut meets the MTU that an earlier packet left, which is not read.
+    let outcome = sent(true);
+    let Disposition::Inconclusive(why) = outcome.traces[0].outcome() else {
+        panic!("{outcome:#?}");
+    };
+    assert!(why[0].contains("a route exception"), "{why:?}");
 }
 
 /// A router solicitation is not tracked; a redirect belongs to the connection of what it quotes, as errors do.

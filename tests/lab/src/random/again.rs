@@ -10,11 +10,10 @@ use netpath::model::netns::NetNs;
 use netpath::model::snapshot::NodeSnapshot;
 use netpath::model::topology::Topology;
 use netpath::model::{NetNsId, NsKey};
-use netpath::simulate::{Limits, send};
 use netpath::trace::Trace;
 use serde::{Deserialize, Serialize};
 
-use super::ask::{self, Verdict};
+use super::ask::{self, Question, Verdict};
 use super::fit::{self, Manner};
 use super::seen::Observed;
 use super::world::Probe;
@@ -154,12 +153,9 @@ pub fn judged(
     let Some(from) = all.find(|key| name(key) == probe.from) else {
         return Verdict::Unknown("the sender's namespace is not there".to_owned());
     };
-    let outcome = ask::once(topology, probe, from, &ask::limits());
-    let limits = Limits::default();
-    let mut lost = |trace: &Trace, back| match ask::sent_back(topology, trace, back) {
-        Ok(sent) => ask::is_lost(&send(topology, &sent, &limits).traces),
-        Err(holds) => holds,
-    };
+    let question = Question::of(probe, from);
+    let outcome = question.ask(topology, &ask::limits());
+    let mut lost = |trace: &Trace, back| ask::is_lost_as_read(topology, &question, trace, back);
     let manner = Manner::of(probe);
     ask::compare(probe, &outcome.traces, name, observed, &mut |trace| {
         fit::fits(manner, trace, name, observed, &mut lost)

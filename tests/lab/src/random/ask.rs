@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use netpath::model::NsKey;
 use netpath::model::packet::{ICMP, ICMPV6, Inner, L4, Packet, TCP, UDP, Wrap};
 use netpath::model::topology::Topology;
-use netpath::simulate::{Flow, Limits, Outcome, Sent, send, simulate};
+use netpath::simulate::{Asked, Flow, Limits, Outcome, Sent, send, send_after, simulate};
 use netpath::trace::{Disposition, Hop, StepKind, Trace};
 
 use super::fit::{Back, Holds, Unfit};
@@ -164,6 +164,25 @@ fn own_address(topology: &Topology, hop: &Hop, about: &Packet) -> Result<IpAddr,
     }
 }
 
+/// Whether what is sent back is lost, by what was read before the packet was sent, and by what the packet made of that.
+pub fn is_lost_as_read(
+    topology: &Topology,
+    question: &Question,
+    trace: &Trace,
+    back: Back,
+) -> Holds {
+    let sent = match sent_back(topology, trace, back) {
+        Ok(sent) => sent,
+        Err(holds) => return holds,
+    };
+    match is_lost(&send(topology, &sent, &Limits::default()).traces) {
+        Holds::No if matches!(back, Back::Tcp(_)) => {
+            is_lost(&question.ask_back(topology, trace, &sent).traces)
+        }
+        holds => holds,
+    }
+}
+
 /// How far the ways of a packet through a random network are followed.
 pub fn limits() -> Limits {
     Limits {
@@ -173,35 +192,62 @@ pub fn limits() -> Limits {
 }
 
 /// The question that a probe asks.
-pub fn once(topology: &Topology, probe: &Probe, from: NsKey, limits: &Limits) -> Outcome {
-    let id = Some(probe.id);
-    let Some(packet) = packet(probe) else {
-        let ports = matches!(probe.protocol, TCP | UDP);
-        let flow = Flow {
+#[derive(Clone, Debug)]
+pub enum Question {
+    /// Of an exchange.
+    Flow(Flow),
+    /// Of one packet.
+    Sent(Sent),
+}
+
+impl Question {
+    /// That of a probe from a namespace.
+    pub fn of(probe: &Probe, from: NsKey) -> Self {
+        let id = Some(probe.id);
+        let Some(packet) = packet(probe) else {
+            let ports = matches!(probe.protocol, TCP | UDP);
+            return Self::Flow(Flow {
+                from,
+                src: probe.src,
+                sport: Some(probe.sport),
+                dst: probe.dst,
+                dport: ports.then_some(probe.dport),
+                protocol: probe.protocol,
+                len: probe.length(),
+                uid: id,
+                gid: id,
+            });
+        };
+        Self::Sent(Sent {
             from,
-            src: probe.src,
-            sport: Some(probe.sport),
-            dst: probe.dst,
-            dport: ports.then_some(probe.dport),
-            protocol: probe.protocol,
-            len: probe.length(),
+            packet,
+            mark: match probe.kind {
+                Kind::Raw { mark, .. } => mark,
+                Kind::Exchange | Kind::Error { .. } => 0,
+            },
             uid: id,
             gid: id,
+            kernel: false,
+        })
+    }
+
+    /// All ways, as far as they are followed.
+    pub fn ask(&self, topology: &Topology, limits: &Limits) -> Outcome {
+        match self {
+            Self::Flow(flow) => simulate(topology, flow, limits),
+            Self::Sent(sent) => send(topology, sent, limits),
+        }
+    }
+
+    /// The ways of what is sent back from where a packet ended, with the connections that the packet itself made. A reset
+    /// ends its connection, which is gone when connections are read anew.
+    pub fn ask_back(&self, topology: &Topology, way: &Trace, sent: &Sent) -> Outcome {
+        let asked = match self {
+            Self::Flow(flow) => Asked::Flow(flow),
+            Self::Sent(sent) => Asked::Sent(sent),
         };
-        return simulate(topology, &flow, limits);
-    };
-    let sent = Sent {
-        from,
-        packet,
-        mark: match probe.kind {
-            Kind::Raw { mark, .. } => mark,
-            Kind::Exchange | Kind::Error { .. } => 0,
-        },
-        uid: id,
-        gid: id,
-        kernel: false,
-    };
-    send(topology, &sent, limits)
+        send_after(topology, asked, way, sent, &limits())
+    }
 }
 
 /// The packet of a raw socket; `None` where the kernel makes it.

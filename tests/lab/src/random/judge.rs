@@ -14,7 +14,7 @@ use netpath::simulate::{Limits, send};
 use netpath::trace::Trace;
 
 use super::again::keep_rules;
-use super::ask::{self, Verdict, refused_by_route};
+use super::ask::{self, Question, Verdict, refused_by_route};
 use super::fit::{self, Back, Holds, Manner};
 use super::raise::Raised;
 use super::reader::{NODE, Reader};
@@ -157,10 +157,10 @@ impl Judge {
 
     /// All ways that a probe may take.
     pub fn predict(&mut self, probe: &Probe) -> Result<Vec<Trace>> {
-        let from = self.reader.key(&probe.from)?;
-        let limits = ask::limits();
-        let once = |topology: &Topology| ask::once(topology, probe, from.clone(), &limits);
-        Ok(self.reader.ask(once))
+        let question = Question::of(probe, self.reader.key(&probe.from)?);
+        Ok(self
+            .reader
+            .ask(|topology| question.ask(topology, &ask::limits())))
     }
 
     /// Tells names of the namespaces that were read until now.
@@ -178,7 +178,9 @@ impl Judge {
             }
         }
         let manner = Manner::of(probe);
-        let mut lost = |trace: &Trace, back| self.is_lost(trace, back);
+        let key = self.reader.key(&probe.from).ok();
+        let question = key.map(|from| Question::of(probe, from));
+        let mut lost = |trace: &Trace, back| self.is_lost(question.as_ref(), trace, back);
         let verdict = ask::compare(probe, traces, &name, observed, &mut |trace| {
             fit::fits(manner, trace, &name, observed, &mut lost)
         });
@@ -198,7 +200,7 @@ impl Judge {
         links.any(|link| matches!(&link.kind, LinkKind::Vxlan(vxlan) if vxlan.local == Some(addr)))
     }
 
-    fn is_lost(&mut self, trace: &Trace, back: Back) -> Holds {
+    fn is_lost(&mut self, question: Option<&Question>, trace: &Trace, back: Back) -> Holds {
         if back == Back::Icmp
             && let Some(key) = refused_by_route(trace)
             && (self.told.get(&key).is_some_and(|times| *times >= BURST) || self.babbles(key.1))
@@ -213,6 +215,14 @@ impl Judge {
         let ways = self
             .reader
             .ask_apart(|topology| send(topology, &sent, &limits));
-        ask::is_lost(&ways)
+        match (ask::is_lost(&ways), question) {
+            (Holds::No, Some(question)) if matches!(back, Back::Tcp(_)) => {
+                let ways = self
+                    .reader
+                    .ask(|topology| question.ask_back(topology, trace, &sent));
+                ask::is_lost(&ways)
+            }
+            (holds, _) => holds,
+        }
     }
 }

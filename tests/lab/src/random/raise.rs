@@ -8,7 +8,7 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, sendto, sock
 
 use super::places::Places;
 use super::wire::{Servers, Wire};
-use super::world::{Rules, World};
+use super::world::{Rules, Setting, World};
 use crate::command::{feed, output};
 use crate::network::sysctl;
 
@@ -37,29 +37,20 @@ impl Raised {
             line
         };
         let mut refused = Vec::new();
+        // All of them before any device: IPv6 copies its defaults when a device comes, also by another place's line.
+        for (at, place) in raised.places.all().iter().zip(&world.places) {
+            refused.extend(at.enter(|| Ok(set(&place.early)))?);
+        }
         for (at, place) in raised.places.all().iter().zip(&world.places) {
             let lines: Vec<String> = place.links.iter().map(named).collect();
-            refused.extend(at.enter(|| {
-                let mut refused = Vec::new();
-                for setting in &place.early {
-                    if let Err(error) = sysctl(&format!("net/{}", setting.0), &setting.1) {
-                        refused.push(format!("{error:#}"));
-                    }
-                }
-                refused.extend(batch("ip", &lines)?);
-                Ok(refused)
-            })?);
+            refused.extend(at.enter(|| batch("ip", &lines))?);
         }
         for (at, place) in raised.places.all().iter().zip(&world.places) {
             let lines: Vec<String> = place.ip.iter().map(named).collect();
             refused.extend(at.enter(|| {
                 let mut refused = batch("ip", &lines)?;
                 refused.extend(batch("bridge", &place.bridge)?);
-                for setting in &place.late {
-                    if let Err(error) = sysctl(&format!("net/{}", setting.0), &setting.1) {
-                        refused.push(format!("{error:#}"));
-                    }
-                }
+                refused.extend(set(&place.late));
                 Ok(refused)
             })?);
         }
@@ -99,6 +90,15 @@ impl Raised {
         }
         Ok(())
     }
+}
+
+/// Settings of the namespace that the thread is in; returns what was refused.
+fn set(settings: &[Setting]) -> Vec<String> {
+    let done = settings
+        .iter()
+        .map(|Setting(name, value)| sysctl(&format!("net/{name}"), value));
+    done.filter_map(|done| Some(format!("{:#}", done.err()?)))
+        .collect()
 }
 
 /// Runs lines through one `ip` or `bridge`, all of them, and returns what was refused.

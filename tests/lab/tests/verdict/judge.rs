@@ -1,11 +1,10 @@
 //! What the product says of a probe, beside what was seen: each packet at each device, and nothing else.
 
 use anyhow::Result;
-use netpath::model::topology::Topology;
 use netpath::model::want::Depth;
 use netpath::simulate::{Limits, send};
 use netpath::trace::{Disposition, RejectWith, Trace};
-use netpath_lab::random::ask::{self, Verdict};
+use netpath_lab::random::ask::{self, Question, Verdict};
 use netpath_lab::random::fit::{self, Back, Manner, Unfit};
 use netpath_lab::random::reader::Reader;
 use netpath_lab::random::seen::{Name, Observed, Point, Refusal, chain, points};
@@ -36,12 +35,11 @@ impl Judge {
 
     /// All ways that a probe may take.
     pub fn predict(&mut self, probe: &Probe) -> Result<Vec<Trace>> {
-        let from = self.reader.key(&probe.from)?;
         // Entries were made and changed since.
         self.reader.forget_connections();
         let limits = Limits::default();
-        let once = |topology: &Topology| ask::once(topology, probe, from.clone(), &limits);
-        Ok(self.reader.ask(once))
+        let question = Question::of(probe, self.reader.key(&probe.from)?);
+        Ok(self.reader.ask(|topology| question.ask(topology, &limits)))
     }
 
     /// Holds what was seen against the ways predicted: it must be one of them.
