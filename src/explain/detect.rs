@@ -22,6 +22,7 @@ pub(super) use service::UNTAKEN;
 use super::codes::{self, Code, Severity};
 use super::naming::Naming;
 use super::steps::{base_name, object, words_of};
+use super::words;
 use super::{Finding, Place, existing};
 
 /// What is wrong with one trace and with the way of its answer.
@@ -273,7 +274,8 @@ impl<'a> Case<'a> {
                 let own = self.setting().map(|(name, _)| name);
                 let name = own.filter(|_| in_general).unwrap_or(name);
                 let mend = format!(
-                    "{here}: sysctl -w {name}=1, and find the file in /etc/sysctl.d that switches it off"
+                    "{here}: {}, and find the file in /etc/sysctl.d that switches it off",
+                    words::sysctl(name, 1)
                 );
                 (codes::FORWARDING_OFF, mend)
             }
@@ -299,7 +301,7 @@ impl<'a> Case<'a> {
                     format!(
                         "{here}: route {} by {dev}, or make the check loose: {}",
                         packet.src,
-                        self.typed(&format!("sysctl -w net.ipv4.conf.{dev}.rp_filter=2"))
+                        self.typed(&words::sysctl(&format!("net.ipv4.conf.{dev}.rp_filter"), 2))
                     )
                 };
                 (codes::RP_FILTER, mend)

@@ -481,6 +481,19 @@ pub fn socket(socket: &Socket, dev: DevName<'_>) -> String {
     words
 }
 
+/// A setting as `sysctl -w` takes it: with slashes where its device has a dot in its name, as VLANs' and flannel's do.
+pub fn sysctl(name: &str, value: u8) -> String {
+    let parts: Vec<&str> = name.split('.').collect();
+    let name = match &parts[..] {
+        // net, ipv4, conf, DEVICE, key
+        [first, second, third, device @ .., key] if device.len() > 1 => {
+            format!("{first}/{second}/{third}/{}/{key}", device.join("."))
+        }
+        _ => name.to_owned(),
+    };
+    format!("sysctl -w {name}={value}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -488,6 +501,22 @@ mod tests {
 
     fn eth(_: IfIndex) -> String {
         "eth0".to_owned()
+    }
+
+    #[test]
+    fn settings_of_devices_with_dots_are_typed_with_slashes() {
+        assert_eq!(
+            sysctl("net.ipv4.conf.flannel.1.rp_filter", 2),
+            "sysctl -w net/ipv4/conf/flannel.1/rp_filter=2"
+        );
+        assert_eq!(
+            sysctl("net.ipv4.conf.eth0.rp_filter", 0),
+            "sysctl -w net.ipv4.conf.eth0.rp_filter=0"
+        );
+        assert_eq!(
+            sysctl("net.ipv4.ip_forward", 1),
+            "sysctl -w net.ipv4.ip_forward=1"
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `capture`: packets at the hops of a place or of a predicted path, as lines or as one pcapng.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -11,7 +12,7 @@ use netpath::model::topology::Topology;
 use netpath::model::want::{Depth, NsTarget, Want};
 use netpath::model::{NetNsId, NsKey};
 use netpath::simulate::Wants;
-use netpath::trace::Trace;
+use netpath::trace::{Disposition, Trace};
 use tokio::sync::watch;
 
 use super::cluster::{self, Cluster};
@@ -200,6 +201,22 @@ pub struct Recording<'a> {
     pub stop: &'a Stop,
 }
 
+/// Where predicted ways end before their destination, in words: devices behind are not on them.
+fn ends_early(naming: &Naming<'_>, traces: &[&Trace]) -> BTreeSet<String> {
+    let early = traces.iter().filter_map(|trace| {
+        let how = match &trace.disposition {
+            Disposition::Dropped(_) | Disposition::Inconclusive(_) => trace.disposition.name(),
+            _ => return None,
+        };
+        let ns = &trace.hops.last()?.ns;
+        Some(format!(
+            "the way is predicted to end in {} ({how}): devices behind it are not captured; `capture POD` takes those of a pod and its node",
+            naming.text(&ns.to_string())
+        ))
+    });
+    early.collect()
+}
+
 impl Recording<'_> {
     /// Work with helper pods, which go whatever becomes of it.
     pub async fn guarded(
@@ -244,6 +261,11 @@ impl Recording<'_> {
         traces: &[&Trace],
     ) -> anyhow::Result<u8> {
         let filter = self.args.filter.as_deref().unwrap_or_default();
+        with_naming(&fleet.topology, names, |naming| {
+            for why in ends_early(naming, traces) {
+                super::say(&format!("warning: {why}"));
+            }
+        });
         let points = with_naming(&fleet.topology, names, |naming| {
             if self.args.dropped {
                 points::dropped_of_path(naming, traces, filter)

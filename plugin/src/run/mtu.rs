@@ -1,5 +1,6 @@
 //! `trace --mtu`: the largest packet that passes each way, predicted and tried.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -25,6 +26,9 @@ const LONGER: Duration = Duration::from_millis(1_500);
 const EMPTY: u32 = 28;
 const EMPTY_V6: u32 = 48;
 
+/// Most ends, as of a Service's endpoints, that are tried.
+pub const MOST: u32 = 4;
+
 /// One direction between two ends.
 struct Direction {
     from: NsKey,
@@ -35,7 +39,7 @@ struct Direction {
     ends: (IpAddr, IpAddr),
 }
 
-/// Longest that all of it takes: a search without a prediction, both ways. More is no error, but helper pods end at
+/// Longest that one end takes: a search without a prediction, both ways. More is no error, but helper pods end at
 /// some time.
 pub const LONGEST: Duration = Duration::from_secs(90);
 
@@ -51,15 +55,36 @@ pub fn exit_code(budget: &Budget) -> u8 {
     }
 }
 
-/// Predicts and tries both directions of the likeliest way that arrives; the way back only where the other end is one
-/// whose packets can be sent and seen.
+/// Predicts and tries both directions to each end at which a way arrives, the likeliest first; the way back only where
+/// the other end is one whose packets can be sent and seen.
 pub async fn measure(fleet: &mut Fleet<'_>, outcomes: &[Outcome]) -> Vec<Budget> {
     let traces = outcomes.iter().flat_map(|outcome| &outcome.traces);
     let unknown = |trace: &Trace| matches!(trace.disposition, Disposition::Inconclusive(_));
     let arrives = traces.filter(|trace| trace.arrives() || unknown(trace));
-    let Some(trace) = arrives.max_by(|a, b| a.probability.total_cmp(&b.probability)) else {
-        return Vec::new();
-    };
+    let mut arrives: Vec<&Trace> = arrives.collect();
+    arrives.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+    let mut seen = BTreeSet::new();
+    arrives.retain(|trace| seen.insert(innermost(&trace.packet).dst));
+    let mut budgets = Vec::new();
+    for (number, trace) in arrives.into_iter().enumerate() {
+        let all = directions(trace);
+        if number < MOST as usize {
+            budgets.extend(of_end(fleet, &all).await);
+        } else {
+            let untried = all.first().map(|direction| Budget {
+                untried: Some(format!(
+                    "only {MOST} ends are tried at once: trace this one by its address"
+                )),
+                ..unmeasured(direction)
+            });
+            budgets.extend(untried);
+        }
+    }
+    budgets
+}
+
+/// Both directions of a way, as far as the way back can be sent.
+fn directions(trace: &Trace) -> Vec<Direction> {
     let (Some(first), Some(last)) = (trace.hops.first(), trace.hops.last()) else {
         return Vec::new();
     };
@@ -79,8 +104,12 @@ pub async fn measure(fleet: &mut Fleet<'_>, outcomes: &[Outcome]) -> Vec<Budget>
             ends: (far, near),
         });
     }
+    directions
+}
+
+async fn of_end(fleet: &mut Fleet<'_>, directions: &[Direction]) -> Vec<Budget> {
     let mut predicted = Vec::new();
-    for direction in &directions {
+    for direction in directions {
         predicted.push(budget(fleet, direction).await);
     }
     let own = predicted
@@ -140,9 +169,8 @@ fn verdict(outcome: &Outcome) -> Result<bool, String> {
     Ok(!outcome.traces.is_empty() && outcome.traces.iter().all(Trace::arrives))
 }
 
-/// What is predicted, by halving (a packet that is too large stays so), and the way of the smallest.
-async fn budget(fleet: &mut Fleet<'_>, direction: &Direction) -> (Budget, Outcome) {
-    let mut budget = Budget {
+fn unmeasured(direction: &Direction) -> Budget {
+    Budget {
         from: (direction.from.clone(), direction.ends.0),
         to: (direction.to.clone(), direction.ends.1),
         least: smallest(direction),
@@ -152,7 +180,12 @@ async fn budget(fleet: &mut Fleet<'_>, direction: &Direction) -> (Budget, Outcom
         rooms: Vec::new(),
         tried: Vec::new(),
         untried: None,
-    };
+    }
+}
+
+/// What is predicted, by halving (a packet that is too large stays so), and the way of the smallest.
+async fn budget(fleet: &mut Fleet<'_>, direction: &Direction) -> (Budget, Outcome) {
+    let mut budget = unmeasured(direction);
     let (mut good, mut bad) = (smallest(direction), LARGEST + 1);
     let least = predict(fleet, direction, good).await;
     if let Some(trace) = least.traces.first() {
@@ -294,9 +327,12 @@ async fn send(
 fn fate(met: &Exchanged, direction: &Direction, small: &Outcome, (len, id): (u32, u16)) -> Fate {
     let seen = &met.sightings;
     let (near, far) = direction.ends;
+    // As it was sent, and as the sender's own rules left it: masquerading may give it another.
+    let left = met.probed.expects.and_then(|answer| answer.sport);
+    let is_own = |other: Option<u16>| other.is_some() && (other == Some(id) || other == left);
     let asked = |one: &&Sighting| {
         let packet = innermost(&one.packet);
-        let echo = matches!(packet.l4, L4::Icmp { kind: 8 | 128, id: own, .. } if own == Some(id));
+        let echo = matches!(packet.l4, L4::Icmp { kind: 8 | 128, id, .. } if is_own(id));
         echo && packet.len == len
     };
     // An answer that is cut on its way has no id that can be read.
@@ -307,7 +343,7 @@ fn fate(met: &Exchanged, direction: &Direction, small: &Outcome, (len, id): (u32
                 kind: 0 | 129,
                 id: own,
                 ..
-            } => own == Some(id),
+            } => is_own(own),
             L4::Other(ICMP | ICMPV6) => (packet.src, packet.dst) == (far, near),
             _ => false,
         }

@@ -56,6 +56,8 @@ pub struct Job<'a> {
     pub outcomes: &'a [Outcome],
     /// What a datagram carries.
     pub data: Option<&'a str>,
+    /// Bytes that were asked about.
+    pub size: Option<u32>,
     /// How many.
     pub count: u32,
 }
@@ -64,6 +66,16 @@ pub struct Job<'a> {
 pub fn not_sctp(sctp: bool) -> anyhow::Result<()> {
     if sctp {
         bail!("--probe: sctp can't be probed; tcp, udp and icmp can");
+    }
+    Ok(())
+}
+
+/// Errors: a connection begins with a packet of the kernel's own size.
+pub fn sizeable(size: Option<u32>, tcp: bool) -> anyhow::Result<()> {
+    if tcp && size.is_some() {
+        bail!(
+            "--probe: a connection begins with a SYN, whose size is the kernel's: leave out --size, or ask by --protocol udp or icmp, or for the largest packets by --mtu"
+        );
     }
     Ok(())
 }
@@ -87,6 +99,7 @@ pub async fn send(fleet: &mut Fleet<'_>, job: Job<'_>, all: &mut Vec<Sent>) -> a
     for (number, (flow, outcome)) in ways.take(count).enumerate() {
         // It may be a Service's port's.
         not_sctp(flow.protocol == SCTP)?;
+        sizeable(job.size, flow.protocol == TCP)?;
         let mut sent = one(fleet, flow, outcome, job.data, number).await?;
         // Branches of an answer are those of all its flows.
         let before = job.outcomes.iter().take(number % job.flows.len().max(1));

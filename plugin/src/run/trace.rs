@@ -41,6 +41,7 @@ pub async fn run(args: &TraceArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
     if args.probe {
         probe::not_sctp(request.protocol == Some(Protocol::Sctp))?;
         probe::as_root("--probe", args.uid, args.gid)?;
+        probe::sizeable(args.size, request.protocol == Some(Protocol::Tcp))?;
         if let Some(path) = &args.save_disagreement {
             super::save::writable(path)?;
         }
@@ -50,7 +51,7 @@ pub async fn run(args: &TraceArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
             flags.lasts = probe::LONGEST.saturating_mul(args.count);
         }
         if args.mtu {
-            flags.lasts += mtu::LONGEST;
+            flags.lasts += mtu::LONGEST.saturating_mul(mtu::MOST);
         }
     }
     let job = Job {

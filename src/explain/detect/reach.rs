@@ -416,7 +416,7 @@ impl<'a> Case<'a> {
         if let Some((name, value)) = self.setting() {
             let mend = format!(
                 "{here}: {}, or trace a port (:PORT): {name} = {value} says nothing of connections",
-                self.typed(&format!("sysctl -w {name}=0"))
+                self.typed(&words::sysctl(name, 0))
             );
             return (codes::SWALLOWED, mend);
         }

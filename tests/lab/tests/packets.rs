@@ -13,7 +13,7 @@ use std::time::Duration;
 use netpath::contract::{Reply, Request};
 use netpath::model::capture::{Answer, Point, Probe, Watch};
 use netpath::model::packet::{ICMP, TCP, UDP};
-use netpath_lab::{Overlay, Proxy, Spec};
+use netpath_lab::{Fault, Overlay, Proxy, Spec};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use programs::capturing::{Capturing, tshark};
@@ -267,6 +267,21 @@ fn a_flow_is_seen_on_both_nodes_and_in_the_tunnel() {
         "vxlan vni 1: 10.244.",
         "pod shop/web-0",
     ]);
+    lab.is_clean();
+}
+
+#[test]
+fn where_the_way_is_predicted_to_end_is_told() {
+    let mut lab = Lab::up(Spec::new(Overlay::Vxlan, Proxy::IptablesNft));
+    lab.cluster
+        .fault_on(Fault::ForwardDrop, None)
+        .expect("a fault");
+    let said = lab.run("capture -n shop web-0 10.244.2.4:8080 --duration 1s");
+    let said = said.exits(0);
+    assert!(
+        said.err.contains("the way is predicted to end in node"),
+        "{said:?}"
+    );
     lab.is_clean();
 }
 

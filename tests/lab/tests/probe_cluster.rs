@@ -179,3 +179,55 @@ fn ended_while_it_probes_it_leaves_nothing() {
         programs::until("the end of the watch", Duration::from_secs(5), || !held());
     }
 }
+
+#[test]
+fn the_largest_packets_are_proven_to_every_end() {
+    let lab = Lab::up(Spec::new(Overlay::Vxlan, Proxy::IptablesNft));
+    let results = |line: &str, code: i32, count: usize| -> Vec<(String, String)> {
+        let said = lab.run(&format!("trace {line} --mtu -o json"));
+        let said = said.exits(code);
+        let mtu = said.json()["mtu"].clone();
+        let mtu = mtu.as_array().expect("a list");
+        assert_eq!(mtu.len(), count, "{line}: {mtu:#?}");
+        let word = |one: &Value, field: &str| one[field].as_str().unwrap_or_default().to_owned();
+        mtu.iter()
+            .map(|one| (word(one, "to"), word(one, "result")))
+            .collect()
+    };
+    let all_proven = |line: &str, count| {
+        let all = results(line, 0, count);
+        assert!(
+            all.iter().all(|(_, result)| result == "proven"),
+            "{line}: {all:?}"
+        );
+    };
+    // Both endpoints, each way.
+    all_proven("pod-a svc-b", 4);
+    // What a node sends to another's pods is masqueraded, which gives the echo another id.
+    all_proven("pod-a node/node-2", 2);
+    all_proven("pod-a node/node-1", 2);
+    let pod = lab.cluster.pod_state("default/pod-b-1").expect("a pod");
+    let veth = pod.host_veth.clone().expect("a veth");
+    let node = lab.cluster.place("node-1").expect("a node");
+    node.run(["ip", "link", "set", &veth, "mtu", "1000"])
+        .expect("it is set");
+    let (small, other): (Vec<_>, Vec<_>) = results("pod-a svc-b", 1, 4)
+        .into_iter()
+        .partition(|(_, result)| result != "proven");
+    let there = |to: &str| to.contains("pod-b-1");
+    assert!(
+        small.iter().any(|(to, _)| there(to)),
+        "{small:?}, {other:?}"
+    );
+    assert!(other.len() >= 2, "{small:?}, {other:?}");
+    lab.is_clean();
+}
+
+#[test]
+fn a_connection_has_no_size_to_probe() {
+    let lab = Lab::up(Spec::new(Overlay::Vxlan, Proxy::IptablesNft));
+    let said = lab.run("trace pod-a svc-b --protocol tcp --probe --size 900");
+    let said = said.exits(2);
+    assert!(said.err.contains("leave out --size"), "{said:?}");
+    lab.is_clean();
+}
