@@ -2,12 +2,15 @@
 
 use std::net::IpAddr;
 
-use etherparse::{EtherType, LaxNetSlice, LaxSlicedPacket, LinkSlice, TransportSlice};
+use etherparse::{
+    EtherType, Icmpv4Slice, Icmpv6Slice, Ipv6ExtensionSlice, LaxNetSlice, LaxSlicedPacket,
+    LinkSlice, TcpSlice, TransportSlice, UdpSlice,
+};
 
 use super::tunnel::{self, Ports};
 use crate::model::MacAddr;
 use crate::model::capture::Mark;
-use crate::model::packet::{Inner, L4, Packet};
+use crate::model::packet::{ICMP, ICMPV6, Inner, L4, Packet, TCP, UDP};
 
 /// LINKTYPE_ETHERNET
 pub const ETHERNET: u32 = 1;
@@ -95,8 +98,10 @@ fn within(link: u32, frame: &[u8], begin: usize, ports: Ports<'_>, depth: u8) ->
         out: cooked.map(|(_, out)| out),
     };
     let mut inside = None;
-    if let Some(transport) = &sliced.transport {
-        let (l4, payload, mark) = transport_of(transport);
+    let net_slice = sliced.net.as_ref()?;
+    let fragment = || first_fragment(net_slice, view.packet.protocol(), net.payload);
+    if let Some(transport) = sliced.transport.clone().or_else(fragment) {
+        let (l4, payload, mark) = transport_of(&transport);
         view.packet.l4 = l4;
         view.headers = at(payload);
         view.mark = mark;
@@ -106,7 +111,9 @@ fn within(link: u32, frame: &[u8], begin: usize, ports: Ports<'_>, depth: u8) ->
         {
             inside = tunnel::in_udp(port, payload, ports);
         }
-    } else if let L4::Other(protocol) = view.packet.l4 {
+    } else if let L4::Other(protocol) = view.packet.l4
+        && fragment_offset(net_slice).is_none()
+    {
         inside = tunnel::in_ip(protocol, net.payload);
     }
     let Some(inside) = inside.filter(|_| depth > 0) else {
@@ -203,6 +210,51 @@ fn headers<'a>(net: &LaxNetSlice<'a>) -> Option<Net<'a>> {
         inner: None,
     };
     Some(Net { packet, payload })
+}
+
+/// Where a piece of a packet belongs in it, in units of eight bytes; `None` for a whole packet.
+fn fragment_offset(net: &LaxNetSlice<'_>) -> Option<u16> {
+    match net {
+        LaxNetSlice::Ipv4(v4) => {
+            let header = v4.header();
+            let offset = header.fragments_offset().value();
+            (header.more_fragments() || offset > 0).then_some(offset)
+        }
+        LaxNetSlice::Ipv6(v6) => {
+            let mut extensions = v6.extensions().clone().into_iter();
+            extensions.find_map(|extension| match extension {
+                Ipv6ExtensionSlice::Fragment(header) if header.is_fragmenting_payload() => {
+                    Some(header.fragment_offset().value())
+                }
+                _ => None,
+            })
+        }
+        LaxNetSlice::Arp(_) => None,
+    }
+}
+
+/// The transport's header of the first piece of a packet, whose lengths are those of the whole.
+fn first_fragment<'a>(
+    net: &LaxNetSlice<'a>,
+    protocol: u8,
+    payload: &'a [u8],
+) -> Option<TransportSlice<'a>> {
+    if fragment_offset(net) != Some(0) {
+        return None;
+    }
+    match protocol {
+        TCP => TcpSlice::from_slice(payload).ok().map(TransportSlice::Tcp),
+        UDP => UdpSlice::from_slice_lax(payload)
+            .ok()
+            .map(TransportSlice::Udp),
+        ICMP => Icmpv4Slice::from_slice(payload)
+            .ok()
+            .map(TransportSlice::Icmpv4),
+        ICMPV6 => Icmpv6Slice::from_slice(payload)
+            .ok()
+            .map(TransportSlice::Icmpv6),
+        _ => None,
+    }
 }
 
 fn transport_of<'a>(transport: &TransportSlice<'a>) -> (L4, &'a [u8], Option<Mark>) {
@@ -320,6 +372,26 @@ mod tests {
                 assert!(view.headers <= len);
             }
         }
+    }
+
+    #[test]
+    fn the_first_piece_of_a_packet_tells_who_sent_it_and_no_other_does() {
+        let mut first = ECHO;
+        first[20] = 0x20; // more fragments
+        let view = look(ETHERNET, &first, Ports::default()).expect("an IP packet");
+        let id = Some(7);
+        assert_eq!(
+            view.packet.l4,
+            L4::Icmp {
+                kind: 8,
+                code: 0,
+                id
+            }
+        );
+        let mut second = ECHO;
+        second[20..22].copy_from_slice(&[0, 185]); // at 1,480
+        let view = look(ETHERNET, &second, Ports::default()).expect("an IP packet");
+        assert_eq!((view.packet.l4, view.mark), (L4::Other(ICMP), None));
     }
 
     #[test]

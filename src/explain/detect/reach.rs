@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use crate::model::NsKey;
+use crate::model::addr::Addr;
 use crate::model::link::LinkKind;
+use crate::model::names::PodName;
 use crate::model::packet::Packet;
 use crate::model::route::{Route, RouteKind};
 use crate::model::rule::{Rule, RuleAction};
@@ -411,8 +413,41 @@ impl<'a> Case<'a> {
         (codes::WRONG_OWNER, mend)
     }
 
+    /// A pod whose address a packet is for, where another namespace took it, and the address by which that did.
+    pub(super) fn taken_here(&self, packet: &Packet) -> Option<(&'a PodName, &'a Addr)> {
+        let ns = self.ns()?;
+        let pod = self.naming.names.pod_by_ip(packet.dst)?;
+        let other = match &ns.identity.pod_uid {
+            Some(uid) => *uid != pod.uid,
+            // Whose else it is may just not be known.
+            None => ns.identity.host,
+        };
+        if !other {
+            return None;
+        }
+        let addrs = ns.addrs.known()?;
+        let held = addrs.iter().find(|addr| addr.local == packet.dst)?;
+        Some((pod, held))
+    }
+
     pub(super) fn no_listener(&self, packet: &Packet) -> (Code, String) {
         let here = self.here();
+        if let Some((pod, held)) = self.taken_here(packet) {
+            let dev = self.ns().and_then(|ns| ns.link(held.link));
+            let dev = dev.map_or_else(|| held.link.to_string(), |link| link.name.clone());
+            let mend = format!(
+                "{here}: {}: the address is that of pod {}/{}, which gets nothing that is sent from here",
+                self.typed(&format!(
+                    "{} addr del {}/{} dev {dev}",
+                    self.ip(),
+                    held.local,
+                    held.prefix_len
+                )),
+                pod.namespace,
+                pod.name
+            );
+            return (codes::DUPLICATE_ADDRESS, mend);
+        }
         if let Some((name, value)) = self.setting() {
             let mend = format!(
                 "{here}: {}, or trace a port (:PORT): {name} = {value} says nothing of connections",

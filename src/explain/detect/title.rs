@@ -24,6 +24,12 @@ impl Case<'_> {
             }
         };
         let named = match code {
+            codes::DUPLICATE_ADDRESS => self.taken_here(&packet).map(|(pod, _)| {
+                format!(
+                    "{} is held {here}, and is the address of pod {}/{}",
+                    packet.dst, pod.namespace, pod.name
+                )
+            }),
             codes::NO_LISTENER => Some(format!("nothing listens on {} {here}", wanted())),
             codes::SWALLOWED => self
                 .setting()

@@ -517,6 +517,23 @@ fn faults_name_place_object_and_code() {
 }
 
 #[test]
+fn a_node_that_holds_a_pods_address_is_named() {
+    let lab = lab(Overlay::Vxlan, Proxy::IptablesNft);
+    let pod = lab.cluster.pod_state("default/pod-b-2").unwrap();
+    let ip = pod.ips.iter().find(|ip| ip.is_ipv4()).unwrap();
+    let node = lab.cluster.place("node-1").unwrap();
+    let held = format!("{ip}/32");
+    node.run(["ip", "addr", "add", &held, "dev", "lo"]).unwrap();
+    let said = lab.run("trace pod-a pod-b-2:8080").exits(1);
+    said.says(&[
+        "NP0131",
+        &format!("{ip} is held on node-1, and is the address of pod default/pod-b-2"),
+        &format!("ip addr del {held} dev lo"),
+    ]);
+    lab.is_clean();
+}
+
+#[test]
 fn map_in_all_directions() {
     let lab = lab(Overlay::Vxlan, Proxy::IptablesNft);
     let all = lab.run("map -o json").exits(0).json();
