@@ -49,7 +49,7 @@ fn the_reverse_path_filter_of_all_names_the_device_that_received() {
     let strict = finding(all("1")).mend;
     assert!(strict.contains("route 10.0.0.1 by flannel.1,"), "{strict}");
     assert!(
-        strict.ends_with("sysctl -w net.ipv4.conf.flannel.1.rp_filter=2"),
+        strict.ends_with("sysctl -w net/ipv4/conf/flannel.1/rp_filter=2"),
         "{strict}"
     );
     let loose = finding(all("2")).mend;

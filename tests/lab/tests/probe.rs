@@ -61,6 +61,9 @@ fn what_arrives_is_confirmed_at_every_device() {
         "10.0.1.3:8080",
         "10.0.1.3:8080 --protocol udp --data hello",
         "10.0.1.3:8080 --protocol udp --size 900",
+        // In pieces, of which the first tells whose they are.
+        "10.0.1.3:8080 --protocol udp --size 3000",
+        "10.0.1.3 --protocol icmp --size 3000",
         "10.0.1.3",
     ] {
         let said = local(&one, more).exits(0);
