@@ -57,11 +57,6 @@ fn in_udp(port: u16, hosts: &[IpAddr], odd: Option<&str>) -> String {
     format!("({any} and (ip6 or {}))", fits.join(" or "))
 }
 
-/// A filter that is run here, on few frames: to make it shorter costs more than it spares.
-fn plain(link: Linktype, filter: &str) -> Result<BpfProgram, pcap::Error> {
-    Capture::dead(link)?.compile(filter, false)
-}
-
 /// Tries frames by a point's filter, and what is inside them.
 pub struct Within {
     filters: Option<Compiled>,
@@ -75,8 +70,9 @@ struct Compiled {
 }
 
 impl Within {
-    /// Compiles the filter for a device's link type and for those of packets in tunnels.
-    pub fn new(point: &Point, link: u32) -> Result<Self, pcap::Error> {
+    /// Compiles the filter for a device's link type and for those of packets in tunnels. `few`: it is run so seldom that
+    /// to make it shorter would cost more than that spares.
+    pub fn new(point: &Point, link: u32, few: bool) -> Result<Self, pcap::Error> {
         let tunnels = tunnel::any(point);
         if point.filter.trim().is_empty() || !tunnels {
             // Whatever the kernel passed is wanted.
@@ -90,7 +86,7 @@ impl Within {
                 link
             };
             let link = Linktype(i32::try_from(link).unwrap_or_default());
-            plain(link, &point.filter)
+            Capture::dead(link)?.compile(&point.filter, !few)
         };
         Ok(Self {
             filters: Some(Compiled {
@@ -139,9 +135,9 @@ impl OfDropped {
         }
         let ethernet = Linktype(i32::try_from(ETHERNET).unwrap_or_default());
         let tunnels = tunnel::any(point);
-        let within = tunnels.then(|| Within::new(point, super::decode::COOKED));
+        let within = tunnels.then(|| Within::new(point, super::decode::COOKED, true));
         Ok(Self {
-            outer: Some(plain(ethernet, &point.filter)?),
+            outer: Some(Capture::dead(ethernet)?.compile(&point.filter, false)?),
             within: within.transpose()?,
         })
     }
@@ -195,6 +191,6 @@ mod tests {
 
     #[test]
     fn a_filter_that_is_none_is_refused() {
-        assert!(Within::new(&point("no such words"), ETHERNET).is_err());
+        assert!(Within::new(&point("no such words"), ETHERNET, false).is_err());
     }
 }

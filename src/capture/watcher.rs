@@ -9,7 +9,7 @@ use std::thread;
 use super::decode::{COOKED, View, look};
 use super::dropped::{Drops, Lost};
 use super::filter::{OfDropped, Within, of_kernel};
-use super::tunnel::{self, Ports};
+use super::tunnel::Ports;
 use super::{CaptureError, Frame, Setup, Tap, probe};
 use crate::collect::Collector;
 use crate::collect::netns::{Hopper, NsFile};
@@ -67,7 +67,8 @@ impl Watcher for Taps {
                 watch.points.len()
             ));
         }
-        let shared = ring(count);
+        let ring = ring(count);
+        let few = watch.few;
         let setups: Vec<(Result<NsFile, String>, Setup, &Point)> = passing()
             .map(|point| {
                 let ns = collector.namespace_file(point.netns);
@@ -75,12 +76,7 @@ impl Watcher for Taps {
                     dev: point.dev.clone(),
                     filter: of_kernel(point),
                     snaplen: watch.snaplen.clamp(64, MOST_BYTES),
-                    // The kernel clears each ring's pages. Of tunnels its filter lets more through than is wanted.
-                    ring: if watch.few && !tunnel::any(point) {
-                        super::RING
-                    } else {
-                        shared
-                    },
+                    ring,
                     promiscuous: watch.promiscuous,
                 };
                 (ns.map_err(|error| error.to_string()), setup, point)
@@ -94,7 +90,9 @@ impl Watcher for Taps {
                 let threads: Vec<_> = some
                     .iter()
                     .map(|(ns, setup, point)| {
-                        scope.spawn(move || open(ns.as_ref().map_err(Clone::clone)?, setup, point))
+                        scope.spawn(move || {
+                            open(ns.as_ref().map_err(Clone::clone)?, setup, point, few)
+                        })
                     })
                     .collect();
                 let ended = threads.into_iter().map(thread::ScopedJoinHandle::join);
@@ -321,10 +319,10 @@ fn ended(point: u32, tap: &mut Tap, error: &CaptureError) -> Ended {
     }
 }
 
-fn open(ns: &NsFile, setup: &Setup, point: &Point) -> Result<Watched, String> {
+fn open(ns: &NsFile, setup: &Setup, point: &Point, few: bool) -> Result<Watched, String> {
     let hopper = Hopper::start().map_err(|error| error.to_string())?;
     let tap = Tap::open(&hopper, ns, setup.clone()).map_err(|error| error.to_string())?;
-    let within = Within::new(point, tap.link())
+    let within = Within::new(point, tap.link(), few)
         .map_err(|error| format!("compile the filter {:?}: {error}", point.filter))?;
     Ok(Watched { tap, within })
 }

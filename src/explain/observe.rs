@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use crate::model::NsKey;
 use crate::model::capture::{Answer, LOOPBACK, Mark, Probed};
 use crate::model::packet::{L4, Packet, TCP, Wrap};
-use crate::trace::{Disposition, FieldChange, Trace};
+use crate::trace::{Disposition, FieldChange, RejectWith, Trace};
 
 pub use verdict::{Proof, finding};
 
@@ -177,8 +177,11 @@ pub fn compare(traces: &[Trace], probed: &Probed, sights: &Sights<'_>) -> Option
                 spot.turn == turn && spot.ns == one.ns && spot.dev == one.dev && spot.out == one.out
             };
             if !spots.iter().chain(&strays).any(same) {
-                let refused = turn == 1 && matches!(trace.disposition, Disposition::Rejected(_));
-                let told = refused && recognise::is_reset(innermost(&one.packet));
+                let resets = matches!(
+                    trace.disposition,
+                    Disposition::Rejected(RejectWith::TcpReset | RejectWith::PortClosed)
+                );
+                let told = turn == 1 && resets && recognise::is_reset(innermost(&one.packet));
                 let met = if told { Met::Told } else { Met::Elsewhere };
                 strays.push(spot(one, turn, met));
             }

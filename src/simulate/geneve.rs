@@ -43,7 +43,7 @@ pub(crate) fn encapsulate(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, device: 
     let Some(remote) = device.remote.filter(|remote| !remote.is_multicast()) else {
         return walk.unknown(format!("{} has no remote of its own", link.name));
     };
-    walk.carries_whole = walk.is_whole();
+    walk.carries_whole |= walk.is_whole();
     let inner = walk.skb.packet.clone();
     if inner.depth() >= DEPTH {
         return walk.unknown(format!("more than {DEPTH} tunnels are inside each other"));

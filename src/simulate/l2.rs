@@ -383,7 +383,7 @@ fn answers_for(
             ..FibKey::to(sender)
         };
         return match lookup(cx, ns, &key) {
-            FibAnswer::Found(found) => leaves_by(&found, link, sender),
+            FibAnswer::Found(found) => leaves_by(&found, link, ("arp_filter", sender)),
             FibAnswer::Unknown(why) => Err(why),
             FibAnswer::NoRoute | FibAnswer::Refused(_) => Ok(false),
         };
@@ -397,19 +397,18 @@ fn answers_for(
         ..FibKey::to(addr)
     };
     match lookup(cx, ns, &key) {
-        FibAnswer::Found(found) => Ok(found.route.kind == RouteKind::Unicast
-            && found
-                .hops
-                .iter()
-                .any(|(_, hop)| hop.link != Some(link.index))),
+        // `arp_fwd_proxy()`
+        FibAnswer::Found(found) if found.route.kind == RouteKind::Unicast => {
+            leaves_by(&found, link, ("proxy_arp", addr)).map(|back| !back)
+        }
         FibAnswer::Unknown(why) => Err(why),
-        FibAnswer::NoRoute | FibAnswer::Refused(_) => Ok(false),
+        FibAnswer::Found(_) | FibAnswer::NoRoute | FibAnswer::Refused(_) => Ok(false),
     }
 }
 
-/// Whether the answer to `sender` leaves by a device. Of several next hops the kernel takes one by a hash with a key of its
+/// Whether what is sent to `to`, for a setting that asks so, leaves by a device. Of several next hops the kernel takes one by a hash with a key of its
 /// own (6.12), or rather the one that has the answered address as its source (6.18; `fib_select_multipath()`).
-fn leaves_by(found: &Found, link: &Link, sender: IpAddr) -> Result<bool, String> {
+fn leaves_by(found: &Found, link: &Link, (setting, to): (&str, IpAddr)) -> Result<bool, String> {
     let mut by = found
         .hops
         .iter()
@@ -419,7 +418,7 @@ fn leaves_by(found: &Found, link: &Link, sender: IpAddr) -> Result<bool, String>
         return Ok(first);
     }
     Err(format!(
-        "arp_filter of {} asks by which device {sender} is reached, and which of several next hops the kernel takes is not known",
+        "{setting} of {} asks by which device {to} is reached, and which of several next hops the kernel takes is not known",
         link.name
     ))
 }

@@ -140,7 +140,7 @@ pub(crate) fn encapsulate(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, device: 
         walk.step(Step::new(StepKind::Encap, text).with(evidence));
         return walk.end(Disposition::Loop);
     }
-    walk.carries_whole = walk.is_whole();
+    walk.carries_whole |= walk.is_whole();
     let inner = walk.skb.packet.clone();
     walk.skb.packet = outer(cx, &walk.ns, device, remote, port, vni, inner);
     walk.skb.ct = CtRef::None;

@@ -12,7 +12,7 @@ use netpath::model::topology::Topology;
 use netpath::model::want::{Depth, NsTarget, Want};
 use netpath::model::{NetNsId, NsKey};
 use netpath::simulate::Wants;
-use netpath::trace::{Disposition, Trace};
+use netpath::trace::Trace;
 use tokio::sync::watch;
 
 use super::cluster::{self, Cluster};
@@ -203,15 +203,20 @@ pub struct Recording<'a> {
 
 /// Where predicted ways end before their destination, in words: devices behind are not on them.
 fn ends_early(naming: &Naming<'_>, traces: &[&Trace]) -> BTreeSet<String> {
-    let early = traces.iter().filter_map(|trace| {
-        let how = match &trace.disposition {
-            Disposition::Dropped(_) | Disposition::Inconclusive(_) => trace.disposition.name(),
-            _ => return None,
-        };
+    let turns = traces
+        .iter()
+        .flat_map(|trace| points::turns(trace).enumerate());
+    let early = turns.filter_map(|(turn, trace)| {
         let ns = &trace.hops.last()?.ns;
+        let end = naming.holders(trace.packet.innermost().dst).contains(ns);
+        if trace.arrives() || end {
+            return None;
+        }
+        let what = if turn % 2 == 0 { "the way" } else { "the answer's way" };
         Some(format!(
-            "the way is predicted to end in {} ({how}): devices behind it are not captured; `capture POD` takes those of a pod and its node",
-            naming.text(&ns.to_string())
+            "{what} is predicted to end in {} ({}): nothing behind it is captured; `capture POD` takes a pod's devices and its node's",
+            naming.text(&ns.to_string()),
+            trace.disposition.name()
         ))
     });
     early.collect()

@@ -62,9 +62,12 @@ pub async fn exchange(
         few: true,
         ..Watch::default()
     };
+    let unreached = || anyhow!("send from {node}: no helper runs there");
+    if !fleet.sessions().contains_key(node) {
+        return Err(unreached());
+    }
     let watching = open(fleet, points, &template).await?;
-    let session = fleet.sessions().get_mut(node);
-    let session = session.ok_or_else(|| anyhow!("--probe: there is no helper on {node}"))?;
+    let session = fleet.sessions().get_mut(node).ok_or_else(unreached)?;
     let sent = session.probe(probe).await;
     let mut all = All::default();
     // Nothing ends it early: a signal ends the program.

@@ -32,10 +32,8 @@ pub const MOST: u32 = 4;
 /// One direction between two ends.
 struct Direction {
     from: NsKey,
-    /// Where it ends, as far as that can be told.
+    /// Where it ends, as far as that can be told; `None` also where nobody who is read has the address.
     to: Option<NsKey>,
-    /// It ends outside of what is read.
-    outside: bool,
     ends: (IpAddr, IpAddr),
 }
 
@@ -57,30 +55,38 @@ pub fn exit_code(budget: &Budget) -> u8 {
 
 /// Predicts and tries both directions to each end at which a way arrives, the likeliest first; the way back only where
 /// the other end is one whose packets can be sent and seen.
-pub async fn measure(fleet: &mut Fleet<'_>, outcomes: &[Outcome]) -> Vec<Budget> {
+pub async fn measure(fleet: &mut Fleet<'_>, outcomes: &[Outcome]) -> Sizes {
     let traces = outcomes.iter().flat_map(|outcome| &outcome.traces);
     let unknown = |trace: &Trace| matches!(trace.disposition, Disposition::Inconclusive(_));
     let arrives = traces.filter(|trace| trace.arrives() || unknown(trace));
     let mut arrives: Vec<&Trace> = arrives.collect();
-    arrives.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+    // Of an end that some ways are known to come to, those tell more.
+    arrives.sort_by(|a, b| {
+        let known = unknown(a).cmp(&unknown(b));
+        known.then(b.probability.total_cmp(&a.probability))
+    });
     let mut seen = BTreeSet::new();
     arrives.retain(|trace| seen.insert(innermost(&trace.packet).dst));
-    let mut budgets = Vec::new();
-    for (number, trace) in arrives.into_iter().enumerate() {
-        let all = directions(trace);
-        if number < MOST as usize {
-            budgets.extend(of_end(fleet, &all).await);
-        } else {
-            let untried = all.first().map(|direction| Budget {
-                untried: Some(format!(
-                    "only {MOST} ends are tried at once: trace this one by its address"
-                )),
-                ..unmeasured(direction)
-            });
-            budgets.extend(untried);
-        }
+    let most = usize::try_from(MOST).unwrap_or(usize::MAX);
+    let mut sizes = Sizes {
+        left: arrives.len().saturating_sub(most),
+        ..Sizes::default()
+    };
+    for trace in arrives.into_iter().take(most) {
+        sizes
+            .budgets
+            .extend(of_end(fleet, &directions(trace)).await);
     }
-    budgets
+    sizes
+}
+
+/// What was found out.
+#[derive(Debug, Default)]
+pub struct Sizes {
+    /// Both directions of each end.
+    pub budgets: Vec<Budget>,
+    /// Ends that were not tried, since there are more than [`MOST`].
+    pub left: usize,
 }
 
 /// Both directions of a way, as far as the way back can be sent.
@@ -93,14 +99,12 @@ fn directions(trace: &Trace) -> Vec<Direction> {
     let mut directions = vec![Direction {
         from: first.ns.clone(),
         to: within.then(|| last.ns.clone()),
-        outside: trace.disposition == Disposition::LeavesCluster,
         ends: (near, far),
     }];
     if within {
         directions.push(Direction {
             from: last.ns.clone(),
             to: Some(first.ns.clone()),
-            outside: false,
             ends: (far, near),
         });
     }
@@ -240,15 +244,28 @@ async fn attempt(
     small: &Outcome,
     budget: &mut Budget,
 ) {
-    while let (Some(len), None) = (budget.next(), &budget.untried) {
-        match one(fleet, direction, small, len).await {
-            Ok(fate) => budget.tried.push(Tried { len, fate }),
-            Err(why) => budget.untried = Some(format!("{why:#}")),
+    let mut sure = budget.predicted.is_ok();
+    while budget.untried.is_none() {
+        // Without a prediction the largest is sent once more: the first packet that is too large for a tunnel may pass, and
+        // leave a smaller MTU for those that follow (`skb_tunnel_check_pmtu()`).
+        let len = match (budget.next(), budget.arrived()) {
+            (Some(len), _) => len,
+            (None, Some(len)) if !sure => len,
+            (None, _) => break,
+        };
+        let again = budget.tried.iter_mut().find(|one| one.len == len);
+        match (one(fleet, direction, small, len).await, again) {
+            (Ok(fate), Some(before)) => {
+                sure = fate == Fate::Arrived;
+                before.fate = fate;
+            }
+            (Ok(fate), None) => budget.tried.push(Tried { len, fate }),
+            (Err(why), _) => budget.untried = Some(format!("{why:#}")),
         }
     }
     let lost = |one: &Tried| matches!(one.fate, Fate::Lost { .. });
-    // Who is outside need not answer, nor answer all sizes.
-    if direction.outside && budget.tried.iter().any(lost) {
+    // Who is outside, or not known, need not answer, nor answer all sizes.
+    if direction.to.is_none() && budget.tried.iter().any(lost) {
         budget.untried = Some(format!(
             "{} left some of it unanswered, and what is there can't be watched",
             direction.ends.1
@@ -326,7 +343,7 @@ async fn send(
 
 fn fate(met: &Exchanged, direction: &Direction, small: &Outcome, (len, id): (u32, u16)) -> Fate {
     let seen = &met.sightings;
-    let (near, far) = direction.ends;
+    let (near, _) = direction.ends;
     // As it was sent, and as the sender's own rules left it: masquerading may give it another.
     let left = met.probed.expects.and_then(|answer| answer.sport);
     let is_own = |other: Option<u16>| other.is_some() && (other == Some(id) || other == left);
@@ -335,18 +352,9 @@ fn fate(met: &Exchanged, direction: &Direction, small: &Outcome, (len, id): (u32
         let echo = matches!(packet.l4, L4::Icmp { kind: 8 | 128, id, .. } if is_own(id));
         echo && packet.len == len
     };
-    // An answer that is cut on its way has no id that can be read.
     let answered = |one: &&Sighting| {
-        let packet = innermost(&one.packet);
-        match packet.l4 {
-            L4::Icmp {
-                kind: 0 | 129,
-                id: own,
-                ..
-            } => is_own(own),
-            L4::Other(ICMP | ICMPV6) => (packet.src, packet.dst) == (far, near),
-            _ => false,
-        }
+        let l4 = innermost(&one.packet).l4;
+        matches!(l4, L4::Icmp { kind: 0 | 129, id, .. } if is_own(id))
     };
     // An answer that left, whatever becomes of it: the other direction is tried by itself.
     if seen.iter().any(|one| answered(&one)) {

@@ -8,7 +8,6 @@ use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail};
 use netpath::explain::End;
-use netpath::explain::mtu::Budget;
 use netpath::model::NsKey;
 use netpath::model::want::{Depth, NsTarget};
 use netpath::simulate::{Flow, Outcome};
@@ -113,7 +112,7 @@ struct Ends {
 #[derive(Default)]
 struct Probes {
     sent: Vec<Sent>,
-    budgets: Vec<Budget>,
+    sizes: mtu::Sizes,
     failed: Option<String>,
 }
 

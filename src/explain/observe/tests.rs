@@ -498,7 +498,11 @@ fn the_reset_of_a_predicted_refusal_is_no_stray() {
     let mut seen = all(4);
     seen[4].packet = tcp(4, 1, (Some(8080), Some(PORT)), 20);
     seen.truncate(5);
-    let observed = observed(&[trace], Answer::Refused, &seen);
+    let observed = self::observed(std::slice::from_ref(&trace), Answer::Refused, &seen);
     assert_eq!(observed.agreement, Agreement::Confirmed, "{observed:#?}");
     assert_eq!(observed.spots.last().expect("a spot").met, Met::Told);
+    // One by ICMP is another's.
+    trace.disposition = Disposition::Rejected(RejectWith::Icmp(3));
+    let observed = self::observed(&[trace], Answer::Refused, &seen);
+    assert_eq!(observed.spots.last().expect("a spot").met, Met::Elsewhere);
 }

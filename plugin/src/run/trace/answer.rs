@@ -120,7 +120,7 @@ impl Job<'_> {
         let begin = Instant::now();
         let Probes {
             sent,
-            budgets,
+            sizes,
             failed,
         } = probes;
         let mut stages = fleet.stages;
@@ -163,7 +163,14 @@ impl Job<'_> {
         }
         let observed: Vec<Observed> = sent.iter().map(|one| one.observed.clone()).collect();
         answer.prove(&observed, findings);
-        let shown = (sent.as_slice(), budgets.as_slice(), &naming);
+        if sizes.left > 0 {
+            answer.notes.push(format!(
+                "--mtu tried {} ends of {}: trace another one by its address",
+                mtu::MOST,
+                sizes.left.saturating_add(mtu::MOST as usize)
+            ));
+        }
+        let shown = (sent.as_slice(), sizes.budgets.as_slice(), &naming);
         let printed = self.print(answer, existing, shown, fleet.stats(self.start));
         stages.render = begin.elapsed();
         let begin = Instant::now();
@@ -188,7 +195,7 @@ impl Job<'_> {
         let mut probes = Probes::default();
         if self.args.mtu {
             let measuring = Box::pin(mtu::measure(fleet, outcomes));
-            probes.budgets = self.progress.during("sizing", measuring).await;
+            probes.sizes = self.progress.during("sizing", measuring).await;
         }
         if !self.args.probe {
             return probes;

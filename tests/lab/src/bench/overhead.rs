@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -92,14 +92,21 @@ pub(super) fn figures(args: &BenchArgs) -> Result<()> {
     lab.down()
 }
 
-/// Positions among so many sorted figures between which the median lies, at 95 %: half of them, and twice the deviation
-/// of the binomial distribution either way.
+/// Positions among so many sorted figures between which the median lies, at 95 % at least, where there are six or more:
+/// the chance that fewer figures than the lower one's rank are below the median is 2.5 % at most.
+#[expect(clippy::cast_precision_loss, reason = "few figures")]
 fn interval(count: usize) -> [usize; 2] {
-    let off = count.isqrt();
-    [
-        (count / 2).saturating_sub(off),
-        (count / 2 + off).min(count.saturating_sub(1)),
-    ]
+    let mut chance = 0.5_f64.powi(i32::try_from(count).unwrap_or(i32::MAX));
+    let (mut below, mut least) = (0.0, 0);
+    for rank in 0..count / 2 {
+        below += chance;
+        if below > 0.025 {
+            break;
+        }
+        least = rank;
+        chance *= (count - rank) as f64 / (rank + 1) as f64;
+    }
+    [least, count.saturating_sub(least + 1)]
 }
 
 /// Throughput while something goes on.
@@ -164,6 +171,10 @@ struct Bulk {
 impl Bulk {
     fn start(cluster: &Cluster) -> Result<Self> {
         let [from, to] = BULK;
+        let own = cpu::own()?;
+        let (Some(first), Some(second)) = (own.first().copied(), own.last().copied()) else {
+            bail!("find a CPU for the bulk flow: none may be used");
+        };
         let ip = cluster.pod_state(to)?.ips.iter().find(|ip| ip.is_ipv4());
         let ip: IpAddr = *ip.with_context(|| format!("{to} has no IPv4 address"))?;
         // Sockets stay in the namespace in which they are opened.
@@ -183,7 +194,7 @@ impl Bulk {
         // Left to the scheduler, the two would share a CPU now and then, which is a larger difference than any
         // that is measured here.
         let sending = thread::spawn(move || {
-            cpu::keep_to(0).map_err(std::io::Error::other)?;
+            cpu::keep_to(first).map_err(std::io::Error::other)?;
             let chunk = vec![0; 128 << 10];
             while !until.load(Ordering::Relaxed) {
                 sender.write_all(&chunk)?;
@@ -191,7 +202,7 @@ impl Bulk {
             Ok(())
         });
         let receiving = thread::spawn(move || {
-            cpu::keep_to(1).map_err(std::io::Error::other)?;
+            cpu::keep_to(second).map_err(std::io::Error::other)?;
             let mut chunk = vec![0; 256 << 10];
             loop {
                 let len = receiver.read(&mut chunk)?;
@@ -226,5 +237,25 @@ impl Bulk {
                 .context("end the bulk flow")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_lies_between_these_at_95_percent() {
+        // The ranks that tables of the sign test give.
+        for (count, ranks) in [
+            (6, [0, 5]),
+            (7, [0, 6]),
+            (8, [0, 7]),
+            (9, [1, 7]),
+            (21, [5, 15]),
+            (41, [13, 27]),
+        ] {
+            assert_eq!(interval(count), ranks, "{count}");
+        }
     }
 }

@@ -15,17 +15,23 @@ pub fn keep_to(cpu: usize) -> Result<()> {
         .with_context(|| format!("keep a thread to CPU {cpu}"))
 }
 
+/// CPUs that this program may use.
+pub fn own() -> Result<Vec<usize>> {
+    let own = sched_getaffinity(Pid::from_raw(0)).context("ask for the CPUs of this program")?;
+    let cpus = (0..CpuSet::count()).filter(|cpu| own.is_set(*cpu).unwrap_or(false));
+    Ok(cpus.collect())
+}
+
 /// Does the same again and again on at most so many of this program's CPUs at once, each time until it tells that
 /// there is no more.
 ///
 /// # Errors
 /// The first one; the other threads do what there is nevertheless.
 pub fn on_each(most: usize, again: impl Fn() -> Result<bool> + Sync) -> Result<()> {
-    let own = sched_getaffinity(Pid::from_raw(0)).context("ask for the CPUs of this program")?;
-    let cpus = (0..CpuSet::count()).filter(|cpu| own.is_set(*cpu).unwrap_or(false));
     let first = Mutex::new(Ok(()));
+    let cpus = own()?;
     thread::scope(|scope| {
-        for cpu in cpus.take(most.max(1)) {
+        for cpu in cpus.into_iter().take(most.max(1)) {
             let (first, again) = (&first, &again);
             scope.spawn(move || {
                 let work = || {

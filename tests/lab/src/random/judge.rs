@@ -219,7 +219,7 @@ impl Judge {
             (Holds::No, Some(question)) if matches!(back, Back::Tcp(_)) => {
                 let ways = self
                     .reader
-                    .ask(|topology| question.ask_back(topology, trace, &sent));
+                    .ask_beside(|topology| question.ask_back(topology, trace, &sent));
                 ask::is_lost(&ways)
             }
             (holds, _) => holds,

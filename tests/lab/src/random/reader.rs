@@ -132,10 +132,21 @@ impl Reader {
 
     /// As [`Self::ask`], with connections as they are now; the topology stays as it was before the packet was sent.
     pub fn ask_apart(&mut self, run: impl Fn(&Topology) -> Outcome) -> Vec<Trace> {
+        self.aside(|own| {
+            own.forget_connections();
+            own.ask(run)
+        })
+    }
+
+    /// As [`Self::ask`]; the topology stays as it was before the packet was sent.
+    pub fn ask_beside(&mut self, run: impl Fn(&Topology) -> Outcome) -> Vec<Trace> {
+        self.aside(|own| own.ask(run))
+    }
+
+    fn aside<T>(&mut self, ask: impl FnOnce(&mut Self) -> T) -> T {
         let before = self.topology.clone();
-        self.forget_connections();
-        let traces = self.ask(run);
+        let answer = ask(self);
         self.topology = before;
-        traces
+        answer
     }
 }
