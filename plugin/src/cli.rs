@@ -373,8 +373,8 @@ pub struct CaptureArgs {
     /// End after so many packets, each device's counted
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
-    /// End after this time
-    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = crate::kube_flags::parse_duration)]
+    /// End after this time, 24h at most
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = crate::kube_flags::parse_lasting)]
     pub duration: std::time::Duration,
     /// End after so many bytes of output
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::kube_flags::{parse_duration, quoted};
+use crate::kube_flags::{parse_duration, parse_lasting, quoted};
 
 #[derive(clap::Parser)]
 struct Cli {
@@ -50,7 +50,12 @@ fn durations() {
     );
     for bad in ["", "s", "5x", "-1s", "99999999999h", "1.5s", "5s5", "é"] {
         assert!(parse_duration(bad).is_err(), "{bad}");
+        assert!(parse_lasting(bad).is_err(), "{bad}");
     }
+    for bad in ["0", "0s", "25h", "1441m"] {
+        assert!(parse_lasting(bad).is_err(), "{bad}");
+    }
+    assert_eq!(parse_lasting("24h").unwrap().as_secs(), 86_400);
 }
 
 #[tokio::test]

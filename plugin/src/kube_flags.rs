@@ -73,6 +73,20 @@ fn parse_extra(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Reads how long something may go on for which a helper stays on a node.
+///
+/// Errors: no duration, none, more than a day.
+pub fn parse_lasting(text: &str) -> Result<Duration, String> {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    let duration = parse_duration(text)?;
+    if duration.is_zero() || duration > DAY {
+        return Err(format!(
+            "{text:?}: more than nothing and 24h at most are taken"
+        ));
+    }
+    Ok(duration)
+}
+
 /// Reads Go's duration spelling (`500ms`, `90s`, `1m30s`, `2h`); a bare number is seconds.
 ///
 /// Errors: empty, unknown unit, out of range.

@@ -70,8 +70,13 @@ pub fn not_sctp(sctp: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Errors: a connection begins with a packet of the kernel's own size.
-pub fn sizeable(size: Option<u32>, tcp: bool) -> anyhow::Result<()> {
+/// Errors: a connection begins with a packet of the kernel's own size, and ends before anything is said.
+pub fn sizeable(size: Option<u32>, data: Option<&str>, tcp: bool) -> anyhow::Result<()> {
+    if tcp && data.is_some() {
+        bail!(
+            "--data: a connection is ended as soon as it stands, nothing is sent by it: leave it out, or ask by --protocol udp"
+        );
+    }
     if tcp && size.is_some() {
         bail!(
             "--probe: a connection begins with a SYN, whose size is the kernel's: leave out --size, or ask by --protocol udp or icmp, or for the largest packets by --mtu"
@@ -99,7 +104,7 @@ pub async fn send(fleet: &mut Fleet<'_>, job: Job<'_>, all: &mut Vec<Sent>) -> a
     for (number, (flow, outcome)) in ways.take(count).enumerate() {
         // It may be a Service's port's.
         not_sctp(flow.protocol == SCTP)?;
-        sizeable(job.size, flow.protocol == TCP)?;
+        sizeable(job.size, job.data, flow.protocol == TCP)?;
         let mut sent = one(fleet, flow, outcome, job.data, number).await?;
         // Branches of an answer are those of all its flows.
         let before = job.outcomes.iter().take(number % job.flows.len().max(1));
@@ -302,7 +307,10 @@ fn told(
         if !told.insert(ns) {
             continue;
         }
-        let mut risen = counted::rules(ns, predicted, again);
+        // Of other branches other probes may have counted.
+        let taken = |traces: &'_ [Trace]| traces.get(observed.branch).cloned();
+        let (predicted, again) = (taken(predicted), taken(again));
+        let mut risen = counted::rules(ns, predicted.as_slice(), again.as_slice());
         if let (Some(before), Some(after)) = (before.get(ns), after.get(ns)) {
             risen.extend(counted::rises(before, after));
         }

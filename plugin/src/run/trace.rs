@@ -40,7 +40,8 @@ pub async fn run(args: &TraceArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
     if args.probe {
         probe::not_sctp(request.protocol == Some(Protocol::Sctp))?;
         probe::as_root("--probe", args.uid, args.gid)?;
-        probe::sizeable(args.size, request.protocol == Some(Protocol::Tcp))?;
+        let tcp = request.protocol == Some(Protocol::Tcp);
+        probe::sizeable(args.size, args.data.as_deref(), tcp)?;
         if let Some(path) = &args.save_disagreement {
             super::save::writable(path)?;
         }

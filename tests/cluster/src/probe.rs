@@ -1,6 +1,6 @@
 //! What `kubectl netpath trace --probe` and `--mtu` saw of real packets, beside what they predicted.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 use crate::answer::{Branch, End};
@@ -69,10 +69,12 @@ struct ProbesJson {
 pub fn parse(json: &[u8]) -> Result<Probe> {
     let said: ProbesJson = serde_json::from_slice(json).context("read a probe's JSON")?;
     let mut probes = said.probes.unwrap_or_default();
-    match (probes.pop(), probes.len()) {
-        (Some(probe), 0) => Ok(probe),
-        (_, more) => bail!("read a probe's JSON: one probe is wanted, not {more} more"),
-    }
+    ensure!(
+        probes.len() == 1,
+        "read a probe's JSON: one probe is wanted, not {}",
+        probes.len()
+    );
+    probes.pop().context("take the probe")
 }
 
 /// Reads the answer to a question with `--mtu`.

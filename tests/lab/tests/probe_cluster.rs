@@ -229,5 +229,8 @@ fn a_connection_has_no_size_to_probe() {
     let said = lab.run("trace pod-a svc-b --protocol tcp --probe --size 900");
     let said = said.exits(2);
     assert!(said.err.contains("leave out --size"), "{said:?}");
+    let said = lab.run("trace pod-a svc-b --protocol tcp --probe --data hello");
+    let said = said.exits(2);
+    assert!(said.err.contains("nothing is sent by it"), "{said:?}");
     lab.is_clean();
 }
