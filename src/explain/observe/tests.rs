@@ -506,3 +506,25 @@ fn the_reset_of_a_predicted_refusal_is_no_stray() {
     let observed = self::observed(&[trace], Answer::Refused, &seen);
     assert_eq!(observed.spots.last().expect("a spot").met, Met::Elsewhere);
 }
+
+#[test]
+fn what_is_lost_between_nodes_is_looked_for_there() {
+    let mut trace = trace(4, Disposition::Delivered);
+    for hop in &mut trace.hops[2..] {
+        hop.ns.node = "n2".to_owned();
+    }
+    let seen = &all(4)[..3];
+    let lost = observed(&[trace], Answer::Silent, seen);
+    let said = verdict::between(&lost).expect("words");
+    assert!(
+        said.contains("left n1 by veth2 and did not come to n2 by eth0"),
+        "{said}"
+    );
+    // On one node it is something else.
+    let lost = observed(
+        &[self::trace(4, Disposition::Delivered)],
+        Answer::Silent,
+        seen,
+    );
+    assert_eq!(verdict::between(&lost), None);
+}

@@ -1,7 +1,9 @@
 //! What follows from a probe and its prediction: whether they agree, and what is said where they do not.
 
 use super::{Agreement, End, Met, Observed, Sights, Spot, followed, was_seen};
-use crate::explain::{Explanation, Finding, Naming, Place, Severity, Verdict, codes, together};
+use crate::explain::{
+    Explanation, Finding, Naming, Place, Severity, Verdict, codes, together, words,
+};
 use crate::model::capture::{Answer, Probed};
 use crate::model::packet::UDP;
 use crate::trace::{Disposition, Trace};
@@ -262,9 +264,35 @@ pub fn finding(observed: &Observed, counted: &[String], naming: &Naming<'_>) -> 
             object: Some(object.clone()),
         },
         evidence,
-        mend: "what was seen counts: look at what stands between the last device that is confirmed and this one; where nothing explains it, report it with --save-disagreement FILE".to_owned(),
+        mend: between(observed).unwrap_or_else(|| "what was seen counts: look at what stands between the last device that is confirmed and this one; where nothing explains it, report it with --save-disagreement FILE".to_owned()),
         branches: vec![observed.branch],
     })
+}
+
+/// What to look at where a packet left one node and did not come to the next.
+pub(super) fn between(observed: &Observed) -> Option<String> {
+    let missed = observed.missed()?;
+    let of_turn = observed
+        .spots
+        .iter()
+        .filter(|spot| spot.turn == missed.turn);
+    let last = of_turn.take_while(|spot| *spot != missed).last()?;
+    if last.ns.node == missed.ns.node || !last.out || last.met != Met::Confirmed {
+        return None;
+    }
+    let packet = &last.packet;
+    let what = match (&packet.inner, packet.dport()) {
+        (Some(_), Some(port)) => format!("the tunnel's packets, UDP port {port}"),
+        (Some(_), None) => format!(
+            "the tunnel's packets, {}",
+            words::protocol(packet.protocol())
+        ),
+        (None, _) => "where these are addresses of pods, they must be told to take them".to_owned(),
+    };
+    Some(format!(
+        "it left {} by {} and did not come to {} by {}: look at the network between them (firewalls, security groups, routers) for packets from {} to {}: {what}",
+        last.ns.node, last.dev, missed.ns.node, missed.dev, packet.src, packet.dst
+    ))
 }
 
 impl Explanation {
