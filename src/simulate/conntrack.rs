@@ -7,6 +7,7 @@ pub(super) mod error;
 mod tcp;
 
 pub(super) use active::is_active;
+pub(crate) use tcp::is_closing;
 
 use crate::model::conntrack::{ConntrackEntry, Tuple, status};
 use crate::model::packet::{ICMP, ICMPV6, L4, Packet};

@@ -128,6 +128,11 @@ pub(super) fn reopens_surely(entry: &ConntrackEntry) -> Result<(), String> {
     ))
 }
 
+/// Whether a connection is over, or may be at any moment.
+pub(crate) fn is_closing(state: u8) -> bool {
+    state >= FIN_WAIT
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

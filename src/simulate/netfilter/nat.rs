@@ -480,6 +480,18 @@ fn is_taken(
             && (other.status | entry.status) & nat == 0
             && other.orig == entry.reply)
     });
+    // Where the rule gives this port alone, a connection that is over gives way, if its client had reached a lower sequence
+    // number than this one begins with (`nf_nat_used_tuple_harder()`). One that is closing may be over by then.
+    if let (NewPort::Is(_), Some(other)) = (port, &other)
+        && other.tcp_state.is_some_and(conntrack::is_closing)
+        && other.status & status::SRC_NAT != 0
+        && other.status & (status::FIXED_TIMEOUT | status::DYING) == 0
+    {
+        return Err(format!(
+            "the only port that the rule gives is that of a connection that is closing ({}): whether that gives way depends on sequence numbers",
+            conntrack::words(&other.orig)
+        ));
+    }
     Ok(other.map(|other| conntrack::words(&other.orig)))
 }
 

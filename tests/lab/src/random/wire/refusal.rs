@@ -1,5 +1,7 @@
 //! How a sender was told no, as packet sockets saw it.
 
+use netpath::model::packet::TCP;
+
 use super::bytes::payload_of;
 use super::{Wire, transport};
 use crate::capture::Seen;
@@ -40,7 +42,8 @@ impl Wire<'_> {
                 sequence,
                 acknowledgment,
                 ..
-            } if flags & 4 != 0 => {
+            // A late one is of an earlier connection.
+            } if flags & 4 != 0 && probe.protocol == TCP => {
                 let near = |first: u32| acknowledgment.wrapping_sub(first) < 3 + payload_of(probe);
                 let told = flags & 0x10 != 0 && first.is_none_or(near);
                 (told || Some(*sequence) == acknowledged).then_some(Refusal::Reset)
