@@ -57,11 +57,6 @@ fn in_udp(port: u16, hosts: &[IpAddr], odd: Option<&str>) -> String {
     format!("({any} and (ip6 or {}))", fits.join(" or "))
 }
 
-/// A filter that is run here, on few frames: to make it shorter costs more than it spares.
-fn plain(link: Linktype, filter: &str) -> Result<BpfProgram, pcap::Error> {
-    Capture::dead(link)?.compile(filter, false)
-}
-
 /// Tries frames by a point's filter, and what is inside them.
 pub struct Within {
     filters: Option<Compiled>,
@@ -90,7 +85,7 @@ impl Within {
                 link
             };
             let link = Linktype(i32::try_from(link).unwrap_or_default());
-            plain(link, &point.filter)
+            Capture::dead(link)?.compile(&point.filter, true)
         };
         Ok(Self {
             filters: Some(Compiled {
@@ -141,7 +136,7 @@ impl OfDropped {
         let tunnels = tunnel::any(point);
         let within = tunnels.then(|| Within::new(point, super::decode::COOKED));
         Ok(Self {
-            outer: Some(plain(ethernet, &point.filter)?),
+            outer: Some(Capture::dead(ethernet)?.compile(&point.filter, true)?),
             within: within.transpose()?,
         })
     }

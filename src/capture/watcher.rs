@@ -9,7 +9,7 @@ use std::thread;
 use super::decode::{COOKED, View, look};
 use super::dropped::{Drops, Lost};
 use super::filter::{OfDropped, Within, of_kernel};
-use super::tunnel::{self, Ports};
+use super::tunnel::Ports;
 use super::{CaptureError, Frame, Setup, Tap, probe};
 use crate::collect::Collector;
 use crate::collect::netns::{Hopper, NsFile};
@@ -67,7 +67,7 @@ impl Watcher for Taps {
                 watch.points.len()
             ));
         }
-        let shared = ring(count);
+        let ring = ring(count);
         let setups: Vec<(Result<NsFile, String>, Setup, &Point)> = passing()
             .map(|point| {
                 let ns = collector.namespace_file(point.netns);
@@ -75,12 +75,7 @@ impl Watcher for Taps {
                     dev: point.dev.clone(),
                     filter: of_kernel(point),
                     snaplen: watch.snaplen.clamp(64, MOST_BYTES),
-                    // The kernel clears each ring's pages. Of tunnels its filter lets more through than is wanted.
-                    ring: if watch.few && !tunnel::any(point) {
-                        super::RING
-                    } else {
-                        shared
-                    },
+                    ring,
                     promiscuous: watch.promiscuous,
                 };
                 (ns.map_err(|error| error.to_string()), setup, point)
