@@ -327,20 +327,19 @@ mod tests {
         8, 0, 0, 0, 0, 7, 0, 1, 1, 2, 3, 4, 0, 0, // ICMP
     ];
 
+    /// What it says.
+    const ASKS: L4 = L4::Icmp {
+        kind: 8,
+        code: 0,
+        id: Some(7),
+    };
+
     #[test]
     fn headers_end_where_data_begins() {
         let view = look(ETHERNET, &ECHO, Ports::default()).expect("an IP packet");
         assert_eq!(view.headers, 42);
         assert_eq!(view.mark, Some(mark(&[1, 2, 3, 4])));
-        let id = Some(7);
-        assert_eq!(
-            view.packet.l4,
-            L4::Icmp {
-                kind: 8,
-                code: 0,
-                id
-            }
-        );
+        assert_eq!(view.packet.l4, ASKS);
     }
 
     #[test]
@@ -379,15 +378,7 @@ mod tests {
         let mut first = ECHO;
         first[20] = 0x20; // more fragments
         let view = look(ETHERNET, &first, Ports::default()).expect("an IP packet");
-        let id = Some(7);
-        assert_eq!(
-            view.packet.l4,
-            L4::Icmp {
-                kind: 8,
-                code: 0,
-                id
-            }
-        );
+        assert_eq!(view.packet.l4, ASKS);
         let mut second = ECHO;
         second[20..22].copy_from_slice(&[0, 185]); // at 1,480
         let view = look(ETHERNET, &second, Ports::default()).expect("an IP packet");

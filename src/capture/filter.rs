@@ -70,9 +70,8 @@ struct Compiled {
 }
 
 impl Within {
-    /// Compiles the filter for a device's link type and for those of packets in tunnels. `few`: it is run so seldom that
-    /// to make it shorter would cost more than that spares.
-    pub fn new(point: &Point, link: u32, few: bool) -> Result<Self, pcap::Error> {
+    /// Compiles the filter for a device's link type and for those of packets in tunnels.
+    pub fn new(point: &Point, link: u32) -> Result<Self, pcap::Error> {
         let tunnels = tunnel::any(point);
         if point.filter.trim().is_empty() || !tunnels {
             // Whatever the kernel passed is wanted.
@@ -86,7 +85,7 @@ impl Within {
                 link
             };
             let link = Linktype(i32::try_from(link).unwrap_or_default());
-            Capture::dead(link)?.compile(&point.filter, !few)
+            Capture::dead(link)?.compile(&point.filter, true)
         };
         Ok(Self {
             filters: Some(Compiled {
@@ -135,9 +134,9 @@ impl OfDropped {
         }
         let ethernet = Linktype(i32::try_from(ETHERNET).unwrap_or_default());
         let tunnels = tunnel::any(point);
-        let within = tunnels.then(|| Within::new(point, super::decode::COOKED, true));
+        let within = tunnels.then(|| Within::new(point, super::decode::COOKED));
         Ok(Self {
-            outer: Some(Capture::dead(ethernet)?.compile(&point.filter, false)?),
+            outer: Some(Capture::dead(ethernet)?.compile(&point.filter, true)?),
             within: within.transpose()?,
         })
     }
@@ -191,6 +190,6 @@ mod tests {
 
     #[test]
     fn a_filter_that_is_none_is_refused() {
-        assert!(Within::new(&point("no such words"), ETHERNET, false).is_err());
+        assert!(Within::new(&point("no such words"), ETHERNET).is_err());
     }
 }

@@ -68,7 +68,6 @@ impl Watcher for Taps {
             ));
         }
         let ring = ring(count);
-        let few = watch.few;
         let setups: Vec<(Result<NsFile, String>, Setup, &Point)> = passing()
             .map(|point| {
                 let ns = collector.namespace_file(point.netns);
@@ -90,9 +89,7 @@ impl Watcher for Taps {
                 let threads: Vec<_> = some
                     .iter()
                     .map(|(ns, setup, point)| {
-                        scope.spawn(move || {
-                            open(ns.as_ref().map_err(Clone::clone)?, setup, point, few)
-                        })
+                        scope.spawn(move || open(ns.as_ref().map_err(Clone::clone)?, setup, point))
                     })
                     .collect();
                 let ended = threads.into_iter().map(thread::ScopedJoinHandle::join);
@@ -319,10 +316,10 @@ fn ended(point: u32, tap: &mut Tap, error: &CaptureError) -> Ended {
     }
 }
 
-fn open(ns: &NsFile, setup: &Setup, point: &Point, few: bool) -> Result<Watched, String> {
+fn open(ns: &NsFile, setup: &Setup, point: &Point) -> Result<Watched, String> {
     let hopper = Hopper::start().map_err(|error| error.to_string())?;
     let tap = Tap::open(&hopper, ns, setup.clone()).map_err(|error| error.to_string())?;
-    let within = Within::new(point, tap.link(), few)
+    let within = Within::new(point, tap.link())
         .map_err(|error| format!("compile the filter {:?}: {error}", point.filter))?;
     Ok(Watched { tap, within })
 }

@@ -30,8 +30,6 @@ pub struct Watch {
     pub decoded: bool,
     /// Bytes are wanted ([`Seen::bytes`]).
     pub bytes: bool,
-    /// The filters let few packets through, so that what tries them behind the kernel's need not be fast.
-    pub few: bool,
 }
 
 /// One device to watch.

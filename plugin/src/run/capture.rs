@@ -299,7 +299,6 @@ impl Recording<'_> {
             promiscuous: args.promiscuous,
             decoded: !file,
             bytes: file,
-            few: false,
         };
         let opaque = with_naming(&fleet.topology, names, |naming| {
             points::opaque(naming, &points)

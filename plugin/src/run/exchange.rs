@@ -59,7 +59,6 @@ pub async fn exchange(
     let template = Watch {
         snaplen: HEADERS,
         decoded: true,
-        few: true,
         ..Watch::default()
     };
     let unreached = || anyhow!("send from {node}: no helper runs there");

@@ -364,7 +364,6 @@ fn a_busy_node_does_not_fill_the_helper() {
         promiscuous: false,
         decoded: false,
         bytes: true,
-        few: false,
     };
     let watching = talk.ask(&Request::Watch { id: 2, watch });
     assert!(matches!(watching, Reply::Watching { .. }), "{watching:?}");
