@@ -11,6 +11,7 @@ use netpath::explain::words;
 use netpath::model::NsKey;
 use netpath::model::capture::{Answer, Probe};
 use netpath::model::packet::{ICMP, ICMPV6, L4, Packet};
+use netpath::model::topology::Topology;
 use netpath::simulate::{Outcome, Sent};
 use netpath::trace::{Disposition, Trace};
 
@@ -75,7 +76,7 @@ pub async fn measure(fleet: &mut Fleet<'_>, outcomes: &[Outcome]) -> Sizes {
     for trace in arrives.into_iter().take(most) {
         sizes
             .budgets
-            .extend(of_end(fleet, &directions(trace)).await);
+            .extend(of_end(fleet, &directions(trace, &fleet.topology)).await);
     }
     sizes
 }
@@ -90,15 +91,20 @@ pub struct Sizes {
 }
 
 /// Both directions of a way, as far as the way back can be sent.
-fn directions(trace: &Trace) -> Vec<Direction> {
+fn directions(trace: &Trace, topology: &Topology) -> Vec<Direction> {
     let (Some(first), Some(last)) = (trace.hops.first(), trace.hops.last()) else {
         return Vec::new();
     };
     let (near, far) = (innermost(&first.packet).src, innermost(&trace.packet).dst);
     let within = trace.disposition == Disposition::Delivered;
+    let to = match &trace.disposition {
+        Disposition::Delivered => Some(last.ns.clone()),
+        Disposition::Inconclusive(_) => holder(topology, far),
+        _ => None,
+    };
     let mut directions = vec![Direction {
         from: first.ns.clone(),
-        to: within.then(|| last.ns.clone()),
+        to,
         ends: (near, far),
     }];
     if within {
@@ -109,6 +115,16 @@ fn directions(trace: &Trace) -> Vec<Direction> {
         });
     }
     directions
+}
+
+/// The one namespace that has an address, whatever happens on the way there.
+fn holder(topology: &Topology, addr: IpAddr) -> Option<NsKey> {
+    let mut all = topology.all().filter(|(_, netns)| {
+        let addrs = netns.addrs.known().map(Vec::as_slice).unwrap_or_default();
+        addrs.iter().any(|own| own.local == addr)
+    });
+    let (key, _) = all.next()?;
+    all.next().is_none().then_some(key)
 }
 
 async fn of_end(fleet: &mut Fleet<'_>, directions: &[Direction]) -> Vec<Budget> {
