@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use netlink_packet_core::{DefaultNla, Nla};
 use netlink_packet_route::link::{
     BridgeStpState, GreIOFlags, InfoBridge, InfoData, InfoGeneve, InfoGre, InfoIpTunnel,
     InfoIpVlan, InfoKind, InfoMacVlan, InfoVlan, InfoVrf, InfoVxlan, MacVlanMode, VlanProtocol,
@@ -13,6 +14,8 @@ use crate::model::{IfIndex, Section};
 
 /// SIT_ISATAP, include/uapi/linux/if_tunnel.h.
 const SIT_ISATAP: u16 = 1;
+/// An attribute that the library does not name.
+const IFLA_GRE_IGNORE_DF: u16 = 19;
 
 /// The model's kind.
 pub fn kind(kind: &InfoKind, data: Option<&InfoData>) -> LinkKind {
@@ -54,6 +57,7 @@ fn bridge(data: &[InfoBridge]) -> Bridge {
 
 fn vxlan(data: &[InfoVxlan]) -> Vxlan {
     let mut vxlan = Vxlan::default();
+    let mut lost = |what: &str| vxlan.unknown.push(what.to_owned());
     for attribute in data {
         match attribute {
             InfoVxlan::Id(vni) => vxlan.vni = *vni,
@@ -65,6 +69,12 @@ fn vxlan(data: &[InfoVxlan]) -> Vxlan {
             InfoVxlan::Port(port) => vxlan.port = *port,
             InfoVxlan::Learning(on) => vxlan.learning = *on,
             InfoVxlan::Ttl(ttl) => vxlan.ttl = *ttl,
+            InfoVxlan::TtlInherit(on) => vxlan.ttl_inherit = *on != 0,
+            InfoVxlan::Tos(tos) => vxlan.tos = *tos,
+            InfoVxlan::Df(df) => vxlan.df = u8::from(*df),
+            InfoVxlan::Gbp => lost("group policies, which carry marks (gbp)"),
+            InfoVxlan::Gpe => lost("packets without Ethernet header (gpe)"),
+            InfoVxlan::Rsc(true) => lost("short circuits between routers (rsc)"),
             InfoVxlan::CollectMetadata(on) => vxlan.collect_metadata = *on,
             _ => {}
         }
@@ -196,6 +206,13 @@ fn ip_tunnel(kind: IpTunnelKind, data: &[InfoIpTunnel]) -> LinkKind {
     LinkKind::IpTunnel(tunnel)
 }
 
+/// Whether an attribute of one byte is not 0.
+fn is_set(nla: &DefaultNla) -> bool {
+    let mut value = vec![0; nla.value_len()];
+    nla.emit_value(&mut value);
+    value.iter().any(|byte| *byte != 0)
+}
+
 fn gre(data: &[InfoGre]) -> LinkKind {
     let mut tunnel = bare(IpTunnelKind::Gre);
     let (mut keys, mut fields) = ([0; 2], [GreIOFlags::empty(); 2]);
@@ -212,6 +229,9 @@ fn gre(data: &[InfoGre]) -> LinkKind {
             InfoGre::FwMask(mark) if *mark != 0 => lost("a mark for outer packets (fwmark)"),
             InfoGre::EncapType(how) if u16::from(how) != 0 => {
                 lost("another header around outer packets (encap)");
+            }
+            InfoGre::Other(nla) if nla.kind() == IFLA_GRE_IGNORE_DF && is_set(nla) => {
+                lost("outer packets that are cut whatever is inside (ignore-df)");
             }
             InfoGre::IKey(key) => keys[0] = *key,
             InfoGre::OKey(key) => keys[1] = *key,

@@ -248,6 +248,18 @@ pub struct Vxlan {
     pub learning: bool,
     /// Outer TTL; 0 means the default, or inherited for multicast (IFLA_VXLAN_TTL).
     pub ttl: u8,
+    /// The outer TTL is that of the packet inside (IFLA_VXLAN_TTL_INHERIT).
+    #[serde(default)]
+    pub ttl_inherit: bool,
+    /// Outer TOS; 1: that of the packet inside (IFLA_VXLAN_TOS).
+    #[serde(default)]
+    pub tos: u8,
+    /// Don't fragment, over IPv4: 0 no, 1 yes, 2 as the packet inside (IFLA_VXLAN_DF).
+    #[serde(default)]
+    pub df: u8,
+    /// Settings that are not followed, by name.
+    #[serde(default)]
+    pub unknown: Vec<String>,
     /// Tunnel parameters come from route metadata, not from here (IFLA_VXLAN_COLLECT_METADATA).
     pub collect_metadata: bool,
 }

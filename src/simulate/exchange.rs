@@ -269,7 +269,7 @@ pub(super) fn first(ns: NsKey, packet: Packet, (uid, gid): Sender) -> Walk {
         unsourced: false,
         tags: Vec::new(),
         tunnel: None,
-        carries_whole: false,
+        inside: Vec::new(),
     }
 }
 

@@ -5,8 +5,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::ip_tunnel::outer_ecn;
-use super::skb::CtRef;
+use super::ip_tunnel::{ECN, outer_ecn};
+use super::pmtu::df;
 use super::socket::from_tunnel;
 use super::walk::{Next, Walk, Ways};
 use super::{Cx, ttl};
@@ -18,11 +18,6 @@ use crate::trace::{Disposition, DropReason, Evidence, Step, StepKind};
 const HEADERS: u32 = 14 + 8 + 8;
 /// Tunnels inside each other that are followed.
 const DEPTH: usize = 4;
-/// GENEVE_DF_SET, GENEVE_DF_INHERIT
-const DF_SET: u8 = 1;
-const DF_INHERIT: u8 = 2;
-/// INET_ECN_MASK
-const ECN: u8 = 0x03;
 
 /// Puts a frame into an outer packet and sends that.
 pub(crate) fn encapsulate(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, device: &Geneve) -> Ways {
@@ -43,7 +38,6 @@ pub(crate) fn encapsulate(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, device: 
     let Some(remote) = device.remote.filter(|remote| !remote.is_multicast()) else {
         return walk.unknown(format!("{} has no remote of its own", link.name));
     };
-    walk.carries_whole |= walk.is_whole();
     let inner = walk.skb.packet.clone();
     if inner.depth() >= DEPTH {
         return walk.unknown(format!("more than {DEPTH} tunnels are inside each other"));
@@ -57,7 +51,7 @@ pub(crate) fn encapsulate(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, device: 
     } else {
         device.tos
     };
-    walk.skb.packet = Packet {
+    let outer = Packet {
         eth: None,
         src,
         dst: remote,
@@ -67,10 +61,7 @@ pub(crate) fn encapsulate(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, device: 
             own => own,
         },
         tos: tos & !ECN | outer_ecn(inner.tos),
-        df: match device.df {
-            DF_INHERIT => inner.src.is_ipv6() || inner.df,
-            own => own == DF_SET,
-        },
+        df: remote.is_ipv4() && df(device.df, &inner),
         len: inner.len.saturating_add(HEADERS + header),
         // The source port is a hash of the inner flow (`udp_flow_src_port()`).
         l4: L4::Udp {
@@ -83,15 +74,12 @@ pub(crate) fn encapsulate(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, device: 
             packet: inner,
         })),
     };
-    walk.skb.ct = CtRef::None;
-    walk.skb.local = true;
-    walk.skb.raw = false;
+    walk.wrap(link.index, outer);
     let text = format!(
         "{} vni {} to {remote} udp port {}",
         link.name, device.vni, device.port
     );
     walk.step(Step::new(StepKind::Encap, text).with(of(link, device)));
-    walk.tunnel = Some(link.index);
     walk.then(Next::LocalOut(None))
 }
 

@@ -1,12 +1,11 @@
 //! Tunnels of IP packets in IP packets: `ipip` (Calico's), `sit` and `gre`, over IPv4.
 //!
 //! Read first: `ip_tunnel_xmit()`, `ip_tunnel_lookup()`, `ip_tunnel_rcv()` (net/ipv4/ip_tunnel.c),
-//! `ipip_tunnel_xmit()`, `ipip6_tunnel_xmit()`, `ipgre_rcv()`, v6.12. Not modelled: path MTUs of outer routes.
+//! `ipip_tunnel_xmit()`, `ipip6_tunnel_xmit()`, `ipgre_rcv()`, v6.12.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::Cx;
-use super::skb::CtRef;
 use super::socket::from_tunnel;
 use super::walk::{Next, Walk, Ways};
 use crate::model::IfIndex;
@@ -19,7 +18,7 @@ const IPV4: u32 = 20;
 /// A GRE header without options.
 const GRE: u32 = 4;
 /// INET_ECN_MASK, and its values that are named here.
-const ECN: u8 = 0x03;
+pub(crate) const ECN: u8 = 0x03;
 const ECN_CE: u8 = 0x03;
 const ECN_ECT_0: u8 = 0x02;
 /// Tunnels inside each other that are followed.
@@ -95,13 +94,9 @@ pub(crate) fn encapsulate(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, tunnel: 
         return walk.unknown(why);
     }
     let kind = tunnel.kind.name();
-    walk.skb.packet = outer(tunnel, remote, inner);
-    walk.skb.ct = CtRef::None;
-    walk.skb.local = true;
-    walk.skb.raw = false;
+    walk.wrap(link.index, outer(tunnel, remote, inner));
     let text = format!("{kind} {} to {remote}", link.name);
     walk.step(Step::new(StepKind::Encap, text).with(evidence));
-    walk.tunnel = Some(link.index);
     walk.then(Next::LocalOut(tunnel.lower))
 }
 

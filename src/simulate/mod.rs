@@ -24,6 +24,7 @@ pub(crate) mod netfilter;
 pub(crate) mod output;
 mod pass;
 pub mod peer;
+pub(crate) mod pmtu;
 mod routed;
 pub(crate) mod skb;
 pub(crate) mod socket;

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use super::fib::{FibAnswer, FibKey, Found, addr_type, lookup};
 use super::skb::Devices;
 use super::walk::{Next, Out, Walk, Ways};
-use super::{Cx, fib, ipvs, source, xfrm};
+use super::{Cx, fib, ipvs, pmtu, source, xfrm};
 
 use crate::model::IfIndex;
 use crate::model::netfilter::{ChainKind, Hook};
@@ -386,11 +386,16 @@ fn refuse(cx: &mut Cx<'_>, walk: Walk, answer: FibAnswer) -> Ways {
 fn out_by(cx: &mut Cx<'_>, walk: Walk, answer: FibAnswer, oif: Option<IfIndex>) -> Ways {
     routed(cx, walk, answer, |cx, mut walk, out| {
         // `udp_tunnel_dst_lookup()`, `ip_tunnel_xmit()`: the tunnel's own packets would go into the tunnel.
-        if walk.tunnel.take() == Some(out.oif) {
+        let entered = walk.tunnel.take();
+        if entered.is_some_and(|entered| entered.link == out.oif) {
             let text = format!("{} leads to itself", walk.dev(cx, out.oif));
             walk.step(Step::new(StepKind::Encap, text));
             return walk.end(Disposition::Loop);
         }
+        let walk = match pmtu::fits(cx, walk, entered, out) {
+            Ok(walk) => walk,
+            Err(ways) => return ways,
+        };
         let walk = match xfrm::check(cx, walk, XfrmDir::Out, Some(out.oif)) {
             Ok(walk) => walk,
             Err(ways) => return ways,
@@ -634,14 +639,13 @@ pub(crate) fn postrouting(cx: &mut Cx<'_>, mut walk: Walk, out: Out) -> Ways {
             walk.step(Step::new(StepKind::Mtu, text).with(state));
             return walk.end(Disposition::Rejected(RejectWith::TooBig(mtu)));
         }
-        if walk.carries_whole {
-            // `skb_tunnel_check_pmtu()` lets the first one pass, and notes what later ones may have for the address
-            // inside, for ten minutes. A dump tells that only where somebody met it since (`fnhe_dump_bucket()`).
-            let why = format!(
-                "{} sends more than {} takes at once: whether the route inside keeps a smaller MTU since an earlier packet (a route exception) is not read",
-                walk.ns, link.name
+        if pmtu::is_uncut(&walk.skb.packet) {
+            let text = format!(
+                "{} bytes do not fit, and must not be cut",
+                walk.skb.packet.len
             );
-            return walk.unknown(why);
+            walk.step(Step::new(StepKind::Mtu, text).with(state));
+            return walk.end(Disposition::Dropped(DropReason::PktTooBig));
         }
         let result = if matches!(walk.skb.packet.l4, L4::Tcp { .. }) {
             walk.skb.packet.len = mtu;

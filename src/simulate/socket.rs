@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use super::conntrack::error;
 use super::fib::section;
+use super::netfilter::UNPRIVILEGED;
 use super::skb::Devices;
 use super::walk::{Goal, Next, Party, Walk, Ways};
 use super::{Cx, geneve, ip_tunnel, vxlan, wireguard, xfrm};
@@ -326,6 +327,7 @@ fn echo(cx: &mut Cx<'_>, mut walk: Walk) -> Ways {
 /// Sends the packet of a tunnel's inside on, as if its device had received it.
 pub(crate) fn from_tunnel(mut walk: Walk, cx: &Cx<'_>, dev: IfIndex, packet: Packet) -> Ways {
     walk.skb.packet = packet;
+    walk.skb.free = walk.inside.pop().unwrap_or(UNPRIVILEGED);
     let ns = walk.ns.clone();
     let (mark, hop) = (walk.skb.mark, walk.hops.len());
     walk.enter(cx, ns, dev);

@@ -5,7 +5,8 @@
 
 use std::net::IpAddr;
 
-use super::ip_tunnel::outer_ecn;
+use super::ip_tunnel::{ECN, outer_ecn};
+use super::pmtu::df;
 use super::socket::from_tunnel;
 use super::walk::{Next, Walk, Ways};
 use super::{Cx, fib, ttl};
@@ -15,8 +16,6 @@ use crate::model::link::{Link, LinkKind, Vxlan};
 use crate::model::packet::{Inner, L4, Packet, Wrap};
 use crate::model::{IfIndex, NsKey};
 use crate::trace::{Disposition, DropReason, Evidence, Step, StepKind};
-
-use super::skb::CtRef;
 
 /// Ethernet, VXLAN and UDP header around the inner packet; the outer IP header comes on top.
 const HEADERS: u32 = 14 + 8 + 8;
@@ -32,6 +31,9 @@ pub(crate) fn encapsulate(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, device: 
             link.name
         );
         return walk.unknown(why);
+    }
+    if let Some(what) = device.unknown.first() {
+        return walk.unknown(format!("{} has {what}, which is not followed", link.name));
     }
     if link.link_netnsid.is_some() {
         // The device was moved: outer packets leave by the namespace that it was made in.
@@ -140,12 +142,9 @@ pub(crate) fn encapsulate(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, device: 
         walk.step(Step::new(StepKind::Encap, text).with(evidence));
         return walk.end(Disposition::Loop);
     }
-    walk.carries_whole |= walk.is_whole();
     let inner = walk.skb.packet.clone();
-    walk.skb.packet = outer(cx, &walk.ns, device, remote, port, vni, inner);
-    walk.skb.ct = CtRef::None;
-    walk.skb.local = true;
-    walk.skb.raw = false;
+    let outer = outer(cx, &walk.ns, device, remote, port, vni, inner);
+    walk.wrap(link.index, outer);
     walk.step(
         Step::new(
             StepKind::Encap,
@@ -153,7 +152,6 @@ pub(crate) fn encapsulate(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, device: 
         )
         .with(evidence),
     );
-    walk.tunnel = Some(link.index);
     walk.then(Next::LocalOut(lower))
 }
 
@@ -171,6 +169,11 @@ fn outer(
         IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
     };
     let header = if remote.is_ipv4() { 20 } else { 40 };
+    let tos = if device.tos == 1 {
+        inner.tos
+    } else {
+        device.tos
+    };
     Packet {
         eth: None,
         src: device
@@ -178,13 +181,13 @@ fn outer(
             .filter(|local| local.is_ipv4() == remote.is_ipv4())
             .unwrap_or(unspecified),
         dst: remote,
-        ttl: if device.ttl == 0 {
-            ttl(cx, ns)
-        } else {
-            device.ttl
+        ttl: match device.ttl {
+            _ if device.ttl_inherit => inner.ttl,
+            0 => ttl(cx, ns),
+            own => own,
         },
-        tos: outer_ecn(inner.tos),
-        df: false,
+        tos: tos & !ECN | outer_ecn(inner.tos),
+        df: remote.is_ipv4() && df(device.df, &inner),
         len: inner.len + HEADERS + header,
         // The source port is a hash of the inner flow (`udp_flow_src_port()`).
         l4: L4::Udp {

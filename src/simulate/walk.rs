@@ -7,7 +7,8 @@
 use std::net::IpAddr;
 
 use super::memory::Memory;
-use super::netfilter::{HookPoint, HookVerdict, run};
+use super::netfilter::{FreePorts, HookPoint, HookVerdict, run};
+use super::pmtu::Entered;
 use super::skb::{CtRef, Devices, Skb};
 use super::{Cx, bridge, device, forward, input, ipvs, neigh, output, socket};
 use crate::model::link::Link;
@@ -46,9 +47,9 @@ pub(crate) struct Walk {
     /// VLAN tags of the frame, the outermost last.
     pub(crate) tags: Vec<u16>,
     /// Tunnel device that has just put it into an outer packet, until that is routed.
-    pub(crate) tunnel: Option<IfIndex>,
-    /// What the tunnel's packet carries was sent here, by a socket whose packets are not cut.
-    pub(crate) carries_whole: bool,
+    pub(crate) tunnel: Option<Entered>,
+    /// What the ports of packets in tunnels may be where they are any free ones, as they were put in.
+    pub(crate) inside: Vec<FreePorts>,
 }
 
 /// A place and what was there: the same twice is a loop.
@@ -273,7 +274,6 @@ impl Walk {
         self.skb.proxy = None;
         self.skb.local = false;
         self.skb.raw = false;
-        self.carries_whole = false;
         self.physin = None;
         self.ns = ns;
         let iif = Some(self.dev(cx, dev));

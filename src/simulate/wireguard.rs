@@ -8,7 +8,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::ip_tunnel::outer_ecn;
 use super::memory::Heard;
-use super::skb::CtRef;
 use super::socket::from_tunnel;
 use super::walk::{Next, Walk, Ways};
 use super::{Cx, ttl};
@@ -93,7 +92,7 @@ pub(crate) fn encapsulate(
     };
     let text = format!("{dev} encrypts it for {remote} udp port {at}");
     let state = format!("{state}{shaken}");
-    walk.skb.packet = Packet {
+    let outer = Packet {
         eth: None,
         src,
         dst: remote,
@@ -111,12 +110,9 @@ pub(crate) fn encapsulate(
             packet: Packet { eth: None, ..inner },
         })),
     };
-    walk.skb.ct = CtRef::None;
+    walk.wrap(link.index, outer);
     walk.skb.mark = Some(device.fwmark);
-    walk.skb.local = true;
-    walk.skb.raw = false;
     walk.step(Step::new(StepKind::Encap, text).with(Evidence::Link { dev, state }));
-    walk.tunnel = Some(link.index);
     walk.then(Next::LocalOut(None))
 }
 

@@ -279,3 +279,63 @@ fn wireguard_refuses_what_no_peer_may_send_or_get() {
         assert_eq!(outcome.traces[0].outcome(), end, "{number}");
     }
 }
+
+/// How an echo request of 1,500 bytes ends that is sent by a raw socket of `from` to the other node's pod, where the
+/// tunnel takes as much and its way does not.
+fn large(world: &World, from: &NsKey, src: &str, df: bool) -> Disposition {
+    let l4 = L4::Icmp {
+        kind: 8,
+        code: 0,
+        id: Some(1),
+    };
+    let sent = Sent {
+        from: from.clone(),
+        packet: Packet {
+            len: 1_500,
+            df,
+            ..Packet::new(ip(src), ip("10.244.2.7"), l4)
+        },
+        mark: 0,
+        uid: Some(0),
+        gid: Some(0),
+        kernel: false,
+    };
+    let outcome = send(&world.topology, &sent, &Limits::default());
+    outcome.traces[0].disposition.clone()
+}
+
+#[test]
+fn what_is_too_large_for_the_way_of_a_tunnel_is_refused_or_lost() {
+    let lost = Disposition::Dropped(DropReason::PktTooBig);
+    let told = |most| Disposition::Rejected(RejectWith::TooBig(most));
+    let with = |pmtudisc: bool| {
+        let (mut world, hosts, pods) = ipip();
+        world.change(&hosts[0], 7, |link| {
+            link.mtu = 1_500;
+            if let LinkKind::IpTunnel(tunnel) = &mut link.kind {
+                tunnel.pmtudisc = pmtudisc;
+            }
+        });
+        (world, hosts, pods)
+    };
+    let (world, hosts, pods) = with(true);
+    assert_eq!(large(&world, &pods[0], "10.244.1.7", true), told(1_480));
+    assert_eq!(large(&world, &pods[0], "10.244.1.7", false), lost);
+    // A socket of the node itself may meet what an earlier packet left.
+    let own = large(&world, &hosts[0], "10.88.0.11", false);
+    assert!(matches!(own, Disposition::Inconclusive(_)), "{own:?}");
+    let (world, _, pods) = with(false);
+    assert_eq!(large(&world, &pods[0], "10.244.1.7", true), told(1_480));
+    let cut = large(&world, &pods[0], "10.244.1.7", false);
+    assert_eq!(cut, Disposition::Delivered);
+}
+
+#[test]
+fn forwarding_that_heeds_route_exceptions_is_not_predicted() {
+    let (mut world, hosts, pods) = ipip();
+    world.change(&hosts[0], 7, |link| link.mtu = 1_500);
+    let sysctls = world.get(&hosts[0]).sysctls.known_mut().expect("sysctls");
+    sysctls.ip_forward_use_pmtu = Section::Known(true);
+    let end = large(&world, &pods[0], "10.244.1.7", false);
+    assert!(matches!(end, Disposition::Inconclusive(_)), "{end:?}");
+}

@@ -255,9 +255,9 @@ pub fn free_ports(trace: &Trace) -> (u16, u16) {
 
 /// Ports that the prediction leaves open are any of the free ones.
 pub fn same(predicted: &Point, seen: &Point, free: (u16, u16)) -> bool {
-    // A tunnel's own source port is a hash of what it carries, whatever rules name for that.
+    // A tunnel's own source port is a hash of what it carries, whatever rules name for that; Geneve's is any.
     let free = if predicted.inner.is_some() {
-        (1024, u16::MAX)
+        (1, u16::MAX)
     } else {
         free
     };

@@ -2,6 +2,7 @@
 //! inside and outside of tunnels, is what packet sockets see. Needs root; run by `tests/vm/check`.
 #![allow(missing_docs, reason = "tests")]
 
+mod large;
 mod net;
 
 use net::{Case, echo, judge, raw, tcp, udp};

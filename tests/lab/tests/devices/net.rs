@@ -215,6 +215,15 @@ impl Case {
         self.at(1, line).at(2, line)
     }
 
+    /// A line for `ip` in both pods; as [`named`].
+    pub fn pods(mut self, line: &str) -> Self {
+        for node in [1, 2] {
+            let line = named(line, node);
+            self.place(&format!("p{node}")).ip.push(line);
+        }
+        self
+    }
+
     /// A setting on a node, when there are devices.
     pub fn late(mut self, node: usize, name: &str, value: &str) -> Self {
         let setting = Setting(name.to_owned(), value.to_owned());
