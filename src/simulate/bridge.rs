@@ -5,7 +5,7 @@
 //! `br_nf_pre_routing()` and what follows it (br_netfilter_hooks.c), v6.12. Not modelled: VLAN filtering
 //! (such a bridge makes the way unknown), multicast snooping, STP's own frames.
 
-use super::device::hooked;
+use super::device::{VLAN_HLEN, hooked};
 use super::fib::{self, FibAnswer, lookup};
 use super::input::{forwarding, martian, validate_source};
 use super::memory::Learned;
@@ -17,6 +17,7 @@ use super::{Cx, device, l2};
 use crate::model::link::{Bridge, Link, LinkKind, PortState};
 use crate::model::neigh::NeighState;
 use crate::model::netfilter::Hook;
+use crate::model::packet::L4;
 use crate::model::route::RouteKind;
 use crate::model::{IfIndex, MacAddr, NsKey};
 use crate::trace::{Disposition, DropReason, Evidence, Step, StepKind};
@@ -514,7 +515,7 @@ fn hooks(
     walk.hook(cx, first, true, ports, move |cx, walk| {
         let behind = move |cx: &mut Cx<'_>, walk: Walk| {
             walk.hook(cx, Hook::Postrouting, true, ports, move |cx, walk| {
-                leave(cx, walk, bridge, out)
+                leave(cx, walk, bridge, out, nf && port.is_some())
             })
         };
         if !(nf && port.is_some()) {
@@ -526,14 +527,30 @@ fn hooks(
     })
 }
 
-fn leave(cx: &mut Cx<'_>, walk: Walk, bridge: IfIndex, out: IfIndex) -> Ways {
+/// `by_nf`: br_netfilter showed it to the IP hooks.
+fn leave(cx: &mut Cx<'_>, walk: Walk, bridge: IfIndex, out: IfIndex, by_nf: bool) -> Ways {
     let (mtu, name) = walk
         .link(cx, bridge)
         .map_or((u32::MAX, String::new()), |l| (l.mtu, l.name.clone()));
     let port_mtu = walk.link(cx, out).map_or(u32::MAX, |link| link.mtu);
     let mut walk = walk;
+    let packet = &walk.skb.packet;
+    // `br_nf_dev_queue_xmit()` cuts what may be cut to the bridge's MTU, and leaves no room for a tag to what may not.
+    let cuts = by_nf && packet.len > port_mtu && !matches!(packet.l4, L4::Arp { .. });
+    let whole = packet.df || packet.dst.is_ipv6();
+    let room = if cuts && whole {
+        port_mtu
+    } else {
+        port_mtu.saturating_add(VLAN_HLEN)
+    };
+    if cuts && !whole && mtu < packet.len {
+        walk.skb.packet.len = mtu;
+        let text = format!("br_netfilter cuts it to fragments of {mtu} bytes");
+        let (dev, state) = (name.clone(), format!("mtu {mtu}"));
+        walk.step(Step::new(StepKind::Mtu, text).with(Evidence::Link { dev, state }));
+    }
     // `is_skb_forwardable()`: the port's own MTU counts, with room for one VLAN tag.
-    if walk.skb.packet.len > port_mtu.saturating_add(4) {
+    if walk.skb.packet.len > room {
         let state = Evidence::Link {
             dev: walk.dev(cx, out),
             state: format!("mtu {port_mtu}"),

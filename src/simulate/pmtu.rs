@@ -121,8 +121,12 @@ pub(crate) fn fits(
         dev: lower.name.clone(),
         state: format!("mtu {mtu}"),
     };
+    let own = Evidence::Link {
+        dev: name.clone(),
+        state: format!("mtu {}, of which its headers leave {room}", device.mtu),
+    };
     let (len, within) = (outer.len, inner.len);
-    let step = |text: String| Step::new(StepKind::Mtu, text).with(lower);
+    let step = |text: String| Step::new(StepKind::Mtu, text).with(lower).with(own);
     let depends = match fate {
         // Others note nothing where the outer packet may be cut.
         Fate::GoesOn => {

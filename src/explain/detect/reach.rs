@@ -215,7 +215,16 @@ impl<'a> Case<'a> {
             entries.next()
         })
     }
+
     pub(super) fn too_big(&self, mtu: Option<u32>) -> (Code, String) {
+        if let Some((dev, most)) = self.too_narrow_a_way() {
+            let own = format!("ip link set dev {dev} mtu {most}");
+            let mend = format!(
+                "lower the MTU of {dev} to what its way leaves, {most} bytes, so that senders are told (by hand: {}), and in the CNI's configuration, for pods too; or raise the MTU of the link below",
+                self.typed(&own)
+            );
+            return (codes::MTU, mend);
+        }
         let limit = mtu
             .map(|mtu| format!(" to {mtu} bytes or less"))
             .unwrap_or_default();
@@ -224,6 +233,19 @@ impl<'a> Case<'a> {
             self.here()
         );
         (codes::MTU, mend)
+    }
+
+    /// A tunnel's device that takes more than the way of its outer packets, and what that leaves.
+    fn too_narrow_a_way(&self) -> Option<(String, u32)> {
+        let mut devices = self.step.evidence.iter().filter_map(|one| match one {
+            Evidence::Link { dev, .. } => self.ns()?.link_named(dev),
+            _ => None,
+        });
+        let (lower, tunnel) = (devices.next()?, devices.next()?);
+        let outer = &self.trace.packet;
+        let around = outer.len.checked_sub(outer.inner.as_ref()?.packet.len)?;
+        let most = lower.mtu.checked_sub(around)?;
+        (self.step.kind == StepKind::Mtu).then(|| (tunnel.name.clone(), most))
     }
 
     pub(super) fn in_tunnel(&self) -> bool {
