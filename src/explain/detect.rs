@@ -6,6 +6,7 @@
 
 mod down;
 mod filter;
+mod port;
 mod reach;
 mod service;
 mod title;

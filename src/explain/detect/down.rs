@@ -47,7 +47,8 @@ impl Case<'_> {
         (!peer.up).then(|| (key, peer.name.clone()))
     }
 
-    fn peer(&self, key: &NsKey, link: &Link) -> Option<(NsKey, &Link)> {
+    /// The other end of a pair, where it was read.
+    pub(super) fn peer(&self, key: &NsKey, link: &Link) -> Option<(NsKey, &Link)> {
         let ns = self.naming.topology.netns(key)?;
         let netns = match link.link_netnsid {
             None => key.netns,

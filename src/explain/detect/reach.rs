@@ -139,6 +139,10 @@ impl<'a> Case<'a> {
             .unwrap_or_else(|| "PORT".to_owned());
         let show = self.typed(&format!("bridge -d link show dev {port}"));
         let set = |what: &str| self.typed(&format!("bridge link set dev {port} {what}"));
+        let known = (reason == DropReason::BridgeNoPort).then(|| self.behind_no_port());
+        if let Some(mend) = known.flatten() {
+            return mend;
+        }
         match reason {
             DropReason::BridgePortState => format!(
                 "{here}: {show} tells the port's state; without STP: {}, else look for the loop that STP cuts",
@@ -205,7 +209,7 @@ impl<'a> Case<'a> {
     }
 
     /// Who sent the frame, and by which neighbour entry.
-    fn believed(&self) -> Option<(NsKey, IpAddr, String)> {
+    pub(super) fn believed(&self) -> Option<(NsKey, IpAddr, String)> {
         self.trace.hops.iter().rev().find_map(|hop| {
             let found = hop.steps.iter().rev().flat_map(|step| &step.evidence);
             let mut entries = found.filter_map(|evidence| match evidence {
@@ -281,6 +285,9 @@ impl<'a> Case<'a> {
                 packet.dst
             );
             return (codes::FILTERED, mend);
+        }
+        if let Some(mend) = self.no_port() {
+            return (codes::BRIDGE_BLOCKS, mend);
         }
         let (hop, dev) = (self.next_hop(), self.way_out());
         let owner = match self.naming.address(hop) {

@@ -485,6 +485,25 @@ fn faults_name_place_object_and_code() {
             "trace web-0.shop api.shop:80",
             vec!["node-1", "10.244.2"],
         ),
+        (
+            Fault::PortGone,
+            "trace pod-a 10.244.2.12:8080",
+            vec![
+                "NP0127",
+                "node-2",
+                "behind which pod default/pod-b-2 is, is no port of cni0",
+                "master cni0",
+            ],
+        ),
+        (
+            Fault::WrongNeigh,
+            "trace pod-a 10.244.2.12:8080",
+            vec![
+                "NP0127",
+                "node node-2 takes 10.244.2.12 to be at 0e:00:00:00:00:98",
+                "ip neigh del 10.244.2.12 dev cni0",
+            ],
+        ),
     ] {
         lab.cluster.fault_on(fault, None).unwrap();
         let said = lab.run(line);

@@ -166,6 +166,28 @@ const EXPECTED: &[Expected] = &[
         end: |end| *end == Disposition::Dropped(DropReason::BridgeHairpinOff),
         object: "hairpin off",
     },
+    Expected {
+        fault: Fault::PortGone,
+        from: "default/pod-a",
+        to: "10.244.2.12:8080",
+        node: "node-2",
+        end: |end| {
+            matches!(
+                end,
+                Disposition::Rejected(RejectWith::HostUnreachable)
+                    | Disposition::Dropped(DropReason::BridgeNoPort)
+            )
+        },
+        object: "10.244.2.12",
+    },
+    Expected {
+        fault: Fault::WrongNeigh,
+        from: "default/pod-a",
+        to: "10.244.2.12:8080",
+        node: "node-2",
+        end: |end| *end == Disposition::Dropped(DropReason::BridgeNoPort),
+        object: "0e:00:00:00:00:98",
+    },
 ];
 
 /// The flow's broken trace, and where and by what it ended.

@@ -45,6 +45,10 @@ pub enum Fault {
     IpForwardOff,
     /// Of a pod: its bridge port sends nothing back to where it came from.
     HairpinOff,
+    /// Of a pod: the host end of its veth is no port of the bridge.
+    PortGone,
+    /// Of a pod: its node takes it to be at an address that nobody has.
+    WrongNeigh,
 }
 
 /// What a fault acts on.
@@ -82,9 +86,12 @@ impl Fault {
     /// What it acts on.
     pub fn target_kind(self) -> TargetKind {
         match self {
-            Self::VethDown | Self::ListenerGone | Self::ListenerLocalhost | Self::HairpinOff => {
-                TargetKind::Pod
-            }
+            Self::VethDown
+            | Self::ListenerGone
+            | Self::ListenerLocalhost
+            | Self::HairpinOff
+            | Self::PortGone
+            | Self::WrongNeigh => TargetKind::Pod,
             Self::NoEndpoints => TargetKind::Service,
             _ => TargetKind::Node,
         }
@@ -94,7 +101,11 @@ impl Fault {
     pub fn default_target(self) -> &'static str {
         match self {
             Self::ForwardDrop | Self::RpFilter => "node-2",
-            Self::VethDown | Self::ListenerGone | Self::ListenerLocalhost => "default/pod-b-2",
+            Self::VethDown
+            | Self::ListenerGone
+            | Self::ListenerLocalhost
+            | Self::PortGone
+            | Self::WrongNeigh => "default/pod-b-2",
             Self::HairpinOff => "shop/web-0",
             Self::NoEndpoints => "shop/api",
             _ => "node-1",
@@ -200,6 +211,19 @@ impl Cluster {
                     "ip_forward and IPv6 forwarding are {value} on {target}"
                 ))
             }
+            Fault::PortGone => {
+                let veth = self.host_veth(target)?;
+                let (word, said) = if on {
+                    ("nomaster", "no port of cni0")
+                } else {
+                    ("master cni0", "a port of cni0")
+                };
+                self.on_node_of(target, || ip_batch(&[format!("link set {veth} {word}")]))?;
+                Ok(format!(
+                    "{veth}, the host end of {target}'s veth, is {said}"
+                ))
+            }
+            Fault::WrongNeigh => self.wrong_neigh(target, on),
             Fault::HairpinOff => {
                 let veth = self.host_veth(target)?;
                 let word = if on { "off" } else { "on" };
@@ -236,7 +260,11 @@ impl Cluster {
             .with_context(|| format!("{pod} is in the host network and has no veth"))
     }
 
-    fn on_node_of<T: Send>(&self, pod: &str, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    pub(super) fn on_node_of<T: Send>(
+        &self,
+        pod: &str,
+        work: impl FnOnce() -> Result<T> + Send,
+    ) -> Result<T> {
         self.node(&self.pod_state(pod)?.node)?.enter(work)
     }
 

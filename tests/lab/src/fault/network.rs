@@ -169,4 +169,21 @@ impl Cluster {
         self.node(target)?.enter(|| ip_batch(&lines))?;
         Ok(format!("on {target}: {}", lines.join("; ")))
     }
+
+    pub(super) fn wrong_neigh(&self, target: &str, on: bool) -> Result<String> {
+        let wrong = "0e:00:00:00:00:98";
+        let ips = self.pod_state(target)?.ips.clone();
+        let lines: Vec<String> = ips
+            .iter()
+            .map(|ip| {
+                if on {
+                    format!("neigh replace {ip} lladdr {wrong} dev cni0 nud permanent")
+                } else {
+                    format!("neigh delete {ip} dev cni0")
+                }
+            })
+            .collect();
+        self.on_node_of(target, || ip_batch(&lines))?;
+        Ok(format!("on the node of {target}: {}", lines.join("; ")))
+    }
 }
