@@ -136,6 +136,8 @@ codes! {
     RANGES_DIFFER "NP0150" "kube-proxy's rules do not follow loadBalancerSourceRanges";
     /// `trace --probe` saw something else.
     OBSERVED_OTHERWISE "NP0160" "the probe went another way than predicted";
+    /// `trace --probe` was lost at a program, and the kernel says by it.
+    PROGRAM_DROPS "NP0161" "a program at a device drops the packet";
 }
 
 impl Code {

@@ -220,12 +220,12 @@ pub(crate) fn receive(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
         walk.step(Step::new(StepKind::Receive, format!("{} is down", link.name)).with(evidence));
         return walk.end(Disposition::Dropped(DropReason::DevReady));
     }
-    // XDP runs before the taps; it makes the way unknown anyway.
-    walk.tap(&link.name, false);
+    // XDP runs before the taps.
     if link.xdp {
         let why = format!("{} has an XDP program, which may do anything", link.name);
         return walk.unknown(why);
     }
+    walk.tap(&link.name, false);
     if let Some(program) = link
         .tc
         .iter()

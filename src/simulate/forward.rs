@@ -4,7 +4,7 @@
 
 use super::skb::Devices;
 use super::walk::{Out, Walk, Ways};
-use super::{Cx, ipvs, socket, xfrm};
+use super::{Cx, ipvs, pmtu, socket, xfrm};
 use crate::model::IfIndex;
 use crate::model::netfilter::Hook;
 use crate::model::xfrm::XfrmDir;
@@ -53,10 +53,7 @@ pub(crate) fn forward(cx: &mut Cx<'_>, walk: Walk, iif: IfIndex, out: Out) -> Wa
         None => link.mtu,
     };
     if before.len > mtu {
-        let evidence = Evidence::Link {
-            dev: link.name.clone(),
-            state: format!("mtu {mtu}"),
-        };
+        let evidence = pmtu::limit(link, mtu);
         let whole = before.df || before.dst.is_ipv6();
         let text = if whole {
             format!(

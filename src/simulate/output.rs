@@ -627,10 +627,7 @@ pub(crate) fn postrouting(cx: &mut Cx<'_>, mut walk: Walk, out: Out) -> Ways {
     };
     let mtu = out.mtu.unwrap_or(link.mtu);
     if out.iif.is_none() && walk.skb.packet.len > mtu {
-        let state = Evidence::Link {
-            dev: link.name.clone(),
-            state: format!("mtu {mtu}"),
-        };
+        let state = pmtu::limit(link, mtu);
         if walk.is_whole() {
             let text = format!(
                 "{} bytes do not fit, and the socket cuts nothing",

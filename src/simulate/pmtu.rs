@@ -117,10 +117,7 @@ pub(crate) fn fits(
         _ => Fate::GoesOn,
     };
     let name = device.name.clone();
-    let lower = Evidence::Link {
-        dev: lower.name.clone(),
-        state: format!("mtu {mtu}"),
-    };
+    let lower = limit(lower, mtu);
     let own = Evidence::Link {
         dev: name.clone(),
         state: format!("mtu {}, of which its headers leave {room}", device.mtu),
@@ -164,6 +161,19 @@ pub(crate) fn fits(
             Err(walk.end(Disposition::Dropped(DropReason::PktTooBig)))
         }
         Fate::Unknown => Err(untold(walk, &name)),
+    }
+}
+
+/// What sets the limit: a device, or the route that leads to it.
+pub(crate) fn limit(link: &Link, mtu: u32) -> Evidence {
+    let state = if mtu == link.mtu {
+        format!("mtu {mtu}")
+    } else {
+        format!("the route's mtu {mtu} (the device's own is {})", link.mtu)
+    };
+    Evidence::Link {
+        dev: link.name.clone(),
+        state,
     }
 }
 

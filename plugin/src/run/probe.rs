@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::bail;
 use futures::future::join_all;
 use netpath::explain::observe::dropped::{self, Loss};
+use netpath::explain::observe::program::{self, Culprit};
 use netpath::explain::observe::{Agreement, End, Observed, Sights, compare, counted};
 use netpath::model::capture::{Counted, Counts, Probe, Probed};
 use netpath::model::packet::{SCTP, TCP, UDP};
@@ -16,6 +17,7 @@ use netpath::trace::{Disposition, Trace};
 use super::drive;
 use super::exchange::{Exchanged, Way, exchange, fresh, nanos, places};
 use super::fleet::Fleet;
+use crate::render::observed;
 
 /// Milliseconds that an answer may take: TCP repeats itself once in it.
 const WAIT: u32 = 2_000;
@@ -41,6 +43,8 @@ pub struct Sent {
     pub datagram: bool,
     /// What the kernels say that they dropped of it.
     pub dropped: Vec<Loss>,
+    /// The program that it was lost at.
+    pub program: Option<Culprit>,
     /// What counted packets where it was lost.
     pub counted: Vec<String>,
     /// The prediction from what was read again after it agrees with it.
@@ -109,6 +113,17 @@ pub async fn send(fleet: &mut Fleet<'_>, job: Job<'_>, all: &mut Vec<Sent>) -> a
         // Branches of an answer are those of all its flows.
         let before = job.outcomes.iter().take(number % job.flows.len().max(1));
         sent.observed.branch += before.map(|one| one.traces.len()).sum::<usize>();
+        if count > 1 {
+            // Who ends it before the last one is left with these.
+            let (came, result) = (
+                observed::came(&sent),
+                observed::result(sent.observed.agreement),
+            );
+            super::say(&format!(
+                "probe {} of {count}: {result}, {came}",
+                number + 1
+            ));
+        }
         all.push(sent);
     }
     Ok(())
@@ -172,6 +187,9 @@ async fn one(
             &probed,
             (&dropped, untold.is_empty()),
         );
+        let way = outcome.traces.get(observed.branch);
+        let program =
+            way.and_then(|trace| program::culprit(&observed, trace, &dropped, &fleet.topology));
         let mut since = None;
         let mut lines = Vec::new();
         if observed.agreement != Agreement::Confirmed || observed.end != End::Works {
@@ -205,6 +223,7 @@ async fn one(
         return Ok(Sent {
             probed,
             observed,
+            program,
             unwatched,
             datagram: flow.protocol == UDP,
             dropped,

@@ -350,9 +350,20 @@ impl Explanation {
                 .retain(|branch| *branch < self.branches.len());
             let known =
                 |own: &Finding| own.code == finding.code && own.evidence == finding.evidence;
-            if !self.findings.iter().any(known) {
-                self.findings.insert(0, finding);
+            if self.findings.iter().any(known) {
+                continue;
             }
+            if finding.code == codes::PROGRAM_DROPS {
+                // What could not be told is shown.
+                self.findings.retain_mut(|own| {
+                    let shown = |branch: &usize| finding.branches.contains(branch);
+                    if own.code == codes::UNKNOWN {
+                        own.branches.retain(|branch| !shown(branch));
+                    }
+                    own.code != codes::UNKNOWN || !own.branches.is_empty()
+                });
+            }
+            self.findings.insert(0, finding);
         }
     }
 }

@@ -11,9 +11,10 @@ use crate::model::netns::NetNs;
 use crate::simulate::Cx;
 use crate::simulate::fib::{FibKey, lookup};
 use crate::simulate::output::{key, reroutes_by_mark, routed};
+use crate::simulate::pmtu;
 use crate::simulate::skb::{CtRef, Devices};
 use crate::simulate::walk::{Next, Out, Walk, Ways};
-use crate::trace::{Disposition, DropReason, Evidence, RejectWith, Step, StepKind};
+use crate::trace::{Disposition, DropReason, RejectWith, Step, StepKind};
 
 /// How IPVS sends a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,9 +80,8 @@ fn fits(cx: &Cx<'_>, walk: &mut Walk, out: &Out) -> Result<(), Ways> {
         "{} bytes do not fit, and fragmenting is forbidden",
         packet.len
     );
-    let state = format!("mtu {mtu}");
-    let dev = link.name.clone();
-    walk.step(Step::new(StepKind::Mtu, text).with(Evidence::Link { dev, state }));
+    let state = pmtu::limit(link, mtu);
+    walk.step(Step::new(StepKind::Mtu, text).with(state));
     Err(walk
         .clone()
         .end(Disposition::Rejected(RejectWith::TooBig(mtu))))

@@ -219,8 +219,10 @@ fn finish(at: &HookPoint<'_>, vm: &mut Vm<'_>, by_rule: Option<(Step, Option<Fre
     let before = vm.skb.packet.clone();
     let changed = translate(&mut vm.skb.packet, &flow.entry, reply, manip);
     let carried = vm.skb.packet.inner.as_ref();
+    // Of a port that nobody knows, a new one is as unknown.
+    let given = by_rule.as_ref().is_some_and(|(_, given)| given.is_some());
     vm.skb.resummed |= vm.skb.packet.is_tunnel()
-        && vm.skb.packet != before
+        && (vm.skb.packet != before || given)
         && carried.is_some_and(|inner| matches!(inner.packet.l4, L4::Tcp { .. } | L4::Udp { .. }));
     let after = &vm.skb.packet;
     let (addr, port) = match manip {

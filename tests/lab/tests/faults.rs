@@ -178,7 +178,7 @@ const EXPECTED: &[Expected] = &[
                     | Disposition::Dropped(DropReason::BridgeNoPort)
             )
         },
-        object: "10.244.2.12",
+        object: "cni0",
     },
     Expected {
         fault: Fault::WrongNeigh,

@@ -96,6 +96,9 @@ fn what_arrives_is_confirmed_at_every_device() {
         "what follows once connected: confirmed at",
     ]);
     assert_eq!(text.out.matches("probe: from").count(), 2, "{}", text.out);
+    for line in ["probe 1 of 2: confirmed, from", "probe 2 of 2: confirmed"] {
+        assert!(text.err.contains(line), "{}", text.err);
+    }
 }
 
 #[test]
@@ -141,12 +144,18 @@ fn a_program_that_drops_is_seen_where_it_can_not_be_predicted() {
         "{found:#}"
     );
     assert_eq!(found["last_seen"]["device"], "port0", "{found:#}");
+    let findings = json["findings"].as_array().expect("findings");
+    let codes: Vec<_> = findings.iter().map(|one| one["code"].clone()).collect();
+    assert_eq!(codes, ["NP0161"], "{findings:#?}");
     let text = one.machine.plugin(&words(&format!(
         "trace --local {} 10.0.1.3:8080 --probe",
         one.end()
     )));
-    text.exits(1)
-        .says(&["✗ lost, as the probe saw; it can't be predicted"]);
+    text.exits(1).says(&[
+        "✗ lost, as the probe saw; it can't be predicted",
+        "the program at port0 drops the packet",
+        "TC_INGRESS",
+    ]);
 }
 
 #[test]

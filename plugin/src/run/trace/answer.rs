@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::anyhow;
 use netpath::explain::mtu::Budget;
-use netpath::explain::observe::{self, Observed};
+use netpath::explain::observe::{self, Observed, program};
 use netpath::explain::{
     Branch, ChainNames, ExistingFlow, Explanation, Finding, FlowTraces, HopView, Naming, Place,
     Question, Verdict, Way, explain, naming,
@@ -140,10 +140,22 @@ impl Job<'_> {
                 .chain(one.dropped.iter().map(|loss| naming.text(&loss.text())))
                 .chain(one.counted.iter().map(|line| naming.text(line)))
                 .collect();
-            observe::finding(&one.observed, &told, &naming)
+            match &one.program {
+                Some(culprit) => {
+                    let branch = one.observed.branch;
+                    Some(program::finding(culprit, branch, &told, &naming))
+                }
+                None => observe::finding(&one.observed, &told, &naming),
+            }
         });
         let findings: Vec<Finding> = findings.collect();
         let mut failed = failed.clone();
+        if let (Some(path), true) = (&self.args.save_disagreement, findings.is_empty()) {
+            crate::run::say(&format!(
+                "--save-disagreement: {} is not written: no probe went another way than predicted",
+                path.display()
+            ));
+        }
         if let (Some(path), false) = (&self.args.save_disagreement, findings.is_empty()) {
             let seen = sent.iter().map(|one| render::json::probe(one, &naming));
             let question = format!(
