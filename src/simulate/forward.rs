@@ -46,11 +46,11 @@ pub(crate) fn forward(cx: &mut Cx<'_>, walk: Walk, iif: IfIndex, out: Out) -> Wa
         let why = format!("device {} of {} was not read", out.oif, walk.ns);
         return walk.unknown(why);
     };
-    // IPv4 takes the route's word for it even where that is more than the device's (`ip_dst_mtu_maybe_forward()`).
+    // IPv4 takes the route's word for it even where that is more than the device's (`ip_dst_mtu_maybe_forward()`); IPv6
+    // asks for that behind POSTROUTING.
     let mtu = match out.mtu {
         Some(mtu) if before.dst.is_ipv4() => mtu,
-        Some(mtu) => mtu.min(link.mtu),
-        None => link.mtu,
+        _ => link.mtu,
     };
     if before.len > mtu {
         let evidence = pmtu::limit(link, mtu);

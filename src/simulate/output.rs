@@ -660,7 +660,24 @@ pub(crate) fn postrouting(cx: &mut Cx<'_>, mut walk: Walk, out: Out) -> Ways {
         physin: walk.physin,
         physout: None,
     };
-    walk.hook(cx, Hook::Postrouting, false, devices, |_, walk| {
-        walk.then(Next::Neigh(out))
-    })
+    walk.hook(
+        cx,
+        Hook::Postrouting,
+        false,
+        devices,
+        move |cx, mut walk| {
+            // `__ip6_finish_output()`: only here, IPv6 that is forwarded is held against the route's own MTU.
+            let packet = &walk.skb.packet;
+            let most = out.mtu.filter(|mtu| packet.len > *mtu);
+            if let (Some(mtu), Some(_), true) = (most, out.iif, packet.dst.is_ipv6())
+                && let Some(link) = walk.link(cx, out.oif)
+            {
+                let text = format!("{} bytes do not fit, and must not be cut", packet.len);
+                let state = pmtu::limit(link, mtu);
+                walk.step(Step::new(StepKind::Mtu, text).with(state));
+                return walk.end(Disposition::Rejected(RejectWith::TooBig(mtu)));
+            }
+            walk.then(Next::Neigh(out))
+        },
+    )
 }

@@ -31,12 +31,12 @@ impl Case<'_> {
         let bridged = self.trace.disposition == Disposition::Dropped(DropReason::BridgeNoPort);
         let mac = self.trace.packet.eth.filter(|_| bridged);
         let mac = mac.map(|(_, mac)| mac);
-        let wanted = |ns: &NetNs, link: &Link| match mac {
-            Some(mac) => link.mac == Some(mac),
-            None => {
-                let mut addrs = ns.addrs.known().into_iter().flatten();
-                addrs.any(|addr| addr.local == hop && addr.link == link.index)
+        let wanted = |ns: &NetNs, link: &Link| {
+            if mac.is_some() {
+                return link.mac == mac;
             }
+            let mut addrs = ns.addrs.known().into_iter().flatten();
+            addrs.any(|addr| addr.local == hop && addr.link == link.index)
         };
         let topology = self.naming.topology;
         let (owner, port) = topology.all().find_map(|(key, ns)| {

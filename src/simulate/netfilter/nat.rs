@@ -108,7 +108,7 @@ pub(super) fn next_chain<'a>(
         }
         return Turn::Done;
     }
-    finish(at, vm, None);
+    finish(at, vm, None, false);
     Turn::Done
 }
 
@@ -164,7 +164,7 @@ fn keep(
         set_up(&mut flow.entry, manip, None, port);
     }
     let Some(other) = taken else {
-        finish(at, vm, None);
+        finish(at, vm, None, false);
         return Ok(());
     };
     let free = beside(&current);
@@ -172,7 +172,7 @@ fn keep(
     let text =
         format!("another source port, since answers to this one would be those of {other}: as");
     let given = Some(free).filter(|range| *range != UNPRIVILEGED);
-    finish(at, vm, Some((Step::new(StepKind::Nat, text), given)));
+    finish(at, vm, Some((Step::new(StepKind::Nat, text), given)), true);
     Ok(())
 }
 
@@ -202,11 +202,16 @@ pub(super) fn apply(
     step.evidence.extend(assumed);
     // A range that the rule itself gives.
     let given = mapping.free.filter(|range| *range != UNPRIVILEGED);
-    finish(at, vm, Some((step, given)));
+    finish(at, vm, Some((step, given)), mapping.free.is_some());
 }
 
-/// Translates the packet as its entry says, and leaves the NAT actor.
-fn finish(at: &HookPoint<'_>, vm: &mut Vm<'_>, by_rule: Option<(Step, Option<FreePorts>)>) {
+/// Translates the packet as its entry says, and leaves the NAT actor. `drawn`: its port is any free one now.
+fn finish(
+    at: &HookPoint<'_>,
+    vm: &mut Vm<'_>,
+    by_rule: Option<(Step, Option<FreePorts>)>,
+    drawn: bool,
+) {
     vm.actor += 1;
     vm.nat_chain = 0;
     let CtRef::Entry { index, reply, .. } = vm.skb.ct else {
@@ -220,9 +225,8 @@ fn finish(at: &HookPoint<'_>, vm: &mut Vm<'_>, by_rule: Option<(Step, Option<Fre
     let changed = translate(&mut vm.skb.packet, &flow.entry, reply, manip);
     let carried = vm.skb.packet.inner.as_ref();
     // Of a port that nobody knows, a new one is as unknown.
-    let given = by_rule.as_ref().is_some_and(|(_, given)| given.is_some());
     vm.skb.resummed |= vm.skb.packet.is_tunnel()
-        && (vm.skb.packet != before || given)
+        && (vm.skb.packet != before || drawn)
         && carried.is_some_and(|inner| matches!(inner.packet.l4, L4::Tcp { .. } | L4::Udp { .. }));
     let after = &vm.skb.packet;
     let (addr, port) = match manip {

@@ -69,6 +69,7 @@ pub(super) fn load(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, expr: &Expr) -> Load {
             } else {
                 device(eval, skb, addr, other, by_mark, dev)
             };
+            let found = found.and_then(|index| by_version(eval, skb, index));
             let index = match found {
                 Ok(index) => index,
                 Err(why) => return Load::Unknown(why),
@@ -91,6 +92,23 @@ pub(super) fn load(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, expr: &Expr) -> Load {
 fn is_loopback(eval: &Eval<'_, '_>) -> bool {
     let link = eval.at.devices.iif.and_then(|index| eval.ns.link(index));
     eval.at.hook == Hook::Prerouting && link.is_some_and(|link| link.loopback)
+}
+
+/// At INPUT, newer kernels take the device that a packet came in by for the answer, without a lookup: on the loopback
+/// device, and where its connection's socket got the last one there, too (`nft_fib_can_skip()`, in 6.12.117 and 6.18, not in
+/// 6.1). `Err`: then the answers differ.
+fn by_version(
+    eval: &Eval<'_, '_>,
+    skb: &Skb,
+    found: Option<IfIndex>,
+) -> Result<Option<IfIndex>, String> {
+    let iif = eval.at.devices.iif;
+    let link = iif.and_then(|index| eval.ns.link(index));
+    let skips = link.is_some_and(|link| link.loopback) || skb.party.is_some();
+    if eval.at.hook != Hook::Input || !skips || found == iif {
+        return Ok(found);
+    }
+    Err("fib oif at INPUT: newer kernels answer with the device that the packet came in by, others look its route up".to_owned())
 }
 
 /// Device that a unicast address is reached by; with `dev`, that one or none.

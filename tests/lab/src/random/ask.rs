@@ -176,9 +176,7 @@ pub fn is_lost_as_read(
         Err(holds) => return holds,
     };
     match is_lost(&send(topology, &sent, &Limits::default()).traces) {
-        Holds::No if matches!(back, Back::Tcp(_)) => {
-            is_lost(&question.ask_back(topology, trace, &sent).traces)
-        }
+        Holds::No => is_lost(&question.ask_back(topology, trace, &sent).traces),
         holds => holds,
     }
 }

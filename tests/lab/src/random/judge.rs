@@ -29,6 +29,8 @@ pub struct Judge {
     reader: Reader,
     /// How often routes of a namespace may have refused packets of an address.
     told: BTreeMap<(NsKey, IpAddr), usize>,
+    /// How often they were seen to: also what nobody predicts (what a kernel answers to a raw packet).
+    shown: BTreeMap<(NsKey, IpAddr), usize>,
 }
 
 impl Judge {
@@ -37,6 +39,7 @@ impl Judge {
         Ok(Self {
             reader: Reader::up()?,
             told: BTreeMap::new(),
+            shown: BTreeMap::new(),
         })
     }
 
@@ -177,6 +180,11 @@ impl Judge {
                 *self.told.entry((key, *from)).or_default() += 1;
             }
         }
+        for (place, from) in &observed.refused {
+            if let Ok(key) = self.reader.key(place) {
+                *self.shown.entry((key, *from)).or_default() += 1;
+            }
+        }
         let manner = Manner::of(probe);
         let key = self.reader.key(&probe.from).ok();
         let question = key.map(|from| Question::of(probe, from));
@@ -203,7 +211,10 @@ impl Judge {
     fn is_lost(&mut self, question: Option<&Question>, trace: &Trace, back: Back) -> Holds {
         if back == Back::Icmp
             && let Some(key) = refused_by_route(trace)
-            && (self.told.get(&key).is_some_and(|times| *times >= BURST) || self.babbles(key.1))
+            && ([&self.told, &self.shown]
+                .iter()
+                .any(|all| all.get(&key).is_some_and(|times| *times >= BURST))
+                || self.babbles(key.1))
         {
             return Holds::Yes;
         }
@@ -216,7 +227,8 @@ impl Judge {
             .reader
             .ask_apart(|topology| send(topology, &sent, &limits));
         match (ask::is_lost(&ways), question) {
-            (Holds::No, Some(question)) if matches!(back, Back::Tcp(_)) => {
+            // Of a port that nobody knows, only the flow that the packet itself makes is the right one.
+            (Holds::No, Some(question)) => {
                 let ways = self
                     .reader
                     .ask_beside(|topology| question.ask_back(topology, trace, &sent));

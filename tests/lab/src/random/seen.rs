@@ -92,6 +92,9 @@ pub struct Observed {
     /// Namespaces that ICMP errors of IPv4 came into, with the source of each.
     #[serde(default)]
     pub errors: Vec<(String, IpAddr)>,
+    /// Namespaces that refused a packet of IPv4 aloud, as routes do, with its source.
+    #[serde(default)]
+    pub refused: Vec<(String, IpAddr)>,
 }
 
 /// Tells a namespace's name.

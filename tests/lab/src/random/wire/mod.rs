@@ -45,6 +45,8 @@ pub struct Wire<'p> {
     earlier: Option<BTreeSet<u16>>,
     /// Namespaces that ICMP errors of IPv4 came into since the last probe, with the source of each.
     errors: Vec<(String, IpAddr)>,
+    /// Namespaces that refused a packet of IPv4 aloud since then, with its source.
+    refused: Vec<(String, IpAddr)>,
     /// How long to wait until nothing more comes, where the kernel works on packets in other threads (WireGuard).
     patience: Option<Duration>,
     sealed: BTreeSet<String>,
@@ -71,6 +73,7 @@ impl<'p> Wire<'p> {
             ports,
             earlier: None,
             errors: Vec::new(),
+            refused: Vec::new(),
             patience: None,
             sealed: BTreeSet::new(),
         })
@@ -137,6 +140,7 @@ impl<'p> Wire<'p> {
             seen.extend(more);
         }
         self.errors.extend(seen.iter().filter_map(error_in));
+        self.refused.extend(seen.iter().filter_map(refused_by));
         Ok(seen)
     }
 
@@ -155,7 +159,12 @@ impl<'p> Wire<'p> {
             earlier.insert(probe.sport);
         }
         let errors = std::mem::take(&mut self.errors);
-        observed.map(|observed| Observed { errors, ..observed })
+        let refused = std::mem::take(&mut self.refused);
+        observed.map(|observed| Observed {
+            errors,
+            refused,
+            ..observed
+        })
     }
 
     fn inside<T: Send>(&self, probe: &Probe, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
@@ -237,7 +246,8 @@ fn is_sealed(ports: Option<(u16, u16)>) -> bool {
 
 /// Namespaces that asked for a neighbour whom nobody told them, and the one that got the last packet and sent none on.
 fn unanswered(seen: &[Seen]) -> BTreeSet<String> {
-    let mut asking = BTreeSet::new();
+    // Who got an answer that rules drop still waits: only who then sends something does not.
+    let (mut asking, mut answered) = (BTreeSet::new(), BTreeSet::new());
     for one in seen {
         let out = one.direction == Direction::Out;
         let (question, answer) = match (&one.frame.arp, transport(one)) {
@@ -249,12 +259,30 @@ fn unanswered(seen: &[Seen]) -> BTreeSet<String> {
             asking.insert(one.place.clone());
         }
         if answer && !out {
+            answered.insert(one.place.clone());
+        }
+        if out && !question && answered.contains(&one.place) {
             asking.remove(&one.place);
         }
     }
     let last = seen.last().filter(|one| one.direction == Direction::In);
     asking.extend(last.map(|one| one.place.clone()));
     asking
+}
+
+/// A refusal of IPv4 that leaves a namespace, such as routes give: which, and the source of what it refuses.
+fn refused_by(one: &Seen) -> Option<(String, IpAddr)> {
+    let ip = one.frame.ip.as_ref().filter(|ip| ip.source.is_ipv4())?;
+    let Transport::Icmp {
+        kind: 3,
+        code: 0 | 1 | 13,
+        about: Some(about),
+        ..
+    } = &ip.transport
+    else {
+        return None;
+    };
+    (one.direction == Direction::Out).then(|| (one.place.clone(), about.source))
 }
 
 /// An ICMP error of IPv4 that came into a namespace: which, and whose error it is.

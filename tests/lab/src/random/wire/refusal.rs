@@ -12,6 +12,9 @@ use crate::random::world::{Kind, Probe};
 /// Ports from here on are those of clients, chosen by probes or by translation.
 const CHOSEN: u16 = 32768;
 
+/// FIN, SYN, RST and ACK.
+const TOLD: u8 = 0x17;
+
 /// Ports of VXLAN, Linux's own and IANA's, of Geneve, and of WireGuard in tests.
 const TUNNELS: [u16; 4] = [8472, 4789, 6081, 51820];
 
@@ -30,7 +33,7 @@ impl Wire<'_> {
                 kind,
                 code,
                 about: Some(about),
-            } => (!self.is_about_another(probe, about) && !is_of_tunnel(about)).then_some(
+            } => (!self.is_about_another(probe, about, first) && !is_of_tunnel(about)).then_some(
                 Refusal::Icmp {
                     v6: one.frame.innermost()?.source.is_ipv6(),
                     kind: *kind,
@@ -54,10 +57,29 @@ impl Wire<'_> {
 
     /// Whether an error is about another packet than the probe, where such come: those about earlier probes may be
     /// late, and some are about the answer.
-    fn is_about_another(&self, probe: &Probe, about: &IpPacket) -> bool {
+    fn is_about_another(&self, probe: &Probe, about: &IpPacket, first: Option<u32>) -> bool {
         let Some(earlier) = &self.earlier else {
             return false;
         };
+        // Ports may be translated; answers, and the resets of a sender that knows nothing of a connection, have other
+        // numbers.
+        if let (
+            Transport::Tcp {
+                flags, sequence, ..
+            },
+            TCP,
+        ) = (&about.transport, probe.protocol)
+        {
+            let near = |first: u32| sequence.wrapping_sub(first) < 3 + payload_of(probe);
+            match (probe.kind, first) {
+                (Kind::Raw { flags: sent, .. }, _) => {
+                    let same = first.is_none_or(|first| *sequence == first);
+                    return (flags ^ sent) & TOLD != 0 || !same;
+                }
+                (_, Some(first)) => return !near(first),
+                _ => {}
+            }
+        }
         if let Some((source, destination)) = about.ports() {
             let of_another = source != probe.sport && earlier.contains(&source);
             return of_another || source < CHOSEN && destination >= CHOSEN;
