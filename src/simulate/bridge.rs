@@ -20,7 +20,7 @@ use crate::model::netfilter::Hook;
 use crate::model::packet::L4;
 use crate::model::route::RouteKind;
 use crate::model::{IfIndex, MacAddr, NsKey};
-use crate::trace::{Disposition, DropReason, Evidence, Step, StepKind};
+use crate::trace::{Disposition, DropReason, Evidence, RejectWith, Step, StepKind};
 
 /// A frame comes in by a port.
 pub(crate) fn receive(
@@ -250,6 +250,11 @@ fn translated(cx: &mut Cx<'_>, mut walk: Walk, master: IfIndex, port: IfIndex) -
         }),
         Resolved::Nobody(step) => {
             walk.step(step);
+            // Who sent it to the bridge itself is told, as by routers: errors are about packets for this host alone.
+            let to = walk.skb.packet.eth.map(|(_, to)| to);
+            if to.is_some() && to == link.mac && walk.skb.packet.inner.is_none() {
+                return walk.end(Disposition::Rejected(RejectWith::HostUnreachable));
+            }
             walk.end(Disposition::Dropped(DropReason::NeighFailed))
         }
         Resolved::Assumed(_) => walk.unknown(format!(

@@ -291,7 +291,13 @@ fn hand_on(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
             }
             // It takes frames of any length (`macvlan_handle_frame()`).
             let name = link.name.clone();
-            return hand_over(cx, walk, &name, ns, child);
+            let mark = walk.skb.mark;
+            let mut ways = hand_over(cx, walk, &name, ns, child);
+            // Nothing is scrubbed on the way up, whatever the namespace.
+            for (walk, _) in &mut ways {
+                walk.skb.mark = mark;
+            }
+            return ways;
         }
     }
     walk.then(Next::Ip(dev, false))

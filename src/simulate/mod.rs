@@ -100,6 +100,9 @@ pub struct Sent {
     pub gid: Option<u32>,
     /// The kernel itself sends it: an error about a packet, or a reset.
     pub kernel: bool,
+    /// Its program wrote the whole header (IP_HDRINCL), so that the kernel routes it without protocol and ports and never cuts
+    /// it; `false` for what a socket's kernel makes, such as a SYN ACK.
+    pub raw: bool,
 }
 
 /// What bounds a simulation.
@@ -328,7 +331,7 @@ fn opening(cx: &mut Cx<'_>, asked: Asked<'_>) -> Walk {
     want_start(cx, &sent.from);
     let mut walk = exchange::first(sent.from.clone(), sent.packet.clone(), (sent.uid, sent.gid));
     walk.skb.mark = Some(sent.mark);
-    walk.skb.raw = !sent.kernel;
+    walk.skb.raw = sent.raw;
     walk.skb.kernel = sent.kernel;
     // Rules reset with the address of somebody else (`ip_route_me_harder()`: FLOWI_FLAG_ANYSRC).
     walk.any_source = sent.kernel && matches!(sent.packet.l4, L4::Tcp { .. });

@@ -132,17 +132,21 @@ pub(crate) fn address(cx: &mut Cx<'_>, walk: &Walk, link: &Link, addr: IpAddr) -
         .iter()
         .find(|e| e.link == link.index && e.dst == addr && !e.proxy);
     let fixed = |entry: &Neigh| matches!(entry.state, NeighState::Permanent | NeighState::Noarp);
-    let met = walk.memory.met(ns, link.index, addr);
-    if let Some(mac) = met.filter(|_| !entry.is_some_and(fixed)) {
-        let text = format!("{addr} is at {mac}, as was told under way");
-        return Resolved::Address(Station::new(mac, Step::new(StepKind::Neigh, text)));
-    }
     let usable = |entry: &Neigh| {
         !matches!(
             entry.state,
             NeighState::Incomplete | NeighState::Failed | NeighState::Other(_)
         )
     };
+    // What a question tells of who asks leaves an entry with the same address as it is (`__neigh_update()`, NUD_STALE).
+    let same = |entry: &Neigh, mac: MacAddr| usable(entry) && entry.lladdr == Some(mac);
+    let met = walk.memory.met(ns, link.index, addr);
+    if let Some(mac) =
+        met.filter(|mac| !entry.is_some_and(|entry| fixed(entry) || same(entry, *mac)))
+    {
+        let text = format!("{addr} is at {mac}, as was told under way");
+        return Resolved::Address(Station::new(mac, Step::new(StepKind::Neigh, text)));
+    }
     if let Some((entry, mac)) = entry
         .filter(|e| usable(e))
         .and_then(|e| Some((e, e.lladdr?)))

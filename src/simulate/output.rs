@@ -405,7 +405,7 @@ fn out_by(cx: &mut Cx<'_>, walk: Walk, answer: FibAnswer, oif: Option<IfIndex>) 
             Err(ways) => return ways,
         };
         hop_limit(cx, &mut walk, out.oif);
-        let before = (walk.skb.packet.dst, walk.skb.mark);
+        let before = (walk.skb.packet.dst, depends(&walk));
         let seen = walk.skb.ipvs;
         let by_mark = walk.netns(cx).is_some_and(reroutes_by_mark);
         let devices = Devices {
@@ -413,7 +413,7 @@ fn out_by(cx: &mut Cx<'_>, walk: Walk, answer: FibAnswer, oif: Option<IfIndex>) 
             ..Devices::default()
         };
         walk.hook(cx, Hook::Output, false, devices, |cx, mut walk| {
-            let after = (walk.skb.packet.dst, walk.skb.mark);
+            let after = (walk.skb.packet.dst, depends(&walk));
             if after.0 == before.0 && !(by_mark && after.1 != before.1) {
                 return ipvs::reroute(cx, walk, out, seen);
             }
@@ -433,6 +433,14 @@ fn out_by(cx: &mut Cx<'_>, walk: Walk, answer: FibAnswer, oif: Option<IfIndex>) 
             ways
         })
     })
+}
+
+/// What makes chains of type route, and x_tables' mangle, look a packet up again where they changed it: also what the
+/// lookup does not ask for (`nf_route_table_hook4()`, `nf_route_table_hook6()`, `ipt_mangle_out()`, `ip6t_mangle_out()`).
+fn depends(walk: &Walk) -> (IpAddr, Option<u32>, u8, Option<u8>) {
+    let packet = &walk.skb.packet;
+    let hops = packet.dst.is_ipv6().then_some(packet.ttl);
+    (packet.src, walk.skb.mark, packet.tos, hops)
 }
 
 /// What a packet that OUTPUT changed is looked up by. Of its protocol and ports, no more is known than rules make the

@@ -249,9 +249,13 @@ fn send(
         oif: Some(link.index),
         ..Devices::default()
     };
+    let before = (frame.packet.tos, frame.packet.ttl);
     frame.hook(ns, Hook::Output, false, out)?;
     if frame.is_v6() {
-        frame.reroute(ns, link)?;
+        let changed = (frame.packet.tos, frame.packet.ttl) != before || frame.mark != Some(0);
+        if changed {
+            frame.reroute(ns, link)?;
+        }
         frame.hook(ns, Hook::Postrouting, false, out)?;
     }
     for leg in &way.legs {
@@ -267,10 +271,10 @@ impl<'t> Frame<'_, 't> {
         self.packet.src.is_ipv6()
     }
 
-    /// What OUTPUT marked is routed again, which may refuse it (`ip6_route_me_harder()`).
+    /// What OUTPUT marked, or whose header it changed, is routed again, which may refuse it (`ip6_route_me_harder()`).
     fn reroute(&mut self, ns: &NsKey, link: &Link) -> Result<(), Stop> {
         let netns = self.cx.topology.netns(ns);
-        if self.mark == Some(0) || !netns.is_some_and(output::reroutes_by_mark) {
+        if !netns.is_some_and(output::reroutes_by_mark) {
             return Ok(());
         }
         let dst = self.packet.dst;
@@ -286,7 +290,10 @@ impl<'t> Frame<'_, 't> {
             ..FibKey::to(dst)
         };
         let refused = |text: &str| {
-            let step = Step::new(StepKind::Route, format!("marked and routed again: {text}"));
+            let step = Step::new(
+                StepKind::Route,
+                format!("changed by rules and routed again: {text}"),
+            );
             Err(Stop::Lost(ns.clone(), Box::new(step)))
         };
         match fib::lookup(self.cx, ns, &key) {

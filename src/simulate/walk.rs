@@ -14,7 +14,7 @@ use super::{Cx, bridge, device, forward, input, ipvs, neigh, output, socket};
 use crate::model::link::Link;
 use crate::model::netfilter::Hook;
 use crate::model::netns::NetNs;
-use crate::model::{IfIndex, NsKey};
+use crate::model::{IfIndex, MacAddr, NsKey};
 use crate::trace::{Disposition, DropReason, Evidence, Hop, RejectWith, Step, StepKind, Tap};
 
 /// A packet under way.
@@ -62,6 +62,8 @@ pub(crate) struct Crumb {
     sport: Option<u16>,
     dport: Option<u16>,
     inside: Option<(IpAddr, IpAddr)>,
+    /// Station that the frame is for: a switch may get it twice, for another one each time (VEPA).
+    station: Option<MacAddr>,
 }
 
 /// Who must take the packet.
@@ -321,6 +323,7 @@ impl Walk {
                 .inner
                 .as_ref()
                 .map(|inner| (inner.packet.src, inner.packet.dst)),
+            station: packet.eth.map(|(_, to)| to),
         };
         let new = !self.seen.contains(&crumb);
         self.seen.push(crumb);

@@ -39,6 +39,7 @@ fn raw(world: &World, from: &NsKey, packet: Packet) -> Outcome {
         uid: Some(0),
         gid: Some(0),
         kernel: false,
+        raw: true,
     };
     send(&world.topology, &sent, &Limits::default())
 }

@@ -56,6 +56,7 @@ fn ways(
         uid: Some(1000),
         gid: Some(0),
         kernel: false,
+        raw: true,
     };
     let mut prepared = Prepared::new(&world.topology);
     prepared.route(&sent, iif.map(index), oif.map(index))

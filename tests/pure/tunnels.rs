@@ -129,6 +129,7 @@ fn taken_by(devices: &[Device<'_>]) -> Result<String, Disposition> {
         uid: Some(0),
         gid: Some(0),
         kernel: false,
+        raw: true,
     };
     let outcome = send(&world.topology, &sent, &Limits::default());
     assert_eq!(outcome.traces.len(), 1, "{outcome:#?}");
@@ -299,6 +300,7 @@ fn large(world: &World, from: &NsKey, src: &str, df: bool) -> Disposition {
         uid: Some(0),
         gid: Some(0),
         kernel: false,
+        raw: true,
     };
     let outcome = send(&world.topology, &sent, &Limits::default());
     outcome.traces[0].disposition.clone()

@@ -544,6 +544,7 @@ fn an_icmp_error_with_a_quote_reaches_its_host() {
         uid: Some(0),
         gid: Some(0),
         kernel: false,
+        raw: true,
     };
     let outcome = send(&world.topology, &sent, &Limits::default());
     assert_eq!(

@@ -175,6 +175,7 @@ async fn predict(fleet: &mut Fleet<'_>, direction: &Direction, len: u32) -> Outc
         uid: Some(0),
         gid: Some(0),
         kernel: false,
+        raw: true,
     };
     drive::sent(fleet, sent).await
 }

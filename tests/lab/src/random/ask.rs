@@ -102,6 +102,7 @@ pub fn sent_back(topology: &Topology, trace: &Trace, back: Back) -> Result<Sent,
         uid: kernel.then_some(0),
         gid: kernel.then_some(0),
         kernel,
+        raw: false,
     })
 }
 
@@ -141,6 +142,12 @@ fn own_address(topology: &Topology, hop: &Hop, about: &Packet) -> Result<IpAddr,
     let is_own = |own: &IpAddr| addrs.into_iter().flatten().any(|addr| addr.local == *own);
     if is_own(&about.dst) {
         return Ok(about.dst);
+    }
+    // Refused before it was routed, it is answered in the name of who was asked, where that is nobody here: not at all
+    // (`__icmp_send()` takes the destination for the source of an error to an own address).
+    let routed = hop.steps.iter().any(|step| step.kind == StepKind::Route);
+    if about.src.is_ipv4() && hop.iif.is_some() && !routed && is_own(&about.src) {
+        return Err(Holds::Yes);
     }
     if about.src.is_ipv4() {
         return Ok(Ipv4Addr::UNSPECIFIED.into());
@@ -226,6 +233,7 @@ impl Question {
             uid: id,
             gid: id,
             kernel: false,
+            raw: true,
         })
     }
 

@@ -111,21 +111,21 @@ pub fn fits(
         let flooded = packet.is_some_and(floods);
         if packet.is_some_and(|packet| packet.disposition == Disposition::Loop) {
             // The prediction ends where it turns; the kernel goes on until the TTL runs out.
-            if within(&points, seen, free) {
+            if within(&points, seen, &free) {
                 continue;
             }
             return Err(elsewhere(number));
         }
         let equal = if flooded {
-            within(&points, seen, free)
+            within(&points, seen, &free)
         } else {
             let mut rest = seen.iter();
             let last = points.len();
             // What another station was sent by a switch that knows no better is seen there and goes no further.
             let mut all = points.iter().enumerate().all(|(at, own)| {
                 rest.by_ref()
-                    .find(|one| !one.elsewhere || at + 1 == last && same(own, one, free))
-                    .is_some_and(|one| same(own, one, free))
+                    .find(|one| !one.elsewhere || at + 1 == last && same(own, one, &free))
+                    .is_some_and(|one| same(own, one, &free))
             });
             all &= rest.all(|one| one.elsewhere);
             all
@@ -224,7 +224,7 @@ fn floods(trace: &Trace) -> bool {
 }
 
 /// Whether all predicted points were seen, in order, whatever else was.
-fn within(predicted: &[Point], seen: &[Point], free: (u16, u16)) -> bool {
+fn within(predicted: &[Point], seen: &[Point], free: &[(u16, u16)]) -> bool {
     let mut seen = seen.iter();
     predicted
         .iter()
@@ -242,27 +242,31 @@ pub fn taken_raw(manner: Manner, observed: &Observed) -> bool {
     }
 }
 
-/// Ports that a source gets where it is any free one: those that a rule names, or those from 1024 on.
-pub fn free_ports(trace: &Trace) -> (u16, u16) {
+/// Ports that a source gets where it is any free one: those that rules name, or those from 1024 on.
+pub fn free_ports(trace: &Trace) -> Vec<(u16, u16)> {
     let steps = chain(trace).flat_map(|packet| packet.hops.iter().flat_map(|hop| &hop.steps));
     let named = steps.filter_map(|step| {
         let (_, range) = step.result.split_once(", port ")?;
         let (first, last) = range.split_once(" to ")?;
         Some((first.parse().ok()?, last.parse().ok()?))
     });
-    named.last().unwrap_or((1024, u16::MAX))
+    // Each translation of an exchange has its own.
+    named.chain([(1024, u16::MAX)]).collect()
 }
 
 /// Ports that the prediction leaves open are any of the free ones.
-pub fn same(predicted: &Point, seen: &Point, free: (u16, u16)) -> bool {
+pub fn same(predicted: &Point, seen: &Point, free: &[(u16, u16)]) -> bool {
     // A tunnel's own source port is a hash of what it carries, whatever rules name for that; Geneve's is any.
+    let any = [(1, u16::MAX)];
     let free = if predicted.inner.is_some() {
-        (1, u16::MAX)
+        any.as_slice()
     } else {
         free
     };
     let port = |own: Option<u16>, other: Option<u16>| match (own, other) {
-        (None, Some(other)) => (free.0..=free.1).contains(&other),
+        (None, Some(other)) => free
+            .iter()
+            .any(|(first, last)| (first..=last).contains(&&other)),
         (own, other) => own == other,
     };
     let rest = |point: &Point| Point {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use netpath::model::NsKey;
 use netpath::model::link::{LinkKind, PortState};
+use netpath::model::neigh::NeighState;
 use netpath::model::topology::Topology;
 use netpath::model::want::Depth;
 use netpath::simulate::peer::{Peer, peer};
@@ -20,6 +21,7 @@ use super::raise::Raised;
 use super::reader::{NODE, Reader};
 use super::seen::{Observed, chain};
 use super::world::Probe;
+use crate::command::run;
 
 /// Refusals that a namespace sends to an address at once.
 const BURST: usize = 5;
@@ -55,6 +57,7 @@ impl Judge {
             self.read(raised)?;
             let waiting = self.not_usable();
             if waiting.is_empty() {
+                self.forget_questions(raised)?;
                 return raised.show_stations();
             }
             ensure!(
@@ -62,6 +65,20 @@ impl Judge {
                 "wait for devices and addresses: not usable after 5 s: {waiting:?}"
             );
         }
+    }
+
+    /// Questions for neighbours that devices which were not up yet lost (tunnels send by themselves): the kernel asks again
+    /// after a second only, and what is sent waits behind them.
+    fn forget_questions(&self, raised: &Raised) -> Result<()> {
+        let name = self.namer();
+        for (key, netns) in self.topology().all() {
+            let mut neighs = netns.neighs.known().into_iter().flatten();
+            if neighs.any(|neigh| neigh.state == NeighState::Incomplete) {
+                let place = raised.places.place(&name(&key))?;
+                place.enter(|| run(&["ip", "neigh", "flush", "nud", "incomplete"]))?;
+            }
+        }
+        Ok(())
     }
 
     fn not_usable(&self) -> Vec<String> {

@@ -252,6 +252,7 @@ impl World {
             uid: Some(question.uid),
             gid: Some(0),
             kernel: false,
+            raw: true,
         }
     }
 

@@ -79,7 +79,7 @@ impl Judge {
             // What was for another station is seen where bridges send it, too.
             let seen: Vec<&Point> = seen.iter().filter(|point| !point.elsewhere).collect();
             let mut pairs = points.iter().zip(&seen);
-            if points.len() != seen.len() || !pairs.all(|(a, b)| fit::same(a, b, free)) {
+            if points.len() != seen.len() || !pairs.all(|(a, b)| fit::same(a, b, &free)) {
                 return Err(fit::elsewhere(number));
             }
         }
