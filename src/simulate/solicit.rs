@@ -562,13 +562,13 @@ impl<'t> Frame<'_, 't> {
             _ => skb,
         };
         let outcomes = run(self.cx, &at, skb, Flows::default());
-        let mut packet = None;
+        let mut packets: Vec<Packet> = Vec::new();
         let mut marks = Vec::new();
         let mut stops = Vec::new();
         for outcome in outcomes {
             match outcome.verdict {
                 HookVerdict::Accept => {
-                    packet = Some(outcome.skb.packet);
+                    packets.push(outcome.skb.packet);
                     marks.push(outcome.skb.mark);
                 }
                 HookVerdict::Drop(_) | HookVerdict::Reject(_) => {
@@ -583,7 +583,13 @@ impl<'t> Frame<'_, 't> {
                 HookVerdict::Unknown(why) => return Err(Stop::Unknown(why)),
             }
         }
-        match (packet, stops.pop()) {
+        packets.dedup();
+        if packets.len() > 1 {
+            return Err(Stop::Unknown(format!(
+                "rules of {ns} change some of the questions for neighbours, or of the answers"
+            )));
+        }
+        match (packets.pop(), stops.pop()) {
             (Some(packet), None) => {
                 self.packet = packet;
                 marks.dedup();
