@@ -180,6 +180,7 @@ fn find(
         confirmed: true,
         killed: false,
         clash: None,
+        masqueraded: None,
     };
     Ok(Some((flows.add(ns, flow), reply, true)))
 }
@@ -233,6 +234,7 @@ fn open(
         confirmed: false,
         killed: false,
         clash: None,
+        masqueraded: None,
     };
     count(&mut flow, &skb.packet, false);
     let index = flows.add(ns, flow);

@@ -251,6 +251,8 @@ pub(super) fn first(ns: NsKey, packet: Packet, (uid, gid): Sender) -> Walk {
             party: None,
             local: true,
             raw: false,
+            bound: None,
+            rerouted: None,
             labelled: false,
             resummed: false,
             ipvs: false,

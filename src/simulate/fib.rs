@@ -23,7 +23,7 @@ const IPTOS_RT_MASK: u8 = 0x1c;
 const DSCP_MASK: u8 = 0xfc;
 
 /// What is looked up (`struct flowi4`, `struct flowi6`).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FibKey {
     /// Destination.
     pub(crate) dst: IpAddr,

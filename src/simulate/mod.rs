@@ -25,6 +25,7 @@ pub(crate) mod output;
 mod pass;
 pub mod peer;
 pub(crate) mod pmtu;
+pub(crate) mod reroute;
 mod routed;
 pub(crate) mod skb;
 pub(crate) mod socket;
@@ -202,6 +203,7 @@ impl<'a> Prepared<'a> {
             hook,
             bridge: false,
             devices: Devices::default(),
+            reroutes: false,
         };
         let skb = exchange::first(ns.clone(), packet, (None, None)).skb;
         let outcomes = netfilter::run(&mut cx, &at, skb, Flows::default());

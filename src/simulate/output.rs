@@ -6,35 +6,40 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::fib::{FibAnswer, FibKey, Found, addr_type, lookup};
-use super::skb::Devices;
+use super::skb::{Devices, Skb};
 use super::walk::{Next, Out, Walk, Ways};
 use super::{Cx, fib, ipvs, pmtu, source, xfrm};
 
-use crate::model::IfIndex;
 use crate::model::netfilter::{ChainKind, Hook};
 use crate::model::netns::NetNs;
-use crate::model::packet::L4;
+use crate::model::packet::{L4, Packet};
 use crate::model::route::RouteKind;
 use crate::model::rule::{Rule, RuleAction};
 use crate::model::xfrm::XfrmDir;
+use crate::model::{IfIndex, NsKey};
 use crate::trace::{Disposition, DropReason, Evidence, RejectWith, Step, StepKind};
 
 pub(crate) const IPPROTO_RAW: u8 = 255;
 
 /// What a packet is looked up by.
 pub(crate) fn key(walk: &Walk, iif: Option<IfIndex>, oif: Option<IfIndex>) -> FibKey {
-    let packet = &walk.skb.packet;
-    if walk.skb.raw && walk.skb.local && iif.is_none() {
+    key_of(&walk.skb, iif, oif)
+}
+
+/// The same, where there is no walk.
+pub(crate) fn key_of(skb: &Skb, iif: Option<IfIndex>, oif: Option<IfIndex>) -> FibKey {
+    let packet = &skb.packet;
+    if skb.raw && skb.local && iif.is_none() {
         // The lookup of a raw socket whose program writes the header knows nothing of what is in it
         // (`raw_sendmsg()`, `rawv6_sendmsg()`: IPPROTO_RAW) but the address that it is bound to.
         return FibKey {
             src: (!packet.src.is_unspecified()).then_some(packet.src),
             oif,
-            mark: walk.skb.mark,
+            mark: skb.mark,
             protocol: IPPROTO_RAW,
             sport: Some(0),
             dport: Some(0),
-            uid: walk.skb.uid,
+            uid: skb.uid,
             ..FibKey::to(packet.dst)
         };
     }
@@ -51,17 +56,13 @@ pub(crate) fn key(walk: &Walk, iif: Option<IfIndex>, oif: Option<IfIndex>) -> Fi
         src: (!packet.src.is_unspecified()).then_some(packet.src),
         iif,
         oif,
-        mark: walk.skb.mark,
+        mark: skb.mark,
         tos: packet.tos,
         protocol: packet.protocol(),
         sport,
         dport,
         // A tunnel asks by itself, whoever sent what it carries (`udp_tunnel_dst_lookup()`, `ip_tunnel_init_flow()`).
-        uid: if packet.is_tunnel() {
-            Some(0)
-        } else {
-            walk.skb.uid
-        },
+        uid: if packet.is_tunnel() { Some(0) } else { skb.uid },
     }
 }
 
@@ -405,65 +406,38 @@ fn out_by(cx: &mut Cx<'_>, walk: Walk, answer: FibAnswer, oif: Option<IfIndex>) 
             Err(ways) => return ways,
         };
         hop_limit(cx, &mut walk, out.oif);
-        let before = (walk.skb.packet.dst, depends(&walk));
+        (walk.skb.bound, walk.skb.rerouted) = (oif, None);
         let seen = walk.skb.ipvs;
-        let by_mark = walk.netns(cx).is_some_and(reroutes_by_mark);
         let devices = Devices {
             oif: Some(out.oif),
             ..Devices::default()
         };
-        walk.hook(cx, Hook::Output, false, devices, |cx, mut walk| {
-            let after = (walk.skb.packet.dst, depends(&walk));
-            if after.0 == before.0 && !(by_mark && after.1 != before.1) {
-                return ipvs::reroute(cx, walk, out, seen);
-            }
-            walk.skb.labelled = !walk.skb.raw;
-            let answer = match harder(cx, &walk, oif) {
-                Ok(again) => lookup(cx, &walk.ns, &again),
-                Err(why) => return walk.unknown(why),
-            };
-            let waits = matches!(walk.skb.packet.l4, L4::Tcp { .. }) && !walk.skb.raw;
-            let mut ways = routed(cx, walk, answer, |_, walk, out| {
-                walk.then(Next::Postrouting(out))
-            });
-            // TCP waits for an answer, as if the packet were lost on its way (`tcp_connect()`).
-            for (_, next) in ways.iter_mut().filter(|_| waits) {
-                untold(next);
-            }
-            ways
-        })
+        walk.hook(
+            cx,
+            Hook::Output,
+            false,
+            devices,
+            |cx, mut walk| match walk.skb.rerouted.take() {
+                Some(key) => rerouted(cx, walk, &key),
+                None => ipvs::reroute(cx, walk, out, seen),
+            },
+        )
     })
 }
 
-/// What makes chains of type route, and x_tables' mangle, look a packet up again where they changed it: also what the
-/// lookup does not ask for (`nf_route_table_hook4()`, `nf_route_table_hook6()`, `ipt_mangle_out()`, `ip6t_mangle_out()`).
-fn depends(walk: &Walk) -> (IpAddr, Option<u32>, u8, Option<u8>) {
-    let packet = &walk.skb.packet;
-    let hops = packet.dst.is_ipv6().then_some(packet.ttl);
-    (packet.src, walk.skb.mark, packet.tos, hops)
-}
-
-/// What a packet that OUTPUT changed is looked up by. Of its protocol and ports, no more is known than rules make the
-/// kernel look at; IPv4 takes the sender for root (`ip_route_me_harder()`, `ip6_route_me_harder()`).
-fn harder(cx: &mut Cx<'_>, walk: &Walk, oif: Option<IfIndex>) -> Result<FibKey, String> {
-    let v6 = walk.skb.packet.dst.is_ipv6();
-    let own = key(walk, None, oif);
-    let uid = if v6 { own.uid } else { Some(0) };
-    let packet = &walk.skb.packet;
-    let (protocol, ports) = match (fib::dissects(cx, &walk.ns, v6)?, &packet.l4) {
-        (false, _) => (0, (Some(0), Some(0))),
-        (true, L4::Tcp { .. } | L4::Udp { .. } | L4::Sctp { .. }) => {
-            (packet.protocol(), (packet.sport(), packet.dport()))
-        }
-        (true, _) => (packet.protocol(), (Some(0), Some(0))),
-    };
-    Ok(FibKey {
-        protocol,
-        sport: ports.0,
-        dport: ports.1,
-        uid,
-        ..own
-    })
+/// Goes on by what rules of OUTPUT made of a packet, or ends where that leads nowhere.
+pub(crate) fn rerouted(cx: &mut Cx<'_>, mut walk: Walk, key: &FibKey) -> Ways {
+    walk.skb.labelled = !walk.skb.raw;
+    let answer = lookup(cx, &walk.ns, key);
+    let waits = matches!(walk.skb.packet.l4, L4::Tcp { .. }) && !walk.skb.raw;
+    let mut ways = routed(cx, walk, answer, |_, walk, out| {
+        walk.then(Next::Postrouting(out))
+    });
+    // TCP waits for an answer, as if the packet were lost on its way (`tcp_connect()`).
+    for (_, next) in ways.iter_mut().filter(|_| waits) {
+        untold(next);
+    }
+    ways
 }
 
 /// A refusal by a route that is told to nobody.
@@ -580,7 +554,7 @@ pub(crate) fn routed(
             ways.extend(one.unknown("the route names no device"));
             continue;
         };
-        let refused = match leaves_as_loopback(cx, &one, oif) {
+        let refused = match leaves_as_loopback(cx, &one.ns, &one.skb.packet, oif) {
             Ok(refused) => refused,
             Err(why) => {
                 ways.extend(one.unknown(why));
@@ -611,18 +585,24 @@ pub(crate) fn routed(
 /// `Err`: what is missing.
 ///
 /// Source: `__mkroute_output()`, net/ipv4/route.c.
-fn leaves_as_loopback(cx: &Cx<'_>, walk: &Walk, oif: IfIndex) -> Result<bool, String> {
-    let packet = &walk.skb.packet;
+pub(crate) fn leaves_as_loopback(
+    cx: &Cx<'_>,
+    ns: &NsKey,
+    packet: &Packet,
+    oif: IfIndex,
+) -> Result<bool, String> {
     if !(packet.src.is_ipv4() && packet.src.is_loopback()) {
         return Ok(false);
     }
-    let Some(link) = walk.link(cx, oif).filter(|link| !link.loopback) else {
+    let netns = cx.topology.netns(ns);
+    let link = netns.and_then(|netns| netns.link(oif));
+    let Some(link) = link.filter(|link| !link.loopback) else {
         return Ok(false);
     };
-    let all = super::input::inet_all(cx, &walk.ns)?;
+    let all = super::input::inet_all(cx, ns)?;
     let own = link.inet.ok_or_else(|| {
         let name = format!("net.ipv4.conf.{}.route_localnet", link.name);
-        format!("{name} of {} was not read", walk.ns)
+        format!("{name} of {ns} was not read")
     })?;
     Ok(!(all.route_localnet || own.route_localnet))
 }

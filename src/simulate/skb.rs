@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::fib::FibKey;
 use super::ipvs::Conn;
 use super::netfilter::FreePorts;
 use crate::model::conntrack::{ConntrackEntry, Tuple};
@@ -35,6 +36,10 @@ pub(crate) struct Skb {
     pub(crate) local: bool,
     /// Its sender, a socket of this namespace, wrote the whole IP header (IP_HDRINCL).
     pub(crate) raw: bool,
+    /// The device that its socket or tunnel is bound to.
+    pub(crate) bound: Option<IfIndex>,
+    /// What it was looked up by again, last, for what rules of OUTPUT changed.
+    pub(crate) rerouted: Option<Box<FibKey>>,
     /// It has been given its flow label, and is looked up once more by that.
     pub(crate) labelled: bool,
     /// It is a tunnel's, was translated, and what it carries may have left its checksum to a device.
@@ -125,6 +130,8 @@ pub(crate) struct FlowEntry {
     pub(crate) killed: bool,
     /// Why it can't be put into the table.
     pub(crate) clash: Option<String>,
+    /// Device that a rule masqueraded it for, under way (`nat->masq_index`). No dump tells that of others.
+    pub(crate) masqueraded: Option<IfIndex>,
 }
 
 /// Connections of all namespaces as one walk has made them. A fork takes a copy.

@@ -535,6 +535,7 @@ impl<'t> Frame<'_, 't> {
             hook,
             bridge,
             devices,
+            reroutes: false,
         };
         let skb = Skb {
             packet: self.packet.clone(),
@@ -547,6 +548,8 @@ impl<'t> Frame<'_, 't> {
             party: None,
             local: self.local,
             raw: false,
+            bound: None,
+            rerouted: None,
             labelled: false,
             resummed: false,
             ipvs: false,
@@ -573,6 +576,10 @@ impl<'t> Frame<'_, 't> {
                 }
                 HookVerdict::Drop(_) | HookVerdict::Reject(_) => {
                     stops.extend(outcome.steps.last().cloned());
+                }
+                // Asked for by nobody here.
+                HookVerdict::Unroutable => {
+                    return Err(Stop::Unknown("a question was routed again".to_owned()));
                 }
                 // It takes no such packets.
                 HookVerdict::Ipvs(_) => {

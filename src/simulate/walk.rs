@@ -345,6 +345,7 @@ impl Walk {
             hook,
             bridge,
             devices,
+            reroutes: !bridge,
         };
         let outcomes = run(cx, &at, self.skb.clone(), self.memory.flows.clone());
         let mut ways = Vec::new();
@@ -367,6 +368,10 @@ impl Walk {
                     walk.end(Disposition::Dropped(DropReason::NetfilterDrop))
                 }
                 HookVerdict::Reject(with) => walk.end(Disposition::Rejected(with)),
+                HookVerdict::Unroutable => match walk.skb.rerouted.take() {
+                    Some(key) => output::rerouted(cx, walk, &key),
+                    None => walk.unknown("what rules made of the packet leads nowhere"),
+                },
                 HookVerdict::Unknown(why) => walk.unknown(why),
             });
         }

@@ -12,7 +12,7 @@ use netpath::model::topology::Topology;
 use netpath::model::want::{Depth, NsTarget, Want};
 use netpath::model::{NetNsId, NsKey};
 use netpath::simulate::Wants;
-use netpath::trace::Trace;
+use netpath::trace::{Disposition, Trace};
 use tokio::sync::watch;
 
 use super::cluster::{self, Cluster};
@@ -208,18 +208,59 @@ fn ends_early(naming: &Naming<'_>, traces: &[&Trace]) -> BTreeSet<String> {
         .flat_map(|trace| points::turns(trace).enumerate());
     let early = turns.filter_map(|(turn, trace)| {
         let ns = &trace.hops.last()?.ns;
-        let end = naming.holders(trace.packet.innermost().dst).contains(ns);
-        if trace.arrives() || end {
+        let holders = naming.holders(trace.packet.innermost().dst);
+        if trace.arrives() || holders.contains(ns) {
             return None;
         }
-        let what = if turn % 2 == 0 { "the way" } else { "the answer's way" };
+        let what = if turn % 2 == 0 {
+            "the way"
+        } else {
+            "the answer's way"
+        };
+        let unknown = matches!(trace.disposition, Disposition::Inconclusive(_));
+        let behind = if unknown && !holders.is_empty() {
+            "behind it, only devices of the destination and of both nodes are watched"
+        } else {
+            "nothing behind it is captured; `capture POD` takes a pod's devices and its node's"
+        };
         Some(format!(
-            "{what} is predicted to end in {} ({}): nothing behind it is captured; `capture POD` takes a pod's devices and its node's",
+            "{what} is predicted to end in {} ({}): {behind}",
             naming.text(&ns.to_string()),
             trace.disposition.name()
         ))
     });
     early.collect()
+}
+
+/// What must be read to watch where a way leads whose end can't be told: the destination's namespace, and its node's.
+fn beyond(topology: &Topology, names: &Names, traces: &[&Trace]) -> Wants {
+    let mut wants = Wants::new();
+    for trace in traces.iter().flat_map(|trace| points::turns(trace)) {
+        if !matches!(trace.disposition, Disposition::Inconclusive(_)) {
+            continue;
+        }
+        let dst = trace.packet.innermost().dst;
+        let pod = names.pod_by_ip(dst);
+        let node = match (pod, names.node_by_ip(dst)) {
+            (Some(pod), _) => pod.node.as_deref(),
+            (None, node) => node.map(|node| node.name.as_str()),
+        };
+        let targets = [
+            Some(NsTarget::Host),
+            pod.map(|pod| NsTarget::PodUid(pod.uid.clone())),
+        ];
+        let Some(node) = node else {
+            continue;
+        };
+        for target in targets.into_iter().flatten() {
+            if topology.find(node, &target).is_none() {
+                let depth = Depth::NoRules;
+                let wanted = wants.entry(node.to_owned()).or_default();
+                wanted.insert(Want::NetNs { target, depth });
+            }
+        }
+    }
+    wants
 }
 
 impl Recording<'_> {
@@ -261,10 +302,11 @@ impl Recording<'_> {
     /// At all hops of predicted traces and of their answers.
     pub async fn path(
         &self,
-        fleet: Fleet<'_>,
+        mut fleet: Fleet<'_>,
         names: &Names,
         traces: &[&Trace],
     ) -> anyhow::Result<u8> {
+        fleet.ask(beyond(&fleet.topology, names, traces)).await;
         let filter = self.args.filter.as_deref().unwrap_or_default();
         with_naming(&fleet.topology, names, |naming| {
             for why in ends_early(naming, traces) {

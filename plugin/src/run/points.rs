@@ -11,7 +11,7 @@ use netpath::model::packet::{ICMP, ICMPV6, Packet, SCTP, TCP, UDP};
 use netpath::model::topology::Topology;
 use netpath::model::{NetNsId, NsKey};
 use netpath::simulate::peer::{Peer, peer};
-use netpath::trace::Trace;
+use netpath::trace::{Disposition, Trace};
 
 /// Pairs of ends that a filter names; of more, only the sender's side is named.
 const MOST_PAIRS: usize = 48;
@@ -41,16 +41,7 @@ pub fn of_place(naming: &Naming<'_>, key: &NsKey, filter: Option<&str>) -> Point
         return chosen.points;
     }
     let filter = filter.unwrap_or_default();
-    let own = links(ns).filter(|link| link.up && !link.loopback);
-    for link in own {
-        chosen.add(key, &link.name, filter, &[]);
-        if let Peer::Found(at, index) = peer(naming.topology, key, link)
-            && let Some(other) = naming.topology.netns(&at)
-            && let Some(link) = other.link(index)
-        {
-            chosen.add(&at, &link.name, filter, &[]);
-        }
-    }
+    chosen.pairs(naming.topology, (key, ns), filter, &[]);
     let hosts: Vec<IpAddr> = addresses(ns).collect();
     if let Some(host) = host
         && let Some(ns) = naming.topology.netns(&host)
@@ -87,7 +78,36 @@ pub fn of_path(naming: &Naming<'_>, traces: &[&Trace], filter: &str) -> Points {
             chosen.add(&key, dev, &filter, &hosts);
         }
     }
+    for key in beyond(naming, traces) {
+        let Some(ns) = naming.topology.netns(&key) else {
+            continue;
+        };
+        if ns.identity.host {
+            chosen.outside(&key, ns, &filter, &hosts);
+        } else {
+            chosen.pairs(naming.topology, (&key, ns), &filter, &hosts);
+        }
+    }
     chosen.points
+}
+
+/// Where packets may be seen whose way can't be told: in the destination's namespace, and in those of the nodes where the
+/// way ends and where it leads.
+fn beyond(naming: &Naming<'_>, traces: &[&Trace]) -> BTreeSet<NsKey> {
+    let mut keys = BTreeSet::new();
+    for trace in traces.iter().flat_map(|trace| turns(trace)) {
+        if !matches!(trace.disposition, Disposition::Inconclusive(_)) {
+            continue;
+        }
+        let holders = naming.holders(trace.packet.innermost().dst);
+        let ends = trace.hops.last().map(|hop| hop.ns.node.clone());
+        let nodes = holders.iter().map(|key| key.node.clone()).chain(ends);
+        let hosts: Vec<NsKey> = nodes
+            .filter_map(|node| naming.topology.host(&node))
+            .collect();
+        keys.extend(holders.into_iter().chain(hosts));
+    }
+    keys
 }
 
 /// What the kernel drops in a place's namespace, and of its packets in the node's own.
@@ -316,6 +336,25 @@ impl Chosen {
         let there = |one: &Point| one.netns == key.netns && one.dev == dev;
         if !list.iter().any(there) {
             list.push(self.tunnels.point(key.netns, dev, filter, hosts));
+        }
+    }
+
+    /// Devices of a namespace, and their other ends.
+    fn pairs(
+        &mut self,
+        topology: &Topology,
+        (key, ns): (&NsKey, &NetNs),
+        filter: &str,
+        hosts: &[IpAddr],
+    ) {
+        for link in links(ns).filter(|link| link.up && !link.loopback) {
+            self.add(key, &link.name, filter, hosts);
+            if let Peer::Found(at, index) = peer(topology, key, link)
+                && let Some(other) = topology.netns(&at)
+                && let Some(link) = other.link(index)
+            {
+                self.add(&at, &link.name, filter, hosts);
+            }
         }
     }
 

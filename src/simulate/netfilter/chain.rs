@@ -427,6 +427,7 @@ fn end<'a>(eval: &mut Eval<'_, 'a>, vm: &mut Vm<'a>, how: &End<'a>) -> Next<'a> 
                 HookVerdict::Drop(_) => "dropped".to_owned(),
                 HookVerdict::Reject(with) => format!("rejected with {with}"),
                 HookVerdict::Ipvs(_) => "taken".to_owned(),
+                HookVerdict::Unroutable => "no route".to_owned(),
                 HookVerdict::Unknown(_) => "unknown".to_owned(),
             };
             // A NAT chain that accepts without a mapping decided nothing.

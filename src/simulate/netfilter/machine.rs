@@ -8,10 +8,10 @@ use super::hook::{Actor, BaseRef};
 use super::index::Shown;
 use super::registers::Registers;
 use super::{HookOutcome, HookPoint, HookVerdict, chain, nat};
-use crate::model::netfilter::{Chain, Rule};
+use crate::model::netfilter::{Chain, ChainKind, Hook, Rule};
 use crate::model::netns::NetNs;
 use crate::simulate::skb::{Flows, Skb};
-use crate::simulate::{Cx, conntrack, ipvs};
+use crate::simulate::{Cx, conntrack, ipvs, reroute};
 use crate::trace::{DropReason, Evidence, FieldChange, Step, StepKind};
 
 /// Conditions that may be tried both ways at one hook.
@@ -40,6 +40,8 @@ pub(super) struct Vm<'a> {
     pub(super) steps: Vec<Step>,
     /// Position in the agenda.
     pub(super) actor: usize,
+    /// The actor that began last, and the packet as it met that.
+    begun: (usize, reroute::State),
     /// Position among the chains of a NAT actor.
     pub(super) nat_chain: usize,
     /// Chain that is being walked.
@@ -133,6 +135,7 @@ impl<'c, 'a> Eval<'c, 'a> {
     pub(super) fn start(mut self, skb: Skb, flows: Flows) -> Vec<HookOutcome> {
         self.run(Box::new(Vm {
             share: 1.0,
+            begun: (0, reroute::State::of(&skb)),
             skb,
             flows,
             steps: Vec::new(),
@@ -245,6 +248,9 @@ impl<'c, 'a> Eval<'c, 'a> {
         if let Some(sent) = vm.sent {
             return Next::End(HookVerdict::Ipvs(sent));
         }
+        if let Some(verdict) = self.rerouted(vm) {
+            return Next::End(verdict);
+        }
         match self.agenda.get(vm.actor) {
             None => Next::End(HookVerdict::Accept),
             Some(Actor::Chain(base)) => {
@@ -295,6 +301,28 @@ impl<'c, 'a> Eval<'c, 'a> {
                     }
                 }
             }
+        }
+    }
+
+    /// Behind an actor of OUTPUT that changed what the way depends on: looks it up again.
+    fn rerouted(&mut self, vm: &mut Vm<'a>) -> Option<HookVerdict> {
+        if vm.actor == vm.begun.0 {
+            return None;
+        }
+        let now = (vm.actor, reroute::State::of(&vm.skb));
+        let (done, before) = std::mem::replace(&mut vm.begun, now);
+        if self.at.hook != Hook::Output || !self.at.reroutes {
+            return None;
+        }
+        let by = match self.agenda.get(done)? {
+            Actor::Chain(base) if base.base.kind == ChainKind::Route => reroute::By::Chain,
+            Actor::Nat(_) => reroute::By::Nat,
+            _ => return None,
+        };
+        match reroute::behind(self.cx, self.at, &mut vm.skb, by, &before) {
+            Ok(true) => None,
+            Ok(false) => Some(HookVerdict::Unroutable),
+            Err(why) => Some(HookVerdict::Unknown(why)),
         }
     }
 
@@ -383,7 +411,7 @@ fn both_ends(with: &[HookOutcome], without: &[HookOutcome]) -> String {
             HookVerdict::Accept => Some("goes on"),
             HookVerdict::Drop(_) => Some("is dropped"),
             HookVerdict::Reject(_) => Some("is rejected"),
-            HookVerdict::Ipvs(_) | HookVerdict::Unknown(_) => None,
+            HookVerdict::Ipvs(_) | HookVerdict::Unroutable | HookVerdict::Unknown(_) => None,
         },
         _ => None,
     };
@@ -407,9 +435,14 @@ fn joined(a: &[HookOutcome], b: Vec<HookOutcome>) -> Option<Vec<HookOutcome>> {
             if a.skb.mark != b.skb.mark {
                 b.skb.mark = None;
             }
+            let mut other = a.clone();
+            if let (Some(own), Some(key)) = (&mut other.skb.rerouted, &mut b.skb.rerouted)
+                && own.mark != key.mark
+            {
+                (own.mark, key.mark) = (None, None);
+            }
             b.flows.forget_marks_unlike(&a.flows);
             b.flows.spend_like(&a.flows);
-            let mut other = a.clone();
             other.flows.spend_like(&b.flows);
             other.skb.mark = b.skb.mark;
             other.flows.forget_marks_unlike(&b.flows);

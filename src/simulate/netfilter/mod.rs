@@ -17,6 +17,7 @@ mod ipset_key;
 mod limit;
 mod lookup;
 mod machine;
+mod masquerade;
 mod meta;
 mod nat;
 mod nat_addr;
@@ -85,6 +86,8 @@ pub(crate) struct HookPoint<'a> {
     pub(crate) bridge: bool,
     /// Devices.
     pub(crate) devices: Devices,
+    /// It is a packet whose way goes on from here: what OUTPUT changes of it is looked up again.
+    pub(crate) reroutes: bool,
 }
 
 /// One way through a hook.
@@ -113,6 +116,8 @@ pub(crate) enum HookVerdict {
     Reject(RejectWith),
     /// IPVS has taken it and sends it on.
     Ipvs(Sent),
+    /// What was changed of it leads nowhere ([`Skb::rerouted`]).
+    Unroutable,
     /// Can't be known; what is missing.
     Unknown(String),
 }

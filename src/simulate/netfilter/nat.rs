@@ -9,6 +9,7 @@ use super::bits::{FreePorts, UNPRIVILEGED};
 use super::chain::Did;
 use super::hook::BaseRef;
 use super::machine::{Eval, Vm};
+use super::masquerade;
 use super::nat_addr::{netmap, spread};
 use crate::model::conntrack::{ConntrackEntry, NatRange, Tuple, status};
 use crate::model::netfilter::Hook;
@@ -41,6 +42,8 @@ pub(super) struct Mapping {
     word: &'static str,
     /// Why the flow will find no room in the table.
     clash: Option<String>,
+    /// It is bound to the device that it leaves by.
+    masquerades: bool,
 }
 
 /// Which end is translated at a hook (`HOOK2MANIP`).
@@ -107,6 +110,16 @@ pub(super) fn next_chain<'a>(
             return Turn::Unknown(why);
         }
         return Turn::Done;
+    }
+    if let Some(flow) = flow.filter(|_| at.hook == Hook::Postrouting && !reply) {
+        match masquerade::leaves_elsewhere(eval, flow) {
+            Ok(None) => {}
+            Ok(Some(text)) => {
+                vm.steps.push(Step::new(StepKind::Nat, text));
+                return Turn::Drop;
+            }
+            Err(why) => return Turn::Unknown(why),
+        }
     }
     finish(at, vm, None, false);
     Turn::Done
@@ -190,6 +203,9 @@ pub(super) fn apply(
         set_up(&mut flow.entry, mapping.manip, mapping.addr, mapping.port);
         if mapping.clash.is_some() {
             flow.clash.clone_from(&mapping.clash);
+        }
+        if mapping.masquerades {
+            flow.masqueraded = at.devices.oif;
         }
     }
     if let Some((first, last)) = mapping.free {
@@ -352,6 +368,7 @@ pub(super) fn to_range(
                             _ => "snat, as other flows of this source, to",
                         },
                         clash: None,
+                        masquerades: false,
                     }]);
                 }
                 Ok(Some(_)) => {}
@@ -388,6 +405,7 @@ pub(super) fn to_range(
         free,
         word,
         clash,
+        masquerades: false,
     }])
 }
 
@@ -543,7 +561,15 @@ pub(super) fn masquerade(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, range: Range) -> 
                 addrs: Some((addr, addr)),
                 ..range
             };
-            to_range(eval, vm, Manip::Src, range, "masquerade as")
+            match to_range(eval, vm, Manip::Src, range, "masquerade as") {
+                Did::Map(mut mappings) => {
+                    for mapping in &mut mappings {
+                        mapping.masquerades = true;
+                    }
+                    Did::Map(mappings)
+                }
+                other => other,
+            }
         }
         Ok(None) => Did::Verdict(crate::model::netfilter::Verdict::Drop),
         Err(why) => Did::Blind(why),

@@ -531,6 +531,8 @@ pub(super) fn skb(packet: Packet, local: bool) -> Skb {
         party: None,
         local,
         raw: false,
+        bound: None,
+        rerouted: None,
         labelled: false,
         resummed: false,
         ipvs: false,
@@ -595,6 +597,7 @@ impl World {
                 oif: IfIndex::new(oif),
                 physin: None,
                 physout: None,
+                reroutes: true,
             },
         };
         let outcomes = run(&mut cx, &at, skb, flows);
