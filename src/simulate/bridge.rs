@@ -532,6 +532,9 @@ fn hooks(
     })
 }
 
+/// An IPv4 header without options.
+const V4_HEADER: u32 = 20;
+
 /// `by_nf`: br_netfilter showed it to the IP hooks.
 fn leave(cx: &mut Cx<'_>, walk: Walk, bridge: IfIndex, out: IfIndex, by_nf: bool) -> Ways {
     let (mtu, name) = walk
@@ -549,10 +552,21 @@ fn leave(cx: &mut Cx<'_>, walk: Walk, bridge: IfIndex, out: IfIndex, by_nf: bool
         port_mtu.saturating_add(VLAN_HLEN)
     };
     if cuts && !whole && mtu < packet.len {
-        walk.skb.packet.len = mtu;
+        // What a piece holds behind its header is a multiple of 8.
+        walk.skb.packet.len = V4_HEADER + mtu.saturating_sub(V4_HEADER) / 8 * 8;
         let text = format!("br_netfilter cuts it to fragments of {mtu} bytes");
         let (dev, state) = (name.clone(), format!("mtu {mtu}"));
         walk.step(Step::new(StepKind::Mtu, text).with(Evidence::Link { dev, state }));
+    }
+    // `ip6_fragment()` tells the sender what the bridge takes.
+    if cuts && walk.skb.packet.dst.is_ipv6() && walk.skb.packet.len > mtu {
+        let text = format!(
+            "{} bytes do not fit, and must not be cut",
+            walk.skb.packet.len
+        );
+        let (dev, state) = (name, format!("mtu {mtu}"));
+        walk.step(Step::new(StepKind::Mtu, text).with(Evidence::Link { dev, state }));
+        return walk.end(Disposition::Rejected(RejectWith::TooBig(mtu)));
     }
     // `is_skb_forwardable()`: the port's own MTU counts, with room for one VLAN tag.
     if walk.skb.packet.len > room {

@@ -271,6 +271,7 @@ pub(super) fn first(ns: NsKey, packet: Packet, (uid, gid): Sender) -> Walk {
         unsourced: false,
         tags: Vec::new(),
         tunnel: None,
+        told: false,
         inside: Vec::new(),
     }
 }

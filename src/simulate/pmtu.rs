@@ -58,10 +58,10 @@ impl Walk {
     /// Puts the packet into another one, which a tunnel device sends.
     pub(crate) fn wrap(&mut self, link: IfIndex, outer: Packet) {
         let by = match &self.skb {
-            skb if skb.packet.is_tunnel() && !skb.raw => By::Tunnel,
+            skb if !skb.local => By::Forwarded,
             skb if skb.raw => By::Raw,
-            skb if skb.local => By::Socket,
-            _ => By::Forwarded,
+            skb if skb.packet.is_tunnel() => By::Tunnel,
+            _ => By::Socket,
         };
         self.tunnel = Some(Entered { link, by });
         self.skb.packet = outer;
@@ -109,7 +109,7 @@ pub(crate) fn fits(
     let room = mtu.saturating_sub(outer.len.saturating_sub(inner.len));
     let fate = match &device.kind {
         LinkKind::Vxlan(_) | LinkKind::Geneve(_) if is_bridge_port(cx, &walk, device) => {
-            of_port(outer, inner, room)
+            of_port(outer, inner, entered.by, room)
         }
         LinkKind::Vxlan(_) | LinkKind::Geneve(_) => of_frames(outer, inner, entered.by),
         LinkKind::IpTunnel(tunnel) => of_packets(tunnel, outer, inner, entered.by, room),
@@ -151,6 +151,7 @@ pub(crate) fn fits(
                 "{within} bytes are {len} with the headers of {name}: too many, and what is inside must not be cut"
             );
             walk.step(step(text));
+            walk.told = true;
             Err(walk.end(Disposition::Rejected(RejectWith::TooBig(most))))
         }
         Fate::Lost => {
@@ -223,17 +224,19 @@ fn is_bridge_port(cx: &Cx<'_>, walk: &Walk, link: &Link) -> bool {
     master.is_some_and(|master| matches!(master.kind, LinkKind::Bridge(_)))
 }
 
-/// Frames from a bridge have no route of their own: the device itself answers for who is asked.
-fn of_port(outer: &Packet, inner: &Packet, room: u32) -> Fate {
+/// Frames that a bridge passes on have no route of their own: the device itself answers for who is asked. What this
+/// namespace sends by the bridge has one, which keeps an exception.
+fn of_port(outer: &Packet, inner: &Packet, by: By, room: u32) -> Fate {
     let least = if inner.src.is_ipv4() {
         V4_TOLD_MTU
     } else {
         V6_MIN_MTU
     };
-    match is_whole(outer) {
-        _ if is_whole(inner) && room >= least && is_told(inner) => Fate::Told(room),
-        true => Fate::Lost,
-        false => Fate::GoesOn,
+    match (is_whole(inner) && room >= least && is_told(inner), by) {
+        (true, By::Forwarded | By::Raw) => Fate::Told(room),
+        (false, _) if !is_whole(outer) => Fate::GoesOn,
+        (false, By::Forwarded) => Fate::Lost,
+        _ => Fate::Unknown,
     }
 }
 
@@ -260,7 +263,7 @@ fn of_frames(outer: &Packet, inner: &Packet, by: By) -> Fate {
     match by {
         By::Forwarded if is_whole(outer) => Fate::Lost,
         By::Forwarded => Fate::GoesOn,
-        By::Raw if is_whole(inner) => Fate::Unknown,
+        By::Raw | By::Tunnel if is_whole(inner) => Fate::Unknown,
         _ if is_whole(outer) => Fate::Unknown,
         _ => Fate::GoesOn,
     }

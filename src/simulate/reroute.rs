@@ -91,6 +91,8 @@ fn key(cx: &mut Cx<'_>, at: &HookPoint<'_>, skb: &Skb) -> Result<FibKey, String>
         sport: ports.0,
         dport: ports.1,
         uid,
+        // The header's, also a raw socket's.
+        tos: packet.tos,
         ..own
     })
 }

@@ -280,6 +280,11 @@ pub(crate) fn decapsulate(cx: &mut Cx<'_>, mut walk: Walk) -> Ways {
         // The other node may be told; who sent the packet inside is not.
         return walk.end(Disposition::Dropped(DropReason::VxlanVniNotFound));
     }
+    if let Some((link, own)) = found
+        && let Some(what) = own.unknown.first()
+    {
+        return walk.unknown(format!("{} has {what}, which is not followed", link.name));
+    }
     let Some((name, index)) = found.map(|(link, _)| (link.name.clone(), link.index)) else {
         let what = format!("a VXLAN device with vni {vni} on udp port {number}");
         walk.step(without(what, "no such network here"));

@@ -48,6 +48,8 @@ pub(crate) struct Walk {
     pub(crate) tags: Vec<u16>,
     /// Tunnel device that has just put it into an outer packet, until that is routed.
     pub(crate) tunnel: Option<Entered>,
+    /// Who sent what is in the tunnel is told of its size.
+    pub(crate) told: bool,
     /// What the ports of packets in tunnels may be where they are any free ones, as they were put in.
     pub(crate) inside: Vec<FreePorts>,
 }
@@ -226,12 +228,14 @@ impl Walk {
     fn ended(&self, disposition: Disposition) -> Disposition {
         let tunnel = self.skb.packet.is_tunnel() && !self.skb.raw;
         match disposition {
-            Disposition::Rejected(RejectWith::TooBig(_)) => disposition,
+            // The tunnel's device itself tells of what it can't send; a router on its way tells only that.
+            Disposition::Rejected(RejectWith::TooBig(_)) if self.told => disposition,
             Disposition::Rejected(_) if tunnel => {
                 let hop = self.hops.last();
                 let step = hop.and_then(|hop| hop.steps.last());
                 Disposition::Dropped(match step.map(|step| step.kind) {
                     Some(StepKind::Neigh) => DropReason::NeighFailed,
+                    Some(StepKind::Mtu) => DropReason::PktTooBig,
                     Some(StepKind::Route | StepKind::SourceAddress) => {
                         match hop.and_then(|hop| hop.iif.as_ref()) {
                             Some(_) => DropReason::IpInnoroutes,

@@ -12,23 +12,27 @@ impl Case<'_> {
         self.no_port().or_else(|| self.wrong_station())
     }
 
-    /// The bridge that the frame was in.
-    fn bridge(&self) -> Option<&Link> {
+    /// The bridge that the frame was in, or that it was to leave by.
+    fn bridge(&self, bridged: bool) -> Option<&Link> {
         let ns = self.ns()?;
-        let devices = self.hop.iif.iter().chain(&self.hop.oif).cloned();
-        let mut bridges = devices.chain([self.way_out()]).filter_map(|name| {
-            let link = ns.link_named(&name)?;
-            let master = link.master.and_then(|master| ns.link(master));
-            master.or(Some(link))
-        });
-        bridges.find(|link| matches!(link.kind, LinkKind::Bridge(_)))
+        let is_bridge = |link: &&Link| matches!(link.kind, LinkKind::Bridge(_));
+        let way_out = || ns.link_named(&self.way_out()).filter(is_bridge);
+        let mut devices = self.hop.iif.iter().chain(&self.hop.oif);
+        let mut of_port = || {
+            devices.find_map(|name| {
+                let link = ns.link_named(name)?;
+                let master = link.master.and_then(|master| ns.link(master));
+                master.or(Some(link)).filter(is_bridge)
+            })
+        };
+        if bridged { of_port() } else { way_out() }
     }
 
     /// Somebody has the address that is looked for, behind a device that is no port of this bridge.
     pub(super) fn no_port(&self) -> Option<String> {
-        let (bridge, hop) = (self.bridge()?, self.next_hop());
-        // It has one as soon as a bridge has the frame.
         let bridged = self.trace.disposition == Disposition::Dropped(DropReason::BridgeNoPort);
+        let (bridge, hop) = (self.bridge(bridged)?, self.next_hop());
+        // It has one as soon as a bridge has the frame.
         let mac = self.trace.packet.eth.filter(|_| bridged);
         let mac = mac.map(|(_, mac)| mac);
         let wanted = |ns: &NetNs, link: &Link| {
@@ -43,8 +47,10 @@ impl Case<'_> {
             let mut links = ns.links.known()?.iter();
             let link = links.find(|link| wanted(ns, link))?;
             let (at, port) = self.peer(&key, link)?;
-            let apart = at == self.hop.ns && port.index != bridge.index;
-            (apart && port.master != Some(bridge.index)).then_some((key, port))
+            // A port of another bridge is meant to be, and a macvlan's parent is no end of a pair.
+            let pair = link.kind == LinkKind::Veth && port.kind == LinkKind::Veth;
+            let apart = at == self.hop.ns && port.master.is_none();
+            (pair && apart).then_some((key, port))
         })?;
         let set = format!("ip link set dev {} master {}", port.name, bridge.name);
         Some(format!(

@@ -221,7 +221,13 @@ impl<'a> Case<'a> {
     }
 
     pub(super) fn too_big(&self, mtu: Option<u32>) -> (Code, String) {
-        if let Some((dev, most)) = self.too_narrow_a_way() {
+        if let Some((dev, most, true)) = self.too_narrow_a_way(mtu) {
+            let mend = format!(
+                "lower the pods' MTU to {most} bytes or less in the CNI's configuration and recreate them, or raise the MTU of the link below {dev}; {dev} itself, a bridge's port, would tell nobody with less"
+            );
+            return (codes::MTU, mend);
+        }
+        if let Some((dev, most, false)) = self.too_narrow_a_way(mtu) {
             let own = format!("ip link set dev {dev} mtu {most}");
             let mend = format!(
                 "lower the MTU of {dev} to what its way leaves, {most} bytes, so that senders are told (by hand: {}), and in the CNI's configuration, for pods too; or raise the MTU of the link below",
@@ -239,17 +245,21 @@ impl<'a> Case<'a> {
         (codes::MTU, mend)
     }
 
-    /// A tunnel's device that takes more than the way of its outer packets, and what that leaves.
-    fn too_narrow_a_way(&self) -> Option<(String, u32)> {
+    /// A tunnel's device that takes more than the way of its outer packets, what that leaves, and whether it is a
+    /// bridge's port.
+    fn too_narrow_a_way(&self, told: Option<u32>) -> Option<(String, u32, bool)> {
         let mut devices = self.step.evidence.iter().filter_map(|one| match one {
-            Evidence::Link { dev, .. } => self.ns()?.link_named(dev),
+            Evidence::Link { dev, state } => Some((self.ns()?.link_named(dev)?, state)),
             _ => None,
         });
-        let (lower, tunnel) = (devices.next()?, devices.next()?);
+        let ((lower, limit), (tunnel, _)) = (devices.next()?, devices.next()?);
         let outer = &self.trace.packet;
         let around = outer.len.checked_sub(outer.inner.as_ref()?.packet.len)?;
-        let most = lower.mtu.checked_sub(around)?;
-        (self.step.kind == StepKind::Mtu).then(|| (tunnel.name.clone(), most))
+        // Of a route's limit, only what the sender is told is known here.
+        let by_device = *limit == format!("mtu {}", lower.mtu);
+        let most = told.or_else(|| lower.mtu.checked_sub(around).filter(|_| by_device))?;
+        let port = tunnel.master.is_some();
+        (self.step.kind == StepKind::Mtu).then(|| (tunnel.name.clone(), most, port))
     }
 
     pub(super) fn in_tunnel(&self) -> bool {

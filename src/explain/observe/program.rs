@@ -9,9 +9,6 @@ use crate::model::link::Link;
 use crate::model::topology::Topology;
 use crate::trace::{Disposition, Trace};
 
-/// Reasons that kernels give for what programs drop: `SKB_DROP_REASON_TC_INGRESS`, `_TC_EGRESS`, `_XDP`.
-const REASONS: [&str; 3] = ["TC_INGRESS", "TC_EGRESS", "XDP"];
-
 /// The program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Culprit {
@@ -33,37 +30,41 @@ pub fn culprit(
     if observed.end != End::Lost {
         return None;
     }
-    let mut turns = std::iter::successors(Some(trace), |trace| trace.reply.as_deref());
-    let ended = turns.find(|trace| matches!(trace.disposition, Disposition::Inconclusive(_)))?;
+    let turns = std::iter::successors(Some(trace), |trace| trace.reply.as_deref());
+    let mut turns = turns.enumerate();
+    let (turn, ended) =
+        turns.find(|(_, trace)| matches!(trace.disposition, Disposition::Inconclusive(_)))?;
     let hop = ended.hops.last()?;
     let ns = topology.netns(&hop.ns)?;
-    let told = |dev: &str, reasons: &[&str]| {
-        let here = losses.iter().filter(|loss| loss.ns == hop.ns);
-        let mut here = here.filter(|loss| loss.dev.as_deref().is_none_or(|own| own == dev));
-        here.any(|loss| {
-            let name = loss.why.name.as_deref();
-            name.is_some_and(|name| reasons.contains(&name))
+    let mut here = losses
+        .iter()
+        .filter(|loss| loss.ns == hop.ns && loss.turn == turn);
+    here.find_map(|loss| {
+        let dev = loss.dev.as_deref()?;
+        let at_end = hop.oif.as_deref() == Some(dev) || hop.iif.as_deref() == Some(dev);
+        let link = ns.link_named(dev).filter(|_| at_end)?;
+        Some(Culprit {
+            ns: hop.ns.clone(),
+            dev: dev.to_owned(),
+            what: program(link, loss.why.name.as_deref()?)?,
         })
-    };
-    let devices = hop.oif.iter().chain(&hop.iif);
-    devices
-        .filter_map(|name| ns.link_named(name))
-        .find_map(|link| {
-            let what = program(link)?;
-            told(&link.name, &REASONS).then(|| Culprit {
-                ns: hop.ns.clone(),
-                dev: link.name.clone(),
-                what,
-            })
-        })
+    })
 }
 
-/// What stands at a device, in words.
-fn program(link: &Link) -> Option<String> {
-    if link.xdp {
-        return Some("an XDP program".to_owned());
+/// The program at a device that drops for this reason (SKB_DROP_REASON_XDP, _TC_INGRESS, _TC_EGRESS), in words.
+fn program(link: &Link, reason: &str) -> Option<String> {
+    let at = |ingress: bool| {
+        let all = link.tc.iter();
+        let all = all.filter(|one| one.starts_with("ingress") == ingress || one.contains("netkit"));
+        let all: Vec<&str> = all.map(String::as_str).collect();
+        (!all.is_empty()).then(|| all.join(", "))
+    };
+    match reason {
+        "XDP" => link.xdp.then(|| "an XDP program".to_owned()),
+        "TC_INGRESS" => at(true),
+        "TC_EGRESS" => at(false),
+        _ => None,
     }
-    (!link.tc.is_empty()).then(|| link.tc.join(", "))
 }
 
 /// What is said of it. `told`: what the kernel and counters say.

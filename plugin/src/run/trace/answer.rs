@@ -7,7 +7,7 @@ use netpath::explain::mtu::Budget;
 use netpath::explain::observe::{self, Observed, program};
 use netpath::explain::{
     Branch, ChainNames, ExistingFlow, Explanation, Finding, FlowTraces, HopView, Naming, Place,
-    Question, Verdict, Way, explain, naming,
+    Question, Verdict, Way, codes, explain, naming,
 };
 use netpath::model::names::Names;
 use netpath::model::topology::Topology;
@@ -141,22 +141,26 @@ impl Job<'_> {
                 .chain(one.counted.iter().map(|line| naming.text(line)))
                 .collect();
             match &one.program {
-                Some(culprit) => {
+                Some(culprit) if one.observed.difference.is_none() => {
                     let branch = one.observed.branch;
                     Some(program::finding(culprit, branch, &told, &naming))
                 }
-                None => observe::finding(&one.observed, &told, &naming),
+                _ => observe::finding(&one.observed, &told, &naming),
             }
         });
         let findings: Vec<Finding> = findings.collect();
+        // What was never predicted is no disagreement.
+        let agree = !findings
+            .iter()
+            .any(|finding| finding.code == codes::OBSERVED_OTHERWISE);
         let mut failed = failed.clone();
-        if let (Some(path), true) = (&self.args.save_disagreement, findings.is_empty()) {
+        if let (Some(path), true) = (&self.args.save_disagreement, agree) {
             crate::run::say(&format!(
                 "--save-disagreement: {} is not written: no probe went another way than predicted",
                 path.display()
             ));
         }
-        if let (Some(path), false) = (&self.args.save_disagreement, findings.is_empty()) {
+        if let (Some(path), false) = (&self.args.save_disagreement, agree) {
             let seen = sent.iter().map(|one| render::json::probe(one, &naming));
             let question = format!(
                 "{} {} protocol {}",

@@ -597,8 +597,8 @@ impl World {
                 oif: IfIndex::new(oif),
                 physin: None,
                 physout: None,
-                reroutes: true,
             },
+            reroutes: true,
         };
         let outcomes = run(&mut cx, &at, skb, flows);
         let wants = cx.wants;

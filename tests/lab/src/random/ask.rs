@@ -171,6 +171,13 @@ fn own_address(topology: &Topology, hop: &Hop, about: &Packet) -> Result<IpAddr,
     }
 }
 
+/// Whether only the flow that the packet itself makes tells what becomes of what is sent back: of a reset, and of an error
+/// about a port that nobody knows.
+pub fn asks_again(trace: &Trace, back: Back) -> bool {
+    let ends = trace.packet.tuple();
+    matches!(back, Back::Tcp(_)) || ends.sport.is_none() || ends.dport.is_none()
+}
+
 /// Whether what is sent back is lost, by what was read before the packet was sent, and by what the packet made of that.
 pub fn is_lost_as_read(
     topology: &Topology,
@@ -183,7 +190,9 @@ pub fn is_lost_as_read(
         Err(holds) => return holds,
     };
     match is_lost(&send(topology, &sent, &Limits::default()).traces) {
-        Holds::No => is_lost(&question.ask_back(topology, trace, &sent).traces),
+        Holds::No if asks_again(trace, back) => {
+            is_lost(&question.ask_back(topology, trace, &sent).traces)
+        }
         holds => holds,
     }
 }

@@ -1,7 +1,7 @@
 //! What was predicted beside what was seen. Nothing here needs a kernel: saved cases are judged by the same code.
 
 use netpath::model::packet::{ICMP, ICMPV6, TCP, UDP};
-use netpath::trace::{Disposition, Hop, RejectWith, StepKind, Trace};
+use netpath::trace::{Disposition, Hop, RejectWith, Step, StepKind, Trace};
 
 use super::seen::{Name, Observed, Point, Refusal, chain, points};
 use super::world::{Kind, Probe};
@@ -242,22 +242,35 @@ pub fn taken_raw(manner: Manner, observed: &Observed) -> bool {
     }
 }
 
+/// Port of Geneve.
+const GENEVE: u16 = 6081;
+
 /// Ports that a source gets where it is any free one: those that rules name, or those from 1024 on.
 pub fn free_ports(trace: &Trace) -> Vec<(u16, u16)> {
-    let steps = chain(trace).flat_map(|packet| packet.hops.iter().flat_map(|hop| &hop.steps));
-    let named = steps.filter_map(|step| {
+    let steps = || chain(trace).flat_map(|packet| packet.hops.iter().flat_map(|hop| &hop.steps));
+    let range = |step: &Step| {
         let (_, range) = step.result.split_once(", port ")?;
         let (first, last) = range.split_once(" to ")?;
         Some((first.parse().ok()?, last.parse().ok()?))
-    });
+    };
     // Each translation of an exchange has its own.
-    named.chain([(1024, u16::MAX)]).collect()
+    let mut named: Vec<(u16, u16)> = steps().filter_map(range).collect();
+    let unnamed = |step: &Step| step.kind == StepKind::Nat && range(step).is_none();
+    if named.is_empty() || steps().any(unnamed) {
+        named.push((1024, u16::MAX));
+    }
+    named
 }
 
 /// Ports that the prediction leaves open are any of the free ones.
 pub fn same(predicted: &Point, seen: &Point, free: &[(u16, u16)]) -> bool {
     // A tunnel's own source port is a hash of what it carries, whatever rules name for that; Geneve's is any.
-    let any = [(1, u16::MAX)];
+    let first = if predicted.dport == Some(GENEVE) {
+        1
+    } else {
+        1024
+    };
+    let any = [(first, u16::MAX)];
     let free = if predicted.inner.is_some() {
         any.as_slice()
     } else {

@@ -197,11 +197,6 @@ impl Judge {
                 *self.told.entry((key, *from)).or_default() += 1;
             }
         }
-        for (place, from) in &observed.refused {
-            if let Ok(key) = self.reader.key(place) {
-                *self.shown.entry((key, *from)).or_default() += 1;
-            }
-        }
         let manner = Manner::of(probe);
         let key = self.reader.key(&probe.from).ok();
         let question = key.map(|from| Question::of(probe, from));
@@ -212,6 +207,11 @@ impl Judge {
         for packet in traces.iter().flat_map(chain) {
             if let Some(key) = refused_by_route(packet) {
                 *self.told.entry(key).or_default() += 1;
+            }
+        }
+        for (place, from) in &observed.refused {
+            if let Ok(key) = self.reader.key(place) {
+                *self.shown.entry((key, *from)).or_default() += 1;
             }
         }
         verdict
@@ -245,7 +245,7 @@ impl Judge {
             .ask_apart(|topology| send(topology, &sent, &limits));
         match (ask::is_lost(&ways), question) {
             // Of a port that nobody knows, only the flow that the packet itself makes is the right one.
-            (Holds::No, Some(question)) => {
+            (Holds::No, Some(question)) if ask::asks_again(trace, back) => {
                 let ways = self
                     .reader
                     .ask_beside(|topology| question.ask_back(topology, trace, &sent));

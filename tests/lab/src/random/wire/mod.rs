@@ -140,7 +140,7 @@ impl<'p> Wire<'p> {
             seen.extend(more);
         }
         self.errors.extend(seen.iter().filter_map(error_in));
-        self.refused.extend(seen.iter().filter_map(refused_by));
+        self.refused.extend(refused(&seen));
         Ok(seen)
     }
 
@@ -270,19 +270,35 @@ fn unanswered(seen: &[Seen]) -> BTreeSet<String> {
     asking
 }
 
-/// A refusal of IPv4 that leaves a namespace, such as routes give: which, and the source of what it refuses.
-fn refused_by(one: &Seen) -> Option<(String, IpAddr)> {
-    let ip = one.frame.ip.as_ref().filter(|ip| ip.source.is_ipv4())?;
-    let Transport::Icmp {
-        kind: 3,
-        code: 0 | 1 | 13,
-        about: Some(about),
-        ..
-    } = &ip.transport
-    else {
-        return None;
-    };
-    (one.direction == Direction::Out).then(|| (one.place.clone(), about.source))
+/// Refusals of IPv4 that namespaces give, as by routes: which, and the source of what each refuses. Those that only pass,
+/// and the same at other devices, are none.
+fn refused(seen: &[Seen]) -> Vec<(String, IpAddr)> {
+    let mut known = BTreeSet::new();
+    let mut found = Vec::new();
+    for one in seen {
+        let Some(ip) = one.frame.ip.as_ref().filter(|ip| ip.source.is_ipv4()) else {
+            continue;
+        };
+        let Transport::Icmp {
+            kind: 3,
+            code: 0 | 1 | 13,
+            about: Some(about),
+            ..
+        } = &ip.transport
+        else {
+            continue;
+        };
+        let error = (
+            one.place.clone(),
+            about.source,
+            about.destination,
+            about.ports(),
+        );
+        if known.insert(error) && one.direction == Direction::Out {
+            found.push((one.place.clone(), about.source));
+        }
+    }
+    found
 }
 
 /// An ICMP error of IPv4 that came into a namespace: which, and whose error it is.
