@@ -102,16 +102,13 @@ pub(crate) fn decapsulate(cx: &mut Cx<'_>, mut walk: Walk) -> Ways {
     let Some(links) = walk.netns(cx).and_then(|netns| netns.links.known()) else {
         return walk.unknown("the devices were not read");
     };
-    let devices = || {
+    let all = || {
         links.iter().filter_map(|link| match &link.kind {
-            LinkKind::Geneve(own)
-                if link.link_netnsid.is_none() && Some(own.port) == outer.dport() =>
-            {
-                Some((link, own))
-            }
+            LinkKind::Geneve(own) if link.link_netnsid.is_none() => Some((link, own)),
             _ => None,
         })
     };
+    let devices = || all().filter(|(_, own)| Some(own.port) == outer.dport());
     let takes = |own: &Geneve| Some(own.vni) == inner.vni && own.remote == Some(outer.src);
     if let Some((link, own)) =
         devices().find(|(link, own)| link.up && own.unknown.is_empty() && takes(own))
@@ -135,10 +132,19 @@ pub(crate) fn decapsulate(cx: &mut Cx<'_>, mut walk: Walk) -> Ways {
             let text = format!("{} takes none from {}", link.name, outer.src);
             Step::new(StepKind::Decap, text).with(of(link, own))
         }
-        None => {
-            let what = format!("a Geneve device with vni {vni}");
-            Step::new(StepKind::Decap, "no such network here").with(Evidence::Absent { what })
-        }
+        None => match all().find(|(_, own)| Some(own.vni) == inner.vni) {
+            Some((link, own)) => {
+                let text = format!(
+                    "{} does not take it: it listens on udp port {}",
+                    link.name, own.port
+                );
+                Step::new(StepKind::Decap, text).with(of(link, own))
+            }
+            None => {
+                let what = format!("a Geneve device with vni {vni}");
+                Step::new(StepKind::Decap, "no such network here").with(Evidence::Absent { what })
+            }
+        },
     };
     walk.step(step);
     walk.end(Disposition::Dropped(DropReason::VxlanVniNotFound))

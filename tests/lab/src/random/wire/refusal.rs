@@ -15,8 +15,9 @@ const CHOSEN: u16 = 32768;
 /// FIN, SYN, RST and ACK.
 const TOLD: u8 = 0x17;
 
-/// Ports of VXLAN, Linux's own and IANA's, of Geneve, and of WireGuard in tests.
-const TUNNELS: [u16; 4] = [8472, 4789, 6081, 51820];
+/// Ports of VXLAN, Linux's own and IANA's, of Geneve, its own and the other one in tests (whose device may tell of its
+/// IPv6 addresses at any time), and of WireGuard in tests.
+const TUNNELS: [u16; 5] = [8472, 4789, 6081, 6082, 51820];
 
 impl Wire<'_> {
     /// The first refusal of a packet with this sequence and acknowledgment number; of any, where OUTPUT refused it
