@@ -123,6 +123,8 @@ pub struct Observed {
     pub last: Option<(NsKey, String)>,
     /// How often its first packet was sent: more than once where TCP had to repeat it.
     pub sent: usize,
+    /// The packet of a tunnel that nobody sees into, by which the one that is missed was to leave the last node.
+    pub sealed: Option<Packet>,
 }
 
 impl Observed {
@@ -197,6 +199,7 @@ pub fn compare(traces: &[Trace], probed: &Probed, sights: &Sights<'_>) -> Option
             |one: &&&Sighting| one.ns == first.ns && one.dev == first.dev && one.out == first.out;
         observed.sent = probe.iter().filter(there).count();
     }
+    observed.sealed = sealed_before(trace, probed, &observed);
     Some(observed)
 }
 
@@ -225,6 +228,23 @@ fn sealed(packet: &Packet) -> bool {
         .inner
         .as_deref()
         .is_some_and(|inner| matches!(inner.wrap, Wrap::Wireguard { .. }) || sealed(&inner.packet))
+}
+
+/// The last packet of a tunnel that nobody sees into, before the device where the probe is missed, or its answer.
+fn sealed_before(trace: &Trace, probed: &Probed, observed: &Observed) -> Option<Packet> {
+    let missed = observed.missed()?;
+    let turn = followed(trace, probed).nth(missed.turn)?;
+    let taps = turn.hops.iter().flat_map(|hop| {
+        let taps = hop.taps.iter();
+        taps.map(move |tap| (&hop.ns, tap))
+    });
+    let before = taps.take_while(|(ns, tap)| {
+        !(**ns == missed.ns && tap.dev == missed.dev && tap.out == missed.out)
+    });
+    let (ns, tap) = before
+        .filter(|(_, tap)| tap.out && sealed(&tap.packet))
+        .last()?;
+    (ns.node != missed.ns.node).then(|| tap.packet.clone())
 }
 
 /// A turn's predicted devices with what was seen there. `far`: from a distance that is not known, so that only where it

@@ -255,6 +255,8 @@ pub(super) fn first(ns: NsKey, packet: Packet, (uid, gid): Sender) -> Walk {
             rerouted: None,
             labelled: false,
             resummed: false,
+            written: false,
+            summed: None,
             ipvs: false,
             sized: true,
             free: UNPRIVILEGED,

@@ -49,7 +49,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde::{Deserialize, Serialize};
 
 use self::netfilter::{HookPoint, HookVerdict, Index};
-use self::skb::{Devices, Flows};
+use self::skb::{CtRef, CtState, Devices, Flows};
 use self::walk::{Next, Walk, follow};
 use crate::model::NsKey;
 use crate::model::netfilter::Hook;
@@ -283,7 +283,8 @@ pub enum Asked<'a> {
 }
 
 /// Follows what is sent about a packet that went one of its ways, as [`send`] does, with the connections and all else that
-/// the packet left behind. Where it has no such way, with nothing of it.
+/// the packet left behind; an error belongs to the packet's connection from the beginning. Where it has no such way, with
+/// nothing of it.
 ///
 /// A kernel forgets a connection that only a reset answered before OUTPUT sees the reset (`nf_conntrack_tcp_packet()`), so
 /// that nobody reads it afterwards.
@@ -302,7 +303,19 @@ pub fn send_after(
     let before = ends.find(|end| end.walk.hops == way.hops && end.disposition == way.disposition);
     let mut walk = opening(&mut cx, Asked::Sent(sent));
     if let Some(before) = before {
-        walk.memory = before.walk.memory;
+        let old = before.walk;
+        walk.memory = old.memory;
+        // `nf_conntrack_attach()`: also one that is not confirmed, and never will be.
+        if let CtRef::Entry { index, reply, .. } = old.skb.ct
+            && old.ns == sent.from
+            && walk.skb.is_own_error()
+        {
+            walk.skb.ct = CtRef::Entry {
+                index,
+                reply: !reply,
+                state: CtState::Related,
+            };
+        }
     }
     alone(cx, walk)
 }
@@ -334,6 +347,7 @@ fn opening(cx: &mut Cx<'_>, asked: Asked<'_>) -> Walk {
     let mut walk = exchange::first(sent.from.clone(), sent.packet.clone(), (sent.uid, sent.gid));
     walk.skb.mark = Some(sent.mark);
     walk.skb.raw = sent.raw;
+    walk.skb.written = sent.raw;
     walk.skb.kernel = sent.kernel;
     // Rules reset with the address of somebody else (`ip_route_me_harder()`: FLOWI_FLAG_ANYSRC).
     walk.any_source = sent.kernel && matches!(sent.packet.l4, L4::Tcp { .. });

@@ -44,6 +44,11 @@ pub(crate) struct Skb {
     pub(crate) labelled: bool,
     /// It is a tunnel's, was translated, and what it carries may have left its checksum to a device.
     pub(crate) resummed: bool,
+    /// Its sender wrote its checksum: nothing was left to a device (`CHECKSUM_NONE`).
+    pub(crate) written: bool,
+    /// Hop limit and traffic class when conntrack summed it here, the header of IPv6 with it, which nothing keeps the sum
+    /// in step with (`nf_ip6_checksum()`).
+    pub(crate) summed: Option<(u8, u8)>,
     /// IPVS had to do with it (`skb->ipvs_property`), and passes it over from now on.
     pub(crate) ipvs: bool,
     /// Its length is that of the question, and so is its number; a data packet stands for all that follow it, which
@@ -55,10 +60,15 @@ pub(crate) struct Skb {
 
 impl Skb {
     /// An error that the kernel itself sends, which has got the connection of what it is about before any rule
-    /// (`nf_conntrack_attach()`, called by `icmp_glue_bits()` and `icmpv6_getfrag()`).
+    /// (`nf_conntrack_attach()`, called by `icmp_glue_bits()` and `icmpv6_getfrag()`). Where no socket takes a datagram,
+    /// the kernel has let go of its connection by then (`nf_reset_ct()` in `__udp4_lib_rcv()`, v6.12).
     pub(crate) fn is_own_error(&self) -> bool {
-        let icmp = matches!(self.packet.l4, L4::Icmp { .. });
-        self.kernel && icmp && self.packet.inner.is_some()
+        let six = self.packet.src.is_ipv6();
+        let attached = match self.packet.l4 {
+            L4::Icmp { kind, code, .. } => (kind, code) != if six { (1, 4) } else { (3, 3) },
+            _ => false,
+        };
+        self.kernel && attached && self.packet.inner.is_some()
     }
 }
 

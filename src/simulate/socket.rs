@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use super::conntrack::error;
 use super::fib::section;
 use super::netfilter::UNPRIVILEGED;
-use super::skb::Devices;
+use super::skb::{Devices, Skb};
 use super::walk::{Goal, Next, Party, Walk, Ways};
 use super::{Cx, geneve, ip_tunnel, vxlan, wireguard, xfrm};
 use crate::model::IfIndex;
@@ -49,10 +49,26 @@ fn deliver(cx: &mut Cx<'_>, walk: Walk, dev: IfIndex) -> Ways {
             _ => vxlan::decapsulate(cx, walk),
         };
     }
+    if is_misjudged(&walk.skb) {
+        return walk.unknown("a rule changed the hop limit or the traffic class of a long datagram whose checksum its sender wrote: the kernel takes its own sum for wrong where conntrack made it before (net.netfilter.nf_conntrack_checksum, which is not read)");
+    }
     match walk.goal.clone() {
         Goal::Party(party) => to_party(walk, &party),
         Goal::Listener => to_listener(cx, walk, dev),
     }
+}
+
+/// Whether a datagram is lost for a sum that conntrack made and a rule spoiled, where conntrack made one: shorter ones
+/// are summed again (`udp6_csum_init()`, `CHECKSUM_BREAK` of header and data, v6.12).
+fn is_misjudged(skb: &Skb) -> bool {
+    const CHECKSUM_BREAK: u32 = 76;
+    const IPV6_HEADER: u32 = 40;
+    let packet = &skb.packet;
+    let changed = skb
+        .summed
+        .is_some_and(|was| was != (packet.ttl, packet.tos));
+    let long = packet.len > IPV6_HEADER + CHECKSUM_BREAK;
+    changed && long && packet.dst.is_ipv6() && matches!(packet.l4, L4::Udp { .. })
 }
 
 fn is_for(walk: &Walk, party: &Party) -> bool {

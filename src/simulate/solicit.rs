@@ -552,6 +552,8 @@ impl<'t> Frame<'_, 't> {
             rerouted: None,
             labelled: false,
             resummed: false,
+            written: false,
+            summed: None,
             ipvs: false,
             sized: true,
             free: UNPRIVILEGED,

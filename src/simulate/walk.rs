@@ -280,6 +280,7 @@ impl Walk {
         self.skb.proxy = None;
         self.skb.local = false;
         self.skb.raw = false;
+        self.skb.summed = None;
         self.physin = None;
         self.ns = ns;
         let iif = Some(self.dev(cx, dev));

@@ -62,7 +62,7 @@ fn judged(dir: &Path) -> Verdict {
         &outcome.traces,
         &name,
         observed,
-        &mut |trace| fit::fits(manner, trace, &name, observed, &mut lost),
+        &mut |trace, observed| fit::fits(manner, trace, &name, observed, &mut lost),
     )
 }
 
@@ -129,9 +129,9 @@ fn a_refusal_that_nobody_hears_agrees_only_where_it_is_known_to_be_lost() {
     let verdict = |lost: fit::Holds| {
         let name = |_: &NsKey| String::new();
         let traces = [trace.clone()];
-        ask::compare(&probe, &traces, &name, &observed, &mut |trace| {
+        ask::compare(&probe, &traces, &name, &observed, &mut |trace, observed| {
             let manner = fit::Manner::of(&probe);
-            fit::fits(manner, trace, &name, &observed, &mut |_, back| {
+            fit::fits(manner, trace, &name, observed, &mut |_, back| {
                 assert_eq!(back, fit::Back::Icmp);
                 lost.clone()
             })

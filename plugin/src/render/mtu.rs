@@ -44,10 +44,16 @@ pub fn text(budgets: &[Budget], naming: &Naming<'_>, options: &Options) -> Strin
             text.push_str(&fold(options, "  limit: ", "      ", &line));
         }
         if budget.black_hole() {
-            let words = "larger packets are lost and their sender is not told: connections that send much hang, unless \
-                         their MSS is clamped; let ICMP \"fragmentation needed\" (type 3 code 4; ICMPv6 type 2) pass, \
-                         or lower the sender's MTU";
-            text.push_str(&fold(options, "  ! ", "    ", words));
+            let known = matches!(budget.measure(), Measure::Proven(_)) && budget.limit.is_some();
+            let mend = if known {
+                "give the device that the limit names the MTU of the others, or lower the sender's"
+            } else {
+                "let ICMP \"fragmentation needed\" (type 3 code 4; ICMPv6 type 2) of routers on the way pass, or lower the sender's MTU"
+            };
+            let words = format!(
+                "larger packets are lost and their sender is not told: connections that send much hang, unless their MSS is clamped; {mend}"
+            );
+            text.push_str(&fold(options, "  ! ", "    ", &words));
         }
     }
     if budgets.is_empty() {

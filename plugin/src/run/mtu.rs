@@ -216,8 +216,11 @@ async fn budget(fleet: &mut Fleet<'_>, direction: &Direction) -> (Budget, Outcom
         Ok(true) => {}
         Ok(false) => {
             let how = least.traces.iter().find(|trace| !trace.arrives());
-            let how = how.map_or("lost", |trace| trace.disposition.name());
-            let why = format!("even a small echo request is predicted to be {how}");
+            let name = how.map_or("lost", |trace| trace.disposition.name());
+            let place = how
+                .and_then(limit)
+                .map_or_else(String::new, |(ns, why)| format!(" in {ns}: {why}"));
+            let why = format!("even a small echo request is predicted to be {name}{place}");
             budget.untried = Some(why.clone());
             budget.predicted = Err(why);
             return (budget, least);

@@ -196,12 +196,15 @@ async fn one(
             let after = counts(fleet, &watched).await;
             let again = again(fleet, flow).await;
             let again = again.unwrap_or_default();
+            let now = compare(&again.traces, &probed, &sights);
+            // What was read again may have other ways, or in another order.
+            let same = now.as_ref().and_then(|now| again.traces.get(now.branch));
             lines = told(
                 &observed,
                 (&before, &after),
-                (&outcome.traces, &again.traces),
+                (outcome.traces.get(observed.branch), same),
+                number > 0,
             );
-            let now = compare(&again.traces, &probed, &sights);
             if let (Agreement::Differs, Some(now)) = (observed.agreement, now)
                 && now.agreement == Agreement::Confirmed
             {
@@ -306,18 +309,17 @@ async fn again(fleet: &mut Fleet<'_>, flow: &Flow) -> Option<Outcome> {
     outcomes.pop()
 }
 
-type Pair<'a, T> = (&'a T, &'a T);
-
 /// What counted packets in the namespaces where it was last seen and where it did not come to.
 fn told(
     observed: &Observed,
-    (before, after): Pair<'_, BTreeMap<NsKey, Counts>>,
-    (predicted, again): Pair<'_, Vec<Trace>>,
+    (before, after): (&BTreeMap<NsKey, Counts>, &BTreeMap<NsKey, Counts>),
+    (predicted, again): (Option<&Trace>, Option<&Trace>),
+    repeated: bool,
 ) -> Vec<String> {
     let mut spaces: Vec<&NsKey> = observed.last.iter().map(|(ns, _)| ns).collect();
     spaces.extend(observed.missed().map(|spot| &spot.ns));
     if spaces.is_empty() {
-        let first = predicted.first().and_then(|trace| trace.hops.last());
+        let first = predicted.and_then(|trace| trace.hops.last());
         spaces.extend(first.map(|hop| &hop.ns));
     }
     let mut lines = Vec::new();
@@ -327,9 +329,13 @@ fn told(
             continue;
         }
         // Of other branches other probes may have counted.
-        let taken = |traces: &'_ [Trace]| traces.get(observed.branch).cloned();
-        let (predicted, again) = (taken(predicted), taken(again));
-        let mut risen = counted::rules(ns, predicted.as_slice(), again.as_slice());
+        let mut risen = counted::rules(ns, predicted, again);
+        if repeated {
+            // Rules are read before the first probe, and where one tells something.
+            for (name, _) in &mut risen {
+                name.push_str(" (with the probes before)");
+            }
+        }
         if let (Some(before), Some(after)) = (before.get(ns), after.get(ns)) {
             risen.extend(counted::rises(before, after));
         }

@@ -55,7 +55,7 @@ pub fn rises(before: &Counts, after: &Counts) -> Vec<(String, u64)> {
 
 /// Rules and policies of a namespace that were predicted to be met, that count, and that counted meanwhile; `after` is
 /// the same prediction of what was read again.
-pub fn rules(ns: &NsKey, before: &[Trace], after: &[Trace]) -> Vec<(String, u64)> {
+pub fn rules(ns: &NsKey, before: Option<&Trace>, after: Option<&Trace>) -> Vec<(String, u64)> {
     let after: BTreeMap<String, Counters> = counting(ns, after).collect();
     let mut risen: Vec<(String, u64)> = Vec::new();
     for (name, before) in counting(ns, before) {
@@ -73,11 +73,9 @@ pub fn rules(ns: &NsKey, before: &[Trace], after: &[Trace]) -> Vec<(String, u64)
 
 fn counting<'a>(
     ns: &'a NsKey,
-    traces: &'a [Trace],
+    trace: Option<&'a Trace>,
 ) -> impl Iterator<Item = (String, Counters)> + 'a {
-    let turns = traces
-        .iter()
-        .flat_map(|trace| std::iter::successors(Some(trace), |trace| trace.reply.as_deref()));
+    let turns = std::iter::successors(trace, |trace| trace.reply.as_deref());
     let hops = turns.flat_map(|trace| &trace.hops);
     let hops = hops.filter(move |hop| hop.ns == *ns);
     let evidence = hops

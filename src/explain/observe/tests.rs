@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::model::NetNsId;
+use crate::model::packet::Inner;
+use crate::model::wireguard::PublicKey;
 use crate::trace::{DropReason, Hop, RejectWith, Tap};
 
 const PORT: u16 = 40_000;
@@ -514,10 +516,39 @@ fn what_is_lost_between_nodes_is_looked_for_there() {
         hop.ns.node = "n2".to_owned();
     }
     let seen = &all(4)[..3];
+    let mut sealed = trace.clone();
     let lost = observed(&[trace], Answer::Silent, seen);
     let said = verdict::between(&lost).expect("words");
     assert!(
         said.contains("left n1 by veth2 and did not come to n2 by eth0"),
+        "{said}"
+    );
+    // What a tunnel seals is on its way under other addresses.
+    let mut tunnel = all(4)[2].packet.clone();
+    tunnel.src = [192, 0, 2, 1].into();
+    tunnel.dst = [192, 0, 2, 2].into();
+    tunnel.l4 = L4::Udp {
+        sport: Some(51_820),
+        dport: Some(51_820),
+    };
+    tunnel.inner = Some(Box::new(Inner {
+        vni: None,
+        wrap: Wrap::Wireguard {
+            from: PublicKey([1; 32]),
+            to: PublicKey([2; 32]),
+            preshared: false,
+        },
+        packet: all(4)[2].packet.clone(),
+    }));
+    sealed.hops[1].taps.push(Tap {
+        dev: "uplink".to_owned(),
+        out: true,
+        packet: tunnel,
+    });
+    let lost = observed(&[sealed], Answer::Silent, seen);
+    let said = verdict::between(&lost).expect("words");
+    assert!(
+        said.contains("from 192.0.2.1 to 192.0.2.2, UDP port 51820"),
         "{said}"
     );
     // On one node it is something else.

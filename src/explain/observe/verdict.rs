@@ -102,6 +102,7 @@ pub(super) fn of(
         spots,
         last,
         sent: 0,
+        sealed: None,
     }
 }
 
@@ -279,6 +280,15 @@ pub(super) fn between(observed: &Observed) -> Option<String> {
     let last = of_turn.take_while(|spot| *spot != missed).last()?;
     if last.ns.node == missed.ns.node || !last.out || last.met != Met::Confirmed {
         return None;
+    }
+    if let Some(outer) = &observed.sealed {
+        let port = outer
+            .dport()
+            .map_or_else(|| "?".to_owned(), |port| port.to_string());
+        return Some(format!(
+            "it went into the tunnel at {} of {} and did not come out at {} of {}, and nobody sees it between: look there and on the way for packets from {} to {}, UDP port {port} (`tcpdump` on both nodes' devices below the tunnel), and at keys, allowed IPs and the last handshake (`wg show`) of both",
+            last.dev, last.ns.node, missed.dev, missed.ns.node, outer.src, outer.dst
+        ));
     }
     let packet = &last.packet;
     let what = match (&packet.inner, packet.dport()) {

@@ -10,7 +10,7 @@ use super::registers::Registers;
 use super::{HookOutcome, HookPoint, HookVerdict, chain, nat};
 use crate::model::netfilter::{Chain, ChainKind, Hook, Rule};
 use crate::model::netns::NetNs;
-use crate::simulate::skb::{Flows, Skb};
+use crate::simulate::skb::{CtRef, Flows, Skb};
 use crate::simulate::{Cx, conntrack, ipvs, reroute};
 use crate::trace::{DropReason, Evidence, FieldChange, Step, StepKind};
 
@@ -262,6 +262,11 @@ impl<'c, 'a> Eval<'c, 'a> {
                 match conntrack::track(self.cx, self.at.ns, &mut vm.skb, &mut vm.flows) {
                     Ok(steps) => {
                         vm.steps.extend(steps);
+                        let skb = &mut vm.skb;
+                        let tracked = !matches!(skb.ct, CtRef::Untracked);
+                        if self.at.hook == Hook::Prerouting && skb.written && tracked {
+                            skb.summed = Some((skb.packet.ttl, skb.packet.tos));
+                        }
                         Next::Go
                     }
                     Err(why) => Next::End(HookVerdict::Unknown(why)),

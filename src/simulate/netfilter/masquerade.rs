@@ -31,7 +31,8 @@ pub(super) fn leaves_elsewhere(
         )));
     }
     let given = flow.entry.reply.dst;
-    if !flow.existing || flow.entry.status & status::SRC_NAT == 0 || given == flow.entry.orig.src {
+    // Also where only a port was given.
+    if !flow.existing || flow.entry.status & status::SRC_NAT == 0 {
         return Ok(None);
     }
     let addrs = eval.ns.addrs.known().into_iter().flatten();

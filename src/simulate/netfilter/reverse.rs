@@ -67,7 +67,9 @@ pub(super) fn load(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, expr: &Expr) -> Load {
             let found = if is_loopback(eval) {
                 Ok(eval.at.devices.iif)
             } else {
-                device(eval, skb, addr, other, by_mark, dev)
+                let back = *saddr && *iif && eval.at.hook == Hook::Forward;
+                let onward = eval.at.devices.oif.filter(|_| back);
+                device(eval, skb, (addr, other), by_mark, (dev, onward))
             };
             let found = found.and_then(|index| by_version(eval, skb, index));
             let index = match found {
@@ -111,30 +113,40 @@ fn by_version(
     Err("fib oif at INPUT: newer kernels answer with the device that the packet came in by, others look its route up".to_owned())
 }
 
-/// Device that a unicast address is reached by; with `dev`, that one or none.
+/// Device that a unicast address is reached by; with `dev`, that one or none. `onward`: the device that the packet leaves
+/// by, where its way back is asked for in FORWARD: policy rules take it for the one that the answer comes in by.
 fn device(
     eval: &mut Eval<'_, '_>,
     skb: &Skb,
-    addr: IpAddr,
-    other: IpAddr,
+    (addr, other): (IpAddr, IpAddr),
     mark: Option<u32>,
-    dev: Option<IfIndex>,
+    (dev, onward): (Option<IfIndex>, Option<IfIndex>),
 ) -> Result<Option<IfIndex>, String> {
+    let v6 = addr.is_ipv6();
+    let link_local = matches!(addr, IpAddr::V6(addr) if addr.is_unicast_link_local());
     let key = FibKey {
         src: (!other.is_multicast()).then_some(other),
+        iif: onward,
         mark,
         tos: skb.packet.tos,
-        // The IPv6 lookup is strict where a device is given.
-        oif: dev.filter(|_| addr.is_ipv6()),
+        protocol: skb.packet.protocol(),
+        oif: dev.or(eval.at.devices.iif).filter(|_| link_local),
         ..FibKey::to(addr)
     };
     match fib::lookup(eval.cx, eval.at.ns, &key) {
         FibAnswer::Found(found) if found.route.kind == RouteKind::Unicast => {
-            let mut hops = found.route.nexthops.iter();
-            match dev {
-                Some(dev) => Ok(hops.any(|hop| hop.link == Some(dev)).then_some(dev)),
-                None => Ok(found.hops.first().and_then(|(_, hop)| hop.link)),
+            let Some(dev) = dev else {
+                return Ok(found.hops.first().and_then(|(_, hop)| hop.link));
+            };
+            let hops = &found.route.nexthops;
+            let by_it = hops.iter().filter(|hop| hop.link == Some(dev)).count();
+            // IPv4 takes any of them (`fib_info_nh_uses_dev()`), IPv6 asks for the one that its hash chooses.
+            if v6 && by_it > 0 && by_it < hops.len() {
+                return Err(
+                    "fib: which next hop IPv6 chooses for the way back is a hash".to_owned(),
+                );
             }
+            Ok((by_it > 0).then_some(dev))
         }
         FibAnswer::Found(_) | FibAnswer::Refused(_) | FibAnswer::NoRoute => Ok(None),
         FibAnswer::Unknown(why) => Err(why),
@@ -151,11 +163,14 @@ pub(super) fn rpfilter(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, flags: u8) -> Tri {
     if is_loopback(eval) {
         return Tri::from(!invert);
     }
+    let v6 = skb.packet.src.is_ipv6();
     let key = FibKey {
         src: (!skb.packet.dst.is_multicast()).then_some(skb.packet.dst),
         mark: if flags & 2 != 0 { skb.mark } else { Some(0) },
         tos: skb.packet.tos,
-        oif: (skb.packet.src.is_ipv6() && flags & 1 == 0).then_some(iif),
+        // `rpfilter_lookup_reverse6()` alone asks by protocol.
+        protocol: if v6 { skb.packet.protocol() } else { 0 },
+        oif: (v6 && flags & 1 == 0).then_some(iif),
         ..FibKey::to(skb.packet.src)
     };
     let answer = match fib::lookup(eval.cx, eval.at.ns, &key) {

@@ -535,6 +535,8 @@ pub(super) fn skb(packet: Packet, local: bool) -> Skb {
         rerouted: None,
         labelled: false,
         resummed: false,
+        written: false,
+        summed: None,
         ipvs: false,
         sized: true,
         free: crate::simulate::netfilter::UNPRIVILEGED,

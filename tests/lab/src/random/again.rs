@@ -157,7 +157,11 @@ pub fn judged(
     let outcome = question.ask(topology, &ask::limits());
     let mut lost = |trace: &Trace, back| ask::is_lost_as_read(topology, &question, trace, back);
     let manner = Manner::of(probe);
-    ask::compare(probe, &outcome.traces, name, observed, &mut |trace| {
-        fit::fits(manner, trace, name, observed, &mut lost)
-    })
+    ask::compare(
+        probe,
+        &outcome.traces,
+        name,
+        observed,
+        &mut |trace, observed| fit::fits(manner, trace, name, observed, &mut lost),
+    )
 }

@@ -1,15 +1,16 @@
 //! What is asked of the simulation for a probe, and the verdict. Nothing here needs a kernel.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netpath::model::NsKey;
+use netpath::model::netns::NetNs;
 use netpath::model::packet::{ICMP, ICMPV6, Inner, L4, Packet, TCP, UDP, Wrap};
 use netpath::model::topology::Topology;
 use netpath::simulate::{Asked, Flow, Limits, Outcome, Sent, send, send_after, simulate};
-use netpath::trace::{Disposition, Hop, StepKind, Trace};
+use netpath::trace::{Disposition, Hop, RejectWith, StepKind, Trace};
 
-use super::fit::{Back, Holds, Unfit};
-use super::seen::{self, Name, Observed};
+use super::fit::{self, Back, Holds, Unfit};
+use super::seen::{self, Name, Observed, chain};
 use super::world::{Kind, Probe};
 
 /// Ways that are followed; where next hops are chosen again and again in a loop, there are more than can be.
@@ -32,7 +33,7 @@ pub fn compare(
     traces: &[Trace],
     name: Name<'_>,
     observed: &Observed,
-    fits: &mut dyn FnMut(&Trace) -> Result<(), Unfit>,
+    fits: &mut dyn FnMut(&Trace, &Observed) -> Result<(), Unfit>,
 ) -> Verdict {
     let sum: f64 = traces.iter().map(|trace| trace.probability).sum();
     if (sum - 1.0).abs() > 1e-6 {
@@ -46,7 +47,7 @@ pub fn compare(
     let mut text = format!("{probe}\n");
     let mut unknown = None;
     for (number, trace) in traces.iter().enumerate() {
-        match fits(trace) {
+        match fits(trace, observed) {
             Ok(()) => return Verdict::Agrees(number),
             Err(Unfit::Differs(why)) => text.extend([" ", why.as_str(), "\n"]),
             Err(Unfit::Unknown(why)) => unknown = Some(why),
@@ -55,8 +56,51 @@ pub fn compare(
     if let Some(why) = unknown {
         return Verdict::Unknown(why);
     }
+    // What chance refuses in one of the ways it may refuse later, too: one segment of a side and not the next, a packet
+    // that goes round.
+    let rest = Observed {
+        refusal: None,
+        ..observed.clone()
+    };
+    // The client's data may be refused before any device, where its ACK passed.
+    let [asked, answered, ..] = observed.turns.clone();
+    let bare = Observed {
+        turns: [asked, answered, Vec::new(), Vec::new()],
+        ..observed.clone()
+    };
+    for (number, trace) in traces.iter().enumerate() {
+        let tcp = trace.packet.protocol() == TCP && trace.disposition == Disposition::Delivered;
+        let later = match &trace.disposition {
+            Disposition::Loop => is_refused(traces, observed, 0),
+            _ => tcp && chain(trace).all(Trace::arrives) && is_refused(traces, observed, 1),
+        };
+        let third = chain(trace).nth(2).filter(|_| tcp && !observed.taken);
+        let unsent = third.is_some_and(|packet| !packet.arrives())
+            && traces
+                .iter()
+                .any(|other| passes_third(other, name, observed));
+        if later && fits(trace, &rest).is_ok() || unsent && fits(trace, &bare).is_ok() {
+            return Verdict::Agrees(number);
+        }
+    }
     text.push_str(&seen::show(traces, name, observed));
     Verdict::Differs(text)
+}
+
+/// Whether some way has a packet refused as was seen, but for so many first ones of the exchange.
+fn is_refused(traces: &[Trace], observed: &Observed, skipped: usize) -> bool {
+    let mut packets = traces.iter().flat_map(|trace| chain(trace).skip(skipped));
+    packets.any(|packet| match (&packet.disposition, observed.refusal) {
+        (Disposition::Rejected(with), Some(refusal)) => fit::told(*with, refusal),
+        _ => false,
+    })
+}
+
+/// Whether a way has the third packet arrive, as was seen.
+fn passes_third(trace: &Trace, name: Name<'_>, observed: &Observed) -> bool {
+    let third = chain(trace).nth(2).filter(|packet| packet.arrives());
+    let [_, _, seen, _] = &observed.turns;
+    third.is_some_and(|packet| seen::points(packet, name).len() == seen.len())
 }
 
 /// The namespace whose routes refused a packet that came in, and to whom it says so: of IPv4, the kernel says it to
@@ -84,7 +128,17 @@ pub fn sent_back(topology: &Topology, trace: &Trace, back: Back) -> Result<Sent,
         (Back::Icmp, l4) => {
             *l4 = L4::Icmp {
                 kind: if about.src.is_ipv6() { 1 } else { 3 },
-                code: 0,
+                // Port unreachable is what UDP says, which is sent in another way.
+                code: match trace.disposition {
+                    Disposition::Rejected(RejectWith::PortUnreachable) if !by_rule(trace) => {
+                        if about.src.is_ipv6() {
+                            4
+                        } else {
+                            3
+                        }
+                    }
+                    _ => 0,
+                },
                 id: None,
             };
             packet.inner = Some(Box::new(Inner {
@@ -164,18 +218,77 @@ fn own_address(topology: &Topology, hop: &Hop, about: &Packet) -> Result<IpAddr,
         gid: Some(0),
     };
     let ways = simulate(topology, &flow, &Limits::default()).traces;
-    let mut chosen = ways.iter().filter_map(|way| way.hops.first());
-    match chosen.find(|hop| is_own(&hop.packet.src)) {
+    let mut firsts = ways.iter().filter_map(|way| way.hops.first());
+    let hinted = |hop: &Hop| {
+        let mut steps = hop.steps.iter();
+        steps.any(|step| step.kind == StepKind::SourceAddress && step.result.contains("route"))
+    };
+    if !firsts.clone().any(hinted)
+        && let Some(addr) = netns.and_then(|netns| of_incoming(netns, hop, about.src))
+    {
+        return Ok(addr);
+    }
+    match firsts.find(|hop| is_own(&hop.packet.src)) {
         Some(hop) => Ok(hop.packet.src),
         None => Err(is_lost(&ways)),
     }
 }
 
-/// Whether only the flow that the packet itself makes tells what becomes of what is sent back: of a reset, and of an error
-/// about a port that nobody knows.
-pub fn asks_again(trace: &Trace, back: Back) -> bool {
+/// The address of the device that a packet came in by which is nearest to its sender: the one that errors of IPv6 come
+/// from where no route names one (`icmp6_send()`, `ipv6_dev_get_saddr()`, v6.12).
+fn of_incoming(netns: &NetNs, hop: &Hop, sender: IpAddr) -> Option<IpAddr> {
+    let link = netns.link_named(hop.iif.as_deref()?)?;
+    let IpAddr::V6(sender) = sender else {
+        return None;
+    };
+    let own = netns
+        .addrs
+        .known()?
+        .iter()
+        .filter(|addr| addr.link == link.index);
+    let usable = own.filter_map(|addr| match addr.local {
+        IpAddr::V6(own) if !own.is_unicast_link_local() && !addr.tentative => Some(own),
+        _ => None,
+    });
+    let alike = |own: &Ipv6Addr| (own.to_bits() ^ sender.to_bits()).leading_zeros();
+    // Of equals the one that the kernel lists first.
+    let nearest = usable.reduce(|best, own| {
+        if alike(&own) > alike(&best) {
+            own
+        } else {
+            best
+        }
+    });
+    nearest.map(IpAddr::V6)
+}
+
+/// Whether a rule ended it.
+fn by_rule(trace: &Trace) -> bool {
+    let last = trace.hops.last().and_then(|hop| hop.steps.last());
+    last.is_some_and(|step| step.kind == StepKind::Netfilter)
+}
+
+/// Whether the flow that the packet itself makes tells what becomes of what is sent back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Own {
+    /// It alone: an error about what a rule or a route refused belongs to a connection that is in no table.
+    Alone,
+    /// It, where what is read does not say that it is lost: of a reset, and of an error about a port that nobody knows.
+    Also,
+    /// What is read does.
+    Not,
+}
+
+/// Whether the flow of the packet itself tells what becomes of what is sent back.
+pub fn by_own_flow(trace: &Trace, back: Back) -> Own {
     let ends = trace.packet.tuple();
-    matches!(back, Back::Tcp(_)) || ends.sport.is_none() || ends.dport.is_none()
+    let last = trace.hops.last().and_then(|hop| hop.steps.last());
+    let by_route = last.is_some_and(|step| step.kind == StepKind::Route);
+    match back {
+        Back::Icmp if by_route || by_rule(trace) => Own::Alone,
+        Back::Icmp if ends.sport.is_some() && ends.dport.is_some() => Own::Not,
+        _ => Own::Also,
+    }
 }
 
 /// Whether what is sent back is lost, by what was read before the packet was sent, and by what the packet made of that.
@@ -189,10 +302,13 @@ pub fn is_lost_as_read(
         Ok(sent) => sent,
         Err(holds) => return holds,
     };
+    let by_own = || is_lost(&question.ask_back(topology, trace, &sent).traces);
+    let own = by_own_flow(trace, back);
+    if own == Own::Alone {
+        return by_own();
+    }
     match is_lost(&send(topology, &sent, &Limits::default()).traces) {
-        Holds::No if asks_again(trace, back) => {
-            is_lost(&question.ask_back(topology, trace, &sent).traces)
-        }
+        Holds::No if own == Own::Also => by_own(),
         holds => holds,
     }
 }

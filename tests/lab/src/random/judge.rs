@@ -15,7 +15,7 @@ use netpath::simulate::{Limits, send};
 use netpath::trace::Trace;
 
 use super::again::keep_rules;
-use super::ask::{self, Question, Verdict, refused_by_route};
+use super::ask::{self, Own, Question, Verdict, refused_by_route};
 use super::fit::{self, Back, Holds, Manner};
 use super::raise::Raised;
 use super::reader::{NODE, Reader};
@@ -201,7 +201,7 @@ impl Judge {
         let key = self.reader.key(&probe.from).ok();
         let question = key.map(|from| Question::of(probe, from));
         let mut lost = |trace: &Trace, back| self.is_lost(question.as_ref(), trace, back);
-        let verdict = ask::compare(probe, traces, &name, observed, &mut |trace| {
+        let verdict = ask::compare(probe, traces, &name, observed, &mut |trace, observed| {
             fit::fits(manner, trace, &name, observed, &mut lost)
         });
         for packet in traces.iter().flat_map(chain) {
@@ -239,19 +239,23 @@ impl Judge {
             Ok(sent) => sent,
             Err(holds) => return holds,
         };
-        let limits = Limits::default();
+        let own = question.map_or(Own::Not, |_| ask::by_own_flow(trace, back));
+        if own != Own::Alone {
+            let limits = Limits::default();
+            let ways = self
+                .reader
+                .ask_apart(|topology| send(topology, &sent, &limits));
+            let holds = ask::is_lost(&ways);
+            if own == Own::Not || holds != Holds::No {
+                return holds;
+            }
+        }
+        let Some(question) = question else {
+            return Holds::No;
+        };
         let ways = self
             .reader
-            .ask_apart(|topology| send(topology, &sent, &limits));
-        match (ask::is_lost(&ways), question) {
-            // Of a port that nobody knows, only the flow that the packet itself makes is the right one.
-            (Holds::No, Some(question)) if ask::asks_again(trace, back) => {
-                let ways = self
-                    .reader
-                    .ask_beside(|topology| question.ask_back(topology, trace, &sent));
-                ask::is_lost(&ways)
-            }
-            (holds, _) => holds,
-        }
+            .ask_beside(|topology| question.ask_back(topology, trace, &sent));
+        ask::is_lost(&ways)
     }
 }

@@ -45,7 +45,7 @@ impl Judge {
     /// Holds what was seen against the ways predicted: it must be one of them.
     pub fn compare(&mut self, probe: &Probe, traces: &[Trace], observed: &Observed) -> Verdict {
         let name = self.reader.namer();
-        ask::compare(probe, traces, &name, observed, &mut |trace| {
+        ask::compare(probe, traces, &name, observed, &mut |trace, observed| {
             self.fits(Manner::of(probe), trace, &name, observed)
         })
     }
