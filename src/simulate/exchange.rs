@@ -113,6 +113,7 @@ fn next(cx: &mut Cx<'_>, flow: &Flow, packets: &[Finished]) -> Vec<Finished> {
             };
             let mut back = start(ns, packet, sender, last, Goal::Party(peer));
             back.skb.kernel = kernel;
+            back.skb.near = last.walk.skb.near;
             back.any_source = taker.is_some_and(|(_, transparent)| transparent);
             if let Some(why) = answers_from_elsewhere(cx, &back) {
                 let evidence = Evidence::Assumed { why };
@@ -252,6 +253,7 @@ pub(super) fn first(ns: NsKey, packet: Packet, (uid, gid): Sender) -> Walk {
             local: true,
             raw: false,
             bound: None,
+            near: None,
             rerouted: None,
             labelled: false,
             resummed: false,

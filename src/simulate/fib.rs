@@ -33,6 +33,9 @@ pub(crate) struct FibKey {
     pub(crate) iif: Option<IfIndex>,
     /// Device it must leave by.
     pub(crate) oif: Option<IfIndex>,
+    /// Device that IPv6 would rather have it leave by, where there are several routes (`rt6_score_route()`), and that policy
+    /// rules take for the one it must.
+    pub(crate) near: Option<IfIndex>,
     /// Mark; `None`: unknown.
     pub(crate) mark: Option<u32>,
     /// Differentiated services byte.
@@ -55,6 +58,7 @@ impl FibKey {
             src: None,
             iif: None,
             oif: None,
+            near: None,
             mark: Some(0),
             tos: 0,
             protocol: 0,
@@ -299,7 +303,8 @@ impl Tables<'_> {
             check(Some(named(key.iif, iif)), "iif");
         }
         if let Some(oif) = &rule.oif {
-            check(Some(key.oif.is_some() && named(key.oif, oif)), "oif");
+            let by = key.oif.or(key.near);
+            check(Some(by.is_some() && named(by, oif)), "oif");
         }
         if let Some((value, mask)) = rule.fwmark {
             check(
@@ -461,7 +466,7 @@ impl Tables<'_> {
     /// preference, then those by the device that the packet came in by, or that its socket is bound to
     /// (`find_rr_leaf()`, `rt6_score_route()`). A nexthop object that is a blackhole ends the search.
     fn by_score(&self, sorted: &mut [&Route], key: &FibKey) {
-        let wanted = key.oif.or(key.iif);
+        let wanted = key.oif.or(key.iif).or(key.near);
         let by_device = |route: &Route| {
             let Some(wanted) = wanted else {
                 return true;
@@ -599,7 +604,7 @@ fn device_of(key: &FibKey) -> Option<IfIndex> {
         IpAddr::V6(dst) => dst.is_unicast_link_local() || dst.is_loopback(),
         IpAddr::V4(_) => false,
     };
-    key.oif.or(key.iif.filter(|_| strict))
+    key.oif.or(key.iif.or(key.near).filter(|_| strict))
 }
 
 /// The bits of the packet's differentiated services that a rule compares (`fib4_rule_match()`,

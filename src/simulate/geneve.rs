@@ -132,19 +132,19 @@ pub(crate) fn decapsulate(cx: &mut Cx<'_>, mut walk: Walk) -> Ways {
             let text = format!("{} takes none from {}", link.name, outer.src);
             Step::new(StepKind::Decap, text).with(of(link, own))
         }
-        None => match all().find(|(_, own)| Some(own.vni) == inner.vni) {
-            Some((link, own)) => {
+        None => {
+            if let Some((link, own)) = all().find(|(_, own)| Some(own.vni) == inner.vni) {
+                let port = own.port;
                 let text = format!(
-                    "{} does not take it: it listens on udp port {}",
-                    link.name, own.port
+                    "{} does not take it: it listens on udp port {port}",
+                    link.name
                 );
                 Step::new(StepKind::Decap, text).with(of(link, own))
-            }
-            None => {
+            } else {
                 let what = format!("a Geneve device with vni {vni}");
                 Step::new(StepKind::Decap, "no such network here").with(Evidence::Absent { what })
             }
-        },
+        }
     };
     walk.step(step);
     walk.end(Disposition::Dropped(DropReason::VxlanVniNotFound))

@@ -56,6 +56,7 @@ pub(crate) fn key_of(skb: &Skb, iif: Option<IfIndex>, oif: Option<IfIndex>) -> F
         src: (!packet.src.is_unspecified()).then_some(packet.src),
         iif,
         oif,
+        near: skb.near.filter(|_| iif.is_none()),
         mark: skb.mark,
         tos: packet.tos,
         protocol: packet.protocol(),

@@ -93,6 +93,7 @@ fn key(cx: &mut Cx<'_>, at: &HookPoint<'_>, skb: &Skb) -> Result<FibKey, String>
         uid,
         // The header's, also a raw socket's.
         tos: packet.tos,
+        near: None,
         ..own
     })
 }

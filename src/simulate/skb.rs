@@ -38,6 +38,9 @@ pub(crate) struct Skb {
     pub(crate) raw: bool,
     /// The device that its socket or tunnel is bound to.
     pub(crate) bound: Option<IfIndex>,
+    /// The device that an echo request of IPv6 came in by: its answer is looked up by that (`icmpv6_echo_reply()`:
+    /// `icmp6_iif()`, v6.12).
+    pub(crate) near: Option<IfIndex>,
     /// What it was looked up by again, last, for what rules of OUTPUT changed.
     pub(crate) rerouted: Option<Box<FibKey>>,
     /// It has been given its flow label, and is looked up once more by that.

@@ -124,7 +124,12 @@ fn to_party(mut walk: Walk, party: &Party) -> Ways {
 fn to_listener(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
     let packet = walk.skb.packet.clone();
     match packet.protocol() {
-        ICMP | ICMPV6 => return echo(cx, walk),
+        ICMP => return echo(cx, walk),
+        ICMPV6 => {
+            let link = walk.link(cx, dev);
+            walk.skb.near = link.filter(|link| !link.loopback).map(|link| link.index);
+            return echo(cx, walk);
+        }
         TCP | UDP => {}
         SCTP => return walk.unknown("SCTP sockets are not read"),
         other => return walk.unknown(format!("who takes IP protocol {other} is not read")),

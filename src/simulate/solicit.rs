@@ -549,6 +549,7 @@ impl<'t> Frame<'_, 't> {
             local: self.local,
             raw: false,
             bound: None,
+            near: None,
             rerouted: None,
             labelled: false,
             resummed: false,

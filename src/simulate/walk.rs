@@ -281,6 +281,7 @@ impl Walk {
         self.skb.local = false;
         self.skb.raw = false;
         self.skb.summed = None;
+        self.skb.near = None;
         self.physin = None;
         self.ns = ns;
         let iif = Some(self.dev(cx, dev));

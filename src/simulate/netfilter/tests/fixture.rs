@@ -532,6 +532,7 @@ pub(super) fn skb(packet: Packet, local: bool) -> Skb {
         local,
         raw: false,
         bound: None,
+        near: None,
         rerouted: None,
         labelled: false,
         resummed: false,
