@@ -271,6 +271,36 @@ fn a_flow_is_seen_on_both_nodes_and_in_the_tunnel() {
 }
 
 #[test]
+fn behind_an_end_that_can_not_be_told_the_destination_is_watched() {
+    let lab = Lab::up(Spec::new(Overlay::Vxlan, Proxy::IptablesNft));
+    let veth = lab.cluster.pod_state("shop/web-0").expect("the pod");
+    let veth = veth.host_veth.clone().expect("a veth");
+    // It lets all pass, but nobody knows that before.
+    let passes = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(passes.path(), "1,6 0 0 0,").expect("it is written");
+    let file = passes.path().display();
+    let node = lab.cluster.node("node-1").expect("a node");
+    for line in [
+        format!("tc qdisc add dev {veth} clsact"),
+        format!("tc filter add dev {veth} ingress bpf da bytecode-file {file}"),
+    ] {
+        node.run(words(&line)).expect("a program at tc");
+    }
+    let mut command = lab.plugin();
+    command.args(words("capture -n shop web-0 10.244.2.4:8080"));
+    let capturing = Capturing::start(command, |mut command| {
+        Running(command.spawn().expect("the plugin starts"))
+    });
+    let place = lab.cluster.pod("shop/web-0").expect("a pod");
+    let to = "10.244.2.4:8080".parse().expect("an address");
+    let outcome = place.tcp_exchange(to, Duration::from_secs(5));
+    assert!(outcome.expect("an exchange").connected());
+    let said = capturing.interrupt().exits(0);
+    said.says(&["node-1  host", "node-2  host", "pod shop/api-"]);
+    lab.is_clean();
+}
+
+#[test]
 fn where_the_way_is_predicted_to_end_is_told() {
     let mut lab = Lab::up(Spec::new(Overlay::Vxlan, Proxy::IptablesNft));
     lab.cluster
