@@ -68,6 +68,16 @@ pub fn limit(trace: &Trace) -> Option<(NsKey, String)> {
     let step = hop.steps.last()?;
     let device = step.evidence.iter().find_map(|one| match one {
         Evidence::Link { dev, state } => Some(format!("{dev} {state}: {}", step.result)),
+        Evidence::NetfilterRule {
+            base,
+            chain,
+            handle,
+            text,
+            ..
+        } => Some(format!(
+            "{} by rule {handle} of {} {chain}: {text}",
+            step.result, base.table
+        )),
         _ => None,
     });
     Some((

@@ -91,6 +91,8 @@ pub enum Agreement {
 pub enum End {
     /// It was answered.
     Works,
+    /// The connection stands; what becomes of its next packets can't be predicted, and the probe sends no data.
+    Connected,
     /// It was refused.
     Refused,
     /// It, or its answer, was lost.
@@ -230,7 +232,7 @@ fn sealed(packet: &Packet) -> bool {
         .is_some_and(|inner| matches!(inner.wrap, Wrap::Wireguard { .. }) || sealed(&inner.packet))
 }
 
-/// The last packet of a tunnel that nobody sees into, before the device where the probe is missed, or its answer.
+/// The packet of a tunnel that nobody sees into, where that was the last to leave a node before the device where the probe is missed, or its answer.
 fn sealed_before(trace: &Trace, probed: &Probed, observed: &Observed) -> Option<Packet> {
     let missed = observed.missed()?;
     let turn = followed(trace, probed).nth(missed.turn)?;
@@ -241,10 +243,10 @@ fn sealed_before(trace: &Trace, probed: &Probed, observed: &Observed) -> Option<
     let before = taps.take_while(|(ns, tap)| {
         !(**ns == missed.ns && tap.dev == missed.dev && tap.out == missed.out)
     });
-    let (ns, tap) = before
-        .filter(|(_, tap)| tap.out && sealed(&tap.packet))
+    let (_, tap) = before
+        .filter(|(ns, tap)| ns.node != missed.ns.node && tap.out)
         .last()?;
-    (ns.node != missed.ns.node).then(|| tap.packet.clone())
+    sealed(&tap.packet).then(|| tap.packet.clone())
 }
 
 /// A turn's predicted devices with what was seen there. `far`: from a distance that is not known, so that only where it

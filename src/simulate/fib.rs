@@ -36,6 +36,9 @@ pub(crate) struct FibKey {
     /// Device that IPv6 would rather have it leave by, where there are several routes (`rt6_score_route()`), and that policy
     /// rules take for the one it must.
     pub(crate) near: Option<IfIndex>,
+    /// IPv6 takes the first route of a destination, whatever its preference or the device that came in
+    /// (`ip6_route_lookup()`: `rt6_device_match()`).
+    pub(crate) plain: bool,
     /// Mark; `None`: unknown.
     pub(crate) mark: Option<u32>,
     /// Differentiated services byte.
@@ -59,6 +62,7 @@ impl FibKey {
             iif: None,
             oif: None,
             near: None,
+            plain: false,
             mark: Some(0),
             tos: 0,
             protocol: 0,
@@ -466,7 +470,8 @@ impl Tables<'_> {
     /// preference, then those by the device that the packet came in by, or that its socket is bound to
     /// (`find_rr_leaf()`, `rt6_score_route()`). A nexthop object that is a blackhole ends the search.
     fn by_score(&self, sorted: &mut [&Route], key: &FibKey) {
-        let wanted = key.oif.or(key.iif).or(key.near);
+        let iif = key.iif.filter(|_| !key.plain);
+        let wanted = key.oif.or(iif).or(key.near);
         let by_device = |route: &Route| {
             let Some(wanted) = wanted else {
                 return true;
@@ -481,7 +486,8 @@ impl Tables<'_> {
         for routes in sorted.chunk_by_mut(|a, b| (a.dst, a.src) == (b.dst, b.src)) {
             let first = routes.first().map(|route| route.metric);
             routes.sort_by_key(|route| {
-                let best = (preference(route.pref), !by_device(route));
+                let preferred = (!key.plain).then(|| preference(route.pref));
+                let best = (preferred, !by_device(route));
                 (Some(route.metric) != first, !is_dead_end(route), best)
             });
         }

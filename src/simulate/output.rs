@@ -57,6 +57,7 @@ pub(crate) fn key_of(skb: &Skb, iif: Option<IfIndex>, oif: Option<IfIndex>) -> F
         iif,
         oif,
         near: skb.near.filter(|_| iif.is_none()),
+        plain: false,
         mark: skb.mark,
         tos: packet.tos,
         protocol: packet.protocol(),

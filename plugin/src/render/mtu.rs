@@ -41,14 +41,18 @@ pub fn text(budgets: &[Budget], naming: &Naming<'_>, options: &Options) -> Strin
                 named(naming, ns),
                 naming.text(why)
             );
-            text.push_str(&fold(options, "  limit: ", "      ", &line));
+            let head = match budget.measure() {
+                Measure::Differs(_) => "  predicted limit: ",
+                _ => "  limit: ",
+            };
+            text.push_str(&fold(options, head, "      ", &line));
         }
         if budget.black_hole() {
-            let known = matches!(budget.measure(), Measure::Proven(_)) && budget.limit.is_some();
-            let mend = if known {
-                "give the device that the limit names the MTU of the others, or lower the sender's"
+            let limit = budget.limit.as_ref().map_or("", |(_, why)| why.as_str());
+            let mend = if limit.contains(" by rule ") {
+                "narrow or remove the rule that the limit names, or lower the sender's MTU"
             } else {
-                "let ICMP \"fragmentation needed\" (type 3 code 4; ICMPv6 type 2) of routers on the way pass, or lower the sender's MTU"
+                "let ICMP \"fragmentation needed\" (type 3 code 4; ICMPv6 type 2) of routers on the way pass, give the device where they are lost the MTU of the others, or lower the sender's MTU"
             };
             let words = format!(
                 "larger packets are lost and their sender is not told: connections that send much hang, unless their MSS is clamped; {mend}"
@@ -169,7 +173,7 @@ pub fn json(budget: &Budget, naming: &Naming<'_>) -> MtuJson {
                 fate: fate(one, naming),
             })
             .collect(),
-        untried: budget.untried.clone(),
+        untried: budget.untried.as_deref().map(|why| naming.text(why)),
         devices: budget
             .rooms
             .iter()

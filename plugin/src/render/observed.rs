@@ -125,6 +125,11 @@ fn verdict(sent: &Sent, naming: &Naming<'_>) -> (Style, String) {
             Style::Unsure,
             "it ended as predicted; its way was not watched".to_owned(),
         ),
+        (Agreement::Seen, _) if observed.end == End::Connected => (
+            Style::Unsure,
+            "the connection stands; the probe sends no data, so that what becomes of packets with data is not shown"
+                .to_owned(),
+        ),
         (Agreement::Seen, _) => (Style::Unsure, "seen, not predicted".to_owned()),
         (Agreement::Differs, why) => {
             let why = why.as_deref().unwrap_or("it went another way");
@@ -149,6 +154,7 @@ pub fn proof(proof: &Proof) -> (Style, bool, String) {
         End::Refused => (Style::Bad, "✗ refused"),
         End::Lost => (Style::Bad, "✗ lost"),
         End::Unanswered => (Style::Unsure, "? not answered"),
+        End::Connected => (Style::Unsure, "? connected, packets with data not shown"),
     };
     match proof.agreement {
         Agreement::Confirmed => (Style::Good, false, format!("confirmed by {some}")),
@@ -226,7 +232,7 @@ pub fn exit_code(sent: &[Sent], predicted: u8) -> u8 {
             (Agreement::Confirmed | Agreement::Unwatched, _) => predicted,
             (_, End::Works) => 0,
             (_, End::Refused | End::Lost) => BROKEN,
-            (_, End::Unanswered) => INCONCLUSIVE,
+            (_, End::Unanswered | End::Connected) => INCONCLUSIVE,
         }
     });
     worst(codes).unwrap_or(predicted)

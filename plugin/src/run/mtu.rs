@@ -342,7 +342,9 @@ async fn send(
     if let Answer::Failed(why) = &met.probed.answer {
         // As the helper names errors of the kernel.
         if why.starts_with("EMSGSIZE") {
-            return Ok(Fate::TooLarge(format!("the sender's own kernel ({why})")));
+            return Ok(Fate::TooLarge(format!(
+                "the sender's own kernel ({why}: a device, a route, or a path MTU that it remembers, which `ip route get {dst}` there shows and `ip route flush cache` forgets)"
+            )));
         }
         anyhow::bail!("--mtu: send {len} bytes to {dst}: {why}");
     }

@@ -208,10 +208,22 @@ async fn one(
             if let (Agreement::Differs, Some(now)) = (observed.agreement, now)
                 && now.agreement == Agreement::Confirmed
             {
-                since = again
-                    .traces
-                    .get(now.branch)
-                    .map(|trace| trace.outcome().name().to_owned());
+                let (old, new) = (
+                    outcome.traces.get(observed.branch),
+                    again.traces.get(now.branch),
+                );
+                if old
+                    .zip(new)
+                    .is_some_and(|(old, new)| is_lost_alike(old, new))
+                {
+                    // Mostly a neighbour that nobody had asked for: now it is known that nobody answers.
+                    observed = Observed {
+                        branch: observed.branch,
+                        ..now
+                    };
+                } else {
+                    since = new.map(|trace| trace.outcome().name().to_owned());
+                }
             }
             for key in [&before, &after].into_iter().flat_map(BTreeMap::values) {
                 unwatched.extend(key.missing.iter().cloned());
@@ -309,6 +321,13 @@ async fn again(fleet: &mut Fleet<'_>, flow: &Flow) -> Option<Outcome> {
     outcomes.pop()
 }
 
+/// Whether both predict that the packet itself does not arrive, from the same namespace on.
+fn is_lost_alike(old: &Trace, new: &Trace) -> bool {
+    let end = |trace: &Trace| trace.hops.last().map(|hop| hop.ns.clone());
+    let lost = |trace: &Trace| matches!(trace.disposition, Disposition::Dropped(_));
+    lost(old) && lost(new) && end(old) == end(new)
+}
+
 /// What counted packets in the namespaces where it was last seen and where it did not come to.
 fn told(
     observed: &Observed,
@@ -329,13 +348,15 @@ fn told(
             continue;
         }
         // Of other branches other probes may have counted.
-        let mut risen = counted::rules(ns, predicted, again);
-        if repeated {
-            // Rules are read before the first probe, and where one tells something.
-            for (name, _) in &mut risen {
-                name.push_str(" (with the probes before)");
-            }
-        }
+        // Rules are read once before all probes.
+        let since = if repeated {
+            " since before the first probe"
+        } else {
+            ""
+        };
+        let risen = counted::rules(ns, predicted, again).into_iter();
+        lines.extend(risen.map(|(name, more)| format!("{ns}: {name}: {more} more{since}")));
+        let mut risen = Vec::new();
         if let (Some(before), Some(after)) = (before.get(ns), after.get(ns)) {
             risen.extend(counted::rises(before, after));
         }

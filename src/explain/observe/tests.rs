@@ -559,3 +559,18 @@ fn what_is_lost_between_nodes_is_looked_for_there() {
     );
     assert_eq!(verdict::between(&lost), None);
 }
+
+#[test]
+fn what_needs_data_is_not_shown_by_a_connection() {
+    let mut trace = trace(4, Disposition::Delivered);
+    let why = "the length of later packets is not known".to_owned();
+    let mut next = trace.clone();
+    next.reply = None;
+    next.disposition = Disposition::Inconclusive(vec![why]);
+    next.hops.truncate(1);
+    let reply = trace.reply.as_mut().expect("an answer");
+    reply.reply = Some(Box::new(next));
+    let stands = observed(&[trace], Answer::Answered, &all(4));
+    assert_eq!(stands.agreement, Agreement::Seen, "{stands:#?}");
+    assert_eq!(stands.end, End::Connected);
+}

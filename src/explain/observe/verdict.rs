@@ -5,7 +5,7 @@ use crate::explain::{
     Explanation, Finding, Naming, Place, Severity, Verdict, codes, together, words,
 };
 use crate::model::capture::{Answer, Probed};
-use crate::model::packet::UDP;
+use crate::model::packet::{TCP, UDP};
 use crate::trace::{Disposition, Trace};
 
 /// What a question's probes say of its prediction.
@@ -15,7 +15,7 @@ pub struct Proof {
     pub agreement: Agreement,
     /// Probes that were sent.
     pub count: usize,
-    /// Of these, those with an agreement as the least.
+    /// Of these, those with an agreement as the least, and, where that is none, with such an end.
     pub least: usize,
     /// What was predicted.
     pub predicted: Verdict,
@@ -88,6 +88,9 @@ pub(super) fn of(
     let end = match &probed.answer {
         // Of a connection that went another way from the beginning, the rest was not predicted.
         Answer::Answered if missed(2) && !wrong_before(2) => End::Lost,
+        Answer::Answered if unknown && turn >= 2 && trace.packet_protocol() == TCP => {
+            End::Connected
+        }
         Answer::Answered => End::Works,
         Answer::Refused | Answer::Failed(_) | Answer::Taken => End::Refused,
         Answer::Silent if need_not_answer(trace, probed) && !missed(0) => End::Unanswered,
@@ -319,14 +322,18 @@ impl Explanation {
                 End::Lost => 0,
                 End::Refused => 1,
                 End::Unanswered => 2,
-                End::Works => 3,
+                End::Connected => 3,
+                End::Works => 4,
             };
             (agreement, end)
         };
         let Some(least) = probes.iter().min_by_key(rank) else {
             return;
         };
-        let same = |one: &&Observed| one.agreement == least.agreement;
+        let same = |one: &&Observed| {
+            let ends = least.agreement.stands() || one.end == least.end;
+            one.agreement == least.agreement && ends
+        };
         self.proof = Some(Proof {
             agreement: least.agreement,
             count: probes.len(),
@@ -339,7 +346,7 @@ impl Explanation {
             End::Works => Verdict::Delivered,
             End::Refused => Verdict::Rejected,
             End::Lost => Verdict::Dropped,
-            End::Unanswered => Verdict::Inconclusive,
+            End::Unanswered | End::Connected => Verdict::Inconclusive,
         };
         if !least.agreement.stands() && self.branches.is_empty() {
             self.verdict = verdict(least);

@@ -1,7 +1,7 @@
 //! Rules that ask the routing tables: `fib`, `rpfilter`, `addrtype`.
 //!
-//! Source: net/ipv4/netfilter/nft_fib_ipv4.c, ipt_rpfilter.c, net/netfilter/xt_addrtype.c (v6.12);
-//! their IPv6 twins behave alike as far as is modelled here.
+//! Source: net/ipv4/netfilter/nft_fib_ipv4.c, ipt_rpfilter.c, net/ipv6/netfilter/nft_fib_ipv6.c, ip6t_rpfilter.c,
+//! net/netfilter/xt_addrtype.c (v6.12).
 
 use std::net::IpAddr;
 
@@ -127,6 +127,7 @@ fn device(
     let key = FibKey {
         src: (!other.is_multicast()).then_some(other),
         iif: onward,
+        plain: true,
         mark,
         tos: skb.packet.tos,
         protocol: skb.packet.protocol(),
@@ -135,16 +136,18 @@ fn device(
     };
     match fib::lookup(eval.cx, eval.at.ns, &key) {
         FibAnswer::Found(found) if found.route.kind == RouteKind::Unicast => {
-            let Some(dev) = dev else {
-                return Ok(found.hops.first().and_then(|(_, hop)| hop.link));
-            };
             let hops = &found.route.nexthops;
+            let hashed =
+                || Err("fib: which next hop IPv6 chooses for the way back is a hash".to_owned());
+            let Some(dev) = dev else {
+                let first = found.hops.first().and_then(|(_, hop)| hop.link);
+                let others = hops.iter().any(|hop| hop.link != first);
+                return if v6 && others { hashed() } else { Ok(first) };
+            };
             let by_it = hops.iter().filter(|hop| hop.link == Some(dev)).count();
             // IPv4 takes any of them (`fib_info_nh_uses_dev()`), IPv6 asks for the one that its hash chooses.
             if v6 && by_it > 0 && by_it < hops.len() {
-                return Err(
-                    "fib: which next hop IPv6 chooses for the way back is a hash".to_owned(),
-                );
+                return hashed();
             }
             Ok((by_it > 0).then_some(dev))
         }
@@ -164,13 +167,18 @@ pub(super) fn rpfilter(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, flags: u8) -> Tri {
         return Tri::from(!invert);
     }
     let v6 = skb.packet.src.is_ipv6();
+    let link_local = matches!(skb.packet.src, IpAddr::V6(addr) if addr.is_unicast_link_local());
     let key = FibKey {
         src: (!skb.packet.dst.is_multicast()).then_some(skb.packet.dst),
         mark: if flags & 2 != 0 { skb.mark } else { Some(0) },
         tos: skb.packet.tos,
         // `rpfilter_lookup_reverse6()` alone asks by protocol.
         protocol: if v6 { skb.packet.protocol() } else { 0 },
-        oif: (v6 && flags & 1 == 0).then_some(iif),
+        // Only for addresses of one link must it be that device; of others the routes of one destination that have it come
+        // first (`rt6_device_match()`).
+        oif: Some(iif).filter(|_| link_local),
+        near: Some(iif).filter(|_| v6 && flags & 1 == 0),
+        plain: true,
         ..FibKey::to(skb.packet.src)
     };
     let answer = match fib::lookup(eval.cx, eval.at.ns, &key) {

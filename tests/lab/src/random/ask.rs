@@ -71,8 +71,11 @@ pub fn compare(
     for (number, trace) in traces.iter().enumerate() {
         let tcp = trace.packet.protocol() == TCP && trace.disposition == Disposition::Delivered;
         let later = match &trace.disposition {
-            Disposition::Loop => is_refused(traces, observed, 0),
-            _ => tcp && chain(trace).all(Trace::arrives) && is_refused(traces, observed, 1),
+            Disposition::Loop => is_refused(traces, trace, name, (observed, 0)),
+            _ => {
+                tcp && chain(trace).all(Trace::arrives)
+                    && is_refused(traces, trace, name, (observed, 1))
+            }
         };
         let third = chain(trace).nth(2).filter(|_| tcp && !observed.taken);
         let unsent = third.is_some_and(|packet| !packet.arrives())
@@ -87,20 +90,43 @@ pub fn compare(
     Verdict::Differs(text)
 }
 
-/// Whether some way has a packet refused as was seen, but for so many first ones of the exchange.
-fn is_refused(traces: &[Trace], observed: &Observed, skipped: usize) -> bool {
-    let mut packets = traces.iter().flat_map(|trace| chain(trace).skip(skipped));
-    packets.any(|packet| match (&packet.disposition, observed.refusal) {
-        (Disposition::Rejected(with), Some(refusal)) => fit::told(*with, refusal),
-        _ => false,
+/// Whether another way, which is the same until then, has a packet refused as was seen, but for so many first ones of the
+/// exchange.
+fn is_refused(
+    traces: &[Trace],
+    own: &Trace,
+    name: Name<'_>,
+    (observed, skipped): (&Observed, usize),
+) -> bool {
+    let same = |other: &Trace, count: usize| {
+        let mut both = chain(own).zip(chain(other)).take(count);
+        both.all(|(own, other)| seen::points(own, name) == seen::points(other, name))
+    };
+    traces.iter().any(|other| {
+        let mut packets = chain(other).enumerate().skip(skipped);
+        packets.any(
+            |(at, packet)| match (&packet.disposition, observed.refusal) {
+                (Disposition::Rejected(with), Some(refusal)) => {
+                    fit::told(*with, refusal) && same(other, at)
+                }
+                _ => false,
+            },
+        )
     })
 }
 
 /// Whether a way has the third packet arrive, as was seen.
 fn passes_third(trace: &Trace, name: Name<'_>, observed: &Observed) -> bool {
     let third = chain(trace).nth(2).filter(|packet| packet.arrives());
-    let [_, _, seen, _] = &observed.turns;
-    third.is_some_and(|packet| seen::points(packet, name).len() == seen.len())
+    let [_, _, seen, after] = &observed.turns;
+    third.is_some_and(|packet| {
+        let points = seen::points(packet, name);
+        let free = fit::free_ports(trace);
+        let mut both = points.iter().zip(seen);
+        after.is_empty()
+            && points.len() == seen.len()
+            && both.all(|(own, one)| fit::same(own, one, &free))
+    })
 }
 
 /// The namespace whose routes refused a packet that came in, and to whom it says so: of IPv4, the kernel says it to
