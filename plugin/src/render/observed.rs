@@ -1,5 +1,6 @@
 //! A probe beside its prediction, as text.
 
+use netpath::explain::observe::dropped::Loss;
 use netpath::explain::observe::{Agreement, End, Met, Proof, Spot};
 use netpath::explain::{Naming, Verdict};
 use netpath::model::capture::Answer;
@@ -66,7 +67,12 @@ pub fn text(sent: &Sent, naming: &Naming<'_>, options: &Options) -> String {
     }
     // What an exchange that works loses on its way are copies that bridges flood, and the like.
     let tells = sent.observed.end != End::Works || sent.observed.sent > 1;
-    for loss in sent.dropped.iter().filter(|_| tells) {
+    let some = sent.dropped.iter().any(|loss| !is_repeated(loss));
+    let told = sent
+        .dropped
+        .iter()
+        .filter(|loss| tells && !(some && is_repeated(loss)));
+    for loss in told {
         let words = naming.text(&loss.text());
         text.push_str(&fold(options, "  ", "      ", &words));
     }
@@ -82,6 +88,79 @@ pub fn text(sent: &Sent, naming: &Naming<'_>, options: &Options) -> String {
         ));
     }
     options.plain(&text)
+}
+
+/// Whether it may be the copy of a SYN that came before: its receiver has the connection by then, and drops it without a
+/// reason (`tcp_v4_rcv()`).
+fn is_repeated(loss: &Loss) -> bool {
+    let unnamed = loss.why.name.as_deref() == Some("NOT_SPECIFIED");
+    let by = loss.why.function.as_deref().unwrap_or_default();
+    loss.turn == 0 && unnamed && by.starts_with("tcp_v")
+}
+
+/// All probes of an answer: each whole but those that are confirmed and answered like one before them, and, of several,
+/// what they say together.
+pub fn texts(all: &[Sent], naming: &Naming<'_>, options: &Options) -> String {
+    let mut text = String::new();
+    for (at, one) in all.iter().enumerate() {
+        let good = |one: &Sent| {
+            let observed = &one.observed;
+            observed.agreement == Agreement::Confirmed
+                && observed.end == End::Works
+                && observed.sent < 2
+        };
+        let like = |before: &Sent| good(before) && before.observed.branch == one.observed.branch;
+        let known = all.get(..at).is_some_and(|all| all.iter().any(like));
+        if known && good(one) {
+            let (style, verdict) = verdict(one, naming);
+            let head = format!(
+                "probe: {}   {}, as one before",
+                came(one),
+                options.paint(style, &verdict)
+            );
+            text.push_str(&fold_painted(options, "", "  ", &head));
+        } else {
+            text.push_str(&self::text(one, naming, options));
+        }
+    }
+    if all.len() > 1 {
+        text.push_str(&fold(options, "\n", "  ", &together(all)));
+    }
+    options.plain(&text)
+}
+
+/// What several probes say together.
+fn together(all: &[Sent]) -> String {
+    let mut micros: Vec<u64> = all
+        .iter()
+        .filter(|one| one.probed.answer == Answer::Answered)
+        .map(|one| one.probed.micros)
+        .collect();
+    micros.sort_unstable();
+    let again = all.iter().filter(|one| observed_again(one)).count();
+    let millis = |micros: u64| format!("{}.{:03}", micros / 1000, micros % 1000);
+    let mut words = vec![format!("{} probes: {} answered", all.len(), micros.len())];
+    if let (Some(least), Some(most)) = (micros.first(), micros.last()) {
+        let median = micros.get(micros.len() / 2).unwrap_or(least);
+        let [least, median, most] = [least, median, most].map(|micros| millis(*micros));
+        words.push(format!("after {least} to {most} ms, median {median}"));
+    }
+    if again > 0 {
+        words.push(format!("{again} of these when sent again"));
+    }
+    for (word, agreement) in [
+        ("confirmed", Agreement::Confirmed),
+        ("not watched", Agreement::Unwatched),
+        ("seen, not predicted", Agreement::Seen),
+        ("differ", Agreement::Differs),
+    ] {
+        let of_it = all.iter().filter(|one| one.observed.agreement == agreement);
+        match of_it.count() {
+            0 => {}
+            count => words.push(format!("{count} {word}")),
+        }
+    }
+    words.join("; ")
 }
 
 /// Whether TCP had to repeat it before it was answered.

@@ -202,6 +202,22 @@ impl<'a> Case<'a> {
             || "remove it".to_owned(),
             |route| self.typed(&format!("{ip} route del {route}")),
         );
+        // A table that somebody's rule leads to has no pods' routes to be missing.
+        let led = self
+            .step
+            .evidence
+            .iter()
+            .find_map(|evidence| match evidence {
+                Evidence::PolicyRule { rule } if rule.fwmark.is_some() => Some(rule),
+                _ => None,
+            });
+        if let Some(rule) = led {
+            return format!(
+                "{here}: a policy rule leads there by the packet's mark ({}): see which rule marks it ({}), or, where this route is not to be: {del}",
+                words::rule(rule),
+                self.typed("nft list ruleset | grep -w mark")
+            );
+        }
         format!(
             "{here}: the longer route for {} is missing (recreate the pod, or restart the CNI's agent); where this one is not to be: {del}",
             packet.dst
@@ -444,8 +460,20 @@ impl<'a> Case<'a> {
             Some(key) => format!("{} on {} holds it", self.naming.netns(key), key.node),
             None => "no namespace that was read holds it".to_owned(),
         };
+        let before = self.trace.hops.iter().rev();
+        let before = before.skip_while(|hop| hop.ns == self.hop.ns);
+        let routed = before
+            .flat_map(|hop| hop.steps.iter().rev().map(move |step| (hop, step)))
+            .find(|(_, step)| step.kind == StepKind::Route);
+        let sender = routed.map_or_else(String::new, |(hop, step)| {
+            let place = self.naming.netns(&hop.ns);
+            format!(
+                "{place} on {} sent it here ({}); ",
+                hop.ns.node, step.result
+            )
+        });
         let mend = format!(
-            "{} does not hold {}; {owner}: remove the old route or device, or delete the pod that has its address twice",
+            "{} does not hold {}; {owner}; {sender}mend that route, remove an old device here, or, where two pods have one address, delete one",
             self.naming.netns(&self.hop.ns),
             packet.dst
         );

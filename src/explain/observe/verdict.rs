@@ -93,7 +93,11 @@ pub(super) fn of(
         }
         Answer::Answered => End::Works,
         Answer::Refused | Answer::Failed(_) | Answer::Taken => End::Refused,
-        Answer::Silent if need_not_answer(trace, probed) && !missed(0) => End::Unanswered,
+        Answer::Silent
+            if need_not_answer(trace, probed) && !missed(0) && !spots.iter().any(was_seen(1)) =>
+        {
+            End::Unanswered
+        }
         Answer::Silent => End::Lost,
     };
     let last = (end == End::Lost).then(|| last(&spots)).flatten();

@@ -245,9 +245,7 @@ impl Job<'_> {
                 for flow in existing {
                     text.push_str(&render::text::existing(flow, &options));
                 }
-                for one in sent {
-                    text.push_str(&render::observed::text(one, naming, &options));
-                }
+                text.push_str(&render::observed::texts(sent, naming, &options));
                 if self.args.mtu {
                     text.push_str(&render::mtu::text(budgets, naming, &options));
                 }
