@@ -62,28 +62,32 @@ pub fn rooms(trace: &Trace, topology: &Topology) -> Vec<Room> {
     rooms
 }
 
-/// Where a packet that is too large ends: the device and its MTU, or what is said there.
-pub fn limit(trace: &Trace) -> Option<(NsKey, String)> {
-    let hop = trace.hops.last()?;
-    let step = hop.steps.last()?;
-    let device = step.evidence.iter().find_map(|one| match one {
-        Evidence::Link { dev, state } => Some(format!("{dev} {state}: {}", step.result)),
-        Evidence::NetfilterRule {
-            base,
-            chain,
-            handle,
-            text,
-            ..
-        } => Some(format!(
-            "{} by rule {handle} of {} {chain}: {text}",
-            step.result, base.table
-        )),
-        _ => None,
+/// Where a packet that is too large ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// Namespace.
+    pub ns: NsKey,
+    /// The device and its MTU, the rule, or what is said there.
+    pub why: String,
+    /// It is a rule that ends it.
+    pub by_rule: bool,
+}
+
+/// Where a packet that is too large ends; `None` where nothing was decided about it.
+pub fn limit(trace: &Trace) -> Option<Limit> {
+    let (hop, step) = trace.last_step()?;
+    let at = |why: String, by_rule| Limit {
+        ns: hop.ns.clone(),
+        why,
+        by_rule,
+    };
+    let named = step.evidence.iter().find_map(|one| match one {
+        Evidence::Link { dev, state } => Some(at(format!("{dev} {state}: {}", step.result), false)),
+        _ => one
+            .rule()
+            .map(|rule| at(format!("{} by {rule}", step.result), true)),
     });
-    Some((
-        hop.ns.clone(),
-        device.unwrap_or_else(|| step.result.clone()),
-    ))
+    named.or_else(|| Some(at(step.result.clone(), false)))
 }
 
 /// What became of a packet of some size.
@@ -125,7 +129,7 @@ pub struct Budget {
     /// The largest size that is predicted to arrive, or why that can't be told.
     pub predicted: Result<u32, String>,
     /// Where one byte more ends, and what is said of it there.
-    pub limit: Option<(NsKey, String)>,
+    pub limit: Option<Limit>,
     /// Devices that it is sent by.
     pub rooms: Vec<Room>,
     /// What was tried.

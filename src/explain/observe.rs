@@ -232,15 +232,12 @@ fn sealed(packet: &Packet) -> bool {
         .is_some_and(|inner| matches!(inner.wrap, Wrap::Wireguard { .. }) || sealed(&inner.packet))
 }
 
-/// The packet of a tunnel that nobody sees into, where that was the last to leave a node before the device where the probe is missed, or its answer.
+/// The packet of a tunnel that nobody sees into, where that was the last to leave a node before the device where the probe
+/// is missed, or its answer.
 fn sealed_before(trace: &Trace, probed: &Probed, observed: &Observed) -> Option<Packet> {
     let missed = observed.missed()?;
     let turn = followed(trace, probed).nth(missed.turn)?;
-    let taps = turn.hops.iter().flat_map(|hop| {
-        let taps = hop.taps.iter();
-        taps.map(move |tap| (&hop.ns, tap))
-    });
-    let before = taps.take_while(|(ns, tap)| {
+    let before = turn.taps().take_while(|(ns, tap)| {
         !(**ns == missed.ns && tap.dev == missed.dev && tap.out == missed.out)
     });
     let (_, tap) = before
@@ -258,12 +255,8 @@ fn along(
     sights: &Sights<'_>,
     far: bool,
 ) -> Vec<Spot> {
-    let taps = trace.hops.iter().flat_map(|hop| {
-        let taps = hop.taps.iter();
-        taps.map(move |tap| (&hop.ns, tap))
-    });
     // Questions for neighbours and messages about the packet are not the packet.
-    let taps = taps.filter(|(_, tap)| {
+    let taps = trace.taps().filter(|(_, tap)| {
         innermost(&tap.packet).protocol() == trace.packet_protocol()
             && !matches!(innermost(&tap.packet).l4, L4::Arp { .. })
             && !sealed(&tap.packet)

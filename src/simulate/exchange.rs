@@ -3,8 +3,7 @@
 
 use super::fib::{FibAnswer, FibKey, lookup};
 use super::memory::Memory;
-use super::netfilter::UNPRIVILEGED;
-use super::skb::{CtRef, Skb};
+use super::skb::Skb;
 use super::walk::{Finished, Goal, Next, Party, Walk, follow};
 use super::{Cx, DEFAULT_TTL, Flow, source, ttl};
 use crate::model::NsKey;
@@ -242,26 +241,10 @@ pub(super) fn first(ns: NsKey, packet: Packet, (uid, gid): Sender) -> Walk {
     Walk {
         ns,
         skb: Skb {
-            packet,
-            mark: Some(0),
-            ct: CtRef::None,
             uid,
             gid,
-            kernel: false,
-            proxy: None,
-            party: None,
             local: true,
-            raw: false,
-            bound: None,
-            near: None,
-            rerouted: None,
-            labelled: false,
-            resummed: false,
-            written: false,
-            summed: None,
-            ipvs: false,
-            sized: true,
-            free: UNPRIVILEGED,
+            ..Skb::new(packet)
         },
         hops: vec![hop],
         share: 1.0,

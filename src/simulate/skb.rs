@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use super::fib::FibKey;
 use super::ipvs::Conn;
-use super::netfilter::FreePorts;
+use super::netfilter::{FreePorts, UNPRIVILEGED};
 use crate::model::conntrack::{ConntrackEntry, Tuple};
 use crate::model::packet::{L4, Packet};
 use crate::model::socket::Socket;
@@ -62,6 +62,32 @@ pub(crate) struct Skb {
 }
 
 impl Skb {
+    /// A packet that nobody has marked, nobody knows and no socket of this namespace sent.
+    pub(crate) fn new(packet: Packet) -> Self {
+        Self {
+            packet,
+            mark: Some(0),
+            ct: CtRef::None,
+            uid: None,
+            gid: None,
+            kernel: false,
+            proxy: None,
+            party: None,
+            local: false,
+            raw: false,
+            bound: None,
+            near: None,
+            rerouted: None,
+            labelled: false,
+            resummed: false,
+            written: false,
+            summed: None,
+            ipvs: false,
+            sized: true,
+            free: UNPRIVILEGED,
+        }
+    }
+
     /// An error that the kernel itself sends, which has got the connection of what it is about before any rule
     /// (`nf_conntrack_attach()`, called by `icmp_glue_bits()` and `icmpv6_getfrag()`). Where no socket takes a datagram,
     /// the kernel has let go of its connection by then (`nf_reset_ct()` in `__udp4_lib_rcv()`, v6.12).

@@ -10,7 +10,7 @@ use super::fib::{FibAnswer, FibKey};
 use super::input::{inet_all, validate_source};
 use super::l2::Leg;
 use super::memory::{Learned, Lessons, Met};
-use super::netfilter::{HookPoint, HookVerdict, UNPRIVILEGED, run};
+use super::netfilter::{HookPoint, HookVerdict, run};
 use super::skb::{CtRef, Devices, Flows, Skb};
 use super::walk::Next;
 use super::{Cx, bridge, device, exchange, fib, output, source};
@@ -137,11 +137,10 @@ pub(crate) fn sender(
         let chosen = source::select_v4(cx, ns, Some(link.index), Some(addr), source::SCOPE_LINK)?;
         return Ok(chosen.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)));
     }
-    let local = |addr: &IpAddr| matches!(addr, IpAddr::V6(v6) if v6.is_unicast_link_local());
     let list = addrs.into_iter().flatten();
     let mut own = list.filter(|own| own.link == link.index && own.local.is_ipv6());
     Ok(own
-        .find(|own| local(&own.local))
+        .find(|own| source::is_link_local(own.local))
         .map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |own| own.local))
 }
 
@@ -538,26 +537,9 @@ impl<'t> Frame<'_, 't> {
             reroutes: false,
         };
         let skb = Skb {
-            packet: self.packet.clone(),
             mark: self.mark,
-            ct: CtRef::None,
-            uid: None,
-            gid: None,
-            kernel: false,
-            proxy: None,
-            party: None,
             local: self.local,
-            raw: false,
-            bound: None,
-            near: None,
-            rerouted: None,
-            labelled: false,
-            resummed: false,
-            written: false,
-            summed: None,
-            ipvs: false,
-            sized: true,
-            free: UNPRIVILEGED,
+            ..Skb::new(self.packet.clone())
         };
         let skb = match (&hook, bridge, self.is_v6()) {
             // Conntrack has seen it at PREROUTING or OUTPUT, and passes it over (`icmpv6_error()`).

@@ -156,6 +156,11 @@ fn dst_scope(addr: Ipv6Addr) -> u8 {
     }
 }
 
+/// Whether an address is one of fe80::/10; what IPv4 calls so is routed like others.
+pub(crate) fn is_link_local(addr: IpAddr) -> bool {
+    matches!(addr, IpAddr::V6(addr) if addr.is_unicast_link_local())
+}
+
 /// Compared field by field, larger is better: same address, scope, not deprecated, outgoing device,
 /// label, not temporary, common prefix bits.
 type Score = (bool, i16, bool, bool, bool, bool, u32);

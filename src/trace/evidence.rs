@@ -151,6 +151,22 @@ pub enum Evidence {
     },
 }
 
+impl Evidence {
+    /// A rule's name: its place and what it says.
+    pub fn rule(&self) -> Option<String> {
+        match self {
+            Self::NetfilterRule {
+                base,
+                chain,
+                handle,
+                text,
+                ..
+            } => Some(format!("rule {handle} of {} {chain}: {text}", base.table)),
+            _ => None,
+        }
+    }
+}
+
 /// A base chain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChainRef {

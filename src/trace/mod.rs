@@ -59,6 +59,12 @@ impl Trace {
             .rev()
             .find_map(|hop| Some((hop, hop.steps.last()?)))
     }
+
+    /// Where it can be seen, in order.
+    pub fn taps(&self) -> impl DoubleEndedIterator<Item = (&NsKey, &Tap)> {
+        let hops = self.hops.iter();
+        hops.flat_map(|hop| hop.taps.iter().map(move |tap| (&hop.ns, tap)))
+    }
 }
 
 /// What happened in one namespace.

@@ -1,7 +1,7 @@
 //! The largest packets, each way, as text and as data.
 
 use netpath::explain::Naming;
-use netpath::explain::mtu::{Budget, Fate, Measure, Room, Tried};
+use netpath::explain::mtu::{Budget, Fate, Limit, Measure, Room, Tried};
 use netpath::model::NsKey;
 
 use super::json_types::{MtuJson, RoomJson, TriedJson};
@@ -34,13 +34,8 @@ pub fn text(budgets: &[Budget], naming: &Naming<'_>, options: &Options) -> Strin
             }
             text.push_str(&fold(options, "    ", "        ", &line));
         }
-        if let (Ok(size), Some((ns, why))) = (&budget.predicted, &budget.limit) {
-            let line = format!(
-                "{} at {}: {}",
-                size + 1,
-                named(naming, ns),
-                naming.text(why)
-            );
+        if let (Ok(size), Some(limit)) = (&budget.predicted, &budget.limit) {
+            let line = format!("{} at {}", size + 1, limited(limit, naming));
             let head = match budget.measure() {
                 Measure::Differs(_) => "  predicted limit: ",
                 _ => "  limit: ",
@@ -48,8 +43,7 @@ pub fn text(budgets: &[Budget], naming: &Naming<'_>, options: &Options) -> Strin
             text.push_str(&fold(options, head, "      ", &line));
         }
         if budget.black_hole() {
-            let limit = budget.limit.as_ref().map_or("", |(_, why)| why.as_str());
-            let mend = if limit.contains(" by rule ") {
+            let mend = if budget.limit.as_ref().is_some_and(|limit| limit.by_rule) {
                 "narrow or remove the rule that the limit names, or lower the sender's MTU"
             } else {
                 "let ICMP \"fragmentation needed\" (type 3 code 4; ICMPv6 type 2) of routers on the way pass, give the device where they are lost the MTU of the others, or lower the sender's MTU"
@@ -129,6 +123,10 @@ fn fate(tried: &Tried, naming: &Naming<'_>) -> String {
     }
 }
 
+fn limited(limit: &Limit, naming: &Naming<'_>) -> String {
+    format!("{}: {}", named(naming, &limit.ns), naming.text(&limit.why))
+}
+
 fn named(naming: &Naming<'_>, key: &NsKey) -> String {
     format!("{} {}", key.node, naming.netns(key))
 }
@@ -158,10 +156,7 @@ pub fn json(budget: &Budget, naming: &Naming<'_>) -> MtuJson {
             Measure::Untried => "untried",
         },
         predicted: budget.predicted.as_ref().ok().copied(),
-        limit: budget
-            .limit
-            .as_ref()
-            .map(|(ns, why)| format!("{}: {}", named(naming, ns), naming.text(why))),
+        limit: budget.limit.as_ref().map(|limit| limited(limit, naming)),
         unpredicted: budget.predicted.as_ref().err().map(|why| naming.text(why)),
         largest: budget.arrived(),
         black_hole: budget.black_hole(),

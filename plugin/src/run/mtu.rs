@@ -217,9 +217,9 @@ async fn budget(fleet: &mut Fleet<'_>, direction: &Direction) -> (Budget, Outcom
         Ok(false) => {
             let how = least.traces.iter().find(|trace| !trace.arrives());
             let name = how.map_or("lost", |trace| trace.disposition.name());
-            let place = how
-                .and_then(limit)
-                .map_or_else(String::new, |(ns, why)| format!(" in {ns}: {why}"));
+            let place = how.and_then(limit).map_or_else(String::new, |limit| {
+                format!(" in {}: {}", limit.ns, limit.why)
+            });
             let why = format!("even a small echo request is predicted to be {name}{place}");
             budget.untried = Some(why.clone());
             budget.predicted = Err(why);
@@ -401,8 +401,7 @@ fn fate(met: &Exchanged, direction: &Direction, small: &Outcome, (len, id): (u32
         return Fate::TooLarge(error.packet.src.to_string());
     }
     // By the order of the way, since clocks of nodes differ.
-    let hops = small.traces.iter().flat_map(|trace| &trace.hops);
-    let taps = hops.flat_map(|hop| hop.taps.iter().map(|tap| (&hop.ns, tap)));
+    let taps = small.traces.iter().flat_map(Trace::taps);
     let came = |ns: &NsKey, dev: &str, out: bool| {
         let mut all = seen.iter().filter(asked);
         all.any(|one| one.ns == *ns && one.dev == dev && one.out == out)

@@ -187,9 +187,9 @@ async fn one(
             &probed,
             (&dropped, untold.is_empty()),
         );
-        let way = outcome.traces.get(observed.branch);
+        let old = outcome.traces.get(observed.branch);
         let program =
-            way.and_then(|trace| program::culprit(&observed, trace, &dropped, &fleet.topology));
+            old.and_then(|trace| program::culprit(&observed, trace, &dropped, &fleet.topology));
         let mut since = None;
         let mut lines = Vec::new();
         if observed.agreement != Agreement::Confirmed || observed.end != End::Works {
@@ -198,24 +198,13 @@ async fn one(
             let again = again.unwrap_or_default();
             let now = compare(&again.traces, &probed, &sights);
             // What was read again may have other ways, or in another order.
-            let same = now.as_ref().and_then(|now| again.traces.get(now.branch));
-            lines = told(
-                &observed,
-                (&before, &after),
-                (outcome.traces.get(observed.branch), same),
-                number > 0,
-            );
+            let new = now.as_ref().and_then(|now| again.traces.get(now.branch));
+            lines = told(&observed, (&before, &after), (old, new), number > 0);
             if let (Agreement::Differs, Some(now)) = (observed.agreement, now)
                 && now.agreement == Agreement::Confirmed
             {
-                let (old, new) = (
-                    outcome.traces.get(observed.branch),
-                    again.traces.get(now.branch),
-                );
-                if old
-                    .zip(new)
-                    .is_some_and(|(old, new)| is_lost_alike(old, new))
-                {
+                let both = old.zip(new);
+                if both.is_some_and(|(old, new)| is_lost_alike(old, new)) {
                     // Mostly a neighbour that nobody had asked for: now it is known that nobody answers.
                     observed = Observed {
                         branch: observed.branch,
@@ -347,24 +336,21 @@ fn told(
         if !told.insert(ns) {
             continue;
         }
-        // Of other branches other probes may have counted.
-        // Rules are read once before all probes.
+        // Rules are read once before all probes, so that those before this one have counted, too.
         let since = if repeated {
             " since before the first probe"
         } else {
             ""
         };
-        let risen = counted::rules(ns, predicted, again).into_iter();
-        lines.extend(risen.map(|(name, more)| format!("{ns}: {name}: {more} more{since}")));
-        let mut risen = Vec::new();
-        if let (Some(before), Some(after)) = (before.get(ns), after.get(ns)) {
-            risen.extend(counted::rises(before, after));
+        for (name, more) in counted::rules(ns, predicted, again) {
+            lines.push(format!("{ns}: {name}: {more} more{since}"));
         }
-        lines.extend(
-            risen
-                .into_iter()
-                .map(|(name, more)| format!("{ns}: {name}: {more} more")),
-        );
+        let counts = before.get(ns).zip(after.get(ns));
+        for (name, more) in
+            counts.map_or_else(Vec::new, |(before, after)| counted::rises(before, after))
+        {
+            lines.push(format!("{ns}: {name}: {more} more"));
+        }
     }
     lines
 }

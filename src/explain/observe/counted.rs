@@ -83,16 +83,9 @@ fn counting<'a>(
         .flat_map(|step| &step.evidence);
     evidence.filter_map(|evidence| match evidence {
         Evidence::NetfilterRule {
-            base,
-            chain,
-            handle,
-            text,
             counters: Some(counters),
             ..
-        } => {
-            let name = format!("rule {handle} of {} {chain}: {text}", base.table);
-            Some((without_counters(&name), *counters))
-        }
+        } => Some((without_counters(&evidence.rule()?), *counters)),
         Evidence::Chain {
             chain,
             policy: Some(_),

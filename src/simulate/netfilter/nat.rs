@@ -17,6 +17,7 @@ use crate::model::packet::{ICMP, ICMPV6, L4, SCTP, TCP, UDP};
 use crate::simulate::conntrack::{self, Manip, NewPort, error, set_up, translate};
 use crate::simulate::fib;
 use crate::simulate::skb::{CtRef, CtState, Flows, Sought};
+use crate::simulate::source::is_link_local;
 use crate::trace::{Evidence, Step, StepKind};
 
 /// NF_NAT_RANGE_MAP_IPS
@@ -595,14 +596,12 @@ pub(super) fn redirect(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, range: Range) -> Di
             return Did::Blind("addresses of the incoming device not read".to_owned());
         };
         // `nf_nat_redirect_ipv6_usable()` (6.7): what is sent to an address of the link is not sent out of it.
-        let of_link =
-            |addr: IpAddr| matches!(addr, IpAddr::V6(addr) if addr.is_unicast_link_local());
-        let scoped = of_link(vm.skb.packet.dst);
+        let scoped = is_link_local(vm.skb.packet.dst);
         let mut own = addrs.iter().filter(|addr| {
             addr.link == iif
                 && addr.local.is_ipv6() == v6
                 && !(v6 && addr.tentative)
-                && (!scoped || of_link(addr.local))
+                && (!scoped || is_link_local(addr.local))
         });
         match own.find(|addr| !addr.secondary || v6) {
             Some(addr) => addr.local,

@@ -13,6 +13,7 @@ use crate::model::netfilter::{Expr, FibResult, Hook};
 use crate::model::route::RouteKind;
 use crate::simulate::fib::{self, FibAnswer, FibKey};
 use crate::simulate::skb::Skb;
+use crate::simulate::source::is_link_local;
 
 /// RTN_*
 fn number(kind: RouteKind) -> u32 {
@@ -123,7 +124,6 @@ fn device(
     (dev, onward): (Option<IfIndex>, Option<IfIndex>),
 ) -> Result<Option<IfIndex>, String> {
     let v6 = addr.is_ipv6();
-    let link_local = matches!(addr, IpAddr::V6(addr) if addr.is_unicast_link_local());
     let key = FibKey {
         src: (!other.is_multicast()).then_some(other),
         iif: onward,
@@ -131,7 +131,7 @@ fn device(
         mark,
         tos: skb.packet.tos,
         protocol: skb.packet.protocol(),
-        oif: dev.or(eval.at.devices.iif).filter(|_| link_local),
+        oif: dev.or(eval.at.devices.iif).filter(|_| is_link_local(addr)),
         ..FibKey::to(addr)
     };
     match fib::lookup(eval.cx, eval.at.ns, &key) {
@@ -167,7 +167,6 @@ pub(super) fn rpfilter(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, flags: u8) -> Tri {
         return Tri::from(!invert);
     }
     let v6 = skb.packet.src.is_ipv6();
-    let link_local = matches!(skb.packet.src, IpAddr::V6(addr) if addr.is_unicast_link_local());
     let key = FibKey {
         src: (!skb.packet.dst.is_multicast()).then_some(skb.packet.dst),
         mark: if flags & 2 != 0 { skb.mark } else { Some(0) },
@@ -176,7 +175,7 @@ pub(super) fn rpfilter(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, flags: u8) -> Tri {
         protocol: if v6 { skb.packet.protocol() } else { 0 },
         // Only for addresses of one link must it be that device; of others the routes of one destination that have it come
         // first (`rt6_device_match()`).
-        oif: Some(iif).filter(|_| link_local),
+        oif: Some(iif).filter(|_| is_link_local(skb.packet.src)),
         near: Some(iif).filter(|_| v6 && flags & 1 == 0),
         plain: true,
         ..FibKey::to(skb.packet.src)

@@ -13,7 +13,7 @@ use netpath::contract::{Reply, Request};
 use netpath::model::capture::{ANY, Point, Watch};
 use programs::capturing::{Capturing, tshark};
 use programs::talk::Talk;
-use programs::{Machine, Netns, Running, bridged, program, until, words};
+use programs::{Machine, Netns, Running, bridged, program, tc, until, words};
 
 /// One datagram; nobody has to answer.
 fn send(from: &Netns, source: &str, to: &str) {
@@ -22,17 +22,6 @@ fn send(from: &Netns, source: &str, to: &str) {
         Ok(socket.send_to(b"x", to)?)
     });
     sent.expect("a datagram is sent");
-}
-
-/// A program for tc that drops IPv4: `ldh [12]; jeq #0x800, drop; ret 0; drop: ret 2` (TC_ACT_SHOT).
-fn at_tc(ns: &Netns, dev: &str, way: &str) {
-    let file = tempfile::NamedTempFile::new().expect("a file");
-    let code = "4,40 0 0 12,21 0 1 2048,6 0 0 2,6 0 0 0,";
-    std::fs::write(file.path(), code).expect("it is written");
-    ns.tool(&format!(
-        "tc filter add dev {dev} {way} bpf da bytecode-file {}",
-        file.path().display()
-    ));
 }
 
 fn sysctl(ns: &Netns, name: &str, value: &str) {
@@ -79,9 +68,9 @@ fn each_drop_is_told_with_the_kernels_reason() {
     });
     // Of another namespace: nothing of it is told.
     send(&one, "127.0.0.1", "127.0.0.1:5007");
-    at_tc(&other, "eth0", "egress");
+    tc::add(&other, "eth0", "egress", tc::DROPS);
     send(&other, "10.0.1.3", "10.0.1.2:5008");
-    at_tc(&other, "eth0", "ingress");
+    tc::add(&other, "eth0", "ingress", tc::DROPS);
     send(&one, "10.0.1.2", "10.0.1.3:5009");
     let said = capturing.interrupt().exits(0);
     let mut missing = Vec::new();
@@ -198,7 +187,7 @@ fn a_probe_tells_why_the_kernel_dropped_it() {
     ]);
     // What can't be predicted.
     bridge.tool("tc qdisc add dev port0 clsact");
-    at_tc(&bridge, "port0", "ingress");
+    tc::add(&bridge, "port0", "ingress", tc::DROPS);
     let probe = json(&line);
     assert_eq!(probe["result"], "seen", "{probe:#}");
     let told = &probe["dropped"][0];

@@ -7,7 +7,7 @@ mod programs;
 use std::time::Duration;
 
 use netpath_lab::{Overlay, Proxy, Spec};
-use programs::{Lab, Machine, Netns, until, words};
+use programs::{Lab, Machine, Netns, tc, until, words};
 use serde_json::{Value, json};
 
 /// Two namespaces and a router between them, whose device to the other one takes 1,400 bytes.
@@ -131,13 +131,8 @@ fn what_is_not_predicted_is_measured() {
     let [one, _router, other] = routed();
     // `ldh [12]; jne #0x800, pass; ldh [16]; jle #1300, pass; ret 2 (TC_ACT_SHOT); pass: ret 0`
     let program = "6,40 0 0 12,21 0 3 2048,40 0 0 16,37 0 1 1300,6 0 0 2,6 0 0 0,";
-    let file = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(file.path(), program).expect("it is written");
     other.tool("tc qdisc add dev eth0 clsact");
-    other.tool(&format!(
-        "tc filter add dev eth0 ingress bpf da bytecode-file {}",
-        file.path().display()
-    ));
+    tc::add(&other, "eth0", "ingress", program);
     let [there, none] = measured(&one, "10.9.2.2", 1);
     assert_eq!(
         head(&there),

@@ -18,7 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use programs::capturing::{Capturing, tshark};
 use programs::talk::Talk;
-use programs::{Lab, Machine, Netns, Running, bridged, plugin, run, until, words};
+use programs::{Lab, Machine, Netns, Running, Said, bridged, plugin, run, tc, until, words};
 
 #[test]
 fn the_packets_are_those_of_tcpdump_at_every_hop() {
@@ -247,9 +247,8 @@ fn a_capture_whose_devices_are_all_gone_ends() {
     );
 }
 
-#[test]
-fn a_flow_is_seen_on_both_nodes_and_in_the_tunnel() {
-    let lab = Lab::up(Spec::new(Overlay::Vxlan, Proxy::IptablesNft));
+/// Captures a connection of web-0 to a pod on the other node.
+fn exchange_captured(lab: &Lab) -> Said {
     let mut command = lab.plugin();
     command.args(words("capture -n shop web-0 10.244.2.4:8080"));
     let capturing = Capturing::start(command, |mut command| {
@@ -259,7 +258,13 @@ fn a_flow_is_seen_on_both_nodes_and_in_the_tunnel() {
     let to = "10.244.2.4:8080".parse().expect("an address");
     let outcome = place.tcp_exchange(to, Duration::from_secs(5));
     assert!(outcome.expect("an exchange").connected());
-    let said = capturing.interrupt().exits(0);
+    capturing.interrupt().exits(0)
+}
+
+#[test]
+fn a_flow_is_seen_on_both_nodes_and_in_the_tunnel() {
+    let lab = Lab::up(Spec::new(Overlay::Vxlan, Proxy::IptablesNft));
+    let said = exchange_captured(&lab);
     said.says(&[
         "node-1  host",
         "node-2  host",
@@ -275,27 +280,14 @@ fn behind_an_end_that_can_not_be_told_the_destination_is_watched() {
     let lab = Lab::up(Spec::new(Overlay::Vxlan, Proxy::IptablesNft));
     let veth = lab.cluster.pod_state("shop/web-0").expect("the pod");
     let veth = veth.host_veth.clone().expect("a veth");
-    // It lets all pass, but nobody knows that before.
-    let passes = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(passes.path(), "1,6 0 0 0,").expect("it is written");
-    let file = passes.path().display();
     let node = lab.cluster.node("node-1").expect("a node");
-    for line in [
-        format!("tc qdisc add dev {veth} clsact"),
-        format!("tc filter add dev {veth} ingress bpf da bytecode-file {file}"),
-    ] {
-        node.run(words(&line)).expect("a program at tc");
-    }
-    let mut command = lab.plugin();
-    command.args(words("capture -n shop web-0 10.244.2.4:8080"));
-    let capturing = Capturing::start(command, |mut command| {
-        Running(command.spawn().expect("the plugin starts"))
+    tc::with_program(tc::PASSES, |file| {
+        let clsact = format!("tc qdisc add dev {veth} clsact");
+        for line in [clsact, tc::add_line(&veth, "ingress", file)] {
+            node.run(words(&line)).expect("a program at tc");
+        }
     });
-    let place = lab.cluster.pod("shop/web-0").expect("a pod");
-    let to = "10.244.2.4:8080".parse().expect("an address");
-    let outcome = place.tcp_exchange(to, Duration::from_secs(5));
-    assert!(outcome.expect("an exchange").connected());
-    let said = capturing.interrupt().exits(0);
+    let said = exchange_captured(&lab);
     said.says(&["node-1  host", "node-2  host", "pod shop/api-"]);
     lab.is_clean();
 }

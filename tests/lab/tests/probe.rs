@@ -8,7 +8,7 @@ mod programs;
 use std::io::Read;
 use std::sync::Arc;
 
-use programs::{Netns, Said, bridged, words};
+use programs::{Netns, Said, bridged, tc, words};
 use serde_json::Value;
 
 /// The only probe of an answer.
@@ -117,24 +117,12 @@ fn a_predicted_drop_is_confirmed_where_it_happens_and_its_rule_has_counted() {
     assert!(counted.contains("tcp dport 8080"), "{counted}");
 }
 
-/// A program for tc that drops IPv4: `ldh [12]; jeq #0x800, drop; ret 0; drop: ret 2` (TC_ACT_SHOT), or passes all.
-fn at_tc(ns: &Netns, dev: &str, drops: bool) {
-    let verdict = if drops { 2 } else { 0 };
-    let program = format!("4,40 0 0 12,21 0 1 2048,6 0 0 {verdict},6 0 0 0,");
-    let file = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(file.path(), program).expect("it is written");
-    ns.tool(&format!("tc qdisc add dev {dev} clsact"));
-    ns.tool(&format!(
-        "tc filter add dev {dev} ingress bpf da bytecode-file {}",
-        file.path().display()
-    ));
-}
-
 #[test]
 fn a_program_that_drops_is_seen_where_it_can_not_be_predicted() {
     let ([one, other], bridge) = bridged();
     let _listener = other.listen("--tcp 8080");
-    at_tc(&bridge, "port0", true);
+    bridge.tool("tc qdisc add dev port0 clsact");
+    tc::add(&bridge, "port0", "ingress", tc::DROPS);
     let said = local(&one, "10.0.1.3:8080").exits(1);
     let found = probe(&said);
     let json = said.json();
@@ -162,7 +150,8 @@ fn a_program_that_drops_is_seen_where_it_can_not_be_predicted() {
 fn a_program_that_passes_packets_is_seen_to_do_so() {
     let ([one, other], bridge) = bridged();
     let _listener = other.listen("--tcp 8080");
-    at_tc(&bridge, "port0", false);
+    bridge.tool("tc qdisc add dev port0 clsact");
+    tc::add(&bridge, "port0", "ingress", tc::PASSES);
     let said = local(&one, "10.0.1.3:8080").exits(0);
     let found = probe(&said);
     assert_eq!(
@@ -182,7 +171,8 @@ fn a_program_that_passes_packets_is_seen_to_do_so() {
 fn a_program_on_the_way_back_is_seen_to_drop_the_answer() {
     let ([one, other], bridge) = bridged();
     let _listener = other.listen("--tcp 8080");
-    at_tc(&bridge, "port1", true);
+    bridge.tool("tc qdisc add dev port1 clsact");
+    tc::add(&bridge, "port1", "ingress", tc::DROPS);
     let said = local(&one, "10.0.1.3:8080").exits(1);
     let found = probe(&said);
     assert_eq!(found["result"], "seen", "{found:#}");

@@ -17,7 +17,7 @@ use crate::model::want::Want;
 use crate::model::xtables::*;
 use crate::model::{IfIndex, NetNsId, NsKey, Prefix, Section};
 use crate::simulate::netfilter::{HookOutcome, HookPoint, HookVerdict, Index, run};
-use crate::simulate::skb::{CtRef, Devices, Flows, Skb};
+use crate::simulate::skb::{Devices, Flows, Skb};
 use crate::simulate::{Cx, Limits, Wants};
 
 pub(super) const NODE: &str = "n1";
@@ -521,26 +521,8 @@ pub(super) fn tcp(src: &str, sport: Option<u16>, dst: &str, dport: u16) -> Packe
 
 pub(super) fn skb(packet: Packet, local: bool) -> Skb {
     Skb {
-        packet,
-        mark: Some(0),
-        ct: CtRef::None,
-        uid: None,
-        gid: None,
-        kernel: false,
-        proxy: None,
-        party: None,
         local,
-        raw: false,
-        bound: None,
-        near: None,
-        rerouted: None,
-        labelled: false,
-        resummed: false,
-        written: false,
-        summed: None,
-        ipvs: false,
-        sized: true,
-        free: crate::simulate::netfilter::UNPRIVILEGED,
+        ..Skb::new(packet)
     }
 }
 

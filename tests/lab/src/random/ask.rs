@@ -132,8 +132,7 @@ fn passes_third(trace: &Trace, name: Name<'_>, observed: &Observed) -> bool {
 /// The namespace whose routes refused a packet that came in, and to whom it says so: of IPv4, the kernel says it to
 /// an address five times at once, then once in a second (`ip_error()`; error_burst, which no namespace has for itself).
 pub fn refused_by_route(trace: &Trace) -> Option<(NsKey, IpAddr)> {
-    let hop = trace.hops.last()?;
-    let step = hop.steps.last()?;
+    let (hop, step) = trace.last_step()?;
     let route = step.kind == StepKind::Route && hop.iif.is_some() && trace.packet.src.is_ipv4();
     (route && matches!(trace.disposition, Disposition::Rejected(_)))
         .then(|| (hop.ns.clone(), trace.packet.src))
@@ -152,19 +151,13 @@ pub fn sent_back(topology: &Topology, trace: &Trace, back: Back) -> Result<Sent,
         (Back::Tcp(own), L4::Tcp { flags, .. }) => *flags = own,
         (Back::Tcp(_), _) => return Err(Holds::No),
         (Back::Icmp, l4) => {
+            let port = Disposition::Rejected(RejectWith::PortUnreachable);
+            let (kind, unreachable) = if about.src.is_ipv6() { (1, 4) } else { (3, 3) };
+            // Port unreachable is what UDP says, which is sent in another way.
+            let by_socket = trace.disposition == port && !by_rule(trace);
             *l4 = L4::Icmp {
-                kind: if about.src.is_ipv6() { 1 } else { 3 },
-                // Port unreachable is what UDP says, which is sent in another way.
-                code: match trace.disposition {
-                    Disposition::Rejected(RejectWith::PortUnreachable) if !by_rule(trace) => {
-                        if about.src.is_ipv6() {
-                            4
-                        } else {
-                            3
-                        }
-                    }
-                    _ => 0,
-                },
+                kind,
+                code: if by_socket { unreachable } else { 0 },
                 id: None,
             };
             packet.inner = Some(Box::new(Inner {
@@ -209,8 +202,7 @@ pub fn is_lost(ways: &[Trace]) -> Holds {
 
 /// Whether a packet has no address of its namespace as its source.
 fn is_not_own(way: &Trace) -> bool {
-    let last = way.hops.last().and_then(|hop| hop.steps.last());
-    last.is_some_and(|step| step.kind == StepKind::SourceAddress)
+    ended_by(way, StepKind::SourceAddress)
 }
 
 /// The address that an error about a packet comes from: its destination where that is the namespace's own, else the
@@ -290,8 +282,12 @@ fn of_incoming(netns: &NetNs, hop: &Hop, sender: IpAddr) -> Option<IpAddr> {
 
 /// Whether a rule ended it.
 fn by_rule(trace: &Trace) -> bool {
-    let last = trace.hops.last().and_then(|hop| hop.steps.last());
-    last.is_some_and(|step| step.kind == StepKind::Netfilter)
+    ended_by(trace, StepKind::Netfilter)
+}
+
+fn ended_by(trace: &Trace, kind: StepKind) -> bool {
+    let last = trace.last_step();
+    last.is_some_and(|(_, step)| step.kind == kind)
 }
 
 /// Whether the flow that the packet itself makes tells what becomes of what is sent back.
@@ -308,10 +304,8 @@ pub enum Own {
 /// Whether the flow of the packet itself tells what becomes of what is sent back.
 pub fn by_own_flow(trace: &Trace, back: Back) -> Own {
     let ends = trace.packet.tuple();
-    let last = trace.hops.last().and_then(|hop| hop.steps.last());
-    let by_route = last.is_some_and(|step| step.kind == StepKind::Route);
     match back {
-        Back::Icmp if by_route || by_rule(trace) => Own::Alone,
+        Back::Icmp if ended_by(trace, StepKind::Route) || by_rule(trace) => Own::Alone,
         Back::Icmp if ends.sport.is_some() && ends.dport.is_some() => Own::Not,
         _ => Own::Also,
     }

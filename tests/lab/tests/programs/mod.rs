@@ -3,6 +3,7 @@
 
 pub mod capturing;
 pub mod talk;
+pub mod tc;
 
 use std::ffi::OsString;
 use std::fs::File;
