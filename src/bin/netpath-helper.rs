@@ -7,10 +7,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use netpath::collect::serve::{IDLE, dump, serve};
-use netpath::collect::{Collector, Roots, privileges};
+use netpath::collect::{Collector, Roots, idle, privileges};
 
 const USAGE: &str = "usage: netpath-helper serve            answer requests on stdin and stdout
-       netpath-helper idle [SECONDS]   wait, then end; for a pod's main process
+       netpath-helper idle [[GRACE] LIMIT]
+                                       wait; for a pod's main process. Ends after LIMIT seconds, or after GRACE
+                                       seconds as soon as no helper serves in its container
        netpath-helper dump             print all facts of this node as JSON
        netpath-helper version";
 
@@ -20,11 +22,15 @@ fn main() -> ExitCode {
     let result = match args.as_slice() {
         ["serve"] => run_serve(),
         ["dump"] => run_dump(),
-        ["idle"] => run_idle(None),
-        ["idle", seconds] => match seconds.parse() {
-            Ok(seconds) => run_idle(Some(Duration::from_secs(seconds))),
-            Err(_) => return usage(),
-        },
+        ["idle", times @ ..] => {
+            let times = times.iter().map(|time| time.parse().map(Duration::from_secs));
+            match times.collect::<Result<Vec<_>, _>>().as_deref() {
+                Ok([]) => run_idle(None, None),
+                Ok([limit]) => run_idle(None, Some(*limit)),
+                Ok([grace, limit]) => run_idle(Some(*grace), Some(*limit)),
+                _ => return usage(),
+            }
+        }
         ["version" | "--version"] => {
             println!("netpath-helper {}", env!("CARGO_PKG_VERSION"));
             Ok(())
@@ -45,9 +51,9 @@ fn usage() -> ExitCode {
     ExitCode::from(2)
 }
 
-fn run_idle(time: Option<Duration>) -> Result<(), String> {
+fn run_idle(grace: Option<Duration>, limit: Option<Duration>) -> Result<(), String> {
     privileges::keep_none().map_err(|error| error.to_string())?;
-    netpath::collect::idle::wait(time)
+    idle::wait(grace, limit)
 }
 
 fn collector() -> Result<Collector, String> {
@@ -61,6 +67,13 @@ fn collector() -> Result<Collector, String> {
 }
 
 fn run_serve() -> Result<(), String> {
+    let _serving = match idle::serving() {
+        Ok(serving) => Some(serving),
+        Err(error) => {
+            eprintln!("netpath-helper: {error}; the pod ends at its deadline");
+            None
+        }
+    };
     let mut collector = collector()?;
     #[cfg(feature = "capture")]
     let mut watcher = netpath::capture::Taps::default();

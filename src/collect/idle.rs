@@ -1,37 +1,79 @@
-//! Waiting as a pod's main process: until a deadline, or until the kubelet asks to end.
+//! Waiting as a pod's main process: until nobody is served any more, a deadline, or the kubelet asks to end.
+//!
+//! Helpers that serve hold a shared lock on their own program's file, which only their container sees; who waits tries to
+//! get it alone.
 
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::SignalFd;
-use std::os::fd::AsFd;
 
-/// Waits for SIGTERM, SIGINT or SIGHUP, or until the time is over.
+const PROGRAM: &str = "/proc/self/exe";
+/// How often it is looked whether anybody is still served.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Held while this process serves; its end lets a pod end that only waited for it.
+#[derive(Debug)]
+pub struct Serving(Flock<File>);
+
+/// Says to those who [`wait`] in this container that this process serves, until it is dropped.
+///
+/// Errors: the program's file can't be locked; they then wait until their deadline.
+pub fn serving() -> Result<Serving, String> {
+    let lock = locked(FlockArg::LockShared).map_err(|errno| format!("lock {PROGRAM}: {errno}"))?;
+    Ok(Serving(lock))
+}
+
+fn locked(how: FlockArg) -> Result<Flock<File>, Errno> {
+    let file = File::open(PROGRAM);
+    let file = file.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()))?;
+    Flock::lock(file, how).map_err(|(_, errno)| errno)
+}
+
+/// Waits for SIGTERM, SIGINT or SIGHUP, until `limit` is over, or, once `grace` is over, until nobody serves here.
 ///
 /// A pid 1 does not die of a signal that it does not handle, so these are taken in by a descriptor.
-pub fn wait(time: Option<Duration>) -> Result<(), String> {
-    let failed = |errno: nix::Error| format!("wait for a signal: {errno}");
+///
+/// Errors: signals can't be waited for.
+pub fn wait(grace: Option<Duration>, limit: Option<Duration>) -> Result<(), String> {
+    let failed = |errno: Errno| format!("wait for a signal: {errno}");
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         signals.add(signal);
     }
     signals.thread_block().map_err(failed)?;
     let fd = SignalFd::new(&signals).map_err(failed)?;
-    let deadline = time.map(|time| Instant::now() + time);
+    let begin = Instant::now();
+    let deadline = limit.map(|limit| begin + limit);
+    let mut look = grace.map(|grace| begin + grace);
     loop {
-        let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
-        if left.is_some_and(|left| left.is_zero()) {
+        let now = Instant::now();
+        if deadline.is_some_and(|deadline| deadline <= now) {
             return Ok(());
         }
-        let timeout = match left {
+        if look.is_some_and(|look| look <= now) {
+            look = match locked(FlockArg::LockExclusiveNonblock) {
+                Ok(_) => return Ok(()),
+                Err(Errno::EWOULDBLOCK) => Some(now + LOOK),
+                // Where files can't be locked, the deadline is what remains.
+                Err(_) => None,
+            };
+        }
+        let next = [deadline, look].into_iter().flatten().min();
+        let timeout = match next {
             // Longer waits go round the loop.
-            Some(left) => PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX),
+            Some(next) => PollTimeout::try_from(next.saturating_duration_since(now))
+                .unwrap_or(PollTimeout::MAX),
             None => PollTimeout::NONE,
         };
         let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, timeout) {
-            Ok(0) | Err(nix::Error::EINTR) => {}
+            Ok(0) | Err(Errno::EINTR) => {}
             Ok(_) => return Ok(()),
             Err(errno) => return Err(failed(errno)),
         }

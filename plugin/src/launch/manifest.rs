@@ -144,6 +144,11 @@ pub fn deadline(flags: &HelperFlags) -> u64 {
         .saturating_add(DEADLINE)
 }
 
+/// Seconds that the pod waits for somebody to serve before it ends for want of that.
+fn grace(flags: &HelperFlags) -> u64 {
+    flags.keep.unwrap_or(flags.launch_timeout).as_secs().max(1)
+}
+
 /// The helper pod for one node.
 pub fn manifest(flags: &HelperFlags, identity: &Identity<'_>) -> Value {
     let deadline = deadline(flags);
@@ -200,7 +205,7 @@ pub fn manifest(flags: &HelperFlags, identity: &Identity<'_>) -> Value {
                 "image": flags.image,
                 "imagePullPolicy": flags.image_pull_policy,
                 // Waits and ends by itself; the work is done by `serve`, which exec starts.
-                "command": [PROGRAM, "idle", deadline.to_string()],
+                "command": [PROGRAM, "idle", grace(flags).to_string(), deadline.to_string()],
                 "securityContext": security(flags.privileged),
                 "resources": {
                     "requests": {"cpu": "10m", "memory": "16Mi"},

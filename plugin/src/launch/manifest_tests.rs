@@ -68,6 +68,8 @@ fn label_values_fit() {
         );
     }
     assert_eq!(made["spec"]["activeDeadlineSeconds"], 1500);
+    let command = &made["spec"]["containers"][0]["command"];
+    assert_eq!(*command, json!(["/netpath-helper", "idle", "600", "1500"]));
 }
 
 #[test]

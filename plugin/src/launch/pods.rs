@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use super::error::LaunchError;
 use super::exec::exec;
 use super::manifest::{
-    CONTAINER, DEADLINE, EXPIRES_LABEL, HelperFlags, Identity, PROGRAM, SETUP_LABEL, USER_LABEL,
+    CONTAINER, DEADLINE, EXPIRES_LABEL, HelperFlags, Identity, MANAGED_LABEL, PROGRAM, SETUP_LABEL, USER_LABEL,
     manifest, setup_hash, short_hash,
 };
 use super::pipe::Pipe;
@@ -174,6 +174,9 @@ impl Launcher {
         view: Option<&ClusterView>,
     ) -> BTreeMap<String, Result<Session, LaunchError>> {
         let now = unix_now();
+        for pod in view.into_iter().flat_map(|view| self.ended(view)) {
+            self.note(pod);
+        }
         let started = join_all(targets.iter().map(async |target| {
             let warm = view.and_then(|view| self.warm(view, &target.name, now));
             (target.name.clone(), self.one(target, warm).await)
@@ -239,6 +242,23 @@ impl Launcher {
                     })
             })
             .map(|pod| pod.name.clone())
+    }
+
+    /// Helpers of this user's that have ended by themselves, kept ones or such of a client that was killed: their objects
+    /// go with this run's.
+    fn ended<'a>(&'a self, view: &'a ClusterView) -> impl Iterator<Item = Noted> + 'a {
+        let own = view.pods.iter().filter(|pod| {
+            pod.namespace == self.namespace
+                && pod.ended()
+                && pod.labels.get(MANAGED_LABEL.0).map(String::as_str) == Some(MANAGED_LABEL.1)
+                && pod.labels.get(USER_LABEL) == Some(&self.user_hash)
+        });
+        own.map(|pod| Noted {
+            name: pod.name.clone(),
+            node: pod.node.clone().unwrap_or_default(),
+            creation: watch::channel(Creation::Done).1,
+            ready: false,
+        })
     }
 
     /// The pods that [`Self::launch`] would create for `targets`, or why none can be; creates nothing.

@@ -561,6 +561,27 @@ async fn warm_helpers_are_used_again() {
     };
     assert!(capture(600));
     assert!(!capture(3600));
+    // What has ended by itself goes with the next run, whether that keeps its own or not.
+    let before = lab.server.helper_pods();
+    for pid in lab.server.processes() {
+        let pid = nix::unistd::Pid::from_raw(pid.try_into().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    }
+    let ended = loop {
+        let view = crate::resolve::fetch::fetch(&lab.kube, &scope)
+            .await
+            .unwrap();
+        if view.pods.iter().filter(|pod| pod.ended()).count() == 2 {
+            break view;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    let launcher = lab.launcher(flags.clone());
+    launcher.launch(&targets(), Some(&ended)).await;
+    launcher.close(false).await.unwrap();
+    let after = lab.server.helper_pods();
+    assert_eq!(after.len(), 2);
+    assert!(after.iter().all(|name| !before.contains(name)), "{after:?}");
     // Another setup gets helpers of its own, which go as they came.
     let view = crate::resolve::fetch::fetch(&lab.kube, &scope)
         .await

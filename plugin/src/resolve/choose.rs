@@ -157,7 +157,7 @@ impl<'a> Chooser<'a> {
 
     /// The pod that owns an address: not a finished one, and not one that borrows its node's.
     pub(super) fn pod_of_ip(&self, ip: IpAddr) -> Option<&'a PodInfo> {
-        let alive = |pod: &&PodInfo| !matches!(pod.phase.as_str(), "Succeeded" | "Failed");
+        let alive = |pod: &&PodInfo| !pod.ended();
         self.view
             .pods
             .iter()

@@ -61,6 +61,11 @@ impl PodInfo {
     pub fn running(&self) -> bool {
         self.phase == "Running"
     }
+
+    /// Its containers have ended, and are not started again.
+    pub fn ended(&self) -> bool {
+        matches!(self.phase.as_str(), "Succeeded" | "Failed")
+    }
 }
 
 /// A container of a pod.

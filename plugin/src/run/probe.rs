@@ -9,7 +9,7 @@ use netpath::explain::observe::dropped::{self, Loss};
 use netpath::explain::observe::program::{self, Culprit};
 use netpath::explain::observe::{Agreement, End, Observed, Sights, compare, counted};
 use netpath::model::capture::{Counted, Counts, Probe, Probed};
-use netpath::model::packet::{SCTP, TCP, UDP};
+use netpath::model::packet::{TCP, UDP};
 use netpath::model::{NetNsId, NsKey, Section};
 use netpath::simulate::{Flow, Outcome};
 use netpath::trace::{Disposition, Trace};
@@ -17,7 +17,9 @@ use netpath::trace::{Disposition, Trace};
 use super::drive;
 use super::exchange::{Exchanged, Way, exchange, fresh, nanos, places};
 use super::fleet::Fleet;
+use crate::cli::TraceArgs;
 use crate::render::observed;
+use crate::resolve::Protocol;
 
 /// Milliseconds that an answer may take: TCP repeats itself once in it.
 const WAIT: u32 = 2_000;
@@ -60,33 +62,26 @@ pub struct Job<'a> {
     pub outcomes: &'a [Outcome],
     /// What a datagram carries.
     pub data: Option<&'a str>,
-    /// Bytes that were asked about.
-    pub size: Option<u32>,
     /// How many.
     pub count: u32,
 }
 
-/// Errors: no probe is of that protocol.
-pub fn not_sctp(sctp: bool) -> anyhow::Result<()> {
-    if sctp {
-        bail!("--probe: sctp can't be probed; tcp, udp and icmp can");
+/// Errors: no probe is of that protocol, or of that size, or carries that.
+pub fn sendable(args: &TraceArgs, protocol: Protocol) -> anyhow::Result<()> {
+    if !args.probe {
+        return Ok(());
     }
-    Ok(())
-}
-
-/// Errors: a connection begins with a packet of the kernel's own size, and ends before anything is said.
-pub fn sizeable(size: Option<u32>, data: Option<&str>, tcp: bool) -> anyhow::Result<()> {
-    if tcp && data.is_some() {
-        bail!(
+    match protocol {
+        Protocol::Sctp => bail!("--probe: sctp can't be probed; tcp, udp and icmp can"),
+        // It begins with a packet of the kernel's own size, and ends before anything is said.
+        Protocol::Tcp if args.data.is_some() => bail!(
             "--data: a connection is ended as soon as it stands, nothing is sent by it: leave it out, or ask by --protocol udp"
-        );
-    }
-    if tcp && size.is_some() {
-        bail!(
+        ),
+        Protocol::Tcp if args.size.is_some() => bail!(
             "--probe: a connection begins with a SYN, whose size is the kernel's: leave out --size, or ask by --protocol udp or icmp, or for the largest packets by --mtu"
-        );
+        ),
+        Protocol::Tcp | Protocol::Udp | Protocol::Icmp => Ok(()),
     }
-    Ok(())
 }
 
 /// Errors: what is sent for this flag is not whose packets were asked about.
@@ -106,9 +101,6 @@ pub async fn send(fleet: &mut Fleet<'_>, job: Job<'_>, all: &mut Vec<Sent>) -> a
     let ways = job.flows.iter().zip(job.outcomes).cycle();
     let count = usize::try_from(job.count).unwrap_or(usize::MAX);
     for (number, (flow, outcome)) in ways.take(count).enumerate() {
-        // It may be a Service's port's.
-        not_sctp(flow.protocol == SCTP)?;
-        sizeable(job.size, job.data, flow.protocol == TCP)?;
         let mut sent = one(fleet, flow, outcome, job.data, number).await?;
         // Branches of an answer are those of all its flows.
         let before = job.outcomes.iter().take(number % job.flows.len().max(1));

@@ -38,10 +38,10 @@ pub async fn run(args: &TraceArgs, global: &GlobalFlags) -> anyhow::Result<u8> {
         probe::as_root("--mtu", args.uid, args.gid)?;
     }
     if args.probe {
-        probe::not_sctp(request.protocol == Some(Protocol::Sctp))?;
         probe::as_root("--probe", args.uid, args.gid)?;
-        let tcp = request.protocol == Some(Protocol::Tcp);
-        probe::sizeable(args.size, args.data.as_deref(), tcp)?;
+        request
+            .protocol
+            .map_or(Ok(()), |protocol| probe::sendable(args, protocol))?;
         if let Some(path) = &args.save_disagreement {
             super::save::writable(path)?;
         }
@@ -143,6 +143,8 @@ impl Job<'_> {
             cluster = whole;
         }
         let resolved = resolved?;
+        // It may be a Service's port's protocol: before any helper is started.
+        probe::sendable(self.args, resolved.protocol)?;
         let launcher = Launcher::new(cluster.kube.clone(), flags.clone());
         if flags.dry_run {
             let nodes = likely(&resolved, &cluster.view).into_keys();

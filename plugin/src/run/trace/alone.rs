@@ -15,7 +15,7 @@ use super::{Ends, Job, Probes, ends_of};
 use crate::request::{Facts, file_flags, protocol_number};
 use crate::resolve::{EndSpec, parse_local};
 use crate::run::fleet::{Fleet, Source as FleetSource};
-use crate::run::{INCONCLUSIVE, cluster, drive, local, saved};
+use crate::run::{INCONCLUSIVE, cluster, drive, local, probe, saved};
 
 impl Job<'_> {
     pub(super) async fn local(&self) -> anyhow::Result<u8> {
@@ -60,6 +60,7 @@ impl Job<'_> {
             self.request.protocol,
             self.request.family,
         )?;
+        probe::sendable(self.args, local.protocol)?;
         let v6 = local.dst.is_ipv6();
         let flow = Flow {
             from: local.from.clone(),

@@ -220,7 +220,6 @@ impl Job<'_> {
             flows,
             outcomes,
             data: self.args.data.as_deref(),
-            size: self.args.size,
             count: self.args.count,
         };
         let sending = probe::send(fleet, job, &mut probes.sent);

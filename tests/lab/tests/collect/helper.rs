@@ -174,6 +174,34 @@ fn idle_ends_on_its_deadline_and_on_a_signal() {
     child.wait().expect("it ended");
 }
 
+#[test]
+fn idle_ends_once_nobody_is_served() {
+    // A program of its own, as in a container: others serve beside this test.
+    let own = tempfile::tempdir().expect("a directory");
+    let own = own.path().join("netpath-helper");
+    std::fs::copy(helper(), &own).expect("a copy");
+    let mut serving = Command::new(&own)
+        .arg("serve")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let said = serving.stdout.as_mut().expect("its output");
+    said.read_exact(&mut [0]).expect("it says hello");
+    let idle = |times: [&str; 2]| {
+        let begin = Instant::now();
+        let done = Command::new(&own).arg("idle").args(times).status();
+        assert!(done.expect("it starts").success());
+        begin.elapsed()
+    };
+    assert!(idle(["0", "2"]) >= Duration::from_secs(2));
+    drop(serving.stdin.take());
+    serving.wait().expect("it ended");
+    assert!(idle(["0", "60"]) < Duration::from_secs(50));
+    // Not before its time, even so.
+    assert!(idle(["1", "60"]) >= Duration::from_secs(1));
+}
+
 /// All messages that reach the kernel are reads, and nothing listens, writes or runs.
 #[test]
 fn it_only_reads() {
