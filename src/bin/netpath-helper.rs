@@ -23,7 +23,9 @@ fn main() -> ExitCode {
         ["serve"] => run_serve(),
         ["dump"] => run_dump(),
         ["idle", times @ ..] => {
-            let times = times.iter().map(|time| time.parse().map(Duration::from_secs));
+            let times = times
+                .iter()
+                .map(|time| time.parse().map(Duration::from_secs));
             match times.collect::<Result<Vec<_>, _>>().as_deref() {
                 Ok([]) => run_idle(None, None),
                 Ok([limit]) => run_idle(None, Some(*limit)),

@@ -19,7 +19,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Held while this process serves; its end lets a pod end that only waited for it.
 #[derive(Debug)]
-pub struct Serving(Flock<File>);
+pub struct Serving(#[expect(dead_code, reason = "its end is what counts")] Flock<File>);
 
 /// Says to those who [`wait`] in this container that this process serves, until it is dropped.
 ///

@@ -138,6 +138,8 @@ codes! {
     OBSERVED_OTHERWISE "NP0160" "the probe went another way than predicted";
     /// `trace --probe` was lost at a program, and the kernel says by it.
     PROGRAM_DROPS "NP0161" "a program at a device drops the packet";
+    /// The error by which a packet is refused is lost.
+    UNTOLD "NP0162" "the sender is not told that its packet is refused";
 }
 
 impl Code {

@@ -220,10 +220,7 @@ impl<'a> Case<'a> {
     }
 
     fn within(&self, key: &NsKey) -> String {
-        match self.naming.netns(key).as_str() {
-            "host" => format!("on {}", key.node),
-            other => format!("in {other} on {}", key.node),
-        }
+        self.naming.within(key)
     }
 
     fn dev(&self) -> String {

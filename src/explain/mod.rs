@@ -19,6 +19,7 @@ pub mod observe;
 pub mod owners;
 pub mod steps;
 mod unknown;
+mod untold;
 pub mod words;
 
 use std::net::IpAddr;
@@ -34,7 +35,7 @@ pub use steps::StepView;
 
 use crate::model::NsKey;
 use crate::model::packet::Packet;
-use crate::trace::{Disposition, Tap, Trace};
+use crate::trace::{Disposition, Tap, Trace, Untold};
 
 /// One end of the flow, as it was asked for and what it turned out to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -58,6 +59,8 @@ pub struct FlowTraces<'a> {
     pub share: f64,
     /// What the simulation gave.
     pub traces: &'a [Trace],
+    /// Which of their refusals their senders do not hear of.
+    pub untold: &'a [Untold],
 }
 
 /// All that an explanation is made of.
@@ -277,9 +280,13 @@ pub fn explain(question: &Question<'_>) -> Explanation {
     let mut branches = Vec::new();
     let mut findings = Vec::new();
     for flow in &question.flows {
-        for trace in flow.traces {
+        for (at, trace) in flow.traces.iter().enumerate() {
             let index = branches.len();
             for finding in detect::of_trace(naming, trace) {
+                add(&mut findings, finding, index);
+            }
+            let mut untold = flow.untold.iter().filter(|one| one.way == at);
+            if let Some(finding) = untold.find_map(|one| untold::finding(naming, trace, one)) {
                 add(&mut findings, finding, index);
             }
             branches.push(Branch {

@@ -34,6 +34,14 @@ pub struct Naming<'a> {
 }
 
 impl Naming<'_> {
+    /// A namespace as a place: `on NODE` for the node's own, else `in NAME on NODE`.
+    pub fn within(&self, key: &NsKey) -> String {
+        match self.netns(key).as_str() {
+            "host" => format!("on {}", key.node),
+            other => format!("in {other} on {}", key.node),
+        }
+    }
+
     /// A namespace: `host`, `pod shop/web-0`, `netns net0`, or its inode where nothing names it.
     pub fn netns(&self, key: &NsKey) -> String {
         let Some(ns) = self.topology.netns(key) else {

@@ -59,7 +59,11 @@ fn in_topology(traces: &[Trace], names: &Names, topology: &Topology) -> Explanat
         port: Some(80),
         source_port: None,
         size: 60,
-        flows: vec![FlowTraces { share: 1.0, traces }],
+        flows: vec![FlowTraces {
+            share: 1.0,
+            traces,
+            untold: &[],
+        }],
         naming: Naming {
             topology,
             names,

@@ -25,6 +25,7 @@ pub(crate) mod output;
 mod pass;
 pub mod peer;
 pub(crate) mod pmtu;
+pub mod refusal;
 pub(crate) mod reroute;
 mod routed;
 pub(crate) mod skb;
@@ -57,7 +58,7 @@ use crate::model::netns::NetNs;
 use crate::model::packet::{ICMP, ICMPV6, L4, Packet, SCTP, TCP, UDP};
 use crate::model::topology::Topology;
 use crate::model::want::{Depth, NsTarget, Want};
-use crate::trace::{Arrival, Passage, Trace};
+use crate::trace::{Arrival, Passage, Trace, Untold};
 
 /// Facts that were lacking, by node.
 pub type Wants = BTreeMap<String, BTreeSet<Want>>;
@@ -104,6 +105,9 @@ pub struct Sent {
     /// Its program wrote the whole header (IP_HDRINCL), so that the kernel routes it without protocol and ports and never cuts
     /// it; `false` for what a socket's kernel makes, such as a SYN ACK.
     pub raw: bool,
+    /// It is the error about a datagram that no socket takes, whose connection the kernel has let go of by then
+    /// (`nf_reset_ct()` in `__udp4_lib_rcv()`, v6.12): of others' errors, the connection is that of what they are about.
+    pub untied: bool,
 }
 
 /// What bounds a simulation.
@@ -133,6 +137,8 @@ impl Default for Limits {
 pub struct Outcome {
     /// At least one trace; their probabilities add up to 1.
     pub traces: Vec<Trace>,
+    /// Refusals that their senders do not hear of; empty where nobody asked for these ([`refusal::untold`]).
+    pub untold: Vec<Untold>,
     /// Facts that were lacking.
     pub wants: Wants,
 }
@@ -244,6 +250,7 @@ impl<'a> Prepared<'a> {
         Outcome {
             traces,
             wants: cx.wants,
+            ..Outcome::default()
         }
     }
 }
@@ -308,7 +315,7 @@ pub fn send_after(
         // `nf_conntrack_attach()`: also one that is not confirmed, and never will be.
         if let CtRef::Entry { index, reply, .. } = old.skb.ct
             && old.ns == sent.from
-            && walk.skb.is_own_error()
+            && walk.skb.is_tied_error()
         {
             walk.skb.ct = CtRef::Entry {
                 index,
@@ -325,6 +332,7 @@ fn alone(mut cx: Cx<'_>, walk: Walk) -> Outcome {
     Outcome {
         traces: ends.into_iter().filter_map(exchange::alone).collect(),
         wants: cx.wants,
+        ..Outcome::default()
     }
 }
 
@@ -349,6 +357,7 @@ fn opening(cx: &mut Cx<'_>, asked: Asked<'_>) -> Walk {
     walk.skb.raw = sent.raw;
     walk.skb.written = sent.raw;
     walk.skb.kernel = sent.kernel;
+    walk.skb.untied = sent.untied;
     // Rules reset with the address of somebody else (`ip_route_me_harder()`: FLOWI_FLAG_ANYSRC).
     walk.any_source = sent.kernel && matches!(sent.packet.l4, L4::Tcp { .. });
     walk

@@ -320,6 +320,9 @@ fn together(ways: Vec<Sourced>) -> Vec<Sourced> {
     all
 }
 
+/// What names a source that stands at the route.
+pub(crate) const BY_ROUTE: &str = "the route's src";
+
 fn sourced(mut walk: Walk, src: IpAddr, by_route: bool) -> Walk {
     walk.skb.packet.src = src;
     let made_here = walk
@@ -329,11 +332,7 @@ fn sourced(mut walk: Walk, src: IpAddr, by_route: bool) -> Walk {
     if let Some(hop) = made_here {
         hop.packet.src = src;
     }
-    let by = if by_route {
-        "the route's src"
-    } else {
-        "the device"
-    };
+    let by = if by_route { BY_ROUTE } else { "the device" };
     let text = format!("{src}, from {by}");
     walk.step(Step::new(StepKind::SourceAddress, text));
     walk

@@ -28,6 +28,8 @@ pub(crate) struct Skb {
     pub(crate) gid: Option<u32>,
     /// The kernel itself sends it: its socket has no owner.
     pub(crate) kernel: bool,
+    /// See [`super::Sent::untied`].
+    pub(crate) untied: bool,
     /// Socket that TPROXY gave it to (`skb->sk` of an incoming packet).
     pub(crate) proxy: Option<Box<Socket>>,
     /// Namespace of the socket that has the connection it is for, and whether that socket is transparent.
@@ -71,6 +73,7 @@ impl Skb {
             uid: None,
             gid: None,
             kernel: false,
+            untied: false,
             proxy: None,
             party: None,
             local: false,
@@ -88,16 +91,16 @@ impl Skb {
         }
     }
 
-    /// An error that the kernel itself sends, which has got the connection of what it is about before any rule
-    /// (`nf_conntrack_attach()`, called by `icmp_glue_bits()` and `icmpv6_getfrag()`). Where no socket takes a datagram,
-    /// the kernel has let go of its connection by then (`nf_reset_ct()` in `__udp4_lib_rcv()`, v6.12).
+    /// An error that the kernel itself sends.
     pub(crate) fn is_own_error(&self) -> bool {
-        let six = self.packet.src.is_ipv6();
-        let attached = match self.packet.l4 {
-            L4::Icmp { kind, code, .. } => (kind, code) != if six { (1, 4) } else { (3, 3) },
-            _ => false,
-        };
-        self.kernel && attached && self.packet.inner.is_some()
+        let error = matches!(self.packet.l4, L4::Icmp { .. }) && self.packet.inner.is_some();
+        self.kernel && error
+    }
+
+    /// An error that the kernel itself sends, which has got the connection of what it is about before any rule
+    /// (`nf_conntrack_attach()`, called by `icmp_glue_bits()` and `icmpv6_getfrag()`, v6.12).
+    pub(crate) fn is_tied_error(&self) -> bool {
+        self.is_own_error() && !self.untied
     }
 }
 

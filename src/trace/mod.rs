@@ -67,6 +67,15 @@ impl Trace {
     }
 }
 
+/// A refusal that its sender does not hear of: the error by which it is told is lost.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Untold {
+    /// Position of what is refused among the traces.
+    pub way: usize,
+    /// The ways of the error, all of which it is lost on; none where there is no address to send one from.
+    pub back: Vec<Trace>,
+}
+
 /// What happened in one namespace.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Hop {

@@ -10,6 +10,7 @@ mod mutate;
 mod oracle;
 mod properties;
 mod raw;
+mod refusals;
 mod routes;
 mod scenarios;
 mod tables;

@@ -40,6 +40,7 @@ fn raw(world: &World, from: &NsKey, packet: Packet) -> Outcome {
         gid: Some(0),
         kernel: false,
         raw: true,
+        untied: false,
     };
     send(&world.topology, &sent, &Limits::default())
 }

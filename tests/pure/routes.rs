@@ -57,6 +57,7 @@ fn ways(
         gid: Some(0),
         kernel: false,
         raw: true,
+        untied: false,
     };
     let mut prepared = Prepared::new(&world.topology);
     prepared.route(&sent, iif.map(index), oif.map(index))

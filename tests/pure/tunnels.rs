@@ -130,6 +130,7 @@ fn taken_by(devices: &[Device<'_>]) -> Result<String, Disposition> {
         gid: Some(0),
         kernel: false,
         raw: true,
+        untied: false,
     };
     let outcome = send(&world.topology, &sent, &Limits::default());
     assert_eq!(outcome.traces.len(), 1, "{outcome:#?}");
@@ -301,6 +302,7 @@ fn large(world: &World, from: &NsKey, src: &str, df: bool) -> Disposition {
         gid: Some(0),
         kernel: false,
         raw: true,
+        untied: false,
     };
     let outcome = send(&world.topology, &sent, &Limits::default());
     outcome.traces[0].disposition.clone()

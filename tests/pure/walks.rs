@@ -545,6 +545,7 @@ fn an_icmp_error_with_a_quote_reaches_its_host() {
         gid: Some(0),
         kernel: false,
         raw: true,
+        untied: false,
     };
     let outcome = send(&world.topology, &sent, &Limits::default());
     assert_eq!(

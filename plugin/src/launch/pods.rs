@@ -22,8 +22,8 @@ use tokio::sync::watch;
 use super::error::LaunchError;
 use super::exec::exec;
 use super::manifest::{
-    CONTAINER, DEADLINE, EXPIRES_LABEL, HelperFlags, Identity, MANAGED_LABEL, PROGRAM, SETUP_LABEL, USER_LABEL,
-    manifest, setup_hash, short_hash,
+    CONTAINER, DEADLINE, EXPIRES_LABEL, HelperFlags, Identity, MANAGED_LABEL, PROGRAM, SETUP_LABEL,
+    USER_LABEL, manifest, setup_hash, short_hash,
 };
 use super::pipe::Pipe;
 use super::session::Session;

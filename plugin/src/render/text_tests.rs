@@ -440,7 +440,11 @@ fn answer<T>(traces: &[Trace], use_it: impl FnOnce(&netpath::explain::Explanatio
         port: Some(80),
         source_port: None,
         size: 60,
-        flows: vec![FlowTraces { share: 1.0, traces }],
+        flows: vec![FlowTraces {
+            share: 1.0,
+            traces,
+            untold: &[],
+        }],
         naming: Naming {
             topology: &topology,
             names: &names,
@@ -562,6 +566,7 @@ fn the_first_line_says_where_a_redirected_packet_went() {
             flows: vec![FlowTraces {
                 share: 1.0,
                 traces: &[trace],
+                untold: &[],
             }],
             naming: Naming {
                 topology: &topology,

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use netpath::model::topology::Topology;
+use netpath::simulate::refusal::untold;
 use netpath::simulate::{Flow, Limits, Outcome, Prepared, Sent, Wants, send};
 
 use super::fleet::Fleet;
@@ -16,7 +17,11 @@ pub async fn drive(fleet: &mut Fleet<'_>, flows: &[Flow]) -> Vec<Outcome> {
     let flows = flows.to_vec();
     rounds(fleet, move |topology, limits| {
         let mut prepared = Prepared::new(topology);
-        let follow = |flow| prepared.simulate(flow, limits);
+        let follow = |flow| {
+            let mut outcome = prepared.simulate(flow, limits);
+            untold(topology, flow, &mut outcome, limits);
+            outcome
+        };
         flows.iter().map(follow).collect()
     })
     .await
@@ -25,11 +30,7 @@ pub async fn drive(fleet: &mut Fleet<'_>, flows: &[Flow]) -> Vec<Outcome> {
 /// Follows one packet, and no answer to it.
 pub async fn sent(fleet: &mut Fleet<'_>, sent: Sent) -> Outcome {
     let follow = move |topology: &Topology, limits: &Limits| vec![send(topology, &sent, limits)];
-    let nothing = || Outcome {
-        traces: Vec::new(),
-        wants: Wants::new(),
-    };
-    rounds(fleet, follow).await.pop().unwrap_or_else(nothing)
+    rounds(fleet, follow).await.pop().unwrap_or_default()
 }
 
 async fn rounds(

@@ -176,6 +176,7 @@ async fn predict(fleet: &mut Fleet<'_>, direction: &Direction, len: u32) -> Outc
         gid: Some(0),
         kernel: false,
         raw: true,
+        untied: false,
     };
     drive::sent(fleet, sent).await
 }

@@ -12,7 +12,7 @@ use netpath::model::capture::{Counted, Counts, Probe, Probed};
 use netpath::model::packet::{TCP, UDP};
 use netpath::model::{NetNsId, NsKey, Section};
 use netpath::simulate::{Flow, Outcome};
-use netpath::trace::{Disposition, Trace};
+use netpath::trace::{Disposition, DropReason, Trace};
 
 use super::drive;
 use super::exchange::{Exchanged, Way, exchange, fresh, nanos, places};
@@ -80,6 +80,11 @@ pub fn sendable(args: &TraceArgs, protocol: Protocol) -> anyhow::Result<()> {
         Protocol::Tcp if args.size.is_some() => bail!(
             "--probe: a connection begins with a SYN, whose size is the kernel's: leave out --size, or ask by --protocol udp or icmp, or for the largest packets by --mtu"
         ),
+        Protocol::Icmp if args.data.is_some() => {
+            bail!(
+                "--data: an echo request carries bytes of its own: leave it out, or ask by --protocol udp"
+            )
+        }
         Protocol::Tcp | Protocol::Udp | Protocol::Icmp => Ok(()),
     }
 }
@@ -169,17 +174,14 @@ async fn one(
             seen: &sightings,
             whole: &whole,
         };
-        let Some(mut observed) = compare(&outcome.traces, &probed, &sights) else {
+        let ways = as_met(outcome);
+        let Some(mut observed) = compare(&ways, &probed, &sights) else {
             bail!("--probe: nothing was predicted for {}", flow.dst);
         };
-        let dropped = dropped::losses(&outcome.traces, &probed, &sightings, &gone);
-        dropped::beside(
-            &mut observed,
-            &outcome.traces,
-            &probed,
-            (&dropped, untold.is_empty()),
-        );
-        let old = outcome.traces.get(observed.branch);
+        let dropped = dropped::losses(&ways, &probed, &sightings, &gone);
+        let all = untold.is_empty();
+        dropped::beside(&mut observed, &ways, &probed, (&dropped, all));
+        let old = ways.get(observed.branch);
         let program =
             old.and_then(|trace| program::culprit(&observed, trace, &dropped, &fleet.topology));
         let mut since = None;
@@ -187,10 +189,10 @@ async fn one(
         if observed.agreement != Agreement::Confirmed || observed.end != End::Works {
             let after = counts(fleet, &watched).await;
             let again = again(fleet, flow).await;
-            let again = again.unwrap_or_default();
-            let now = compare(&again.traces, &probed, &sights);
+            let again = as_met(&again.unwrap_or_default());
+            let now = compare(&again, &probed, &sights);
             // What was read again may have other ways, or in another order.
-            let new = now.as_ref().and_then(|now| again.traces.get(now.branch));
+            let new = now.as_ref().and_then(|now| again.get(now.branch));
             lines = told(&observed, (&before, &after), (old, new), number > 0);
             if let (Agreement::Differs, Some(now)) = (observed.agreement, now)
                 && now.agreement == Agreement::Confirmed
@@ -228,6 +230,17 @@ async fn one(
         });
     }
     bail!("--probe: {TRIES} source ports were in use; name a free one with --source-port")
+}
+
+/// The ways as the sender meets them: a refusal that it does not hear of is a loss.
+fn as_met(outcome: &Outcome) -> Vec<Trace> {
+    let mut ways = outcome.traces.clone();
+    for untold in &outcome.untold {
+        if let Some(way) = ways.get_mut(untold.way) {
+            way.disposition = Disposition::Dropped(DropReason::NotSpecified);
+        }
+    }
+    ways
 }
 
 /// What a datagram or an echo carries: what was typed, else something that no protocol takes for a command and that is

@@ -592,6 +592,25 @@ impl<'a> Case<'a> {
             );
             return (codes::BRIDGE_NF_OFF, mend);
         }
+        let mut steps = self
+            .trace
+            .hops
+            .iter()
+            .flat_map(|hop| hop.steps.iter().map(move |step| (hop, step)));
+        let by_rule = steps.find_map(|(hop, step)| {
+            let source = step.changes.iter().find(|change| change.field == "src")?;
+            let rule = step.evidence.iter().find_map(Evidence::rule)?;
+            Some((hop, source, rule))
+        });
+        if let Some((hop, source, rule)) = by_rule {
+            let mend = format!(
+                "{}: {rule} gives the answer the source {}: let it leave out answers from {}",
+                self.within(&hop.ns),
+                source.to,
+                source.from
+            );
+            return (codes::NOT_FROM_PEER, mend);
+        }
         let mend = "let the answer take the way of the request, or masquerade the request; look for NOTRACK rules".to_owned();
         (codes::NOT_FROM_PEER, mend)
     }

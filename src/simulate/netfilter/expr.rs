@@ -354,7 +354,7 @@ pub(super) fn eval<'a>(
         Expr::Queue {
             num, total, bypass, ..
         } => queue::hand_over(eval, vm, rule, (*num, *total), *bypass),
-        Expr::Notrack if vm.skb.is_own_error() => Did::Blind(
+        Expr::Notrack if vm.skb.is_tied_error() => Did::Blind(
             "whether an error is tracked depends on what it is about, which is not followed"
                 .to_owned(),
         ),

@@ -58,7 +58,7 @@ pub(super) fn eval<'a>(
         XtTarget::Rare(rare) => xt_rare_target::eval(vm, rule, rare),
         XtTarget::Ct(to) => {
             // Even of what was not tracked, errors have something there (`xt_ct_target()`: `_nfct`).
-            if vm.skb.ct != CtRef::None || vm.skb.is_own_error() {
+            if vm.skb.ct != CtRef::None || vm.skb.is_tied_error() {
                 return Did::Next;
             }
             if to.notrack() {

@@ -170,3 +170,57 @@ fn tunnels_take_their_share() {
     }
     lab.is_clean();
 }
+
+/// What `trace --probe` of an echo of 1,450 bytes, which do not fit, says.
+#[track_caller]
+fn refused(from: &Netns, to: &str) -> Value {
+    let line = format!(
+        "trace --local {} {to} --protocol icmp --size 1450 --probe -o json",
+        from.end()
+    );
+    from.machine.plugin(&words(&line)).exits(1).json()
+}
+
+fn codes(said: &Value) -> Vec<&str> {
+    let findings = said["findings"].as_array().expect("findings");
+    findings
+        .iter()
+        .filter_map(|one| one["code"].as_str())
+        .collect()
+}
+
+#[test]
+fn a_refusal_that_its_sender_does_not_hear_of_is_told() {
+    let [one, router, other] = routed();
+    for to in ["10.9.2.2", "fd09:2::2"] {
+        let said = refused(&one, to);
+        assert_eq!(codes(&said), ["NP0107"], "{said:#}");
+        assert_eq!(said["probes"][0]["result"], "confirmed", "{said:#}");
+    }
+    router.tool("iptables -A OUTPUT -p icmp --icmp-type fragmentation-needed -j DROP");
+    router.tool("ip6tables -A OUTPUT -p icmpv6 --icmpv6-type packet-too-big -j DROP");
+    // What was told is remembered.
+    for ns in [&one, &other] {
+        ns.ip("route flush cache");
+        ns.ip("-6 route flush cache");
+    }
+    for (to, kind) in [
+        ("10.9.2.2", "--icmp-type 3/4"),
+        ("fd09:2::2", "--icmpv6-type 2"),
+    ] {
+        let said = refused(&one, to);
+        assert_eq!(codes(&said), ["NP0107", "NP0162"], "{said:#}");
+        assert_eq!(said["verdict"], "rejected", "{said:#}");
+        let evidence = said["findings"][1]["evidence"].to_string();
+        assert!(evidence.contains(kind), "{evidence}");
+        let probe = &said["probes"][0];
+        assert_eq!(probe["result"], "confirmed", "{probe:#}");
+        assert_eq!(probe["answered"], false, "{probe:#}");
+    }
+    // Lost at the sender itself.
+    router.tool("iptables -F OUTPUT");
+    one.tool("iptables -A INPUT -p icmp -m conntrack --ctstate RELATED -j DROP");
+    let said = refused(&one, "10.9.2.2");
+    assert_eq!(codes(&said), ["NP0107", "NP0162"], "{said:#}");
+    assert_eq!(said["probes"][0]["result"], "confirmed", "{said:#}");
+}

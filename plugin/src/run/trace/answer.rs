@@ -94,6 +94,7 @@ impl Job<'_> {
                 .map(|(outcome, share)| FlowTraces {
                     share: *share,
                     traces: &outcome.traces,
+                    untold: &outcome.untold,
                 })
                 .collect(),
             naming: Naming {

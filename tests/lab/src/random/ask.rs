@@ -1,13 +1,12 @@
 //! What is asked of the simulation for a probe, and the verdict. Nothing here needs a kernel.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use netpath::model::NsKey;
-use netpath::model::netns::NetNs;
-use netpath::model::packet::{ICMP, ICMPV6, Inner, L4, Packet, TCP, UDP, Wrap};
+use netpath::model::packet::{Inner, L4, Packet, TCP, UDP, Wrap};
 use netpath::model::topology::Topology;
-use netpath::simulate::{Asked, Flow, Limits, Outcome, Sent, send, send_after, simulate};
-use netpath::trace::{Disposition, Hop, RejectWith, StepKind, Trace};
+use netpath::simulate::{Asked, Flow, Limits, Outcome, Sent, refusal, send, send_after, simulate};
+use netpath::trace::{Disposition, StepKind, Trace};
 
 use super::fit::{self, Back, Holds, Unfit};
 use super::seen::{self, Name, Observed, chain};
@@ -142,31 +141,16 @@ pub fn refused_by_route(trace: &Trace) -> Option<(NsKey, IpAddr)> {
 ///
 /// An error by ICMP quotes the packet: conntrack finds its connection by that.
 pub fn sent_back(topology: &Topology, trace: &Trace, back: Back) -> Result<Sent, Holds> {
+    let Back::Tcp(own) = back else {
+        return refusal::error(topology, trace).map_err(Holds::from);
+    };
     let hop = trace.hops.last().ok_or(Holds::No)?;
-    let about = &trace.packet;
     // A socket answers to what opens a connection.
-    let kernel = back != Back::Tcp(0x12);
-    let mut packet = about.reply(64);
-    match (back, &mut packet.l4) {
-        (Back::Tcp(own), L4::Tcp { flags, .. }) => *flags = own,
-        (Back::Tcp(_), _) => return Err(Holds::No),
-        (Back::Icmp, l4) => {
-            let port = Disposition::Rejected(RejectWith::PortUnreachable);
-            let (kind, unreachable) = if about.src.is_ipv6() { (1, 4) } else { (3, 3) };
-            // Port unreachable is what UDP says, which is sent in another way.
-            let by_socket = trace.disposition == port && !by_rule(trace);
-            *l4 = L4::Icmp {
-                kind,
-                code: if by_socket { unreachable } else { 0 },
-                id: None,
-            };
-            packet.inner = Some(Box::new(Inner {
-                vni: None,
-                wrap: Wrap::Plain,
-                packet: about.clone(),
-            }));
-            packet.src = own_address(topology, hop, about)?;
-        }
+    let kernel = own != 0x12;
+    let mut packet = trace.packet.reply(64);
+    match &mut packet.l4 {
+        L4::Tcp { flags, .. } => *flags = own,
+        _ => return Err(Holds::No),
     }
     Ok(Sent {
         from: hop.ns.clone(),
@@ -176,6 +160,7 @@ pub fn sent_back(topology: &Topology, trace: &Trace, back: Back) -> Result<Sent,
         gid: kernel.then_some(0),
         kernel,
         raw: false,
+        untied: false,
     })
 }
 
@@ -203,81 +188,6 @@ pub fn is_lost(ways: &[Trace]) -> Holds {
 /// Whether a packet has no address of its namespace as its source.
 fn is_not_own(way: &Trace) -> bool {
     ended_by(way, StepKind::SourceAddress)
-}
-
-/// The address that an error about a packet comes from: its destination where that is the namespace's own, else the
-/// one that the way back has (`icmp_send()`, `icmp6_send()`), which IPv4 finds as it is sent. `Err`: whether it is lost,
-/// where it has none.
-fn own_address(topology: &Topology, hop: &Hop, about: &Packet) -> Result<IpAddr, Holds> {
-    let netns = topology.netns(&hop.ns);
-    let addrs = netns.and_then(|netns| netns.addrs.known());
-    let is_own = |own: &IpAddr| addrs.into_iter().flatten().any(|addr| addr.local == *own);
-    if is_own(&about.dst) {
-        return Ok(about.dst);
-    }
-    // Refused before it was routed, it is answered in the name of who was asked, where that is nobody here: not at all
-    // (`__icmp_send()` takes the destination for the source of an error to an own address).
-    let routed = hop.steps.iter().any(|step| step.kind == StepKind::Route);
-    if about.src.is_ipv4() && hop.iif.is_some() && !routed && is_own(&about.src) {
-        return Err(Holds::Yes);
-    }
-    if about.src.is_ipv4() {
-        return Ok(Ipv4Addr::UNSPECIFIED.into());
-    }
-    let flow = Flow {
-        from: hop.ns.clone(),
-        src: None,
-        sport: None,
-        dst: about.src,
-        dport: None,
-        protocol: if about.src.is_ipv6() { ICMPV6 } else { ICMP },
-        len: about.len,
-        uid: Some(0),
-        gid: Some(0),
-    };
-    let ways = simulate(topology, &flow, &Limits::default()).traces;
-    let mut firsts = ways.iter().filter_map(|way| way.hops.first());
-    let hinted = |hop: &Hop| {
-        let mut steps = hop.steps.iter();
-        steps.any(|step| step.kind == StepKind::SourceAddress && step.result.contains("route"))
-    };
-    if !firsts.clone().any(hinted)
-        && let Some(addr) = netns.and_then(|netns| of_incoming(netns, hop, about.src))
-    {
-        return Ok(addr);
-    }
-    match firsts.find(|hop| is_own(&hop.packet.src)) {
-        Some(hop) => Ok(hop.packet.src),
-        None => Err(is_lost(&ways)),
-    }
-}
-
-/// The address of the device that a packet came in by which is nearest to its sender: the one that errors of IPv6 come
-/// from where no route names one (`icmp6_send()`, `ipv6_dev_get_saddr()`, v6.12).
-fn of_incoming(netns: &NetNs, hop: &Hop, sender: IpAddr) -> Option<IpAddr> {
-    let link = netns.link_named(hop.iif.as_deref()?)?;
-    let IpAddr::V6(sender) = sender else {
-        return None;
-    };
-    let own = netns
-        .addrs
-        .known()?
-        .iter()
-        .filter(|addr| addr.link == link.index);
-    let usable = own.filter_map(|addr| match addr.local {
-        IpAddr::V6(own) if !own.is_unicast_link_local() && !addr.tentative => Some(own),
-        _ => None,
-    });
-    let alike = |own: &Ipv6Addr| (own.to_bits() ^ sender.to_bits()).leading_zeros();
-    // Of equals the one that the kernel lists first.
-    let nearest = usable.reduce(|best, own| {
-        if alike(&own) > alike(&best) {
-            own
-        } else {
-            best
-        }
-    });
-    nearest.map(IpAddr::V6)
 }
 
 /// Whether a rule ended it.
@@ -379,6 +289,7 @@ impl Question {
             gid: id,
             kernel: false,
             raw: true,
+            untied: false,
         })
     }
 

@@ -1,6 +1,7 @@
 //! What was predicted beside what was seen. Nothing here needs a kernel: saved cases are judged by the same code.
 
 use netpath::model::packet::{ICMP, ICMPV6, TCP, UDP};
+use netpath::simulate::refusal::Lost;
 use netpath::trace::{Disposition, Hop, RejectWith, Step, StepKind, Trace};
 
 use super::seen::{Name, Observed, Point, Refusal, chain, points};
@@ -69,6 +70,16 @@ pub enum Holds {
     No,
     /// Why that can't be told.
     Unknown(String),
+}
+
+impl From<Lost> for Holds {
+    fn from(lost: Lost) -> Self {
+        match lost {
+            Lost::Yes => Self::Yes,
+            Lost::No => Self::No,
+            Lost::Unknown(why) => Self::Unknown(why),
+        }
+    }
 }
 
 impl From<bool> for Holds {

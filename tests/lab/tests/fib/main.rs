@@ -253,6 +253,7 @@ impl World {
             gid: Some(0),
             kernel: false,
             raw: true,
+            untied: false,
         }
     }
 

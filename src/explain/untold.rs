@@ -1,0 +1,66 @@
+//! A refusal that its sender does not hear of, since the error is lost on its way back.
+
+use super::codes::{self, Severity};
+use super::naming::Naming;
+use super::steps::{object, words_of};
+use super::{Finding, Place};
+use crate::trace::{Disposition, Evidence, RejectWith, Trace, Untold};
+
+/// What is said of it; `None` where `way` is no refusal.
+pub(super) fn finding(naming: &Naming<'_>, way: &Trace, untold: &Untold) -> Option<Finding> {
+    let Disposition::Rejected(with) = way.disposition else {
+        return None;
+    };
+    let refuses = way.hops.last()?;
+    let here = naming.within(&refuses.ns);
+    let sender = way.packet.src;
+    let mut evidence = vec![format!(
+        "the packet is refused {here} ({with}), and {sender} is to be told so by ICMP"
+    )];
+    let lost = untold.back.iter().find_map(Trace::last_step);
+    let (ns, mend) = if let Some((hop, step)) = lost {
+        // A rule is spelled out by its own line below.
+        let rule = |one: &Evidence| matches!(one, Evidence::NetfilterRule { .. });
+        let words = if step.evidence.iter().any(rule) {
+            step.result.clone()
+        } else {
+            words_of(naming, hop, step)
+        };
+        let place = naming.within(&hop.ns);
+        evidence.push(naming.text(&format!("the error ends {place}: {words}")));
+        let objects = step.evidence.iter();
+        evidence.extend(objects.map(|one| object(naming, hop, one)));
+        (&hop.ns, format!("{place}: let the error pass"))
+    } else {
+        evidence.push("no address is there to send it from".to_owned());
+        let mend = format!("{here}: add an address, or a route to {sender}");
+        (&refuses.ns, mend)
+    };
+    let (severity, mend) = match with {
+        RejectWith::TooBig(mtu) => (
+            Severity::Error,
+            format!(
+                "{mend} (ICMP \"fragmentation needed\", type 3 code 4; ICMPv6 type 2): without it connections hang as soon as they send more than {mtu} bytes at once; or lower the sender's MTU to {mtu}"
+            ),
+        ),
+        _ => (
+            Severity::Warning,
+            format!(
+                "{mend}: without it senders wait for their timeout in place of failing at once"
+            ),
+        ),
+    };
+    Some(Finding {
+        code: codes::UNTOLD,
+        title: "the sender is not told that its packet is refused".to_owned(),
+        severity,
+        place: Place {
+            node: ns.node.clone(),
+            netns: naming.netns(ns),
+            object: None,
+        },
+        evidence,
+        mend,
+        branches: Vec::new(),
+    })
+}
