@@ -72,7 +72,7 @@ fn run_serve() -> Result<(), String> {
     let _serving = match idle::serving() {
         Ok(serving) => Some(serving),
         Err(error) => {
-            eprintln!("netpath-helper: {error}; the pod ends at its deadline");
+            eprintln!("netpath-helper: {error}; a pod that it runs in ends at its deadline");
             None
         }
     };

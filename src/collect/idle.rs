@@ -16,6 +16,8 @@ use nix::sys::signalfd::SignalFd;
 const PROGRAM: &str = "/proc/self/exe";
 /// How often it is looked whether anybody is still served.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often a lock that another holds is tried again.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// Held while this process serves; its end lets a pod end that only waited for it.
 #[derive(Debug)]
@@ -23,10 +25,20 @@ pub struct Serving(#[expect(dead_code, reason = "its end is what counts")] Flock
 
 /// Says to those who [`wait`] in this container that this process serves, until it is dropped.
 ///
-/// Errors: the program's file can't be locked; they then wait until their deadline.
+/// Errors: the program's file can't be locked, or somebody else keeps its lock; those who wait then do so until their
+/// deadline.
 pub fn serving() -> Result<Serving, String> {
-    let lock = locked(FlockArg::LockShared).map_err(|errno| format!("lock {PROGRAM}: {errno}"))?;
-    Ok(Serving(lock))
+    // Who waits holds the lock for a moment only.
+    let patience = Instant::now() + LOOK;
+    loop {
+        match locked(FlockArg::LockSharedNonblock) {
+            Ok(lock) => return Ok(Serving(lock)),
+            Err(Errno::EWOULDBLOCK) if Instant::now() < patience => {
+                std::thread::sleep(AGAIN);
+            }
+            Err(errno) => return Err(format!("lock {PROGRAM}: {errno}")),
+        }
+    }
 }
 
 fn locked(how: FlockArg) -> Result<Flock<File>, Errno> {
@@ -60,8 +72,10 @@ pub fn wait(grace: Option<Duration>, limit: Option<Duration>) -> Result<(), Stri
             look = match locked(FlockArg::LockExclusiveNonblock) {
                 Ok(_) => return Ok(()),
                 Err(Errno::EWOULDBLOCK) => Some(now + LOOK),
-                // Where files can't be locked, the deadline is what remains.
-                Err(_) => None,
+                Err(errno) => {
+                    eprintln!("netpath-helper: lock {PROGRAM}: {errno}; waits until its deadline");
+                    None
+                }
             };
         }
         let next = [deadline, look].into_iter().flatten().min();

@@ -303,6 +303,17 @@ pub fn explain(question: &Question<'_>) -> Explanation {
     }
     findings.extend(drift::of_flow(naming, traces()));
     findings.sort_by_key(Finding::rank);
+    let mut unknown = unknown::unknown(naming, traces());
+    let unheard = question.flows.iter().flat_map(|flow| flow.untold);
+    for why in unheard.filter_map(|one| one.unknown.as_ref()) {
+        let why = format!(
+            "whether the sender hears of the refusal: {}",
+            naming.text(why)
+        );
+        if !unknown.contains(&why) {
+            unknown.push(why);
+        }
+    }
     Explanation {
         source: question.source.clone(),
         destination: question.destination.clone(),
@@ -313,7 +324,7 @@ pub fn explain(question: &Question<'_>) -> Explanation {
         verdict: together(branches.iter().map(|branch| branch.verdict)),
         branches,
         findings,
-        unknown: unknown::unknown(naming, traces()),
+        unknown,
         assumed: unknown::assumed(naming, traces()),
         notes: question.notes.clone(),
         proof: None,

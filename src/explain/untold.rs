@@ -4,16 +4,17 @@ use super::codes::{self, Severity};
 use super::naming::Naming;
 use super::steps::{object, words_of};
 use super::{Finding, Place};
-use crate::trace::{Disposition, Evidence, RejectWith, Trace, Untold};
+use crate::trace::{Disposition, Evidence, RejectWith, StepKind, Trace, Untold};
 
-/// What is said of it; `None` where `way` is no refusal.
+/// What is said of it; `None` where `way` is no refusal, or it can't be told.
 pub(super) fn finding(naming: &Naming<'_>, way: &Trace, untold: &Untold) -> Option<Finding> {
-    let Disposition::Rejected(with) = way.disposition else {
+    let (Disposition::Rejected(with), None) = (way.disposition.clone(), &untold.unknown) else {
         return None;
     };
     let refuses = way.hops.last()?;
     let here = naming.within(&refuses.ns);
-    let sender = way.packet.src;
+    // Behind it, a translation may have given it another source.
+    let sender = way.hops.first()?.packet.src;
     let mut evidence = vec![format!(
         "the packet is refused {here} ({with}), and {sender} is to be told so by ICMP"
     )];
@@ -30,9 +31,14 @@ pub(super) fn finding(naming: &Naming<'_>, way: &Trace, untold: &Untold) -> Opti
         evidence.push(naming.text(&format!("the error ends {place}: {words}")));
         let objects = step.evidence.iter();
         evidence.extend(objects.map(|one| object(naming, hop, one)));
-        (&hop.ns, format!("{place}: let the error pass"))
+        let mend = match step.kind {
+            StepKind::Netfilter => "let the error pass",
+            StepKind::Route => "lead the error back to its sender",
+            _ => "mend what ends the error there",
+        };
+        (&hop.ns, format!("{place}: {mend}"))
     } else {
-        evidence.push("no address is there to send it from".to_owned());
+        evidence.push("that kernel finds no address to send it from".to_owned());
         let mend = format!("{here}: add an address, or a route to {sender}");
         (&refuses.ns, mend)
     };

@@ -1,19 +1,25 @@
 //! How a refusal comes back: the ICMP error that a kernel sends about a packet, and its way to who sent that.
 //!
-//! Read first: `__icmp_send()` in net/ipv4/icmp.c, `icmp6_send()` in net/ipv6/icmp.c (v6.12). That kernels send only so many
-//! errors a second is not followed.
+//! Read first: `__icmp_send()` in net/ipv4/icmp.c, `icmp6_send()` in net/ipv6/icmp.c (v6.12). Not followed: that kernels send
+//! only so many errors a second, `icmp_errors_use_inbound_ifaddr`, `fwmark_reflect`, and refusals of answers.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::output::BY_ROUTE;
-use super::{Asked, Flow, Limits, Outcome, Sent, send_after, simulate};
+use super::source::is_link_local;
+use super::{Asked, Flow, Limits, Outcome, Sent, Wants, send_after, simulate};
+use crate::model::NsKey;
+use crate::model::link::LinkKind;
+use crate::model::netfilter::Family;
 use crate::model::netns::NetNs;
 use crate::model::packet::{ICMPV6, Inner, L4, Packet, Wrap};
 use crate::model::topology::Topology;
-use crate::trace::{Disposition, Hop, RejectWith, Step, StepKind, Trace, Untold};
+use crate::trace::{Disposition, Evidence, Hop, RejectWith, Step, StepKind, Trace, Untold};
 
 /// Errors of IPv4 carry no more than 576 bytes in all (RFC 1812), of IPv6 1280 (`icmp6_send()`).
 const MOST: (u32, u32) = (576, 1280);
+/// Refusals of one question whose way back is followed: those of many endpoints are alike.
+const FOLLOWED: usize = 8;
 
 /// Whether what is sent back is lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,67 +34,108 @@ pub enum Lost {
 
 /// Adds to an outcome which of its refusals are lost on their way back, and what is wanted to tell that.
 pub fn untold(topology: &Topology, flow: &Flow, outcome: &mut Outcome, limits: &Limits) {
-    for (at, way) in outcome.traces.iter().enumerate() {
-        let back = match refusal(topology, flow, way, limits) {
-            Some(Ok(back)) => back,
-            Some(Err(Lost::Yes)) => Outcome::default(),
-            Some(Err(Lost::No | Lost::Unknown(_))) | None => continue,
+    let Outcome {
+        traces,
+        untold,
+        wants,
+    } = outcome;
+    let refusals = traces
+        .iter()
+        .enumerate()
+        .filter(|(_, way)| is_followed(topology, way));
+    for (at, way) in refusals.take(FOLLOWED) {
+        let mut back = Vec::new();
+        let lost = match error(topology, way, limits, wants) {
+            Ok(sent) => {
+                let sent = send_after(topology, Asked::Flow(flow), way, &sent, limits);
+                merge(wants, sent.wants);
+                back = sent.traces;
+                is_lost(&back, &flow.from)
+            }
+            Err(lost) => lost,
         };
-        for (node, more) in back.wants {
-            outcome.wants.entry(node).or_default().extend(more);
-        }
-        if is_lost(&back.traces) == Lost::Yes {
-            outcome.untold.push(Untold {
-                way: at,
-                back: back.traces,
-            });
-        }
+        let unknown = match lost {
+            Lost::No => continue,
+            Lost::Yes => None,
+            Lost::Unknown(why) => Some(why),
+        };
+        untold.push(Untold {
+            way: at,
+            back,
+            unknown,
+        });
     }
 }
 
-/// The ways of the error by which a packet of this flow is refused, with what the packet left behind. `None`: its own kernel
-/// refuses it, where no error is sent, or it is refused by a reset, or not at all.
+/// Whether a way ends by an error that a kernel routes like its other packets, to whom it is sent in the packet's name.
 ///
-/// `Err`: nothing can be sent, or it can't be told what.
-pub fn refusal(
-    topology: &Topology,
-    flow: &Flow,
-    way: &Trace,
-    limits: &Limits,
-) -> Option<Result<Outcome, Lost>> {
+/// Not so: what its own kernel refuses, of which a socket is told without a packet (mostly); errors that rules of a bridge or
+/// device send by the port that the packet came in by (`nft_reject_bridge.c`, `nft_reject_netdev.c`); those about a tunnel's
+/// packet, of which who sent what it carries is told (`skb_tunnel_check_pmtu()`); and what comes in by a VRF, or from an
+/// address of the link alone, whose errors are looked up by that device.
+fn is_followed(topology: &Topology, way: &Trace) -> bool {
     let Disposition::Rejected(with) = way.disposition else {
-        return None;
+        return false;
     };
-    icmp(with, way.packet.src.is_ipv6())?;
-    way.hops.last()?.iif.as_ref()?;
-    let sent = match error(topology, way) {
-        Ok(sent) => sent,
-        Err(lost) => return Some(Err(lost)),
+    let Some((hop, step)) = way.last_step() else {
+        return false;
     };
-    let asked = Asked::Flow(flow);
-    Some(Ok(send_after(topology, asked, way, &sent, limits)))
+    let ns = topology.netns(&hop.ns);
+    let link = |name: &str| ns.and_then(|ns| ns.link_named(name));
+    let in_vrf = || {
+        let iif = hop.iif.as_deref().and_then(link);
+        let master = iif.and_then(|iif| ns?.link(iif.master?));
+        master.is_some_and(|master| matches!(master.kind, LinkKind::Vrf(_)))
+    };
+    let routed = step.evidence.iter().all(|one| match one {
+        Evidence::NetfilterRule { base, .. } => {
+            !matches!(base.family, Family::Bridge | Family::Netdev)
+        }
+        _ => true,
+    });
+    icmp(with, way.packet.src.is_ipv6()).is_some()
+        && hop.iif.is_some()
+        && way.packet.inner.is_none()
+        && !is_link_local(way.packet.src)
+        && routed
+        && !in_vrf()
 }
 
-/// Whether an error is lost on all its ways.
-pub fn is_lost(ways: &[Trace]) -> Lost {
-    let mut lost = Lost::Yes;
+/// Whether an error to the packets of a namespace is lost on all its ways.
+fn is_lost(ways: &[Trace], from: &NsKey) -> Lost {
+    let mut unknown = None;
     for way in ways {
+        let there = way.hops.last().is_some_and(|hop| hop.ns == *from);
         match &way.disposition {
+            Disposition::Delivered if !there => {
+                unknown = Some("the error is taken by who did not send the packet".to_owned());
+            }
             Disposition::Delivered | Disposition::LeavesCluster => return Lost::No,
-            Disposition::Inconclusive(why) => lost = Lost::Unknown(why.join("; ")),
+            Disposition::Inconclusive(why) => unknown = Some(why.join("; ")),
             // It may have another source than is known here.
             _ if ended_by(way, StepKind::SourceAddress) => {
-                lost = Lost::Unknown("the source of the error is not known".to_owned());
+                unknown = Some("the source of the error is not known".to_owned());
             }
             _ => {}
         }
     }
-    lost
+    unknown.map_or(Lost::Yes, Lost::Unknown)
+}
+
+fn merge(wants: &mut Wants, more: Wants) {
+    for (node, more) in more {
+        wants.entry(node).or_default().extend(more);
+    }
 }
 
 /// The error that the namespace where a packet ended sends about it; it quotes the packet, by which conntrack finds its
-/// connection. `Err`: whether it is lost, where none can be sent.
-pub fn error(topology: &Topology, way: &Trace) -> Result<Sent, Lost> {
+/// connection. `Err`: whether it is lost, where none can be sent. `wants`: what was lacking to tell is added.
+pub fn error(
+    topology: &Topology,
+    way: &Trace,
+    limits: &Limits,
+    wants: &mut Wants,
+) -> Result<Sent, Lost> {
     let hop = way.hops.last().ok_or(Lost::No)?;
     let about = &way.packet;
     let v6 = about.src.is_ipv6();
@@ -99,7 +146,10 @@ pub fn error(topology: &Topology, way: &Trace) -> Result<Sent, Lost> {
     let (kind, code) = with.unwrap_or((if v6 { 1 } else { 3 }, 0));
     let (headers, most) = if v6 { (48, MOST.1) } else { (28, MOST.0) };
     let packet = Packet {
-        src: own_address(topology, hop, about)?,
+        src: own_address(topology, hop, about, (limits, wants))?,
+        // IPTOS_PREC_INTERNETCONTROL.
+        tos: if v6 { 0 } else { about.tos & 0x1e | 0xc0 },
+        df: v6,
         len: about.len.saturating_add(headers).min(most),
         l4: L4::Icmp {
             kind,
@@ -122,7 +172,7 @@ pub fn error(topology: &Topology, way: &Trace) -> Result<Sent, Lost> {
         gid: Some(0),
         kernel: true,
         raw: false,
-        untied: no_socket && !ended_by(way, StepKind::Netfilter),
+        untied: no_socket && ended_by(way, StepKind::Socket),
     })
 }
 
@@ -150,7 +200,12 @@ fn ended_by(way: &Trace, kind: StepKind) -> bool {
 /// The address that an error about a packet comes from: its destination where that is the namespace's own, else the
 /// one that the way back has (`icmp_send()`, `icmp6_send()`), which IPv4 finds as it is sent. `Err`: whether it is lost,
 /// where it has none.
-fn own_address(topology: &Topology, hop: &Hop, about: &Packet) -> Result<IpAddr, Lost> {
+fn own_address(
+    topology: &Topology,
+    hop: &Hop,
+    about: &Packet,
+    (limits, wants): (&Limits, &mut Wants),
+) -> Result<IpAddr, Lost> {
     let netns = topology.netns(&hop.ns);
     let addrs = netns.and_then(|netns| netns.addrs.known());
     let is_own = |own: &IpAddr| addrs.into_iter().flatten().any(|addr| addr.local == *own);
@@ -177,7 +232,9 @@ fn own_address(topology: &Topology, hop: &Hop, about: &Packet) -> Result<IpAddr,
         uid: Some(0),
         gid: Some(0),
     };
-    let ways = simulate(topology, &flow, &Limits::default()).traces;
+    let asked = simulate(topology, &flow, limits);
+    merge(wants, asked.wants);
+    let ways = asked.traces;
     let mut firsts = ways.iter().filter_map(|way| way.hops.first());
     let hinted =
         |step: &Step| step.kind == StepKind::SourceAddress && step.result.ends_with(BY_ROUTE);
@@ -188,7 +245,13 @@ fn own_address(topology: &Topology, hop: &Hop, about: &Packet) -> Result<IpAddr,
     }
     match firsts.find(|hop| is_own(&hop.packet.src)) {
         Some(hop) => Ok(hop.packet.src),
-        None => Err(is_lost(&ways)),
+        None if ways
+            .iter()
+            .any(|way| matches!(way.disposition, Disposition::Inconclusive(_))) =>
+        {
+            Err(Lost::Unknown("its source can't be told".to_owned()))
+        }
+        None => Err(Lost::Yes),
     }
 }
 

@@ -67,13 +67,15 @@ impl Trace {
     }
 }
 
-/// A refusal that its sender does not hear of: the error by which it is told is lost.
+/// A refusal that its sender does not hear of, or may not: the error by which it is told is lost.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Untold {
     /// Position of what is refused among the traces.
     pub way: usize,
     /// The ways of the error, all of which it is lost on; none where there is no address to send one from.
     pub back: Vec<Trace>,
+    /// Why it can't be told whether it is lost, where that is so.
+    pub unknown: Option<String>,
 }
 
 /// What happened in one namespace.

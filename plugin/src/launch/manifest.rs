@@ -27,6 +27,8 @@ pub const PROGRAM: &str = "/netpath-helper";
 
 /// Deadline of a helper that is not kept, in seconds: the kubelet ends it if this client cannot.
 pub(super) const DEADLINE: u64 = 900;
+/// A pod that runs is connected to within a minute, however short the time was in which it had to start.
+const MINUTE: u64 = 60;
 // A release knows where its image was pushed to.
 const DEFAULT_IMAGE: &str = match option_env!("NETPATH_RELEASE_IMAGE") {
     Some(image) => image,
@@ -146,7 +148,10 @@ pub fn deadline(flags: &HelperFlags) -> u64 {
 
 /// Seconds that the pod waits for somebody to serve before it ends for want of that.
 fn grace(flags: &HelperFlags) -> u64 {
-    flags.keep.unwrap_or(flags.launch_timeout).as_secs().max(1)
+    match flags.keep {
+        Some(keep) => keep.as_secs().max(1),
+        None => flags.launch_timeout.as_secs().max(MINUTE),
+    }
 }
 
 /// The helper pod for one node.

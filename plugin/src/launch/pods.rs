@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -139,6 +139,8 @@ pub struct Launcher {
     run: String,
     /// Pods that were named so far: a name is never used twice.
     next: AtomicUsize,
+    /// Pods that had ended before are noted.
+    swept: AtomicBool,
     user_hash: String,
     pub(super) noted: Mutex<Vec<Noted>>,
 }
@@ -154,6 +156,7 @@ impl Launcher {
             namespace,
             run: random_name(),
             next: AtomicUsize::new(0),
+            swept: AtomicBool::new(false),
             user_hash: user_hash(&kube),
             noted: Mutex::default(),
             kube,
@@ -174,8 +177,10 @@ impl Launcher {
         view: Option<&ClusterView>,
     ) -> BTreeMap<String, Result<Session, LaunchError>> {
         let now = unix_now();
-        for pod in view.into_iter().flat_map(|view| self.ended(view)) {
-            self.note(pod);
+        if !self.swept.swap(true, Ordering::Relaxed) {
+            for pod in view.into_iter().flat_map(|view| self.ended(view)) {
+                self.note(pod);
+            }
         }
         let started = join_all(targets.iter().map(async |target| {
             let warm = view.and_then(|view| self.warm(view, &target.name, now));
@@ -245,11 +250,11 @@ impl Launcher {
     }
 
     /// Helpers of this user's that have ended by themselves, kept ones or such of a client that was killed: their objects
-    /// go with this run's.
+    /// go with this run's. Those that failed are left to who started them, and to `cleanup`.
     fn ended<'a>(&'a self, view: &'a ClusterView) -> impl Iterator<Item = Noted> + 'a {
         let own = view.pods.iter().filter(|pod| {
             pod.namespace == self.namespace
-                && pod.ended()
+                && pod.phase == "Succeeded"
                 && pod.labels.get(MANAGED_LABEL.0).map(String::as_str) == Some(MANAGED_LABEL.1)
                 && pod.labels.get(USER_LABEL) == Some(&self.user_hash)
         });

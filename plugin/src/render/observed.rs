@@ -68,10 +68,11 @@ pub fn text(sent: &Sent, naming: &Naming<'_>, options: &Options) -> String {
     // What an exchange that works loses on its way are copies that bridges flood, and the like.
     let tells = sent.observed.end != End::Works || sent.observed.sent > 1;
     let some = sent.dropped.iter().any(|loss| !is_repeated(loss));
+    let hides = some && sent.observed.sent > 1;
     let told = sent
         .dropped
         .iter()
-        .filter(|loss| tells && !(some && is_repeated(loss)));
+        .filter(|loss| tells && !(hides && is_repeated(loss)));
     for loss in told {
         let words = naming.text(&loss.text());
         text.push_str(&fold(options, "  ", "      ", &words));

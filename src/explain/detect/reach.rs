@@ -208,14 +208,16 @@ impl<'a> Case<'a> {
             .evidence
             .iter()
             .find_map(|evidence| match evidence {
-                Evidence::PolicyRule { rule } if rule.fwmark.is_some() => Some(rule),
+                Evidence::PolicyRule { rule } if rule.fwmark.is_some() && !rule.invert => {
+                    Some(rule)
+                }
                 _ => None,
             });
         if let Some(rule) = led {
             return format!(
                 "{here}: a policy rule leads there by the packet's mark ({}): see which rule marks it ({}), or, where this route is not to be: {del}",
                 words::rule(rule),
-                self.typed("nft list ruleset | grep -w mark")
+                self.typed("nft list ruleset | grep -w mark; iptables-legacy-save | grep -i mark")
             );
         }
         format!(

@@ -223,11 +223,15 @@ fn a_predicted_drop_is_confirmed_where_it_stops_and_refuted_where_it_goes_on() {
     let dropped = [trace(2, Disposition::Dropped(DropReason::NetfilterDrop))];
     let seen = observed(&dropped, Answer::Silent, &all(2)[..2]);
     assert_eq!(seen.agreement, Agreement::Confirmed, "{seen:?}");
-    // A refusal is no drop; what the sender's own kernel says is.
-    let seen = observed(&dropped, Answer::Refused, &all(2)[..2]);
-    assert_eq!(seen.agreement, Agreement::Differs, "{seen:?}");
-    let own = Answer::Failed("EPERM".to_owned());
-    let seen = observed(&dropped, own, &all(2)[..2]);
+    // A refusal is no drop; what the sender's own kernel says of its own is.
+    let failed = || Answer::Failed("EPERM".to_owned());
+    for told in [Answer::Refused, failed()] {
+        let seen = observed(&dropped, told, &all(2)[..2]);
+        assert_eq!(seen.agreement, Agreement::Differs, "{seen:?}");
+    }
+    let mut here = dropped.clone();
+    here[0].hops.truncate(1);
+    let seen = observed(&here, failed(), &all(2)[..1]);
     assert_eq!(seen.agreement, Agreement::Confirmed, "{seen:?}");
     let seen = observed(&dropped, Answer::Answered, &all(2));
     assert_eq!(seen.agreement, Agreement::Differs);

@@ -215,6 +215,7 @@ fn at_the_end(
         (2.., _) | (_, Disposition::Delivered | Disposition::LeavesCluster) => answered,
         (0, Disposition::Rejected(_)) => refused,
         // Its own kernel may tell the sender of what it drops itself; nobody else does.
+        (0, Disposition::Dropped(_)) if trace.hops.len() > 1 => probed.answer == Answer::Silent,
         (0, _) => matches!(probed.answer, Answer::Silent | Answer::Failed(_)),
         // Whoever was refused an answer hears nothing.
         _ => probed.answer == Answer::Silent,

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use netpath::model::NsKey;
 use netpath::model::packet::{Inner, L4, Packet, TCP, UDP, Wrap};
 use netpath::model::topology::Topology;
-use netpath::simulate::{Asked, Flow, Limits, Outcome, Sent, refusal, send, send_after, simulate};
+use netpath::simulate::{
+    Asked, Flow, Limits, Outcome, Sent, Wants, refusal, send, send_after, simulate,
+};
 use netpath::trace::{Disposition, StepKind, Trace};
 
 use super::fit::{self, Back, Holds, Unfit};
@@ -142,7 +144,8 @@ pub fn refused_by_route(trace: &Trace) -> Option<(NsKey, IpAddr)> {
 /// An error by ICMP quotes the packet: conntrack finds its connection by that.
 pub fn sent_back(topology: &Topology, trace: &Trace, back: Back) -> Result<Sent, Holds> {
     let Back::Tcp(own) = back else {
-        return refusal::error(topology, trace).map_err(Holds::from);
+        let mut wants = Wants::new();
+        return refusal::error(topology, trace, &limits(), &mut wants).map_err(Holds::from);
     };
     let hop = trace.hops.last().ok_or(Holds::No)?;
     // A socket answers to what opens a connection.

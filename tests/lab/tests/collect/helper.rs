@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,11 @@ pub struct Talk {
 
 impl Talk {
     pub fn start() -> Self {
-        let child = Command::new(helper())
+        Self::to(&helper())
+    }
+
+    fn to(program: &Path) -> Self {
+        let child = Command::new(program)
             .arg("serve")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -180,14 +184,9 @@ fn idle_ends_once_nobody_is_served() {
     let own = tempfile::tempdir().expect("a directory");
     let own = own.path().join("netpath-helper");
     std::fs::copy(helper(), &own).expect("a copy");
-    let mut serving = Command::new(&own)
-        .arg("serve")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("it starts");
-    let said = serving.stdout.as_mut().expect("its output");
-    said.read_exact(&mut [0]).expect("it says hello");
+    let mut serving = Talk::to(&own);
+    serving.send(&Request::Ping { id: 7 });
+    assert!(matches!(serving.reply(), Reply::Pong { id: 7 }));
     let idle = |times: [&str; 2]| {
         let begin = Instant::now();
         let done = Command::new(&own).arg("idle").args(times).status();
@@ -195,8 +194,8 @@ fn idle_ends_once_nobody_is_served() {
         begin.elapsed()
     };
     assert!(idle(["0", "2"]) >= Duration::from_secs(2));
-    drop(serving.stdin.take());
-    serving.wait().expect("it ended");
+    serving.send(&Request::Bye);
+    serving.ends();
     assert!(idle(["0", "60"]) < Duration::from_secs(50));
     // Not before its time, even so.
     assert!(idle(["1", "60"]) >= Duration::from_secs(1));
