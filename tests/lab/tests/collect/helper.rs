@@ -183,10 +183,14 @@ fn idle_ends_once_nobody_is_served() {
     // A program of its own, as in a container: others serve beside this test.
     let own = tempfile::tempdir().expect("a directory");
     let own = own.path().join("netpath-helper");
-    std::fs::copy(helper(), &own).expect("a copy");
+    // By another process: what this one has open for writing, those that it starts beside have, too (ETXTBSY).
+    let copied = Command::new("cp").arg(helper()).arg(&own).status();
+    assert!(copied.expect("it starts").success());
     let mut serving = Talk::to(&own);
-    serving.send(&Request::Ping { id: 7 });
-    assert!(matches!(serving.reply(), Reply::Pong { id: 7 }));
+    serving.send(&Request::Hello {
+        schema: SCHEMA_VERSION,
+    });
+    assert!(matches!(serving.reply(), Reply::Hello { .. }));
     let idle = |times: [&str; 2]| {
         let begin = Instant::now();
         let done = Command::new(&own).arg("idle").args(times).status();
