@@ -6,6 +6,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::fib::{FibAnswer, FibKey, Found, addr_type, lookup};
+use super::pmtu::Entered;
 use super::skb::{Devices, Skb};
 use super::walk::{Next, Out, Walk, Ways};
 use super::{Cx, fib, ipvs, pmtu, source, xfrm};
@@ -406,7 +407,7 @@ fn out_by(cx: &mut Cx<'_>, walk: Walk, answer: FibAnswer, oif: Option<IfIndex>) 
             Ok(walk) => walk,
             Err(ways) => return ways,
         };
-        hop_limit(cx, &mut walk, out.oif);
+        hop_limit(cx, &mut walk, entered, out.oif);
         (walk.skb.bound, walk.skb.rerouted) = (oif, None);
         let seen = walk.skb.ipvs;
         let devices = Devices {
@@ -465,15 +466,20 @@ fn fits_raw(cx: &Cx<'_>, mut walk: Walk, oif: IfIndex) -> Result<Walk, Ways> {
     Err(walk.end(Disposition::Rejected(RejectWith::TooBig(link.mtu))))
 }
 
-/// Hop limit that an own IPv6 packet gets by the device it leaves by (`ip6_dst_hoplimit()`). A tunnel's
-/// outer packet has its own.
-fn hop_limit(cx: &Cx<'_>, walk: &mut Walk, oif: IfIndex) {
+/// Hop limit that an own IPv6 packet gets by the device it leaves by (`ip6_dst_hoplimit()`), also as a tunnel's outer
+/// packet where the tunnel has none of its own.
+fn hop_limit(cx: &Cx<'_>, walk: &mut Walk, entered: Option<Entered>, oif: IfIndex) {
     let conf = walk.link(cx, oif).and_then(|link| link.inet6);
     let Some(limit) = conf.and_then(|conf| conf.hop_limit) else {
         return;
     };
     // A raw socket's program writes the whole header itself.
-    if walk.skb.packet.dst.is_ipv6() && !walk.skb.packet.is_tunnel() && !walk.skb.raw {
+    if !walk.skb.packet.dst.is_ipv6() || walk.skb.raw {
+        return;
+    }
+    if entered.is_some_and(|entered| entered.has_default_ttl(cx, walk)) {
+        walk.skb.packet.ttl = limit;
+    } else if !walk.skb.packet.is_tunnel() {
         walk.skb.packet.ttl = limit;
         if let Some(hop) = walk.hops.last_mut().filter(|hop| hop.iif.is_none()) {
             hop.packet.ttl = limit;

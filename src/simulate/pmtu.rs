@@ -41,6 +41,19 @@ pub(crate) struct Entered {
     by: By,
 }
 
+impl Entered {
+    /// Whether the outer packet has the TTL of what this namespace sends by itself (`vxlan_xmit_one()`,
+    /// `geneve6_xmit_skb()`, `send6()` of WireGuard).
+    pub(crate) fn has_default_ttl(self, cx: &Cx<'_>, walk: &Walk) -> bool {
+        match walk.link(cx, self.link).map(|link| &link.kind) {
+            Some(LinkKind::Vxlan(own)) => own.ttl == 0 && !own.ttl_inherit,
+            Some(LinkKind::Geneve(own)) => own.ttl == 0 && !own.ttl_inherit,
+            Some(LinkKind::Wireguard(_)) => true,
+            _ => false,
+        }
+    }
+}
+
 /// Who sent what is inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum By {
@@ -271,8 +284,9 @@ fn of_frames(outer: &Packet, inner: &Packet, by: By) -> Fate {
 
 fn of_packets(tunnel: &IpTunnel, outer: &Packet, inner: &Packet, by: By, room: u32) -> Fate {
     let told = |most: u32| match by {
-        By::Forwarded | By::Raw => Fate::Told(most),
-        By::Socket | By::Tunnel => Fate::Unknown,
+        By::Forwarded => Fate::Told(most),
+        // A raw socket's is refused before the device where the route inside has an exception.
+        By::Raw | By::Socket | By::Tunnel => Fate::Unknown,
     };
     let lost = match by {
         By::Forwarded => Fate::Lost,

@@ -166,6 +166,10 @@ struct OracleArgs {
     /// The fixed set that the tests run, whatever --cases and --seed say.
     #[arg(long, conflicts_with_all = ["network", "replay"])]
     fixed: bool,
+    /// Kinds of devices that not every kernel has and networks are drawn with: names with commas between them, `all`, or
+    /// `none`. Default: those that this kernel has; none for the fixed set.
+    #[arg(long, conflicts_with = "replay")]
+    kinds: Option<random::kinds::Kinds>,
     /// One network alone, by its own seed.
     #[arg(long)]
     network: Option<String>,
@@ -343,7 +347,7 @@ fn run(task: Task) -> Result<ExitCode> {
 }
 
 fn oracle(args: &OracleArgs) -> Result<ExitCode> {
-    let report = if let Some(dir) = &args.replay {
+    if let Some(dir) = &args.replay {
         random::cpu::keep_to(0)?;
         let path = dir.join("case.json");
         let text = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
@@ -351,12 +355,20 @@ fn oracle(args: &OracleArgs) -> Result<ExitCode> {
         let tried = random::shrink::attempt(&case)?;
         println!("{:?}", tried.verdict);
         return Ok(ExitCode::SUCCESS);
-    } else if let Some(text) = &args.network {
+    }
+    let kinds = match &args.kinds {
+        Some(kinds) => kinds.clone(),
+        None if args.fixed => random::kinds::Kinds::none(),
+        None => random::kinds::Kinds::of_kernel()?,
+    };
+    // On another kernel, a seed gives this network only if they are said.
+    eprintln!("devices besides those of every kernel: {kinds}");
+    let report = if let Some(text) = &args.network {
         random::cpu::keep_to(0)?;
         let digits = text.trim_start_matches("0x");
         let seed = u64::from_str_radix(digits, 16).context("decode the network's seed")?;
         if args.show {
-            let (world, probes) = random::generate(seed, random::run::PROBES);
+            let (world, probes) = random::generate(seed, random::run::PROBES, &kinds);
             let case = random::world::Case { world, probes };
             let text = serde_json::to_string_pretty(&case).context("encode the network")?;
             println!("{text}");
@@ -365,6 +377,7 @@ fn oracle(args: &OracleArgs) -> Result<ExitCode> {
         let report = random::run::network(
             seed,
             random::run::PROBES,
+            &kinds,
             args.record.as_deref(),
             args.save.as_deref(),
             args.packet,
@@ -376,6 +389,7 @@ fn oracle(args: &OracleArgs) -> Result<ExitCode> {
     } else {
         let plan = random::run::Plan {
             seed: args.seed,
+            kinds,
             cases: args.cases,
             save: args.save.clone(),
             record: args.record.clone(),

@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// UDP port on which the laboratory's VXLAN runs.
 const VXLAN_PORT: u16 = 8472;
-/// UDP port of Geneve.
-const GENEVE_PORT: u16 = 6081;
+/// UDP ports of Geneve: its own, and another in tests.
+const GENEVE_PORTS: [u16; 2] = [6081, 6082];
 /// IPPROTO_IPIP, IPPROTO_IPV6, IPPROTO_GRE.
 const IPIP: u8 = 4;
 const IPV6: u8 = 41;
@@ -287,7 +287,7 @@ fn udp(bytes: &[u8]) -> Option<Transport> {
     let payload = bytes.get(8..)?;
     let is_vxlan = destination == VXLAN_PORT && payload.first() == Some(&0x08);
     // The two headers are alike but for options, which nobody here has.
-    let is_geneve = destination == GENEVE_PORT && payload.first() == Some(&0);
+    let is_geneve = GENEVE_PORTS.contains(&destination) && payload.first() == Some(&0);
     let vxlan = if is_vxlan || is_geneve {
         array::<4>(payload, 4)
             .map(|vni| u32::from_be_bytes(vni) >> 8)

@@ -4,6 +4,7 @@
 #![allow(missing_docs, reason = "tests")]
 
 use netpath_lab::random::frequency::ask_all;
+use netpath_lab::random::kinds::Kinds;
 use netpath_lab::random::run::{FIXED, FIXED_CASES, PROBES, Plan, Report, run_fixed};
 
 /// The fixed set: all go where they were predicted to go, but for a few of which nothing can be said.
@@ -15,6 +16,7 @@ fn packets_through_random_networks_go_where_they_were_predicted_to_go() {
     );
     let report = run_fixed(&Plan {
         seed: 0,
+        kinds: Kinds::none(),
         cases: 0,
         save: None,
         record: None,

@@ -253,8 +253,8 @@ pub fn taken_raw(manner: Manner, observed: &Observed) -> bool {
     }
 }
 
-/// Port of Geneve.
-const GENEVE: u16 = 6081;
+/// Ports of Geneve: its own, and another in tests.
+const GENEVE: [u16; 2] = [6081, 6082];
 
 /// Ports that a source gets where it is any free one: those that rules name, or those from 1024 on.
 pub fn free_ports(trace: &Trace) -> Vec<(u16, u16)> {
@@ -276,7 +276,7 @@ pub fn free_ports(trace: &Trace) -> Vec<(u16, u16)> {
 /// Ports that the prediction leaves open are any of the free ones.
 pub fn same(predicted: &Point, seen: &Point, free: &[(u16, u16)]) -> bool {
     // A tunnel's own source port is a hash of what it carries, whatever rules name for that; Geneve's is any.
-    let first = if predicted.dport == Some(GENEVE) {
+    let first = if predicted.dport.is_some_and(|to| GENEVE.contains(&to)) {
         1
     } else {
         1024

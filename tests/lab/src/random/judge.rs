@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use netpath::model::NsKey;
-use netpath::model::link::{LinkKind, PortState};
+use netpath::model::link::{Link, LinkKind, PortState};
 use netpath::model::neigh::NeighState;
 use netpath::model::topology::Topology;
 use netpath::model::want::Depth;
@@ -148,6 +148,11 @@ impl Judge {
                 if link.master.is_some() {
                     ports.insert((place.clone(), link.name.clone()));
                 }
+                if matches!(link.kind, LinkKind::Vlan(_)) {
+                    // It may have an address of its own.
+                    let below = below(self.topology(), &key, link);
+                    ports.extend(below.map(|(ns, dev)| (name(&ns), dev.name.clone())));
+                }
                 if matches!(link.kind, LinkKind::Macvlan(_)) {
                     // Its parent may be in any namespace; names of parents are unlike all others.
                     for (key, netns) in self.topology().all() {
@@ -220,9 +225,20 @@ impl Judge {
     /// Whether a tunnel sends from an address: what its namespace says on it by itself (router solicitations and the
     /// like) may be refused, too, at any time.
     fn babbles(&self, addr: IpAddr) -> bool {
-        let links = self.topology().all();
-        let mut links = links.flat_map(|(_, netns)| netns.links.known().into_iter().flatten());
-        links.any(|link| matches!(&link.kind, LinkKind::Vxlan(vxlan) if vxlan.local == Some(addr)))
+        self.topology().all().any(|(_, netns)| {
+            let has = || {
+                let mut addrs = netns.addrs.known().into_iter().flatten();
+                addrs.any(|own| own.local == addr)
+            };
+            let mut links = netns.links.known().into_iter().flatten();
+            links.any(|link| match &link.kind {
+                LinkKind::Vxlan(vxlan) => vxlan.local == Some(addr),
+                LinkKind::IpTunnel(tunnel) if tunnel.local.is_some() => tunnel.local == Some(addr),
+                LinkKind::IpTunnel(_) => link.up && has(),
+                LinkKind::Geneve(_) => has(),
+                _ => false,
+            })
+        })
     }
 
     fn is_lost(&mut self, question: Option<&Question>, trace: &Trace, back: Back) -> Holds {
@@ -258,4 +274,15 @@ impl Judge {
             .ask_beside(|topology| question.ask_back(topology, trace, &sent));
         ask::is_lost(&ways)
     }
+}
+
+/// The device that another sits on, with its namespace.
+fn below<'t>(topology: &'t Topology, ns: &NsKey, link: &Link) -> Option<(NsKey, &'t Link)> {
+    let mut ns = ns.clone();
+    if let Some(id) = link.link_netnsid {
+        let nsids = topology.netns(&ns)?.nsids.known()?;
+        ns.netns = nsids.iter().find(|(nsid, _)| *nsid == id)?.1;
+    }
+    let below = topology.netns(&ns)?.link(link.link?)?;
+    Some((ns, below))
 }

@@ -17,6 +17,7 @@ pub mod dice;
 pub mod fit;
 pub mod frequency;
 pub mod judge;
+pub mod kinds;
 pub mod places;
 mod plan;
 mod probe;
@@ -34,16 +35,18 @@ pub mod wire;
 pub mod world;
 
 use dice::Dice;
+use kinds::Kinds;
 use plan::Plan;
 pub use raise::Raised;
 use topic::Topics;
 use world::{Probe, World};
 
-/// The network of a seed, and packets to send through it.
-pub fn generate(seed: u64, probes: usize) -> (World, Vec<Probe>) {
+/// The network of a seed, with devices of such kinds, and packets to send through it.
+pub fn generate(seed: u64, probes: usize, kinds: &Kinds) -> (World, Vec<Probe>) {
     let mut dice = Dice::new(seed);
     let mut topics = Topics::draw(seed);
     let mut plan = Plan::draw(&mut dice, &mut topics);
+    let more = plan.more(seed, kinds);
     plan.settings(&mut dice);
     routes::draw(&mut dice, &mut plan);
     let everywhere = dice.percent(65);
@@ -52,7 +55,8 @@ pub fn generate(seed: u64, probes: usize) -> (World, Vec<Probe>) {
         rules::draw(&mut dice, &mut plan);
     }
     probe::listeners(&mut dice, &mut plan);
-    let asks = topics.lines(&mut plan);
+    let mut asks = topics.lines(&mut plan);
+    asks.extend(more);
     let probes = probe::draw(&mut dice, &plan, &asks, probes);
     (plan.world, probes)
 }

@@ -191,7 +191,7 @@ fn load(rules: &Rules) -> Result<()> {
     Ok(())
 }
 
-/// Sends one frame to all by every device, so that bridges know where everyone is. Its type is no protocol's
+/// Sends one frame to all by every Ethernet device, so that bridges know where everyone is. Its type is no protocol's
 /// (IEEE's local experimental one).
 fn show_stations() -> Result<()> {
     let own = socket(
@@ -214,7 +214,9 @@ fn show_stations() -> Result<()> {
         let loopback = interface
             .flags
             .contains(nix::net::if_::InterfaceFlags::IFF_LOOPBACK);
-        let Some(mac) = link.addr().filter(|_| up && !loopback) else {
+        // Tunnels of IP have no switch behind them.
+        let ethernet = link.hatype() == libc::ARPHRD_ETHER;
+        let Some(mac) = link.addr().filter(|_| up && !loopback && ethernet) else {
             continue;
         };
         let frame = [&[0xff; 6][..], &mac, &[0x88, 0xb5], &[0; 46]].concat();

@@ -14,6 +14,7 @@ use super::coverage::{Coverage, plain};
 use super::cpu;
 use super::dice::Dice;
 use super::judge::Judge;
+use super::kinds::Kinds;
 use super::record::Recorder;
 use super::seen::Refusal;
 use super::world::{Case, Kind, Probe, World};
@@ -36,6 +37,8 @@ const SLOW: Duration = Duration::from_secs(20);
 pub struct Plan {
     /// First seed.
     pub seed: u64,
+    /// Devices that networks are drawn with, beside those that every kernel has.
+    pub kinds: Kinds,
     /// Packets in all.
     pub cases: usize,
     /// Where to save cases that disagree, made smaller; `None`: nowhere, and as they are.
@@ -176,6 +179,7 @@ pub fn run(plan: &Plan) -> Result<Report> {
         let report = network(
             *seed,
             PROBES,
+            &plan.kinds,
             plan.record.as_deref(),
             plan.save.as_deref(),
             None,
@@ -219,11 +223,12 @@ pub fn run_fixed(plan: &Plan) -> Result<Report> {
 pub fn network(
     seed: u64,
     probes: usize,
+    kinds: &Kinds,
     record: Option<&Path>,
     save: Option<&Path>,
     only: Option<usize>,
 ) -> Report {
-    let (world, probes) = generate(seed, probes);
+    let (world, probes) = generate(seed, probes, kinds);
     let mut report = Report {
         networks: 1,
         ..Report::default()

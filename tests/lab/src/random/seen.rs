@@ -132,9 +132,15 @@ pub fn points(trace: &Trace, name: Name<'_>) -> Vec<Point> {
     points
 }
 
-/// What a tunnel carries; what an ICMP error quotes is no packet that is seen.
+fn carried(packet: &Packet) -> Option<&Packet> {
+    let inner = packet.inner.as_deref().filter(|_| packet.is_tunnel());
+    inner.map(|inner| &inner.packet)
+}
+
+/// What a tunnel carries in the end; what an ICMP error quotes is no packet that is seen.
 fn inner(packet: &Packet) -> Option<(IpAddr, IpAddr, u8)> {
-    let inner = &packet.inner.as_ref().filter(|_| packet.is_tunnel())?.packet;
+    // Of tunnels inside each other, the innermost packet, as sockets tell it.
+    let inner = iter::successors(carried(packet), |packet| carried(packet)).last()?;
     Some((inner.src, inner.dst, inner.ttl))
 }
 

@@ -10,17 +10,17 @@ const VXLAN_PORT: u16 = 8472;
 
 impl Plan {
     /// Name of a namespace in lines.
-    fn at(&self, place: usize) -> String {
+    pub(super) fn at(&self, place: usize) -> String {
         format!("@{}@", self.world.places[place].name)
     }
 
-    fn device(&mut self, place: usize, prefix: &str) -> String {
+    pub(super) fn device(&mut self, place: usize, prefix: &str) -> String {
         let next = self.devices.entry(place).or_default();
         *next += 1;
         format!("{prefix}{}", *next - 1)
     }
 
-    fn mac(&mut self) -> String {
+    pub(super) fn mac(&mut self) -> String {
         self.macs += 1;
         format!(
             "02:00:00:00:{:02x}:{:02x}",
@@ -29,7 +29,7 @@ impl Plan {
         )
     }
 
-    fn link(&mut self, place: usize, line: String) {
+    pub(super) fn link(&mut self, place: usize, line: String) {
         self.world.places[place].links.push(line);
     }
 
@@ -37,7 +37,7 @@ impl Plan {
         self.world.places[place].ip.push(line);
     }
 
-    fn segment(&mut self) -> usize {
+    pub(super) fn segment(&mut self) -> usize {
         self.segments += 1;
         self.segments - 1
     }
@@ -47,7 +47,7 @@ impl Plan {
         [24, 24, 25, 28, 22][segment % 5]
     }
 
-    fn join(&mut self, place: usize, segment: usize, dev: &str, mac: &str) {
+    pub(super) fn join(&mut self, place: usize, segment: usize, dev: &str, mac: &str) {
         let host = self
             .stations
             .iter()
@@ -102,6 +102,7 @@ impl Plan {
         self.ip(other, format!("link set {peer} up"));
         self.join(one, segment, &dev, &own);
         self.join(other, segment, &peer, &its);
+        self.pairs.push([(one, dev), (other, peer)]);
     }
 
     /// A bridge, with an address of its namespace or without.

@@ -1,6 +1,7 @@
 //! Who is connected with whom: the part of a network that its routes, rules and packets are made from.
 
 mod devices;
+mod kinds;
 mod reach;
 mod settings;
 
@@ -67,6 +68,8 @@ pub struct Plan {
     pub bridges: Vec<(usize, String)>,
     /// Ports of bridges with a namespace behind them.
     pub ports: Vec<Port>,
+    /// Both ends of veth pairs, with the namespaces that they are in.
+    pairs: Vec<[(usize, String); 2]>,
     devices: BTreeMap<usize, usize>,
     macs: usize,
 }

@@ -25,6 +25,9 @@ pub(in crate::random) const LOUD: [(&str, &str); 17] = [
     ("ipv6/conf/default/accept_redirects", "0"),
 ];
 
+/// Beginnings of names of devices on which nobody is asked: macvlan, VXLAN, Geneve, VLAN.
+const LATE: [&str; 4] = ["m", "vx", "gv", "vl"];
+
 impl Plan {
     /// Fixes who has which link-layer address, so that nobody is asked: everywhere, or only where answers come late
     /// (macvlan hands on what is for all by a work queue) or by ways that are not followed.
@@ -33,8 +36,10 @@ impl Plan {
         for own in &stations {
             for other in &stations {
                 let same = own.segment == other.segment && own.place != other.place;
+                // Tunnels of IP have no neighbours.
+                let same = same && !own.mac.is_empty() && !other.mac.is_empty();
                 let mut here = stations.iter().filter(|s| s.segment == own.segment);
-                let late = here.any(|s| s.dev.starts_with('m') || s.dev.starts_with("vx"));
+                let late = here.any(|s| LATE.iter().any(|kind| s.dev.starts_with(kind)));
                 let asked = if everywhere { dice.percent(2) } else { true };
                 if !same || asked && !late {
                     continue;

@@ -156,7 +156,7 @@ impl Topics {
 
 impl Ask {
     /// TCP and UDP to ports of servers, and an echo.
-    fn usual(from: usize, src: Option<IpAddr>, dst: IpAddr) -> Vec<Self> {
+    pub fn usual(from: usize, src: Option<IpAddr>, dst: IpAddr) -> Vec<Self> {
         let echo = if dst.is_ipv6() { ICMPV6 } else { ICMP };
         [(TCP, 80), (TCP, 8080), (UDP, 53), (echo, 0)]
             .map(|(protocol, dport)| Self {
