@@ -134,23 +134,19 @@ impl Frame {
 
     /// The innermost IP packet: of the frame inside for VXLAN.
     pub fn innermost(&self) -> Option<&IpPacket> {
-        let ip = self.ip.as_ref()?;
-        match &ip.transport {
-            Transport::Udp {
-                vxlan: Some((_, inner)),
-                ..
-            } => inner.innermost(),
-            Transport::Tunnel(inner) => Some(inner.innermost()),
-            _ => Some(ip),
-        }
+        self.ip.as_ref()?.innermost()
     }
 }
 
 impl IpPacket {
-    fn innermost(&self) -> &Self {
+    fn innermost(&self) -> Option<&Self> {
         match &self.transport {
+            Transport::Udp {
+                vxlan: Some((_, inner)),
+                ..
+            } => inner.innermost(),
             Transport::Tunnel(inner) => inner.innermost(),
-            _ => self,
+            _ => Some(self),
         }
     }
 
@@ -362,6 +358,21 @@ mod tests {
             panic!("not decoded as vxlan");
         };
         assert_eq!(vni, 1);
+    }
+
+    #[test]
+    fn tunnels_inside_each_other_show_the_innermost_packet() {
+        let mut bytes = vec![2, 0, 0, 0, 0, 4, 2, 0, 0, 0, 0, 3, 8, 0];
+        // IP in IP, and in that Geneve.
+        bytes.extend([0x45, 0, 0, 0, 0, 0, 0, 0, 64, 4, 0, 0]);
+        bytes.extend([10, 88, 0, 11, 10, 88, 0, 12]);
+        bytes.extend([0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0]);
+        bytes.extend([10, 89, 0, 11, 10, 89, 0, 12]);
+        bytes.extend([0xc0, 0, 0x17, 0xc1, 0, 0, 0, 0]);
+        bytes.extend([0, 0, 0x65, 0x58, 0, 0, 1, 0]);
+        bytes.extend(syn());
+        let frame = Frame::decode(&bytes).unwrap();
+        assert_eq!(frame.innermost().unwrap().ports(), Some((40000, 8080)));
     }
 
     #[test]

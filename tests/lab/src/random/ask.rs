@@ -87,6 +87,9 @@ pub fn compare(
             return Verdict::Agrees(number);
         }
     }
+    if let Some(why) = fit::told_before(traces, name, observed) {
+        return Verdict::Unknown(why);
+    }
     text.push_str(&seen::show(traces, name, observed));
     Verdict::Differs(text)
 }

@@ -253,6 +253,31 @@ pub fn taken_raw(manner: Manner, observed: &Observed) -> bool {
     }
 }
 
+/// Why a tunnel on the way may have refused a packet for an error about an earlier one: for half a minute after such an
+/// error, it tells as many senders that the host can't be reached, and sends their packets on nevertheless (`err_count`,
+/// `ip_tunnel_xmit()`, `ipip6_tunnel_xmit()`). Nothing shows how many.
+pub fn told_before(traces: &[Trace], name: Name<'_>, observed: &Observed) -> Option<String> {
+    let unreachable = |seen| told(RejectWith::HostUnreachable, seen);
+    let asked = observed.refusal.is_some_and(unreachable);
+    for trace in traces {
+        // The sender of an answer is told, too, which is no refusal of what was asked.
+        let packets = chain(trace).enumerate();
+        let all = packets.filter(|(number, _)| *number > 0 || asked);
+        let points = all.flat_map(|(_, packet)| points(packet, name));
+        let mut outer = points.filter(|point| point.out && point.inner.is_some());
+        if let Some(point) = outer.find(|point| {
+            let key = (point.place.clone(), point.dst);
+            observed.told.contains(&key)
+        }) {
+            let remote = point.dst;
+            return Some(format!(
+                "a tunnel to {remote} was told of an error before, which it may tell of now"
+            ));
+        }
+    }
+    None
+}
+
 /// Ports of Geneve: its own, and another in tests.
 const GENEVE: [u16; 2] = [6081, 6082];
 

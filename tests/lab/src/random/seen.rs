@@ -1,5 +1,6 @@
 //! What packet sockets saw of a probe, and where it was predicted to be seen, as data.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::{fmt, iter};
 
@@ -95,6 +96,9 @@ pub struct Observed {
     /// Namespaces that refused a packet of IPv4 aloud, as routes do, with its source.
     #[serde(default)]
     pub refused: Vec<(String, IpAddr)>,
+    /// Namespaces that ICMP errors about packets of IP tunnels came into, until then, with the remote of each.
+    #[serde(default)]
+    pub told: BTreeSet<(String, IpAddr)>,
 }
 
 /// Tells a namespace's name.

@@ -47,6 +47,8 @@ pub struct Wire<'p> {
     errors: Vec<(String, IpAddr)>,
     /// Namespaces that refused a packet of IPv4 aloud since then, with its source.
     refused: Vec<(String, IpAddr)>,
+    /// Namespaces that ICMP errors about packets of IP tunnels came into, with the remote of each.
+    told: BTreeSet<(String, IpAddr)>,
     /// How long to wait until nothing more comes, where the kernel works on packets in other threads (WireGuard).
     patience: Option<Duration>,
     sealed: BTreeSet<String>,
@@ -74,6 +76,7 @@ impl<'p> Wire<'p> {
             earlier: None,
             errors: Vec::new(),
             refused: Vec::new(),
+            told: BTreeSet::new(),
             patience: None,
             sealed: BTreeSet::new(),
         })
@@ -139,6 +142,7 @@ impl<'p> Wire<'p> {
             asking = unanswered(&more);
             seen.extend(more);
         }
+        self.told.extend(seen.iter().filter_map(told_tunnel));
         self.errors.extend(seen.iter().filter_map(error_in));
         self.refused.extend(refused(&seen));
         Ok(seen)
@@ -147,7 +151,10 @@ impl<'p> Wire<'p> {
     /// Sends a probe, and what follows from it.
     pub fn ask(&mut self, probe: &Probe) -> Result<Observed> {
         self.settle()?;
-        self.capture.take()?;
+        let before = self.capture.take()?;
+        self.told.extend(before.iter().filter_map(told_tunnel));
+        // What this probe itself makes a tunnel be told of is about later ones, or about its own later packets.
+        let told = self.told.clone();
         let observed = match (probe.kind, probe.protocol) {
             (Kind::Raw { .. }, _) => self.raw(probe),
             (Kind::Error { icmp, .. }, _) => self.error(probe, icmp),
@@ -163,6 +170,7 @@ impl<'p> Wire<'p> {
         observed.map(|observed| Observed {
             errors,
             refused,
+            told,
             ..observed
         })
     }
@@ -309,6 +317,20 @@ fn error_in(one: &Seen) -> Option<(String, IpAddr)> {
     };
     let error = one.direction == Direction::In && matches!(kind, 3..=5 | 11 | 12);
     error.then(|| (one.place.clone(), ip.source))
+}
+
+/// An ICMP error about the packet of an IP tunnel that came into a namespace, with the tunnel's remote.
+fn told_tunnel(one: &Seen) -> Option<(String, IpAddr)> {
+    let Transport::Icmp {
+        kind: 3 | 11,
+        about: Some(about),
+        ..
+    } = &one.frame.innermost()?.transport
+    else {
+        return None;
+    };
+    let tunnel = matches!(about.protocol, 4 | 41 | 47) && one.direction == Direction::In;
+    tunnel.then(|| (one.place.clone(), about.destination))
 }
 
 fn transport(one: &Seen) -> Option<&Transport> {
