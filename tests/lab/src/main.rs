@@ -179,7 +179,7 @@ struct OracleArgs {
     /// Show that network as data, and send nothing.
     #[arg(long, requires = "network")]
     show: bool,
-    /// A saved case, sent again.
+    /// A saved case, sent again; with --save, saved with what this kernel did.
     #[arg(long, conflicts_with = "network")]
     replay: Option<PathBuf>,
     /// Directory for cases that disagree, made smaller.
@@ -354,6 +354,11 @@ fn oracle(args: &OracleArgs) -> Result<ExitCode> {
         let case = serde_json::from_slice(&text).context("decode the case")?;
         let tried = random::shrink::attempt(&case)?;
         println!("{:?}", tried.verdict);
+        if let Some(to) = &args.save {
+            let number = case.probes.len().saturating_sub(1);
+            let saved = random::save::save(to, &Some(case), 0, number)?;
+            println!("saved in {}", saved.unwrap_or_default().display());
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let kinds = match &args.kinds {

@@ -263,16 +263,19 @@ pub fn told_before(traces: &[Trace], name: Name<'_>, observed: &Observed) -> Opt
         // The sender of an answer is told, too, which is no refusal of what was asked.
         let packets = chain(trace).enumerate();
         let all = packets.filter(|(number, _)| *number > 0 || asked);
-        let points = all.flat_map(|(_, packet)| points(packet, name));
-        let mut outer = points.filter(|point| point.out && point.inner.is_some());
-        if let Some(point) = outer.find(|point| {
-            let key = (point.place.clone(), point.dst);
-            observed.told.contains(&key)
-        }) {
-            let remote = point.dst;
-            return Some(format!(
-                "a tunnel to {remote} was told of an error before, which it may tell of now"
-            ));
+        for hop in all.flat_map(|(_, packet)| &packet.hops) {
+            let place = name(&hop.ns);
+            let told = observed.told.iter().filter(|(own, _)| *own == place);
+            for (_, remote) in told {
+                let to = format!(" to {remote}");
+                let mut steps = hop.steps.iter();
+                // Its packet may have gone no further.
+                if steps.any(|step| step.kind == StepKind::Encap && step.result.ends_with(&to)) {
+                    return Some(format!(
+                        "a tunnel to {remote} was told of an error before, which it may tell of now"
+                    ));
+                }
+            }
         }
     }
     None
