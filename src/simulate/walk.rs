@@ -11,9 +11,10 @@ use super::netfilter::{FreePorts, HookPoint, HookVerdict, run};
 use super::pmtu::Entered;
 use super::skb::{CtRef, Devices, Skb};
 use super::{Cx, bridge, device, forward, input, ipvs, neigh, output, socket};
-use crate::model::link::Link;
+use crate::model::link::{IpTunnelKind, Link};
 use crate::model::netfilter::Hook;
 use crate::model::netns::NetNs;
+use crate::model::packet::L4;
 use crate::model::{IfIndex, MacAddr, NsKey};
 use crate::trace::{Disposition, DropReason, Evidence, Hop, RejectWith, Step, StepKind, Tap};
 
@@ -230,6 +231,9 @@ impl Walk {
         match disposition {
             // The tunnel's device itself tells of what it can't send; a router on its way tells only that.
             Disposition::Rejected(RejectWith::TooBig(_)) if self.told => disposition,
+            Disposition::Rejected(_) | Disposition::Dropped(_) if self.has_no_way() => {
+                Disposition::Rejected(RejectWith::HostUnreachable)
+            }
             Disposition::Rejected(_) if tunnel => {
                 let hop = self.hops.last();
                 let step = hop.and_then(|hop| hop.steps.last());
@@ -247,6 +251,18 @@ impl Walk {
             }
             _ => disposition,
         }
+    }
+
+    /// Whether `sit` found no route for IPv6's outer packet, which it tells the sender (`ipip6_tunnel_xmit()`:
+    /// tx_error_icmp, v6.12; `ip_tunnel_xmit()` does not).
+    fn has_no_way(&self) -> bool {
+        let packet = &self.skb.packet;
+        let inner = packet.inner.as_ref().map(|inner| &inner.packet);
+        let last = self.hops.last().and_then(|hop| hop.steps.last());
+        self.tunnel.is_some()
+            && packet.l4 == L4::Other(IpTunnelKind::Sit.protocol())
+            && inner.is_some_and(|inner| inner.src.is_ipv6())
+            && last.is_some_and(|step| step.kind == StepKind::Route)
     }
 
     /// The namespace it is in.

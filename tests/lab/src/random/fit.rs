@@ -4,7 +4,7 @@ use netpath::model::packet::{ICMP, ICMPV6, TCP, UDP};
 use netpath::simulate::refusal::Lost;
 use netpath::trace::{Disposition, Hop, RejectWith, Step, StepKind, Trace};
 
-use super::seen::{Name, Observed, Point, Refusal, chain, points};
+use super::seen::{Name, Observed, Point, Refusal, chain, is_repetition, points};
 use super::world::{Kind, Probe};
 
 /// Linux's EPERM.
@@ -112,9 +112,15 @@ pub fn fits(
     let free = free_ports(trace);
     for (number, seen) in observed.turns.iter().enumerate() {
         let packet = packets.next();
-        let points = packet
+        let mut points = packet
             .map(|packet| points(packet, name))
             .unwrap_or_default();
+        // What is seen twice is told once.
+        for at in (1..points.len()).rev() {
+            if is_repetition(&points[..at], &points[at]) {
+                points.remove(at);
+            }
+        }
         if packet.is_none() && !manner.raw && matches!(manner.protocol, ICMP | ICMPV6) {
             // Echoes have no socket that could tell that none came back, so that the next is sent anyway.
             continue;

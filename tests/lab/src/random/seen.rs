@@ -136,6 +136,18 @@ pub fn points(trace: &Trace, name: Name<'_>) -> Vec<Point> {
     points
 }
 
+/// Whether a point is one of before again: a later packet of the same turn, or one that goes round by tunnels. TCP that
+/// sends again has another hash, and so has its tunnel another source port (`sk_rethink_txhash()`).
+pub fn is_repetition(before: &[Point], point: &Point) -> bool {
+    before.iter().any(|one| {
+        let like = Point {
+            sport: one.sport,
+            ..point.clone()
+        };
+        one == point || one.inner.is_some() && point.inner.is_some() && *one == like
+    })
+}
+
 fn carried(packet: &Packet) -> Option<&Packet> {
     let inner = packet.inner.as_deref().filter(|_| packet.is_tunnel());
     inner.map(|inner| &inner.packet)

@@ -209,7 +209,8 @@ impl Plan {
                 DeviceKind::Geneve => format!(" address {mac}"),
                 _ => String::new(),
             };
-            self.link(place, format!("link add {dev}{address}{mtu} type {what}"));
+            // The device that it is bound to may be made by a later namespace's lines.
+            self.ip(place, format!("link add {dev}{address}{mtu} type {what}"));
             self.ip(place, format!("link set {dev} up"));
             self.join(place, segment, &dev, &mac);
         }

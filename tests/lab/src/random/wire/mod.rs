@@ -17,7 +17,7 @@ use anyhow::{Context, Result};
 use netpath::model::packet::{TCP, UDP};
 
 use super::places::Places;
-use super::seen::{Observed, Point};
+use super::seen::{Observed, Point, is_repetition};
 use super::world::{Kind, Probe};
 use crate::capture::{Capture, Direction, Seen};
 use crate::command::run;
@@ -230,19 +230,7 @@ impl<'p> Wire<'p> {
             inner: inner.map(|inner| (inner.source, inner.destination, inner.ttl)),
             elsewhere: one.for_other_host && one.direction == Direction::In && !port,
         };
-        // A repetition is a later packet of the same turn. TCP that sends again has another hash, and so has its tunnel
-        // another source port (`sk_rethink_txhash()`).
-        let mut before = points
-            .iter()
-            .filter(|before| point.inner.is_some() && before.inner.is_some());
-        let again = before.any(|before| {
-            *before
-                == Point {
-                    sport: before.sport,
-                    ..point.clone()
-                }
-        });
-        if !again && !points.contains(&point) {
+        if !is_repetition(points, &point) {
             points.push(point);
         }
     }
