@@ -8,7 +8,7 @@ use futures::future::join_all;
 use netpath::explain::observe::dropped::{self, Loss};
 use netpath::explain::observe::program::{self, Culprit};
 use netpath::explain::observe::{Agreement, End, Observed, Sights, compare, counted};
-use netpath::model::capture::{Counted, Counts, Probe, Probed};
+use netpath::model::capture::{Answer, Counted, Counts, Probe, Probed};
 use netpath::model::packet::{TCP, UDP};
 use netpath::model::{NetNsId, NsKey, Section};
 use netpath::simulate::{Flow, Outcome};
@@ -174,7 +174,7 @@ async fn one(
             seen: &sightings,
             whole: &whole,
         };
-        let ways = as_met(outcome);
+        let ways = as_met(outcome, &probed.answer);
         let Some(mut observed) = compare(&ways, &probed, &sights) else {
             bail!("--probe: nothing was predicted for {}", flow.dst);
         };
@@ -189,7 +189,7 @@ async fn one(
         if observed.agreement != Agreement::Confirmed || observed.end != End::Works {
             let after = counts(fleet, &watched).await;
             let again = again(fleet, flow).await;
-            let again = as_met(&again.unwrap_or_default());
+            let again = as_met(&again.unwrap_or_default(), &probed.answer);
             let now = compare(&again, &probed, &sights);
             // What was read again may have other ways, or in another order.
             let new = now.as_ref().and_then(|now| again.get(now.branch));
@@ -232,11 +232,14 @@ async fn one(
     bail!("--probe: {TRIES} source ports were in use; name a free one with --source-port")
 }
 
-/// The ways as the sender meets them: a refusal that it does not hear of is a loss.
-fn as_met(outcome: &Outcome) -> Vec<Trace> {
+/// The ways as the sender meets them: a refusal that it does not hear of is a loss. Where it can't be told whether it
+/// does, what it heard is right.
+fn as_met(outcome: &Outcome, heard: &Answer) -> Vec<Trace> {
     let mut ways = outcome.traces.clone();
+    let silent = *heard == Answer::Silent;
     for untold in &outcome.untold {
-        if let Some(way) = ways.get_mut(untold.way) {
+        let lost = untold.unknown.is_none() || silent;
+        if let Some(way) = ways.get_mut(untold.way).filter(|_| lost) {
             way.disposition = Disposition::Dropped(DropReason::NotSpecified);
         }
     }
