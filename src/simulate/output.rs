@@ -287,8 +287,10 @@ fn with_source(cx: &mut Cx<'_>, walk: Walk, oif: Option<IfIndex>) -> Vec<Sourced
         };
         let mut one = sourced(one, src, found.route.prefsrc.is_some());
         // Errors of the kernel are looked up once (`icmp_route_lookup()`), and so are tunnels' packets (`ip_tunnel_xmit()`,
-        // `udp_tunnel_dst_lookup()`), where rules ask for sources.
-        if dst.is_ipv4() && !one.skb.is_own_error() && one.tunnel.is_none() {
+        // `udp_tunnel_dst_lookup()`), where rules ask for sources. Of several next hops they keep to one, which the second
+        // lookup remembers.
+        let once = one.skb.is_own_error() || (one.tunnel.is_some() && count < 2);
+        if dst.is_ipv4() && !once {
             ways.push(Sourced::Open(Box::new(one)));
             continue;
         }

@@ -18,7 +18,7 @@ use crate::trace::{Disposition, Evidence, Hop, RejectWith, Step, StepKind, Trace
 
 /// Errors of IPv4 carry no more than 576 bytes in all (RFC 1812), of IPv6 1280 (`icmp6_send()`).
 const MOST: (u32, u32) = (576, 1280);
-/// Refusals of one question whose way back is followed: those of many endpoints are alike.
+/// Refusals of one question whose way back is followed.
 const FOLLOWED: usize = 8;
 
 /// Whether what is sent back is lost.
@@ -43,8 +43,18 @@ pub fn untold(topology: &Topology, flow: &Flow, outcome: &mut Outcome, limits: &
         .iter()
         .enumerate()
         .filter(|(_, way)| is_followed(topology, way));
-    for (at, way) in refusals.take(FOLLOWED) {
+    for (number, (at, way)) in refusals.enumerate() {
         let mut back = Vec::new();
+        if number >= FOLLOWED {
+            untold.push(Untold {
+                way: at,
+                back,
+                unknown: Some(format!(
+                    "the errors about {FOLLOWED} ways are followed, and there are more"
+                )),
+            });
+            continue;
+        }
         let lost = match error(topology, way, limits, wants) {
             Ok(sent) => {
                 let sent = send_after(topology, Asked::Flow(flow), way, &sent, limits);

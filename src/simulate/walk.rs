@@ -261,7 +261,7 @@ impl Walk {
         let last = self.hops.last().and_then(|hop| hop.steps.last());
         self.tunnel.is_some()
             && packet.l4 == L4::Other(IpTunnelKind::Sit.protocol())
-            && inner.is_some_and(|inner| inner.src.is_ipv6())
+            && inner.is_some_and(|inner| inner.src.is_ipv6() && !inner.is_tunnel())
             && last.is_some_and(|step| step.kind == StepKind::Route)
     }
 

@@ -5,7 +5,7 @@ use netpath::model::packet::{GreFields, Inner, L4, Packet, Wrap};
 use netpath::model::wireguard::{PublicKey, Wireguard, WireguardPeer};
 use netpath::model::{NsKey, Section};
 use netpath::simulate::{Limits, Sent, send};
-use netpath::trace::{Disposition, DropReason, RejectWith, StepKind};
+use netpath::trace::{Disposition, DropReason, RejectWith, StepKind, Trace};
 
 use crate::walks::two_nodes;
 use crate::world::{World, index, ip};
@@ -62,6 +62,21 @@ fn ipip_without_a_remote_goes_to_the_next_hop() {
         assert_eq!((packet.ttl, packet.l4), (63, L4::Other(4)));
         assert_eq!(packet.len, 80);
     }
+}
+
+#[test]
+fn packets_of_a_tunnel_keep_to_one_of_several_next_hops() {
+    let (mut world, hosts, pods) = ipip();
+    world.route(&hosts[0], "10.88.0.12/32", "10.88.0.12", 3);
+    let routes = world.get(&hosts[0]).routes.known_mut().expect("routes");
+    let hops = &mut routes.last_mut().expect("a route").nexthops;
+    hops[0].via = None;
+    hops.push(hops[0].clone());
+    let outcome = world.tcp(&pods[0], "10.244.2.7", 8080);
+    let shares: Vec<f64> = outcome.traces.iter().map(|way| way.probability).collect();
+    assert_eq!(shares, [0.5, 0.5]);
+    let works = |way: &Trace| *way.outcome() == Disposition::Delivered;
+    assert!(outcome.traces.iter().all(works), "{outcome:#?}");
 }
 
 #[test]
