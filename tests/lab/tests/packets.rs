@@ -13,6 +13,7 @@ use std::time::Duration;
 use netpath::contract::{Reply, Request};
 use netpath::model::capture::{Answer, Point, Probe, Watch};
 use netpath::model::packet::{ICMP, TCP, UDP};
+use netpath_lab::random::cpu;
 use netpath_lab::{Fault, Overlay, Proxy, Spec};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -22,6 +23,9 @@ use programs::{Lab, Machine, Netns, Running, Said, bridged, plugin, run, tc, unt
 
 #[test]
 fn the_packets_are_those_of_tcpdump_at_every_hop() {
+    // On two CPUs two packets may be sent at once, which each packet socket and each device then has in an order of its own.
+    let cpu = *cpu::own().expect("CPUs").first().expect("one");
+    cpu::keep_to(cpu).expect("this thread, and all that it starts, keeps to it");
     let ([one, other], bridge) = bridged();
     let machine = Arc::clone(&one.machine);
     let _listener = other.listen("--tcp 8080");
