@@ -304,14 +304,9 @@ pub fn explain(question: &Question<'_>) -> Explanation {
     findings.extend(drift::of_flow(naming, traces()));
     findings.sort_by_key(Finding::rank);
     let mut unknown = unknown::unknown(naming, traces());
-    let unheard = question.flows.iter().flat_map(|flow| flow.untold);
-    for why in unheard.filter_map(|one| one.unknown.as_ref()) {
-        let why = format!(
-            "whether the sender hears of the refusal: {}",
-            naming.text(why)
-        );
-        if !unknown.contains(&why) {
-            unknown.push(why);
+    for why in question.flows.iter().flat_map(|flow| flow.untold) {
+        if let Some(why) = untold::unknown(naming, why) {
+            unknown::push(&mut unknown, why);
         }
     }
     Explanation {

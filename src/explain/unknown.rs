@@ -9,7 +9,8 @@ fn ways<'a>(traces: impl Iterator<Item = &'a Trace>) -> impl Iterator<Item = &'a
     traces.flat_map(|trace| std::iter::successors(Some(trace), |way| way.reply.as_deref()))
 }
 
-fn push(list: &mut Vec<String>, text: String) {
+/// Adds what is not there yet.
+pub(super) fn push(list: &mut Vec<String>, text: String) {
     if !list.contains(&text) {
         list.push(text);
     }

@@ -6,6 +6,12 @@ use super::steps::{object, words_of};
 use super::{Finding, Place};
 use crate::trace::{Disposition, Evidence, RejectWith, StepKind, Trace, Untold};
 
+/// Why it can't be told whether a sender hears of a refusal, where that is so.
+pub(super) fn unknown(naming: &Naming<'_>, untold: &Untold) -> Option<String> {
+    let why = naming.text(untold.unknown.as_ref()?);
+    Some(format!("whether the sender hears of the refusal: {why}"))
+}
+
 /// What is said of it; `None` where `way` is no refusal, or it can't be told.
 pub(super) fn finding(naming: &Naming<'_>, way: &Trace, untold: &Untold) -> Option<Finding> {
     let (Disposition::Rejected(with), None) = (way.disposition.clone(), &untold.unknown) else {

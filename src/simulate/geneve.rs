@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::ip_tunnel::{ECN, outer_ecn};
-use super::pmtu::df;
+use super::pmtu::{df, outer_ttl};
 use super::socket::from_tunnel;
 use super::walk::{Next, Walk, Ways};
 use super::{Cx, ttl};
@@ -55,11 +55,8 @@ pub(crate) fn encapsulate(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, device: 
         eth: None,
         src,
         dst: remote,
-        ttl: match device.ttl {
-            _ if device.ttl_inherit => inner.ttl,
-            0 => ttl(cx, &walk.ns),
-            own => own,
-        },
+        ttl: outer_ttl(device.ttl, device.ttl_inherit, inner.ttl)
+            .unwrap_or_else(|| ttl(cx, &walk.ns)),
         tos: tos & !ECN | outer_ecn(inner.tos),
         df: remote.is_ipv4() && df(device.df, &inner),
         len: inner.len.saturating_add(HEADERS + header),

@@ -253,6 +253,62 @@ impl<'a> Prepared<'a> {
             ..Outcome::default()
         }
     }
+
+    /// As [`send`].
+    pub fn send(&mut self, sent: &Sent, limits: &Limits) -> Outcome {
+        let mut cx = self.cx(limits);
+        let walk = opening(&mut cx, Asked::Sent(sent));
+        self.alone(cx, walk)
+    }
+
+    /// Follows what is sent about a packet that went one of its ways, as [`send`] does, with the connections and all else that
+    /// the packet left behind; an error belongs to the packet's connection from the beginning. Where it has no such way, with
+    /// nothing of it.
+    ///
+    /// A kernel forgets a connection that only a reset answered before OUTPUT sees the reset (`nf_conntrack_tcp_packet()`), so
+    /// that nobody reads it afterwards.
+    pub fn send_after(
+        &mut self,
+        asked: Asked<'_>,
+        way: &Trace,
+        sent: &Sent,
+        limits: &Limits,
+    ) -> Outcome {
+        let mut cx = self.cx(limits);
+        let walk = opening(&mut cx, asked);
+        let ends = follow(&mut cx, walk, Next::LocalOut(None));
+        cx.ended = 0;
+        let mut ends = ends.into_iter();
+        let before =
+            ends.find(|end| end.walk.hops == way.hops && end.disposition == way.disposition);
+        let mut walk = opening(&mut cx, Asked::Sent(sent));
+        if let Some(before) = before {
+            let old = before.walk;
+            walk.memory = old.memory;
+            // `nf_conntrack_attach()`: also one that is not confirmed, and never will be.
+            if let CtRef::Entry { index, reply, .. } = old.skb.ct
+                && old.ns == sent.from
+                && walk.skb.is_tied_error()
+            {
+                walk.skb.ct = CtRef::Entry {
+                    index,
+                    reply: !reply,
+                    state: CtState::Related,
+                };
+            }
+        }
+        self.alone(cx, walk)
+    }
+
+    fn alone(&mut self, mut cx: Cx<'a>, walk: Walk) -> Outcome {
+        let ends = follow(&mut cx, walk, Next::LocalOut(None));
+        self.index = cx.index;
+        Outcome {
+            traces: ends.into_iter().filter_map(exchange::alone).collect(),
+            wants: cx.wants,
+            ..Outcome::default()
+        }
+    }
 }
 
 /// Follows a flow's first packet on every way it may take, and the answer back.
@@ -275,9 +331,7 @@ fn traces(cx: &mut Cx<'_>, flow: &Flow) -> Vec<Trace> {
 ///
 /// Total, as [`simulate`] is.
 pub fn send(topology: &Topology, sent: &Sent, limits: &Limits) -> Outcome {
-    let mut cx = Prepared::new(topology).cx(limits);
-    let walk = opening(&mut cx, Asked::Sent(sent));
-    alone(cx, walk)
+    Prepared::new(topology).send(sent, limits)
 }
 
 /// What a first packet is asked about by.
@@ -287,53 +341,6 @@ pub enum Asked<'a> {
     Flow(&'a Flow),
     /// As [`send`] is.
     Sent(&'a Sent),
-}
-
-/// Follows what is sent about a packet that went one of its ways, as [`send`] does, with the connections and all else that
-/// the packet left behind; an error belongs to the packet's connection from the beginning. Where it has no such way, with
-/// nothing of it.
-///
-/// A kernel forgets a connection that only a reset answered before OUTPUT sees the reset (`nf_conntrack_tcp_packet()`), so
-/// that nobody reads it afterwards.
-pub fn send_after(
-    topology: &Topology,
-    asked: Asked<'_>,
-    way: &Trace,
-    sent: &Sent,
-    limits: &Limits,
-) -> Outcome {
-    let mut cx = Prepared::new(topology).cx(limits);
-    let walk = opening(&mut cx, asked);
-    let ends = follow(&mut cx, walk, Next::LocalOut(None));
-    cx.ended = 0;
-    let mut ends = ends.into_iter();
-    let before = ends.find(|end| end.walk.hops == way.hops && end.disposition == way.disposition);
-    let mut walk = opening(&mut cx, Asked::Sent(sent));
-    if let Some(before) = before {
-        let old = before.walk;
-        walk.memory = old.memory;
-        // `nf_conntrack_attach()`: also one that is not confirmed, and never will be.
-        if let CtRef::Entry { index, reply, .. } = old.skb.ct
-            && old.ns == sent.from
-            && walk.skb.is_tied_error()
-        {
-            walk.skb.ct = CtRef::Entry {
-                index,
-                reply: !reply,
-                state: CtState::Related,
-            };
-        }
-    }
-    alone(cx, walk)
-}
-
-fn alone(mut cx: Cx<'_>, walk: Walk) -> Outcome {
-    let ends = follow(&mut cx, walk, Next::LocalOut(None));
-    Outcome {
-        traces: ends.into_iter().filter_map(exchange::alone).collect(),
-        wants: cx.wants,
-        ..Outcome::default()
-    }
 }
 
 /// The first packet, as its socket sends it.

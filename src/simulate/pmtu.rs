@@ -33,6 +33,15 @@ pub(crate) fn df(setting: u8, inner: &Packet) -> bool {
     }
 }
 
+/// The TTL of an outer packet, by its device's setting; `None`: that of what this namespace sends by itself.
+pub(crate) fn outer_ttl(setting: u8, inherits: bool, inner: u8) -> Option<u8> {
+    match setting {
+        _ if inherits => Some(inner),
+        0 => None,
+        own => Some(own),
+    }
+}
+
 /// A tunnel device that has just put a packet into an outer one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Entered {
@@ -45,9 +54,11 @@ impl Entered {
     /// Whether the outer packet has the TTL of what this namespace sends by itself (`vxlan_xmit_one()`,
     /// `geneve6_xmit_skb()`, `send6()` of WireGuard).
     pub(crate) fn has_default_ttl(self, cx: &Cx<'_>, walk: &Walk) -> bool {
+        let inner = walk.skb.packet.inner.as_ref();
+        let inner = inner.map_or(0, |inner| inner.packet.ttl);
         match walk.link(cx, self.link).map(|link| &link.kind) {
-            Some(LinkKind::Vxlan(own)) => own.ttl == 0 && !own.ttl_inherit,
-            Some(LinkKind::Geneve(own)) => own.ttl == 0 && !own.ttl_inherit,
+            Some(LinkKind::Vxlan(own)) => outer_ttl(own.ttl, own.ttl_inherit, inner).is_none(),
+            Some(LinkKind::Geneve(own)) => outer_ttl(own.ttl, own.ttl_inherit, inner).is_none(),
             Some(LinkKind::Wireguard(_)) => true,
             _ => false,
         }

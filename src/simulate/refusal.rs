@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::output::BY_ROUTE;
 use super::source::is_link_local;
-use super::{Asked, Flow, Limits, Outcome, Sent, Wants, send_after, simulate};
+use super::{Asked, Flow, Limits, Outcome, Prepared, Sent, Wants};
 use crate::model::NsKey;
 use crate::model::link::LinkKind;
 use crate::model::netfilter::Family;
@@ -33,12 +33,13 @@ pub enum Lost {
 }
 
 /// Adds to an outcome which of its refusals are lost on their way back, and what is wanted to tell that.
-pub fn untold(topology: &Topology, flow: &Flow, outcome: &mut Outcome, limits: &Limits) {
+pub fn untold(prepared: &mut Prepared<'_>, flow: &Flow, outcome: &mut Outcome, limits: &Limits) {
     let Outcome {
         traces,
         untold,
         wants,
     } = outcome;
+    let topology = prepared.topology;
     let refusals = traces
         .iter()
         .enumerate()
@@ -55,9 +56,9 @@ pub fn untold(topology: &Topology, flow: &Flow, outcome: &mut Outcome, limits: &
             });
             continue;
         }
-        let lost = match error(topology, way, limits, wants) {
+        let lost = match error(prepared, way, limits, wants) {
             Ok(sent) => {
-                let sent = send_after(topology, Asked::Flow(flow), way, &sent, limits);
+                let sent = prepared.send_after(Asked::Flow(flow), way, &sent, limits);
                 merge(wants, sent.wants);
                 back = sent.traces;
                 is_lost(&back, &flow.from)
@@ -123,7 +124,7 @@ fn is_lost(ways: &[Trace], from: &NsKey) -> Lost {
             Disposition::Delivered | Disposition::LeavesCluster => return Lost::No,
             Disposition::Inconclusive(why) => unknown = Some(why.join("; ")),
             // It may have another source than is known here.
-            _ if ended_by(way, StepKind::SourceAddress) => {
+            _ if way.ended_by(StepKind::SourceAddress) => {
                 unknown = Some("the source of the error is not known".to_owned());
             }
             _ => {}
@@ -141,7 +142,7 @@ fn merge(wants: &mut Wants, more: Wants) {
 /// The error that the namespace where a packet ended sends about it; it quotes the packet, by which conntrack finds its
 /// connection. `Err`: whether it is lost, where none can be sent. `wants`: what was lacking to tell is added.
 pub fn error(
-    topology: &Topology,
+    prepared: &mut Prepared<'_>,
     way: &Trace,
     limits: &Limits,
     wants: &mut Wants,
@@ -156,7 +157,7 @@ pub fn error(
     let (kind, code) = with.unwrap_or((if v6 { 1 } else { 3 }, 0));
     let (headers, most) = if v6 { (48, MOST.1) } else { (28, MOST.0) };
     let packet = Packet {
-        src: own_address(topology, hop, about, (limits, wants))?,
+        src: own_address(prepared, hop, about, (limits, wants))?,
         // IPTOS_PREC_INTERNETCONTROL.
         tos: if v6 { 0 } else { about.tos & 0x1e | 0xc0 },
         df: v6,
@@ -182,7 +183,7 @@ pub fn error(
         gid: Some(0),
         kernel: true,
         raw: false,
-        untied: no_socket && ended_by(way, StepKind::Socket),
+        untied: no_socket && way.ended_by(StepKind::Socket),
     })
 }
 
@@ -203,20 +204,16 @@ fn icmp(with: RejectWith, v6: bool) -> Option<(u8, u8)> {
     Some(if v6 { six } else { four })
 }
 
-fn ended_by(way: &Trace, kind: StepKind) -> bool {
-    way.last_step().is_some_and(|(_, step)| step.kind == kind)
-}
-
 /// The address that an error about a packet comes from: its destination where that is the namespace's own, else the
 /// one that the way back has (`icmp_send()`, `icmp6_send()`), which IPv4 finds as it is sent. `Err`: whether it is lost,
 /// where it has none.
 fn own_address(
-    topology: &Topology,
+    prepared: &mut Prepared<'_>,
     hop: &Hop,
     about: &Packet,
     (limits, wants): (&Limits, &mut Wants),
 ) -> Result<IpAddr, Lost> {
-    let netns = topology.netns(&hop.ns);
+    let netns = prepared.topology.netns(&hop.ns);
     let addrs = netns.and_then(|netns| netns.addrs.known());
     let is_own = |own: &IpAddr| addrs.into_iter().flatten().any(|addr| addr.local == *own);
     if is_own(&about.dst) {
@@ -242,7 +239,7 @@ fn own_address(
         uid: Some(0),
         gid: Some(0),
     };
-    let asked = simulate(topology, &flow, limits);
+    let asked = prepared.simulate(&flow, limits);
     merge(wants, asked.wants);
     let ways = asked.traces;
     let mut firsts = ways.iter().filter_map(|way| way.hops.first());

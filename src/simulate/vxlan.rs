@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use super::ip_tunnel::{ECN, outer_ecn};
-use super::pmtu::df;
+use super::pmtu::{df, outer_ttl};
 use super::socket::from_tunnel;
 use super::walk::{Next, Walk, Ways};
 use super::{Cx, fib, ttl};
@@ -181,11 +181,7 @@ fn outer(
             .filter(|local| local.is_ipv4() == remote.is_ipv4())
             .unwrap_or(unspecified),
         dst: remote,
-        ttl: match device.ttl {
-            _ if device.ttl_inherit => inner.ttl,
-            0 => ttl(cx, ns),
-            own => own,
-        },
+        ttl: outer_ttl(device.ttl, device.ttl_inherit, inner.ttl).unwrap_or_else(|| ttl(cx, ns)),
         tos: tos & !ECN | outer_ecn(inner.tos),
         df: remote.is_ipv4() && df(device.df, &inner),
         len: inner.len + HEADERS + header,

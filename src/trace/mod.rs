@@ -52,12 +52,20 @@ impl Trace {
         }
     }
 
+    /// Its decisions in order, each with where it was made.
+    pub fn steps(&self) -> impl DoubleEndedIterator<Item = (&Hop, &Step)> {
+        let hops = self.hops.iter();
+        hops.flat_map(|hop| hop.steps.iter().map(move |step| (hop, step)))
+    }
+
     /// Hop and step where it ended, if it has any step.
     pub fn last_step(&self) -> Option<(&Hop, &Step)> {
-        self.hops
-            .iter()
-            .rev()
-            .find_map(|hop| Some((hop, hop.steps.last()?)))
+        self.steps().next_back()
+    }
+
+    /// Whether a decision of such a kind ended it.
+    pub fn ended_by(&self, kind: StepKind) -> bool {
+        self.last_step().is_some_and(|(_, step)| step.kind == kind)
     }
 
     /// Where it can be seen, in order.

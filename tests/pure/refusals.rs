@@ -4,7 +4,7 @@ use netpath::model::NsKey;
 use netpath::model::netfilter::{Expr, Family, Hook, Table, Verdict};
 use netpath::model::packet::TCP;
 use netpath::simulate::refusal::untold;
-use netpath::simulate::{Flow, Limits, Outcome, simulate};
+use netpath::simulate::{Flow, Limits, Outcome, Prepared};
 use netpath::trace::{Disposition, RejectWith};
 
 use crate::tables::{chain, drops_state, with};
@@ -27,8 +27,9 @@ fn asked(world: &World, from: &NsKey) -> Outcome {
         gid: Some(0),
     };
     let limits = Limits::default();
-    let mut outcome = simulate(&world.topology, &flow, &limits);
-    untold(&world.topology, &flow, &mut outcome, &limits);
+    let mut prepared = Prepared::new(&world.topology);
+    let mut outcome = prepared.simulate(&flow, &limits);
+    untold(&mut prepared, &flow, &mut outcome, &limits);
     outcome
 }
 

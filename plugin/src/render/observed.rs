@@ -1,5 +1,7 @@
 //! A probe beside its prediction, as text.
 
+use std::collections::BTreeSet;
+
 use netpath::explain::observe::dropped::Loss;
 use netpath::explain::observe::{Agreement, End, Met, Proof, Spot};
 use netpath::explain::{Naming, Verdict};
@@ -12,7 +14,7 @@ use crate::run::trace::worst;
 use crate::run::{BROKEN, INCONCLUSIVE};
 
 /// One probe: what came back, whether it agrees, and device by device.
-pub fn text(sent: &Sent, naming: &Naming<'_>, options: &Options) -> String {
+fn whole(sent: &Sent, naming: &Naming<'_>, options: &Options) -> String {
     let (style, verdict) = verdict(sent, naming);
     let head = format!("probe: {}   {}", came(sent), options.paint(style, &verdict));
     let mut text = format!("\n{}", fold_painted(options, "", "  ", &head));
@@ -103,16 +105,14 @@ fn is_repeated(loss: &Loss) -> bool {
 /// what they say together.
 pub fn texts(all: &[Sent], naming: &Naming<'_>, options: &Options) -> String {
     let mut text = String::new();
-    for (at, one) in all.iter().enumerate() {
-        let good = |one: &Sent| {
-            let observed = &one.observed;
-            observed.agreement == Agreement::Confirmed
-                && observed.end == End::Works
-                && observed.sent < 2
-        };
-        let like = |before: &Sent| good(before) && before.observed.branch == one.observed.branch;
-        let known = all.get(..at).is_some_and(|all| all.iter().any(like));
-        if known && good(one) {
+    // Ways that a probe was confirmed on.
+    let mut shown = BTreeSet::new();
+    for one in all {
+        let observed = &one.observed;
+        let good = observed.agreement == Agreement::Confirmed
+            && observed.end == End::Works
+            && observed.sent < 2;
+        if good && !shown.insert(observed.branch) {
             let (style, verdict) = verdict(one, naming);
             let head = format!(
                 "probe: {}   {}, as one before",
@@ -121,7 +121,7 @@ pub fn texts(all: &[Sent], naming: &Naming<'_>, options: &Options) -> String {
             );
             text.push_str(&fold_painted(options, "", "  ", &head));
         } else {
-            text.push_str(&self::text(one, naming, options));
+            text.push_str(&whole(one, naming, options));
         }
     }
     if all.len() > 1 {

@@ -19,7 +19,7 @@ pub async fn drive(fleet: &mut Fleet<'_>, flows: &[Flow]) -> Vec<Outcome> {
         let mut prepared = Prepared::new(topology);
         let follow = |flow| {
             let mut outcome = prepared.simulate(flow, limits);
-            untold(topology, flow, &mut outcome, limits);
+            untold(&mut prepared, flow, &mut outcome, limits);
             outcome
         };
         flows.iter().map(follow).collect()

@@ -31,8 +31,7 @@ pub(super) fn no_way(route: &Route) -> bool {
 impl<'a> Case<'a> {
     /// The last rule on the way that set the packet's TTL or hop limit, with its place.
     fn set_ttl(&self) -> Option<String> {
-        let hops = self.trace.hops.iter().rev();
-        let mut found = hops.flat_map(|hop| hop.steps.iter().rev().map(move |step| (hop, step)));
+        let mut found = self.trace.steps().rev();
         found.find_map(|(hop, step)| {
             step.evidence.iter().rev().find_map(|found| match found {
                 Evidence::NetfilterRule { text, .. }
@@ -594,11 +593,7 @@ impl<'a> Case<'a> {
             );
             return (codes::BRIDGE_NF_OFF, mend);
         }
-        let mut steps = self
-            .trace
-            .hops
-            .iter()
-            .flat_map(|hop| hop.steps.iter().map(move |step| (hop, step)));
+        let mut steps = self.trace.steps();
         let by_rule = steps.find_map(|(hop, step)| {
             let source = step.changes.iter().find(|change| change.field == "src")?;
             let rule = step.evidence.iter().find_map(Evidence::rule)?;

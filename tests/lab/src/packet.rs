@@ -330,6 +330,22 @@ mod tests {
         bytes
     }
 
+    /// Ethernet's header of an IPv4 packet between two nodes.
+    fn between_nodes() -> [u8; 14] {
+        [2, 0, 0, 0, 0, 4, 2, 0, 0, 0, 0, 3, 8, 0]
+    }
+
+    /// IPv4's header, from 10.NET.0.11 to 10.NET.0.12.
+    fn header(protocol: u8, net: u8) -> [u8; 20] {
+        let mut header = [0; 20];
+        header[0] = 0x45;
+        header[8] = 64;
+        header[9] = protocol;
+        header[12..16].copy_from_slice(&[10, net, 0, 11]);
+        header[16..].copy_from_slice(&[10, net, 0, 12]);
+        header
+    }
+
     #[test]
     fn a_syn_is_decoded() {
         let frame = Frame::decode(&syn()).unwrap();
@@ -342,9 +358,8 @@ mod tests {
 
     #[test]
     fn vxlan_shows_the_inner_frame() {
-        let mut bytes = vec![2, 0, 0, 0, 0, 4, 2, 0, 0, 0, 0, 3, 8, 0];
-        bytes.extend([0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0]);
-        bytes.extend([10, 88, 0, 11, 10, 88, 0, 12]);
+        let mut bytes = between_nodes().to_vec();
+        bytes.extend(header(17, 88));
         bytes.extend([0xc0, 0, 0x21, 0x18, 0, 0, 0, 0]);
         bytes.extend([8, 0, 0, 0, 0, 0, 1, 0]);
         bytes.extend(syn());
@@ -362,12 +377,10 @@ mod tests {
 
     #[test]
     fn tunnels_inside_each_other_show_the_innermost_packet() {
-        let mut bytes = vec![2, 0, 0, 0, 0, 4, 2, 0, 0, 0, 0, 3, 8, 0];
+        let mut bytes = between_nodes().to_vec();
         // IP in IP, and in that Geneve.
-        bytes.extend([0x45, 0, 0, 0, 0, 0, 0, 0, 64, 4, 0, 0]);
-        bytes.extend([10, 88, 0, 11, 10, 88, 0, 12]);
-        bytes.extend([0x45, 0, 0, 0, 0, 0, 0, 0, 64, 17, 0, 0]);
-        bytes.extend([10, 89, 0, 11, 10, 89, 0, 12]);
+        bytes.extend(header(4, 88));
+        bytes.extend(header(17, 89));
         bytes.extend([0xc0, 0, 0x17, 0xc1, 0, 0, 0, 0]);
         bytes.extend([0, 0, 0x65, 0x58, 0, 0, 1, 0]);
         bytes.extend(syn());

@@ -6,7 +6,7 @@ use netpath::model::NsKey;
 use netpath::model::packet::{Inner, L4, Packet, TCP, UDP, Wrap};
 use netpath::model::topology::Topology;
 use netpath::simulate::{
-    Asked, Flow, Limits, Outcome, Sent, Wants, refusal, send, send_after, simulate,
+    Asked, Flow, Limits, Outcome, Prepared, Sent, Wants, refusal, send, simulate,
 };
 use netpath::trace::{Disposition, StepKind, Trace};
 
@@ -148,7 +148,8 @@ pub fn refused_by_route(trace: &Trace) -> Option<(NsKey, IpAddr)> {
 pub fn sent_back(topology: &Topology, trace: &Trace, back: Back) -> Result<Sent, Holds> {
     let Back::Tcp(own) = back else {
         let mut wants = Wants::new();
-        return refusal::error(topology, trace, &limits(), &mut wants).map_err(Holds::from);
+        return refusal::error(&mut Prepared::new(topology), trace, &limits(), &mut wants)
+            .map_err(Holds::from);
     };
     let hop = trace.hops.last().ok_or(Holds::No)?;
     // A socket answers to what opens a connection.
@@ -193,17 +194,12 @@ pub fn is_lost(ways: &[Trace]) -> Holds {
 
 /// Whether a packet has no address of its namespace as its source.
 fn is_not_own(way: &Trace) -> bool {
-    ended_by(way, StepKind::SourceAddress)
+    way.ended_by(StepKind::SourceAddress)
 }
 
 /// Whether a rule ended it.
 fn by_rule(trace: &Trace) -> bool {
-    ended_by(trace, StepKind::Netfilter)
-}
-
-fn ended_by(trace: &Trace, kind: StepKind) -> bool {
-    let last = trace.last_step();
-    last.is_some_and(|(_, step)| step.kind == kind)
+    trace.ended_by(StepKind::Netfilter)
 }
 
 /// Whether the flow that the packet itself makes tells what becomes of what is sent back.
@@ -221,7 +217,7 @@ pub enum Own {
 pub fn by_own_flow(trace: &Trace, back: Back) -> Own {
     let ends = trace.packet.tuple();
     match back {
-        Back::Icmp if ended_by(trace, StepKind::Route) || by_rule(trace) => Own::Alone,
+        Back::Icmp if trace.ended_by(StepKind::Route) || by_rule(trace) => Own::Alone,
         Back::Icmp if ends.sport.is_some() && ends.dport.is_some() => Own::Not,
         _ => Own::Also,
     }
@@ -314,7 +310,7 @@ impl Question {
             Self::Flow(flow) => Asked::Flow(flow),
             Self::Sent(sent) => Asked::Sent(sent),
         };
-        send_after(topology, asked, way, sent, &limits())
+        Prepared::new(topology).send_after(asked, way, sent, &limits())
     }
 }
 
