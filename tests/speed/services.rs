@@ -79,6 +79,7 @@ pub fn topology(proxy: Proxy, services: u32) -> Topology {
         Backend::Legacy => legacy.tables.push(table),
     }
     (ns.nft, ns.legacy) = (Section::Known(nft), Section::Known(legacy));
+    ns.ipvs = Section::Known(None);
     let mut node = NodeSnapshot::new("n1");
     node.netns.insert(key().netns, ns);
     let mut topology = Topology::default();
