@@ -243,23 +243,29 @@ pub struct FieldChange {
 
 impl FieldChange {
     /// A change, unless both are equal.
-    pub fn new(field: &str, from: &impl ToString, to: &impl ToString) -> Option<Self> {
-        let (from, to) = (from.to_string(), to.to_string());
+    pub fn new<T: ToString + PartialEq>(field: &str, from: &T, to: &T) -> Option<Self> {
         (from != to).then(|| Self {
             field: field.to_owned(),
-            from,
-            to,
+            from: from.to_string(),
+            to: to.to_string(),
         })
     }
 
     /// What differs between two packets, link-layer addresses and what is inside apart.
     pub fn between(before: &Packet, after: &Packet) -> Vec<Self> {
-        let port = |port: Option<u16>| port.map_or_else(|| "any".to_owned(), |p| p.to_string());
+        let text = |port: Option<u16>| port.map_or_else(|| "any".to_owned(), |p| p.to_string());
+        let port = |field: &str, from: Option<u16>, to: Option<u16>| {
+            (from != to).then(|| Self {
+                field: field.to_owned(),
+                from: text(from),
+                to: text(to),
+            })
+        };
         [
             Self::new("src", &before.src, &after.src),
             Self::new("dst", &before.dst, &after.dst),
-            Self::new("sport", &port(before.sport()), &port(after.sport())),
-            Self::new("dport", &port(before.dport()), &port(after.dport())),
+            port("sport", before.sport(), after.sport()),
+            port("dport", before.dport(), after.dport()),
             Self::new("ttl", &before.ttl, &after.ttl),
             Self::new("tos", &before.tos, &after.tos),
         ]

@@ -99,14 +99,14 @@ fn readable<'a>(
     table: &'a Table,
     name: &str,
 ) -> Result<&'a Chain, String> {
-    let place = format!("{} {}", table.family.name(), table.name);
+    let place = || format!("{} {}", table.family.name(), table.name);
     let chain = table.chains.get(name);
     let whole = chain.is_none_or(|chain| is_whole(chain, vm));
     match chain.map(|chain| &chain.rules).filter(|_| whole) {
         Some(Section::Known(_)) => {}
-        Some(Section::Missing(why)) => return Err(format!("chain {name} ({place}): {why}")),
+        Some(Section::Missing(why)) => return Err(format!("chain {name} ({}): {why}", place())),
         None if table.chains_complete && whole => {
-            return Err(format!("chain {name} is not in {place}"));
+            return Err(format!("chain {name} is not in {}", place()));
         }
         None | Some(Section::NotAsked) => {
             let want = Want::Chain {
@@ -117,10 +117,10 @@ fn readable<'a>(
                 chain: name.to_owned(),
             };
             eval.cx.want(&eval.at.ns.node, want);
-            return Err(format!("chain {name} ({place}) not read"));
+            return Err(format!("chain {name} ({}) not read", place()));
         }
     }
-    chain.ok_or_else(|| format!("chain {name} ({place}) not read"))
+    chain.ok_or_else(|| format!("chain {name} ({}) not read", place()))
 }
 
 /// Whether all rules of a chain were read that this packet can match.
