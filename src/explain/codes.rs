@@ -140,6 +140,8 @@ codes! {
     PROGRAM_DROPS "NP0161" "a program at a device drops the packet";
     /// The error by which a packet is refused is lost.
     UNTOLD "NP0162" "the sender is not told that its packet is refused";
+    /// `trace --mtu` found a size above which packets are lost.
+    BLACK_HOLE "NP0163" "larger packets are lost, and their sender is not told";
 }
 
 impl Code {

@@ -171,6 +171,17 @@ pub struct Explanation {
     pub proof: Option<observe::Proof>,
 }
 
+impl Explanation {
+    /// Adds findings, each behind those that matter as much.
+    pub fn add(&mut self, findings: Vec<Finding>) {
+        for finding in findings {
+            let before = |own: &Finding| own.severity <= finding.severity;
+            let at = self.findings.partition_point(before);
+            self.findings.insert(at, finding);
+        }
+    }
+}
+
 /// One way that packets take.
 #[derive(Clone, Debug)]
 pub struct Branch {

@@ -2,11 +2,15 @@
 //!
 //! Sizes are bytes from the IP header on, as `ip link` counts an MTU.
 
+mod finding;
+
 use std::net::IpAddr;
 
 use crate::model::NsKey;
 use crate::model::topology::Topology;
 use crate::trace::{Evidence, Trace};
+
+pub use finding::{ends, fate, findings, limited, named};
 
 use super::observe::innermost;
 
@@ -203,7 +207,8 @@ impl Budget {
 
     /// Larger packets, as both ends' devices allow, are lost, and whoever sends them is not told.
     pub fn black_hole(&self) -> bool {
-        self.arrived().is_some_and(|size| size < self.segment)
+        self.measure() != Measure::Untried
+            && self.arrived().is_some_and(|size| size < self.segment)
             && matches!(
                 self.stopped(),
                 Some(Tried {

@@ -1,8 +1,7 @@
 //! The largest packets, each way, as text and as data.
 
-use netpath::explain::Naming;
-use netpath::explain::mtu::{Budget, Fate, Limit, Measure, Room, Tried};
-use netpath::model::NsKey;
+use netpath::explain::mtu::{Budget, Measure, Room, ends, fate, limited, named};
+use netpath::explain::{Naming, codes};
 
 use super::json_types::{MtuJson, RoomJson, TriedJson};
 use super::paint::{Options, Style, fold, fold_painted};
@@ -43,13 +42,9 @@ pub fn text(budgets: &[Budget], naming: &Naming<'_>, options: &Options) -> Strin
             text.push_str(&fold(options, head, "      ", &line));
         }
         if budget.black_hole() {
-            let mend = if budget.limit.as_ref().is_some_and(|limit| limit.by_rule) {
-                "narrow or remove the rule that the limit names, or lower the sender's MTU"
-            } else {
-                "let ICMP \"fragmentation needed\" (type 3 code 4; ICMPv6 type 2) of routers on the way pass, give the device where they are lost the MTU of the others, or lower the sender's MTU"
-            };
             let words = format!(
-                "larger packets are lost and their sender is not told: connections that send much hang, unless their MSS is clamped; {mend}"
+                "larger packets are lost and their sender is not told: {}",
+                codes::BLACK_HOLE.code
             );
             text.push_str(&fold(options, "  ! ", "    ", &words));
         }
@@ -106,40 +101,6 @@ fn verdict(budget: &Budget, naming: &Naming<'_>) -> (Style, String) {
             )
         }
     }
-}
-
-fn fate(tried: &Tried, naming: &Naming<'_>) -> String {
-    match &tried.fate {
-        Fate::Arrived => "arrive".to_owned(),
-        Fate::TooLarge(who) => format!("are too large, says {who}"),
-        Fate::Lost { last, why } => {
-            let place = last.as_ref().map_or_else(
-                || "are seen nowhere".to_owned(),
-                |(ns, dev)| format!("are lost behind {dev} of {}", named(naming, ns)),
-            );
-            let why = why.as_ref().map(|why| format!(" ({why})"));
-            format!("{place}{}", why.unwrap_or_default())
-        }
-    }
-}
-
-fn limited(limit: &Limit, naming: &Naming<'_>) -> String {
-    format!("{}: {}", named(naming, &limit.ns), naming.text(&limit.why))
-}
-
-fn named(naming: &Naming<'_>, key: &NsKey) -> String {
-    format!("{} {}", key.node, naming.netns(key))
-}
-
-fn ends(budget: &Budget, naming: &Naming<'_>) -> (String, String) {
-    let (from, ip) = &budget.from;
-    let own = format!("{} {ip}", naming.netns(from));
-    let (to, ip) = &budget.to;
-    let other = match to {
-        Some(to) => format!("{} {ip}", naming.netns(to)),
-        None => ip.to_string(),
-    };
-    (own, other)
 }
 
 /// One direction as data.

@@ -99,10 +99,17 @@ fn a_router_that_tells_nobody_is_a_black_hole() {
     assert_eq!(head(&back), proven, "{back:#}");
     let fate = there["tried"][1]["fate"].as_str().unwrap_or_default();
     assert!(fate.contains("lost behind port1"), "{fate}");
+    let line = format!("trace --local {} 10.9.2.2 --mtu -o json", one.end());
+    let said = one.machine.plugin(&words(&line)).exits(1).json();
+    // Both ways end there.
+    assert_eq!(codes(&said), ["NP0163"], "{said:#}");
     let line = format!("trace --local {} 10.9.2.2 --mtu", one.end());
     let said = one.machine.plugin(&words(&line));
-    said.exits(1)
-        .says(&["← the least", "connections that send much hang, unless"]);
+    said.exits(1).says(&[
+        "← the least",
+        "NP0163 error: larger packets are lost, and their sender is not told",
+        "where     vm · netns router",
+    ]);
 }
 
 #[test]

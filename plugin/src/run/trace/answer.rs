@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::anyhow;
-use netpath::explain::mtu::Budget;
+use netpath::explain::mtu::{Budget, findings as findings_of_sizes};
 use netpath::explain::observe::{self, Observed, program};
 use netpath::explain::{
     Branch, ChainNames, ExistingFlow, Explanation, Finding, FlowTraces, HopView, Naming, Place,
@@ -180,6 +180,7 @@ impl Job<'_> {
         }
         let observed: Vec<Observed> = sent.iter().map(|one| one.observed.clone()).collect();
         answer.prove(&observed, findings);
+        answer.add(findings_of_sizes(&sizes.budgets, &naming));
         if sizes.left > 0 {
             answer.notes.push(format!(
                 "--mtu tried {} ends of {}: trace another one by its address",
