@@ -41,6 +41,7 @@ fn probe(dst: &str, protocol: u8, port: u16) -> Ask {
         sport: 40_000,
         dport: port,
         id: 0,
+        dev: None,
     })
 }
 
@@ -414,7 +415,12 @@ fn sourced(probe: &Probe) -> Probe {
 pub fn servers(addrs: &[IpAddr]) -> Vec<Listener> {
     let of = |addr: &IpAddr| {
         let addr = *addr;
-        [(false, 80), (true, 53)].map(|(udp, port)| Listener { udp, addr, port })
+        [(false, 80), (true, 53)].map(|(udp, port)| Listener {
+            udp,
+            addr,
+            port,
+            dev: None,
+        })
     };
     addrs.iter().flat_map(of).collect()
 }

@@ -42,6 +42,7 @@ impl Plan {
             (4, DeviceKind::Ipip),
             (3, DeviceKind::Sit),
             (5, DeviceKind::Vlan),
+            (8, DeviceKind::Vrf),
         ];
         let all: Vec<_> = all
             .into_iter()
@@ -55,6 +56,7 @@ impl Plan {
             asks.extend(match dice.weighted(&all) {
                 DeviceKind::Dummy => self.dummy(dice),
                 DeviceKind::Vlan => self.vlan(dice),
+                DeviceKind::Vrf => self.vrf(dice),
                 DeviceKind::Ipip if dice.percent(35) => self.without_remote(dice),
                 kind => self.between(dice, kind),
             });

@@ -4,6 +4,7 @@ mod devices;
 mod kinds;
 mod reach;
 mod settings;
+mod vrf;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -70,6 +71,7 @@ pub struct Plan {
     pub ports: Vec<Port>,
     /// Both ends of veth pairs, with the namespaces that they are in.
     pairs: Vec<[(usize, String); 2]>,
+    vrfs: Vec<vrf::Vrf>,
     devices: BTreeMap<usize, usize>,
     macs: usize,
 }
