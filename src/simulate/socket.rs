@@ -57,6 +57,11 @@ fn deliver(cx: &mut Cx<'_>, walk: Walk, dev: IfIndex) -> Ways {
     if is_misjudged(&walk.skb) {
         return walk.unknown("a rule changed the hop limit or the traffic class of a long datagram whose checksum its sender wrote: the kernel takes its own sum for wrong where conntrack made it before (net.netfilter.nf_conntrack_checksum, which is not read)");
     }
+    let mut walk = walk;
+    if walk.skb.packet.protocol() == ICMPV6 {
+        let link = walk.link(cx, walk.skb.owner.unwrap_or(dev));
+        walk.skb.near = link.filter(|link| !link.loopback).map(|link| link.index);
+    }
     match walk.goal.clone() {
         Goal::Party(party) => to_party(cx, walk, &party, dev),
         Goal::Listener => to_listener(cx, walk, dev),
@@ -163,11 +168,7 @@ fn to_listener(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
             walk.answers_by = Some(dev).filter(|_| came_by_vrf);
             return echo(cx, walk);
         }
-        ICMPV6 => {
-            let link = walk.link(cx, walk.skb.owner.unwrap_or(dev));
-            walk.skb.near = link.filter(|link| !link.loopback).map(|link| link.index);
-            return echo(cx, walk);
-        }
+        ICMPV6 => return echo(cx, walk),
         TCP | UDP => {}
         SCTP => return walk.unknown("SCTP sockets are not read"),
         other => return walk.unknown(format!("who takes IP protocol {other} is not read")),

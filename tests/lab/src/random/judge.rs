@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use netpath::model::NsKey;
 use netpath::model::link::{Link, LinkKind, PortState};
 use netpath::model::neigh::NeighState;
 use netpath::model::topology::Topology;
 use netpath::model::want::Depth;
+use netpath::model::{IfIndex, NsKey};
 use netpath::simulate::peer::{Peer, peer};
 use netpath::simulate::{Limits, send};
 use netpath::trace::Trace;
@@ -182,7 +182,20 @@ impl Judge {
             return true;
         };
         let addrs = ns.and_then(|ns| ns.addrs.known());
-        addrs.into_iter().flatten().any(|addr| addr.local == src)
+        // Addresses of a VRF are its sockets' alone.
+        let vrf = |dev: IfIndex| {
+            let link = ns?.link(dev)?;
+            let is_vrf = |link: &&Link| matches!(link.kind, LinkKind::Vrf(_));
+            let master = || ns?.link(link.master?).filter(is_vrf);
+            Some(link)
+                .filter(is_vrf)
+                .or_else(master)
+                .map(|vrf| vrf.index)
+        };
+        let bound = probe.dev.as_deref().and_then(|dev| ns?.link_named(dev));
+        let of = bound.and_then(|link| vrf(link.index));
+        let mut addrs = addrs.into_iter().flatten();
+        addrs.any(|addr| addr.local == src && vrf(addr.link) == of)
     }
 
     /// All ways that a probe may take.

@@ -194,7 +194,7 @@ impl Plan {
                 rule("add pref 32765 lookup local");
                 rule("del pref 0");
             }
-            if dice.percent(8) {
+            if dice.percent(3) {
                 let word = dice.one(&["iif", "oif"]);
                 rule(&format!(
                     "add pref 900 {word} {} lookup {}",
@@ -227,7 +227,18 @@ impl Plan {
             if own.is_empty() || !sends || probe.dst.is_loopback() {
                 continue;
             }
-            let vrf = dice.one(&own);
+            // An address can be bound to by who is bound to a device of its VRF alone.
+            let station = self
+                .stations
+                .iter()
+                .find(|own| Some(own.addr(probe.dst.is_ipv6())) == probe.src);
+            let of =
+                station.and_then(|own_by| own.iter().find(|vrf| vrf.slaves.contains(&own_by.dev)));
+            let vrf = match (probe.src, of) {
+                (None, _) => dice.one(&own),
+                (Some(_), Some(vrf)) => vrf,
+                (Some(_), None) => continue,
+            };
             let others: Vec<String> = self
                 .stations_of(vrf.place)
                 .into_iter()
@@ -236,8 +247,9 @@ impl Plan {
             probe.dev = match dice.below(10) {
                 0..=5 => Some(vrf.dev.clone()),
                 6 => Some(dice.one(&vrf.slaves)),
-                7 => Some(dice.one(&others)),
-                _ => None,
+                7 if probe.src.is_none() => Some(dice.one(&others)),
+                8 | 9 if probe.src.is_none() => None,
+                _ => Some(vrf.dev.clone()),
             };
         }
     }
