@@ -104,7 +104,10 @@ pub(crate) fn is_found_early(cx: &Cx<'_>, walk: &Walk, dev: IfIndex) -> bool {
 
 /// Whether a packet that came in by `dev` came by a device that its socket takes packets from.
 fn is_by_its_device(cx: &Cx<'_>, walk: &Walk, party: &Party, dev: IfIndex) -> Result<bool, String> {
+    let echo = matches!(walk.skb.packet.protocol(), ICMP | ICMPV6);
     match party.bound {
+        // The kernel answers echoes itself.
+        _ if echo && party.sent => Ok(true),
         Some(bound) => Ok(bound == dev || walk.skb.slave == Some(bound)),
         None => vrf::accepts(cx, walk),
     }

@@ -4,6 +4,7 @@ mod devices;
 mod kinds;
 mod reach;
 mod settings;
+mod tunnels;
 mod vrf;
 
 use std::collections::BTreeMap;
