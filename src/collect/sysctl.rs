@@ -34,6 +34,9 @@ pub fn read(proc: &Path) -> Sysctls {
         nf_conntrack_acct: dir.maybe_flag("netfilter/nf_conntrack_acct").into(),
         icmp_echo_ignore_all: dir.flag("ipv4/icmp_echo_ignore_all").into(),
         icmp6_echo_ignore_all: dir.maybe_flag("ipv6/icmp/echo_ignore_all").into(),
+        tcp_l3mdev_accept: dir.maybe_flag("ipv4/tcp_l3mdev_accept").into(),
+        udp_l3mdev_accept: dir.maybe_flag("ipv4/udp_l3mdev_accept").into(),
+        raw_l3mdev_accept: dir.maybe_flag("ipv4/raw_l3mdev_accept").into(),
     }
 }
 

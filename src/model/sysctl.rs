@@ -47,4 +47,14 @@ pub struct Sysctls {
     /// `net.ipv6.icmp.echo_ignore_all`; `Known(None)`: older than 5.0, which always answer.
     #[serde(default)]
     pub icmp6_echo_ignore_all: Section<Option<bool>>,
+    /// `net.ipv4.tcp_l3mdev_accept`: sockets that are bound to no device take what comes in by VRFs, too, and so do IPv6's;
+    /// this and the two below are `Known(None)` where the kernel has no VRFs.
+    #[serde(default)]
+    pub tcp_l3mdev_accept: Section<Option<bool>>,
+    /// `net.ipv4.udp_l3mdev_accept`.
+    #[serde(default)]
+    pub udp_l3mdev_accept: Section<Option<bool>>,
+    /// `net.ipv4.raw_l3mdev_accept`.
+    #[serde(default)]
+    pub raw_l3mdev_accept: Section<Option<bool>>,
 }

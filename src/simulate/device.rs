@@ -8,7 +8,7 @@ use super::l2;
 use super::peer::{Peer, peer};
 use super::skb::Devices;
 use super::walk::{Next, Walk, Ways};
-use super::{Cx, geneve, ip_tunnel, tc, underlay, vlan, vxlan, wireguard};
+use super::{Cx, geneve, ip_tunnel, tc, underlay, vlan, vrf, vxlan, wireguard};
 use crate::model::link::{Link, LinkKind, MacvlanMode};
 use crate::model::netfilter::Hook;
 use crate::model::{IfIndex, NsKey};
@@ -102,6 +102,7 @@ fn send(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
         LinkKind::Wireguard(own) => wireguard::encapsulate(cx, walk, link, own),
         LinkKind::Geneve(own) => geneve::encapsulate(cx, walk, link, own),
         LinkKind::Vlan(own) => vlan::transmit(cx, walk, link, *own),
+        LinkKind::Vrf(_) => vrf::transmit(cx, walk, link),
         LinkKind::Macvlan(_) => macvlan(cx, walk, link),
         LinkKind::Device => underlay::cross(cx, walk, link),
         LinkKind::Dummy => {
@@ -259,16 +260,11 @@ fn hand_on(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
     if let Some(id) = walk.tags.last().copied() {
         return vlan::receive(cx, walk, link, id);
     }
-    if let Some(master) = link.master.and_then(|master| walk.link(cx, master)) {
+    let master = link.master.and_then(|master| walk.link(cx, master));
+    // A VRF's IP layer gets it behind PREROUTING.
+    if let Some(master) = master.filter(|master| !vrf::is(master)) {
         return match &master.kind {
             LinkKind::Bridge(bridge) => super::bridge::receive(cx, walk, link, master, bridge),
-            LinkKind::Vrf(_) => {
-                let why = format!(
-                    "{} is in a VRF, whose hooks run twice: not modelled",
-                    link.name
-                );
-                walk.unknown(why)
-            }
             other => {
                 let why = format!(
                     "{} belongs to {} ({}), which is not modelled",

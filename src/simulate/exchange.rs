@@ -5,9 +5,9 @@ use super::fib::{FibAnswer, FibKey, lookup};
 use super::memory::Memory;
 use super::skb::Skb;
 use super::walk::{Finished, Goal, Next, Party, Walk, follow};
-use super::{Cx, DEFAULT_TTL, Flow, source, ttl};
-use crate::model::NsKey;
+use super::{Cx, DEFAULT_TTL, Flow, source, ttl, vrf};
 use crate::model::packet::{L4, Packet};
+use crate::model::{IfIndex, NsKey};
 use crate::trace::{Disposition, DropReason, Evidence, Hop, Step, StepKind, Trace};
 
 /// Uid and gid of a sender, as far as they are known.
@@ -114,11 +114,12 @@ fn next(cx: &mut Cx<'_>, flow: &Flow, packets: &[Finished]) -> Vec<Finished> {
             back.skb.kernel = kernel;
             back.skb.near = last.walk.skb.near;
             back.any_source = taker.is_some_and(|(_, transparent)| transparent);
-            if let Some(why) = answers_from_elsewhere(cx, &back) {
+            let by = first.walk.answers_by;
+            if let Some(why) = answers_from_elsewhere(cx, &back, by) {
                 let evidence = Evidence::Assumed { why };
                 back.step(Step::new(StepKind::Origin, "the answer's source").with(evidence));
             }
-            follow(cx, back, Next::LocalOut(None))
+            follow(cx, back, Next::LocalOut(first.walk.answers_by))
         }
         _ => {
             // The asking side sends on what its socket sent before.
@@ -131,14 +132,14 @@ fn next(cx: &mut Cx<'_>, flow: &Flow, packets: &[Finished]) -> Vec<Finished> {
             };
             let mut on = start(flow.from.clone(), packet, (flow.uid, flow.gid), last, goal);
             on.unsourced = flow.src.is_none() && flow.dst.is_ipv6();
-            follow(cx, on, Next::LocalOut(None))
+            follow(cx, on, Next::LocalOut(flow.bound))
         }
     }
 }
 
 /// Whether a datagram socket on any address would answer from another one than was asked, unless its
 /// program asks for the destination of each datagram (IP_PKTINFO).
-fn answers_from_elsewhere(cx: &mut Cx<'_>, back: &Walk) -> Option<String> {
+fn answers_from_elsewhere(cx: &mut Cx<'_>, back: &Walk, by: Option<IfIndex>) -> Option<String> {
     let packet = &back.skb.packet;
     if !matches!(packet.l4, L4::Udp { .. }) {
         return None;
@@ -152,10 +153,15 @@ fn answers_from_elsewhere(cx: &mut Cx<'_>, back: &Walk) -> Option<String> {
     if !any {
         return None;
     }
-    let FibAnswer::Found(found) = lookup(cx, &back.ns, &FibKey::to(packet.dst)) else {
+    let key = FibKey {
+        oif: by,
+        ..FibKey::to(packet.dst)
+    };
+    let FibAnswer::Found(found) = lookup(cx, &back.ns, &key) else {
         return None;
     };
-    let chosen = source::for_route(cx, &back.ns, &found, packet.dst).ok()??;
+    let vrf = by.and_then(|dev| vrf::index_of(back.netns(cx)?, dev));
+    let chosen = source::for_route(cx, &back.ns, &found, packet.dst, vrf).ok()??;
     (chosen != packet.src).then(|| {
         format!(
             "the server answers from {}, the address that was asked: a program on any address that does not ask for it (IP_PKTINFO) would answer from {chosen}, and the client would not take that",
@@ -180,6 +186,7 @@ fn asker(flow: &Flow, first: &Finished) -> Party {
         sport: packet.sport(),
         dst: packet.dst,
         dport: packet.dport(),
+        bound: flow.bound,
         sent: false,
         transparent: false,
     }
@@ -194,6 +201,7 @@ fn answerer(first: &Finished) -> Party {
         sport: packet.dport(),
         dst: packet.src,
         dport: packet.sport(),
+        bound: first.walk.answers_by,
         sent: true,
         transparent: first.walk.taker.is_some_and(|(_, transparent)| transparent),
     }
@@ -254,6 +262,7 @@ pub(super) fn first(ns: NsKey, packet: Packet, (uid, gid): Sender) -> Walk {
         next_hop: None,
         memory: Memory::default(),
         taker: None,
+        answers_by: None,
         any_source: false,
         unsourced: false,
         tags: Vec::new(),

@@ -7,8 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::Cx;
 use super::output::IPPROTO_RAW;
-use super::source;
-use super::walk::Walk;
+use super::{source, vrf};
 use crate::model::link::{Link, LinkKind};
 use crate::model::netns::NetNs;
 use crate::model::route::{
@@ -22,6 +21,10 @@ const IPTOS_RT_MASK: u8 = 0x1c;
 /// INET_DSCP_MASK: all but the two bits of ECN.
 const DSCP_MASK: u8 = 0xfc;
 
+/// What rules with a VRF as device ask for.
+const BY_VRF: &str =
+    "a VRF, of which kernels from 6.15 on take any device for the VRF, and others do not";
+
 /// What is looked up (`struct flowi4`, `struct flowi6`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FibKey {
@@ -33,6 +36,8 @@ pub(crate) struct FibKey {
     pub(crate) iif: Option<IfIndex>,
     /// Device it must leave by.
     pub(crate) oif: Option<IfIndex>,
+    /// The VRF whose table rules with `l3mdev` lead to; `None`: that of `oif`, or else of `iif` (`l3mdev_update_flow()`).
+    pub(crate) vrf: Option<IfIndex>,
     /// Device that IPv6 would rather have it leave by, where there are several routes (`rt6_score_route()`), and that policy
     /// rules take for the one it must.
     pub(crate) near: Option<IfIndex>,
@@ -61,6 +66,7 @@ impl FibKey {
             src: None,
             iif: None,
             oif: None,
+            vrf: None,
             near: None,
             plain: false,
             mark: Some(0),
@@ -205,6 +211,7 @@ impl Tables<'_> {
         if key.dst.is_ipv4() && self.has_usual_rules() {
             return self.merged_lookup(key);
         }
+        let key = &vrf::updated(self.ns, key);
         let mut rules: Vec<&Rule> = self
             .rules
             .iter()
@@ -279,24 +286,28 @@ impl Tables<'_> {
     }
 
     fn vrf_table(&self, key: &FibKey) -> Option<u32> {
-        let dev = self.ns.link(key.oif.or(key.iif)?)?;
-        let vrf = match dev.kind {
-            LinkKind::Vrf(table) => return Some(table),
-            _ => self.ns.link(dev.master?)?,
-        };
-        match vrf.kind {
+        match self.ns.link(key.vrf?)?.kind {
             LinkKind::Vrf(table) => Some(table),
             _ => None,
+        }
+    }
+
+    /// Whether a rule's device is one. Of a VRF, kernels from 6.15 on look at the VRF that the packet is in, others at the
+    /// device itself (`fib_rule_iif_match()`). `None`: these differ.
+    fn is_device(&self, name: &str, index: Option<IfIndex>, key: &FibKey) -> Option<bool> {
+        let own = match index {
+            None => name == "lo",
+            Some(index) => self.ns.link(index).is_some_and(|link| link.name == name),
+        };
+        match self.ns.link_named(name).filter(|link| vrf::is(link)) {
+            Some(link) if own != (key.vrf == Some(link.index)) => None,
+            _ => Some(own),
         }
     }
 
     /// Whether a policy rule applies. Source: `fib_rule_match()`, `fib4_rule_match()`.
     fn rule_matches(&self, rule: &Rule, key: &FibKey) -> Result<bool, String> {
         let unknown = |what: &str| format!("policy rule {} asks for {what}", rule.priority);
-        let named = |index: Option<IfIndex>, name: &str| match index {
-            None => name == "lo",
-            Some(index) => self.ns.link(index).is_some_and(|link| link.name == name),
-        };
         let mut hit = true;
         let mut open = None;
         let mut check = |value: Option<bool>, what: &str| match value {
@@ -304,11 +315,12 @@ impl Tables<'_> {
             None => open = Some(unknown(what)),
         };
         if let Some(iif) = &rule.iif {
-            check(Some(named(key.iif, iif)), "iif");
+            check(self.is_device(iif, key.iif, key), BY_VRF);
         }
         if let Some(oif) = &rule.oif {
             let by = key.oif.or(key.near);
-            check(Some(by.is_some() && named(by, oif)), "oif");
+            let is = self.is_device(oif, by, key);
+            check(is.map(|is| is && (by.is_some() || oif != "lo")), BY_VRF);
         }
         if let Some((value, mask)) = rule.fwmark {
             check(
@@ -675,20 +687,26 @@ pub(crate) fn on_link(dst: IpAddr, dev: IfIndex) -> Found {
     }
 }
 
-/// Whether a device belongs to a VRF, or is one.
-pub(crate) fn is_in_vrf(cx: &Cx<'_>, walk: &Walk, link: &Link) -> bool {
-    let master = link.master.and_then(|master| walk.link(cx, master));
-    let is_vrf = |link: &Link| matches!(link.kind, LinkKind::Vrf(_));
-    is_vrf(link) || master.is_some_and(is_vrf)
+/// Looks a destination up in one table alone.
+pub(crate) fn lookup_in(cx: &mut Cx<'_>, ns: &NsKey, key: &FibKey, table: u32) -> FibAnswer {
+    let rule = Rule::bare(key.dst.is_ipv6(), 0, table);
+    match tables(cx, ns) {
+        Ok(tables) => tables
+            .table_lookup(&[table], key, &rule)
+            .unwrap_or(FibAnswer::NoRoute),
+        Err(missing) => FibAnswer::Unknown(missing),
+    }
 }
 
 /// Type of an address (`inet_dev_addr_type()`): looked up in table local, which is one with main while nobody made a
-/// rule; unicast where nothing is found. With `dev`, the route must leave by that device. `Err`: what is missing.
+/// rule; unicast where nothing is found. With `dev`, the route must leave by that device. In a VRF it is that one's table, and
+/// IPv6 looks up as it does for packets of it. `Err`: what is missing.
 pub(crate) fn addr_type(
     cx: &mut Cx<'_>,
     ns: &NsKey,
     addr: IpAddr,
     dev: Option<IfIndex>,
+    vrf: Option<&Link>,
 ) -> Result<RouteKind, String> {
     if addr.is_multicast() {
         return Ok(RouteKind::Multicast);
@@ -700,12 +718,21 @@ pub(crate) fn addr_type(
     }
     let tables = tables(cx, ns)?;
     let merged = addr.is_ipv4() && tables.has_usual_rules();
-    let of: &[u32] = if merged {
-        &[RT_TABLE_LOCAL, RT_TABLE_MAIN]
-    } else {
-        &[RT_TABLE_LOCAL]
+    let of: &[u32] = match vrf.map(|vrf| &vrf.kind) {
+        Some(LinkKind::Vrf(table)) => &[*table],
+        _ if merged => &[RT_TABLE_LOCAL, RT_TABLE_MAIN],
+        _ => &[RT_TABLE_LOCAL],
     };
-    let best = match tables.table_lookup(of, &FibKey::to(addr), &local_rule(addr)) {
+    let by_rules = vrf.filter(|_| addr.is_ipv6()).map(|vrf| FibKey {
+        vrf: Some(vrf.index),
+        plain: true,
+        ..FibKey::to(addr)
+    });
+    let answer = match by_rules {
+        Some(key) => Some(tables.lookup(&key)),
+        None => tables.table_lookup(of, &FibKey::to(addr), &local_rule(addr)),
+    };
+    let best = match answer {
         Some(FibAnswer::Found(found)) => Some(found.route),
         Some(FibAnswer::Unknown(why)) => return Err(why),
         Some(FibAnswer::Refused(_) | FibAnswer::NoRoute) | None => None,

@@ -13,7 +13,7 @@ use crate::trace::{Disposition, DropReason, Evidence, RejectWith, Step, StepKind
 /// TTL and size are checked before FORWARD sees the packet.
 pub(crate) fn forward(cx: &mut Cx<'_>, walk: Walk, iif: IfIndex, out: Out) -> Ways {
     // The address is not (or no longer) this host's, but its socket has it (`ip_forward()`, `ip6_forward()`: skb->sk).
-    if socket::is_found_early(&walk) {
+    if socket::is_found_early(cx, &walk, iif) {
         let mut walk = walk;
         let why = "net.ipv4.ip_early_demux, tcp_early_demux and udp_early_demux are taken to be on";
         let text = "a socket of this host waits for it, but the route does not lead to this host";

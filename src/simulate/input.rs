@@ -9,6 +9,7 @@ use super::Cx;
 use super::fib::{FibAnswer, FibKey, Found, addr_type, dissects, is_customized, lookup, section};
 use super::output::{forks, key, route_step, rule_refusal};
 use super::skb::Devices;
+use super::vrf;
 use super::walk::{Next, Out, Walk, Ways};
 use crate::model::link::{Inet6Conf, InetConf, Link};
 use crate::model::netfilter::Hook;
@@ -68,12 +69,13 @@ pub(crate) fn ip_receive(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex, preroute
     // IPv6 looks before PREROUTING, which may translate to such an address.
     if walk.skb.packet.dst.is_ipv6()
         && !link.loopback
+        && !vrf::is(link)
         && let Err(ways) = martian(cx, &mut walk, link)
     {
         return ways;
     }
     if prerouted {
-        return route_input(cx, walk, dev);
+        return vrf::receive(cx, walk, dev);
     }
     let devices = Devices {
         iif: Some(dev),
@@ -81,7 +83,7 @@ pub(crate) fn ip_receive(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex, preroute
         ..Devices::default()
     };
     walk.hook(cx, Hook::Prerouting, false, devices, |cx, walk| {
-        route_input(cx, walk, dev)
+        vrf::receive(cx, walk, dev)
     })
 }
 
@@ -90,7 +92,7 @@ pub(crate) fn route_input(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways
     let Some(link) = walk.link(cx, dev) else {
         return walk.unknown("the device was not read");
     };
-    if link.loopback {
+    if link.loopback || vrf::is(link) {
         // The route that brought it here is still attached (`skb_valid_dst()`), unless it was
         // translated on the way.
         return walk.then(Next::LocalIn(dev));
@@ -100,7 +102,10 @@ pub(crate) fn route_input(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways
     {
         return ways;
     }
-    let answer = lookup(cx, &walk.ns, &key(&walk, Some(dev), None));
+    let dst = walk.skb.packet.dst;
+    let netns = walk.netns(cx);
+    let (routed_by, into) = netns.map_or((dev, dev), |netns| vrf::incoming(netns, dev, dst));
+    let answer = vrf::lookup_input(cx, &walk, dev, &key(&walk, Some(routed_by), None));
     let forwarding = match forwarding(cx, &walk, link) {
         Ok(setting) => setting,
         Err(why) => return walk.unknown(why),
@@ -140,11 +145,14 @@ pub(crate) fn route_input(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways
             if let Err(ways) = validate_source(cx, &mut walk, link, None) {
                 return ways;
             }
-            walk.then(Next::LocalIn(dev))
+            if into != dev {
+                walk.skb.owner = found.hops.first().and_then(|(_, hop)| hop.link);
+            }
+            walk.then(Next::LocalIn(into))
         }
         RouteKind::Unicast if !forwarding.0 => forwarding_off(walk, forwarding.1),
         RouteKind::Blackhole if !forwarding.0 && !v6 => forwarding_off(walk, forwarding.1),
-        RouteKind::Unicast => fork(cx, &walk, &found, link),
+        RouteKind::Unicast => fork(cx, &walk, &found, link, into),
         RouteKind::Blackhole => {
             walk.step(step);
             walk.end(Disposition::Dropped(DropReason::IpInnoroutes))
@@ -172,7 +180,7 @@ pub(crate) fn route_input(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways
     }
 }
 
-fn fork(cx: &mut Cx<'_>, walk: &Walk, found: &Found, link: &Link) -> Ways {
+fn fork(cx: &mut Cx<'_>, walk: &Walk, found: &Found, link: &Link, into: IfIndex) -> Ways {
     let mut ways = Vec::new();
     for (taken, mut one) in forks(walk, found) {
         let Some((_, hop)) = found.hops.get(taken) else {
@@ -183,17 +191,16 @@ fn fork(cx: &mut Cx<'_>, walk: &Walk, found: &Found, link: &Link) -> Ways {
             continue;
         }
         one.step(route_step(cx, walk, found, taken));
-        let dev = link.index;
         ways.extend(match (hop.link, &hop.encap) {
             (Some(oif), None) => {
                 let out = Out {
                     oif,
                     via: hop.via,
                     mtu: found.route.mtu,
-                    iif: Some(dev),
+                    iif: Some(into),
                     local: false,
                 };
-                one.then(Next::Forward(dev, out))
+                one.then(Next::Forward(into, out))
             }
             (_, Some(encap)) => one.unknown(format!(
                 "the route encapsulates ({encap}), which is not modelled"
@@ -355,7 +362,7 @@ pub(crate) fn validate_source(
         return Ok(());
     }
     if mode == 0 && is_plain(cx, walk, redirects)? {
-        let kind = addr_type(cx, &walk.ns, src, None);
+        let kind = addr_type(cx, &walk.ns, src, None, None);
         return match kind.map_err(|why| walk.clone().unknown(why))? {
             RouteKind::Local => Err(local_source(walk, link)),
             _ => Ok(()),
@@ -363,10 +370,12 @@ pub(crate) fn validate_source(
     }
     let marked = all.src_valid_mark || own.src_valid_mark;
     let forward = key(walk, Some(link.index), None);
+    let netns = walk.netns(cx);
     let back = FibKey {
         src: Some(walk.skb.packet.dst),
         // `flowi4_iif`: a VRF's, the device that it leaves by, or loopback.
         iif: oif,
+        vrf: netns.and_then(|netns| vrf::index_of(netns, link.index)),
         mark: if marked { walk.skb.mark } else { Some(0) },
         tos: walk.skb.packet.tos,
         ..FibKey::to(src)
@@ -392,8 +401,12 @@ pub(crate) fn validate_source(
             }
             RouteKind::Local if !accept_local => return Err(local_source(walk, link)),
             RouteKind::Unicast | RouteKind::Local => {
-                let mut hops = found.route.nexthops.iter();
-                let same = hops.any(|hop| hop.link == Some(link.index));
+                let hops = found.route.nexthops.iter();
+                // `nhc_l3mdev_matches_dev()`
+                let same = hops.filter_map(|hop| hop.link).any(|by| {
+                    let vrf = || netns.and_then(|netns| vrf::index_of(netns, by));
+                    by == link.index || vrf() == Some(link.index)
+                });
                 // Loose mode is strict at a device without an address (`no_addr`: last_resort).
                 let loose = mode == 0 || mode == 2 && has_address(cx, walk, link)?;
                 (same || loose, Some(found))

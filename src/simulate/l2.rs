@@ -7,12 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::Cx;
 use super::fib::{FibAnswer, FibKey, Found, addr_type, lookup};
 use super::input::inet6_all;
 use super::memory::Lessons;
 use super::peer::{Peer, peer};
 use super::solicit::{self, Stop, Way};
+use super::{Cx, vrf};
 use crate::model::link::{Link, LinkKind, MacvlanMode, PortState};
 use crate::model::route::RouteKind;
 use crate::model::{IfIndex, MacAddr, NsKey, Prefix};
@@ -356,7 +356,24 @@ fn answers_for(
         };
     }
     let (own, all) = solicit::inet(cx, ns, link)?;
-    if addr_type(cx, ns, addr, None)? == RouteKind::Local {
+    let vrf = vrf::of(netns, link.index);
+    let is_local = match vrf {
+        None => addr_type(cx, ns, addr, None, None)? == RouteKind::Local,
+        // Rules lead to a VRF's table, behind those that come first (`arp_process()`: `ip_route_input_noref()`).
+        Some(_) => {
+            let key = FibKey {
+                iif: Some(link.index),
+                src: Some(sender),
+                ..FibKey::to(addr)
+            };
+            match lookup(cx, ns, &key) {
+                FibAnswer::Found(found) => found.route.kind == RouteKind::Local,
+                FibAnswer::Unknown(why) => return Err(why),
+                FibAnswer::NoRoute | FibAnswer::Refused(_) => false,
+            }
+        }
+    };
+    if is_local {
         let mut near = addrs.iter().filter(|own| own.link == link.index);
         let on_dev = near.clone().any(|own| own.local == addr);
         // `arp_ignore()`
@@ -380,6 +397,7 @@ fn answers_for(
         // `arp_filter()`: only by the device that answers to the asking side leave by.
         let key = FibKey {
             src: Some(addr),
+            vrf: vrf.map(|vrf| vrf.index),
             ..FibKey::to(sender)
         };
         return match lookup(cx, ns, &key) {

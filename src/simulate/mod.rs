@@ -35,6 +35,7 @@ pub(crate) mod source;
 pub(crate) mod tc;
 pub(crate) mod underlay;
 pub(crate) mod vlan;
+pub(crate) mod vrf;
 pub(crate) mod vxlan;
 pub(crate) mod walk;
 pub(crate) mod wireguard;
@@ -52,12 +53,12 @@ use serde::{Deserialize, Serialize};
 use self::netfilter::{HookPoint, HookVerdict, Index};
 use self::skb::{CtRef, CtState, Devices, Flows};
 use self::walk::{Next, Walk, follow};
-use crate::model::NsKey;
 use crate::model::netfilter::Hook;
 use crate::model::netns::NetNs;
 use crate::model::packet::{ICMP, ICMPV6, L4, Packet, SCTP, TCP, UDP};
 use crate::model::topology::Topology;
 use crate::model::want::{Depth, NsTarget, Want};
+use crate::model::{IfIndex, NsKey};
 use crate::trace::{Arrival, Passage, Trace, Untold};
 
 /// Facts that were lacking, by node.
@@ -85,6 +86,9 @@ pub struct Flow {
     /// Gid of the sender, likewise.
     #[serde(default)]
     pub gid: Option<u32>,
+    /// Device that the sending socket is bound to (SO_BINDTODEVICE), a VRF or any other.
+    #[serde(default)]
+    pub bound: Option<IfIndex>,
 }
 
 /// One packet as a socket sends it, of any kind: flags, types and marks that no first packet of a [`Flow`] has.
@@ -108,6 +112,8 @@ pub struct Sent {
     /// It is the error about a datagram that no socket takes, whose connection the kernel has let go of by then
     /// (`nf_reset_ct()` in `__udp4_lib_rcv()`, v6.12): of others' errors, the connection is that of what they are about.
     pub untied: bool,
+    /// Device that the socket is bound to; of an error that the kernel sends about a packet, the VRF that this came in by.
+    pub bound: Option<IfIndex>,
 }
 
 /// What bounds a simulation.
@@ -258,7 +264,7 @@ impl<'a> Prepared<'a> {
     pub fn send(&mut self, sent: &Sent, limits: &Limits) -> Outcome {
         let mut cx = self.cx(limits);
         let walk = opening(&mut cx, Asked::Sent(sent));
-        self.alone(cx, walk)
+        self.alone(cx, walk, sent.bound)
     }
 
     /// Follows what is sent about a packet that went one of its ways, as [`send`] does, with the connections and all else that
@@ -276,7 +282,7 @@ impl<'a> Prepared<'a> {
     ) -> Outcome {
         let mut cx = self.cx(limits);
         let walk = opening(&mut cx, asked);
-        let ends = follow(&mut cx, walk, Next::LocalOut(None));
+        let ends = follow(&mut cx, walk, Next::LocalOut(asked.bound()));
         cx.ended = 0;
         let mut ends = ends.into_iter();
         let before =
@@ -297,11 +303,11 @@ impl<'a> Prepared<'a> {
                 };
             }
         }
-        self.alone(cx, walk)
+        self.alone(cx, walk, sent.bound)
     }
 
-    fn alone(&mut self, mut cx: Cx<'a>, walk: Walk) -> Outcome {
-        let ends = follow(&mut cx, walk, Next::LocalOut(None));
+    fn alone(&mut self, mut cx: Cx<'a>, walk: Walk, bound: Option<IfIndex>) -> Outcome {
+        let ends = follow(&mut cx, walk, Next::LocalOut(bound));
         self.index = cx.index;
         Outcome {
             traces: ends.into_iter().filter_map(exchange::alone).collect(),
@@ -321,7 +327,7 @@ pub fn simulate(topology: &Topology, flow: &Flow, limits: &Limits) -> Outcome {
 fn traces(cx: &mut Cx<'_>, flow: &Flow) -> Vec<Trace> {
     let walk = opening(cx, Asked::Flow(flow));
     let mut traces = Vec::new();
-    for end in follow(cx, walk, Next::LocalOut(None)) {
+    for end in follow(cx, walk, Next::LocalOut(flow.bound)) {
         traces.extend(exchange::of(cx, flow, end));
     }
     traces
@@ -341,6 +347,15 @@ pub enum Asked<'a> {
     Flow(&'a Flow),
     /// As [`send`] is.
     Sent(&'a Sent),
+}
+
+impl Asked<'_> {
+    fn bound(self) -> Option<IfIndex> {
+        match self {
+            Self::Flow(flow) => flow.bound,
+            Self::Sent(sent) => sent.bound,
+        }
+    }
 }
 
 /// The first packet, as its socket sends it.

@@ -9,7 +9,7 @@ use super::l2::{self, Answers};
 use super::memory::Lessons;
 use super::peer::{Peer, peer};
 use super::walk::{Next, Out, Walk, Ways};
-use super::{Cx, device, underlay};
+use super::{Cx, device, underlay, vrf};
 use crate::model::link::{Link, LinkKind};
 use crate::model::neigh::{Neigh, NeighState};
 use crate::model::{MacAddr, NsKey};
@@ -21,7 +21,7 @@ pub(crate) fn resolve(cx: &mut Cx<'_>, mut walk: Walk, out: &Out) -> Ways {
         let why = format!("device {} of {} was not read", out.oif, walk.ns);
         return walk.unknown(why);
     };
-    if out.local || link.loopback {
+    if link.loopback || out.local && !vrf::is(link) {
         return device::loopback(cx, walk, link.index);
     }
     let next_hop = out.via.unwrap_or(walk.skb.packet.dst);

@@ -9,7 +9,7 @@ use super::fib::{FibAnswer, FibKey, Found, addr_type, lookup};
 use super::pmtu::Entered;
 use super::skb::{Devices, Skb};
 use super::walk::{Next, Out, Walk, Ways};
-use super::{Cx, fib, ipvs, pmtu, source, xfrm};
+use super::{Cx, fib, ipvs, pmtu, source, vrf, xfrm};
 
 use crate::model::netfilter::{ChainKind, Hook};
 use crate::model::netns::NetNs;
@@ -57,6 +57,7 @@ pub(crate) fn key_of(skb: &Skb, iif: Option<IfIndex>, oif: Option<IfIndex>) -> F
         src: (!packet.src.is_unspecified()).then_some(packet.src),
         iif,
         oif,
+        vrf: None,
         near: skb.near.filter(|_| iif.is_none()),
         plain: false,
         mark: skb.mark,
@@ -166,7 +167,7 @@ fn own_source(cx: &mut Cx<'_>, walk: &mut Walk) -> Result<(), Ways> {
     }
     // `__ip_dev_find()`: an address, or else what table local has.
     let own = match source::has(cx, &walk.ns, src) {
-        Ok(false) => addr_type(cx, &walk.ns, src, None).map(|kind| kind == RouteKind::Local),
+        Ok(false) => addr_type(cx, &walk.ns, src, None, None).map(|kind| kind == RouteKind::Local),
         other => other,
     };
     match own {
@@ -197,6 +198,15 @@ fn to_group(mut walk: Walk) -> Ways {
 pub(crate) fn local_out(cx: &mut Cx<'_>, walk: Walk, oif: Option<IfIndex>) -> Ways {
     if walk.skb.packet.dst.is_multicast() {
         return to_group(walk);
+    }
+    let netns = walk.netns(cx);
+    let vrf = oif.and_then(|oif| vrf::of(netns?, oif));
+    if let Some(vrf) = vrf.filter(|_| walk.tunnel.is_some()) {
+        let why = format!(
+            "the tunnel is bound to a device of VRF {}: not followed",
+            vrf.name
+        );
+        return walk.unknown(why);
     }
     let mut ways = Vec::new();
     for way in with_source(cx, walk, oif) {
@@ -246,7 +256,13 @@ fn with_source(cx: &mut Cx<'_>, walk: Walk, oif: Option<IfIndex>) -> Vec<Sourced
         FibAnswer::Unknown(why) => return vec![Sourced::Over(walk.unknown(why))],
         refused if dst.is_ipv4() => return vec![Sourced::Over(refuse(cx, walk, refused))],
         refused => {
-            let src = match source::select_v6(cx, &walk.ns, oif, dst) {
+            // Without a route, only a VRF is asked (`ip6_route_get_saddr()`).
+            let by = oif.filter(|oif| {
+                let link = walk.link(cx, *oif);
+                !link.is_some_and(|link| vrf::in_vrf(cx, &walk, link))
+            });
+            let vrf = oif.and_then(|oif| vrf::index_of(walk.netns(cx)?, oif));
+            let src = match source::select_v6(cx, &walk.ns, by.or(vrf), dst) {
                 Ok(Some(src)) => src,
                 Ok(None) => return vec![Sourced::Over(refuse(cx, walk, refused))],
                 Err(why) => return vec![Sourced::Over(walk.unknown(why))],
@@ -263,7 +279,9 @@ fn with_source(cx: &mut Cx<'_>, walk: Walk, oif: Option<IfIndex>) -> Vec<Sourced
             by.hops = vec![(*share, hop.clone())];
             one.share *= share;
         }
-        let src = match source::for_route(cx, &one.ns, &by, dst) {
+        let vrf = key(&one, None, oif).oif.or(one.skb.near);
+        let vrf = vrf.and_then(|dev| vrf::index_of(one.netns(cx)?, dev));
+        let src = match source::for_route(cx, &one.ns, &by, dst, vrf) {
             Ok(Some(src)) => src,
             Ok(None) if dst.is_ipv6() || found.route.kind == RouteKind::Unicast => {
                 let what = format!("an address of this family to send from, for {dst}");
@@ -372,9 +390,7 @@ fn output_lookup(cx: &mut Cx<'_>, walk: &Walk, oif: Option<IfIndex>) -> FibAnswe
     };
     let link = oif.and_then(|oif| walk.link(cx, oif));
     match link {
-        Some(link)
-            if refused && walk.skb.packet.dst.is_ipv4() && !fib::is_in_vrf(cx, walk, link) =>
-        {
+        Some(link) if refused && walk.skb.packet.dst.is_ipv4() && !vrf::in_vrf(cx, walk, link) => {
             FibAnswer::Found(Box::new(fib::on_link(walk.skb.packet.dst, link.index)))
         }
         _ => answer,
@@ -411,36 +427,63 @@ fn out_by(cx: &mut Cx<'_>, walk: Walk, answer: FibAnswer, oif: Option<IfIndex>) 
             Err(ways) => return ways,
         };
         hop_limit(cx, &mut walk, entered, out.oif);
-        (walk.skb.bound, walk.skb.rerouted) = (oif, None);
-        let seen = walk.skb.ipvs;
-        let devices = Devices {
-            oif: Some(out.oif),
-            ..Devices::default()
-        };
-        walk.hook(
-            cx,
-            Hook::Output,
-            false,
-            devices,
-            |cx, mut walk| match walk.skb.rerouted.take() {
-                Some(key) => rerouted(cx, walk, &key),
-                None => ipvs::reroute(cx, walk, out, seen),
-            },
-        )
+        // What the kernel itself sends is looked up by a VRF, but its socket is not bound to that.
+        walk.skb.bound = oif.filter(|_| !walk.skb.kernel);
+        walk.skb.rerouted = None;
+        match vrf::before(cx, &walk, &out) {
+            Ok(None) => at_output(cx, walk, out),
+            Ok(Some(vrf)) => vrf::out(cx, walk, out, vrf),
+            Err(why) => walk.unknown(why),
+        }
     })
 }
 
+/// OUTPUT at the device that it leaves by.
+pub(crate) fn at_output(cx: &mut Cx<'_>, walk: Walk, out: Out) -> Ways {
+    let seen = walk.skb.ipvs;
+    let devices = Devices {
+        oif: Some(out.oif),
+        ..Devices::default()
+    };
+    walk.hook(
+        cx,
+        Hook::Output,
+        false,
+        devices,
+        |cx, mut walk| match walk.skb.rerouted.take() {
+            Some(key) => rerouted(cx, walk, &key, |_, walk, out| {
+                walk.then(Next::Postrouting(out))
+            }),
+            None => ipvs::reroute(cx, walk, out, seen),
+        },
+    )
+}
+
 /// Goes on by what rules of OUTPUT made of a packet, or ends where that leads nowhere.
-pub(crate) fn rerouted(cx: &mut Cx<'_>, mut walk: Walk, key: &FibKey) -> Ways {
+pub(crate) fn rerouted(
+    cx: &mut Cx<'_>,
+    mut walk: Walk,
+    key: &FibKey,
+    then: impl Fn(&mut Cx<'_>, Walk, Out) -> Ways,
+) -> Ways {
     walk.skb.labelled = !walk.skb.raw;
     let answer = lookup(cx, &walk.ns, key);
     let waits = matches!(walk.skb.packet.l4, L4::Tcp { .. }) && !walk.skb.raw;
-    let mut ways = routed(cx, walk, answer, |_, walk, out| {
+    let found = routed(cx, walk, answer, |_, walk, out| {
         walk.then(Next::Postrouting(out))
     });
-    // TCP waits for an answer, as if the packet were lost on its way (`tcp_connect()`).
-    for (_, next) in ways.iter_mut().filter(|_| waits) {
-        untold(next);
+    let mut ways = Vec::new();
+    for (walk, mut next) in found {
+        match next {
+            Next::Postrouting(out) => ways.extend(then(cx, walk, out)),
+            _ => {
+                // TCP waits for an answer, as if the packet were lost on its way (`tcp_connect()`).
+                if waits {
+                    untold(&mut next);
+                }
+                ways.push((walk, next));
+            }
+        }
     }
     ways
 }
@@ -552,14 +595,8 @@ pub(crate) fn routed(
             )));
             continue;
         }
-        let loopback = || {
-            one.netns(cx)?
-                .links
-                .known()?
-                .iter()
-                .find(|l| l.loopback)
-                .map(|l| l.index)
-        };
+        let dst = one.skb.packet.dst;
+        let loopback = || vrf::loopback(one.netns(cx)?, hop.link, dst);
         let Some(oif) = (if local { loopback() } else { hop.link }) else {
             ways.extend(one.unknown("the route names no device"));
             continue;
@@ -606,7 +643,7 @@ pub(crate) fn leaves_as_loopback(
     }
     let netns = cx.topology.netns(ns);
     let link = netns.and_then(|netns| netns.link(oif));
-    let Some(link) = link.filter(|link| !link.loopback) else {
+    let Some(link) = link.filter(|link| !link.loopback && !vrf::is(link)) else {
         return Ok(false);
     };
     let all = super::input::inet_all(cx, ns)?;
@@ -653,7 +690,7 @@ pub(crate) fn postrouting(cx: &mut Cx<'_>, mut walk: Walk, out: Out) -> Ways {
         walk.step(Step::new(StepKind::Mtu, result).with(state));
     }
     let devices = Devices {
-        iif: out.iif,
+        iif: out.iif.or(walk.skb.through),
         oif: Some(out.oif),
         physin: walk.physin,
         physout: None,

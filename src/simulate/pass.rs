@@ -78,6 +78,7 @@ fn start(cx: &mut Cx<'_>, arrival: &Arrival) -> Option<(Walk, Next)> {
         len: LEN,
         uid: Some(0),
         gid: Some(0),
+        bound: None,
     };
     let mut packet = first_packet(cx, &flow);
     if arrival.from.is_some() {

@@ -7,13 +7,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::output::BY_ROUTE;
 use super::source::is_link_local;
-use super::{Asked, Flow, Limits, Outcome, Prepared, Sent, Wants};
-use crate::model::NsKey;
-use crate::model::link::LinkKind;
+use super::{Asked, Flow, Limits, Outcome, Prepared, Sent, Wants, vrf};
 use crate::model::netfilter::Family;
 use crate::model::netns::NetNs;
 use crate::model::packet::{ICMPV6, Inner, L4, Packet, Wrap};
 use crate::model::topology::Topology;
+use crate::model::{IfIndex, NsKey};
 use crate::trace::{Disposition, Evidence, Hop, RejectWith, Step, StepKind, Trace, Untold};
 
 /// Errors of IPv4 carry no more than 576 bytes in all (RFC 1812), of IPv6 1280 (`icmp6_send()`).
@@ -39,11 +38,10 @@ pub fn untold(prepared: &mut Prepared<'_>, flow: &Flow, outcome: &mut Outcome, l
         untold,
         wants,
     } = outcome;
-    let topology = prepared.topology;
     let refusals = traces
         .iter()
         .enumerate()
-        .filter(|(_, way)| is_followed(topology, way));
+        .filter(|(_, way)| is_followed(way));
     for (number, (at, way)) in refusals.enumerate() {
         let mut back = Vec::new();
         if number >= FOLLOWED {
@@ -82,21 +80,14 @@ pub fn untold(prepared: &mut Prepared<'_>, flow: &Flow, outcome: &mut Outcome, l
 ///
 /// Not so: what its own kernel refuses, of which a socket is told without a packet (mostly); errors that rules of a bridge or
 /// device send by the port that the packet came in by (`nft_reject_bridge.c`, `nft_reject_netdev.c`); those about a tunnel's
-/// packet, of which who sent what it carries is told (`skb_tunnel_check_pmtu()`); and what comes in by a VRF, or from an
-/// address of the link alone, whose errors are looked up by that device.
-fn is_followed(topology: &Topology, way: &Trace) -> bool {
+/// packet, of which who sent what it carries is told (`skb_tunnel_check_pmtu()`); and what comes in from an address of the
+/// link alone, whose errors are looked up by that device.
+fn is_followed(way: &Trace) -> bool {
     let Disposition::Rejected(with) = way.disposition else {
         return false;
     };
     let Some((hop, step)) = way.last_step() else {
         return false;
-    };
-    let ns = topology.netns(&hop.ns);
-    let link = |name: &str| ns.and_then(|ns| ns.link_named(name));
-    let in_vrf = || {
-        let iif = hop.iif.as_deref().and_then(link);
-        let master = iif.and_then(|iif| ns?.link(iif.master?));
-        master.is_some_and(|master| matches!(master.kind, LinkKind::Vrf(_)))
     };
     let routed = step.evidence.iter().all(|one| match one {
         Evidence::NetfilterRule { base, .. } => {
@@ -109,7 +100,6 @@ fn is_followed(topology: &Topology, way: &Trace) -> bool {
         && way.packet.inner.is_none()
         && !is_link_local(way.packet.src)
         && routed
-        && !in_vrf()
 }
 
 /// Whether an error to the packets of a namespace is lost on all its ways.
@@ -184,7 +174,16 @@ pub fn error(
         kernel: true,
         raw: false,
         untied: no_socket && way.ended_by(StepKind::Socket),
+        bound: vrf_of(prepared.topology, hop),
     })
+}
+
+/// The VRF that a packet came in by, in whose table the way of an error about it is looked up (`icmp_route_lookup()`,
+/// `icmp6_send()`).
+pub fn vrf_of(topology: &Topology, hop: &Hop) -> Option<IfIndex> {
+    let netns = topology.netns(&hop.ns)?;
+    let link = netns.link_named(hop.iif.as_deref()?)?;
+    vrf::index_of(netns, link.index)
 }
 
 /// Type and code; `None`: it is not refused by an error.
@@ -238,6 +237,7 @@ fn own_address(
         len: about.len,
         uid: Some(0),
         gid: Some(0),
+        bound: None,
     };
     let asked = prepared.simulate(&flow, limits);
     merge(wants, asked.wants);

@@ -10,6 +10,7 @@ use super::fib::{FibAnswer, FibKey, dissects, lookup};
 use super::netfilter::HookPoint;
 use super::output::{key_of, leaves_as_loopback};
 use super::skb::Skb;
+use super::vrf;
 use crate::model::packet::L4;
 use crate::model::route::RouteKind;
 
@@ -77,6 +78,9 @@ fn key(cx: &mut Cx<'_>, at: &HookPoint<'_>, skb: &Skb) -> Result<FibKey, String>
     };
     let oif = skb.bound.or(at.devices.oif.filter(|_| near));
     let own = key_of(skb, None, oif);
+    // `l3mdev_master_ifindex(dev)`, of the device that it would leave by.
+    let netns = cx.topology.netns(at.ns);
+    let vrf = at.devices.oif.and_then(|oif| vrf::index_of(netns?, oif));
     let uid = if v6 { own.uid } else { Some(0) };
     let packet = &skb.packet;
     let (protocol, ports) = match (dissects(cx, at.ns, v6)?, &packet.l4) {
@@ -91,6 +95,7 @@ fn key(cx: &mut Cx<'_>, at: &HookPoint<'_>, skb: &Skb) -> Result<FibKey, String>
         sport: ports.0,
         dport: ports.1,
         uid,
+        vrf,
         // The header's, also a raw socket's.
         tos: packet.tos,
         near: None,

@@ -40,6 +40,13 @@ pub(crate) struct Skb {
     pub(crate) raw: bool,
     /// The device that its socket or tunnel is bound to.
     pub(crate) bound: Option<IfIndex>,
+    /// The VRF's slave that it came in by (`inet_sdif()`): sockets that are bound to it take it, those that are bound to none
+    /// maybe not.
+    pub(crate) slave: Option<IfIndex>,
+    /// The device of the VRF that has the address it is for.
+    pub(crate) owner: Option<IfIndex>,
+    /// The VRF that it passed on its way out (`skb->dev` at OUTPUT).
+    pub(crate) through: Option<IfIndex>,
     /// The device that an echo request of IPv6 came in by: its answer is looked up by that (`icmpv6_echo_reply()`:
     /// `icmp6_iif()`, v6.12).
     pub(crate) near: Option<IfIndex>,
@@ -79,6 +86,9 @@ impl Skb {
             local: false,
             raw: false,
             bound: None,
+            slave: None,
+            owner: None,
+            through: None,
             near: None,
             rerouted: None,
             labelled: false,

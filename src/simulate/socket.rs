@@ -10,7 +10,7 @@ use super::fib::section;
 use super::netfilter::UNPRIVILEGED;
 use super::skb::{Devices, Skb};
 use super::walk::{Goal, Next, Party, Walk, Ways};
-use super::{Cx, geneve, ip_tunnel, vxlan, wireguard, xfrm};
+use super::{Cx, geneve, ip_tunnel, vrf, vxlan, wireguard, xfrm};
 use crate::model::IfIndex;
 use crate::model::netfilter::Hook;
 use crate::model::packet::{ICMP, ICMPV6, L4, Packet, SCTP, TCP, UDP, Wrap};
@@ -35,6 +35,11 @@ fn deliver(cx: &mut Cx<'_>, walk: Walk, dev: IfIndex) -> Ways {
         Ok(walk) => walk,
         Err(ways) => return ways,
     };
+    if walk.skb.packet.is_tunnel() && walk.skb.slave.is_some() {
+        return walk.unknown(
+            "a tunnel's packet came in by a VRF: whether its socket takes it is not followed",
+        );
+    }
     if walk.skb.packet.is_tunnel() {
         let wrap = walk.skb.packet.inner.as_ref().map(|inner| inner.wrap);
         let in_udp = matches!(walk.skb.packet.l4, L4::Udp { .. });
@@ -52,8 +57,13 @@ fn deliver(cx: &mut Cx<'_>, walk: Walk, dev: IfIndex) -> Ways {
     if is_misjudged(&walk.skb) {
         return walk.unknown("a rule changed the hop limit or the traffic class of a long datagram whose checksum its sender wrote: the kernel takes its own sum for wrong where conntrack made it before (net.netfilter.nf_conntrack_checksum, which is not read)");
     }
+    let mut walk = walk;
+    if walk.skb.packet.protocol() == ICMPV6 {
+        let link = walk.link(cx, walk.skb.owner.unwrap_or(dev));
+        walk.skb.near = link.filter(|link| !link.loopback).map(|link| link.index);
+    }
     match walk.goal.clone() {
-        Goal::Party(party) => to_party(walk, &party),
+        Goal::Party(party) => to_party(cx, walk, &party, dev),
         Goal::Listener => to_listener(cx, walk, dev),
     }
 }
@@ -80,7 +90,7 @@ fn is_for(walk: &Walk, party: &Party) -> bool {
 
 /// Whether a packet's socket here is found before its route is asked for (`tcp_v4_early_demux()` and the like): one
 /// that is connected. What is sent by a server of UDP belongs to a socket that is not.
-pub(crate) fn is_found_early(walk: &Walk) -> bool {
+pub(crate) fn is_found_early(cx: &Cx<'_>, walk: &Walk, dev: IfIndex) -> bool {
     let Goal::Party(party) = &walk.goal else {
         return false;
     };
@@ -89,11 +99,43 @@ pub(crate) fn is_found_early(walk: &Walk) -> bool {
         UDP => !party.sent,
         _ => false,
     };
-    connected && is_for(walk, party)
+    connected && is_for(walk, party) && is_by_its_device(cx, walk, party, dev) == Ok(true)
+}
+
+/// Whether a packet that came in by `dev` came by a device that its socket takes packets from.
+fn is_by_its_device(cx: &Cx<'_>, walk: &Walk, party: &Party, dev: IfIndex) -> Result<bool, String> {
+    let echo = matches!(walk.skb.packet.protocol(), ICMP | ICMPV6);
+    match party.bound {
+        // The kernel answers echoes itself.
+        _ if echo && party.sent => Ok(true),
+        Some(bound) => Ok(bound == dev || walk.skb.slave == Some(bound)),
+        None => vrf::accepts(cx, walk),
+    }
 }
 
 /// A packet of an exchange must come from whom the socket talks to, to the socket's own port.
-fn to_party(mut walk: Walk, party: &Party) -> Ways {
+fn to_party(cx: &Cx<'_>, mut walk: Walk, party: &Party, dev: IfIndex) -> Ways {
+    let by_its_device = match is_by_its_device(cx, &walk, party, dev) {
+        Ok(own) => own,
+        Err(why) => return walk.unknown(why),
+    };
+    if is_for(&walk, party) && !by_its_device {
+        let by = walk.dev(cx, dev);
+        let (text, evidence) = match party.bound {
+            Some(bound) => {
+                let bound = walk.dev(cx, bound);
+                let state = format!("the socket is bound to {bound}");
+                let text = format!("it came in by {by}, and its socket takes packets of {bound}");
+                (text, Evidence::Link { dev: by, state })
+            }
+            None => {
+                let text = format!("it came in by VRF {by}, to which its socket is not bound");
+                (text, vrf::refusal(&walk))
+            }
+        };
+        walk.step(Step::new(StepKind::Socket, text).with(evidence));
+        return walk.end(Disposition::Dropped(DropReason::NotFromPeer));
+    }
     let packet = &walk.skb.packet;
     if is_for(&walk, party) {
         let text = if party.sent {
@@ -123,13 +165,13 @@ fn to_party(mut walk: Walk, party: &Party) -> Ways {
 
 fn to_listener(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
     let packet = walk.skb.packet.clone();
+    let came_by_vrf = walk.skb.slave.is_some();
     match packet.protocol() {
-        ICMP => return echo(cx, walk),
-        ICMPV6 => {
-            let link = walk.link(cx, dev);
-            walk.skb.near = link.filter(|link| !link.loopback).map(|link| link.index);
+        ICMP => {
+            walk.answers_by = Some(dev).filter(|_| came_by_vrf);
             return echo(cx, walk);
         }
+        ICMPV6 => return echo(cx, walk),
         TCP | UDP => {}
         SCTP => return walk.unknown("SCTP sockets are not read"),
         other => return walk.unknown(format!("who takes IP protocol {other} is not read")),
@@ -161,10 +203,19 @@ fn to_listener(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
             && Some(socket.port) == packet.dport()
             && socket.listening
     };
+    let accepts = match vrf::accepts(cx, &walk) {
+        Ok(accepts) => accepts,
+        Err(why) => return walk.unknown(why),
+    };
+    let into = Into {
+        dev,
+        slave: walk.skb.slave,
+        accepts,
+    };
     let fitting: Vec<(Fit, &Socket)> = sockets
         .iter()
         .filter(same_port)
-        .filter_map(|socket| Some((score(socket, &packet, dev)?, socket)))
+        .filter_map(|socket| Some((score(socket, &packet, &into)?, socket)))
         .collect();
     let certain = || fitting.iter().filter(|(fit, _)| fit.doubt.is_none());
     if let Some((best, socket)) = certain().max_by_key(|(fit, _)| fit.score) {
@@ -196,6 +247,9 @@ fn to_listener(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
             socket.addr, socket.port
         );
         walk.taker = Some((socket.uid, socket.transparent == Some(true)));
+        // `inet_request_bound_dev_if()`
+        let vrf = (came_by_vrf && packet.protocol() == TCP).then_some(dev);
+        walk.answers_by = socket.bound_dev.or(vrf);
         walk.step(Step::new(StepKind::Socket, text).with(evidence(socket)));
         return walk.end(Disposition::Delivered);
     }
@@ -233,6 +287,14 @@ fn to_listener(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
     let what = format!("a socket that listens on {name} {} port {port}", packet.dst);
     let mut step = Step::new(StepKind::Socket, "nothing listens").with(Evidence::Absent { what });
     // One that listens elsewhere on this port is the likely mistake.
+    if !accepts
+        && sockets
+            .iter()
+            .filter(same_port)
+            .any(|own| own.bound_dev.is_none())
+    {
+        step = step.with(vrf::refusal(&walk));
+    }
     for socket in sockets.iter().filter(same_port) {
         step = step.with(Evidence::Socket {
             socket: socket.clone(),
@@ -257,7 +319,12 @@ pub(crate) fn listener<'t>(
             && Some(socket.port) == packet.dport()
             && socket.listening
     });
-    let fitting = here.filter_map(|socket| Some((score(socket, packet, dev)?, socket)));
+    let into = Into {
+        dev,
+        slave: None,
+        accepts: true,
+    };
+    let fitting = here.filter_map(|socket| Some((score(socket, packet, &into)?, socket)));
     match fitting.max_by_key(|(fit, _)| fit.score) {
         None => Ok(None),
         Some((fit, socket)) => fit.doubt.map_or(Ok(Some(socket)), Err),
@@ -271,15 +338,26 @@ struct Fit {
     doubt: Option<&'static str>,
 }
 
+/// How a packet came in.
+struct Into {
+    dev: IfIndex,
+    /// The slave, where `dev` is a VRF.
+    slave: Option<IfIndex>,
+    /// Sockets that are bound to no device take it.
+    accepts: bool,
+}
+
 /// How well a socket fits; `None`: not at all. Source: `compute_score()`.
-fn score(socket: &Socket, packet: &Packet, dev: IfIndex) -> Option<Fit> {
+fn score(socket: &Socket, packet: &Packet, into: &Into) -> Option<Fit> {
     let mut score = 1;
     let mut doubt = None;
     if let Some(bound) = socket.bound_dev {
-        if bound != dev {
+        if bound != into.dev && Some(bound) != into.slave {
             return None;
         }
         score += 4;
+    } else if !into.accepts && !socket.bound_dev_unread {
+        return None;
     } else if socket.bound_dev_unread {
         doubt = Some("which device it is bound to");
     }

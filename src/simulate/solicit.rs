@@ -13,7 +13,7 @@ use super::memory::{Learned, Lessons, Met};
 use super::netfilter::{HookPoint, HookVerdict, run};
 use super::skb::{CtRef, Devices, Flows, Skb};
 use super::walk::Next;
-use super::{Cx, bridge, device, exchange, fib, output, source};
+use super::{Cx, bridge, device, exchange, fib, output, source, vrf};
 use crate::model::link::{Bridge, InetConf, Link, LinkKind};
 use crate::model::netfilter::Hook;
 use crate::model::packet::{ICMPV6, L4, Packet};
@@ -107,9 +107,14 @@ pub(crate) fn sender(
 ) -> Result<IpAddr, String> {
     let netns = cx.topology.netns(ns);
     let addrs = netns.and_then(|netns| netns.addrs.known());
+    let vrf = |dev| netns.and_then(|netns| vrf::index_of(netns, dev));
     let own = |wanted: &IpAddr| {
         let mut list = addrs.into_iter().flatten();
-        list.any(|own| own.local == *wanted && (wanted.is_ipv4() || own.link == link.index))
+        list.any(|own| {
+            let near =
+                own.link == link.index || wanted.is_ipv4() && vrf(own.link) == vrf(link.index);
+            own.local == *wanted && near
+        })
     };
     let on_link = |wanted: &IpAddr| {
         let mut list = addrs
@@ -284,6 +289,7 @@ impl<'t> Frame<'_, 't> {
         let key = FibKey {
             src: (!self.packet.src.is_unspecified()).then_some(self.packet.src),
             oif: near.then_some(link.index),
+            vrf: netns.and_then(|netns| vrf::index_of(netns, link.index)),
             mark: self.mark,
             protocol,
             ..FibKey::to(dst)
@@ -501,6 +507,16 @@ impl<'t> Frame<'_, 't> {
         }
         let prerouted = inside.is_some_and(|(_, nf)| nf);
         if self.is_v6() && !prerouted {
+            self.hook(ns, Hook::Prerouting, false, into)?;
+        }
+        let netns = self.cx.topology.netns(ns);
+        let vrf = netns.and_then(|netns| vrf::above(netns, link.index));
+        if let Some(vrf) = vrf.filter(|_| self.is_v6()) {
+            // Neighbour discovery stays the device's (`vrf_ip6_rcv()`).
+            let into = Devices {
+                iif: Some(vrf.index),
+                ..Devices::default()
+            };
             self.hook(ns, Hook::Prerouting, false, into)?;
         }
         self.hook(ns, Hook::Input, false, into)?;

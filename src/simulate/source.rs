@@ -6,9 +6,10 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use super::Cx;
 use super::fib::{Found, section};
+use super::{Cx, vrf};
 use crate::model::addr::Addr;
+use crate::model::netns::NetNs;
 use crate::model::route::RouteKind;
 use crate::model::{IfIndex, NsKey};
 
@@ -17,7 +18,7 @@ const SCOPE_HOST: u8 = 254;
 /// Scope of addresses that are valid on one link only (RT_SCOPE_LINK).
 pub(crate) const SCOPE_LINK: u8 = 253;
 
-/// Source for a route that was looked up without one.
+/// Source for a route that was looked up without one. `vrf`: the one that it was looked up for.
 ///
 /// Source: `ip_route_output_key_hash_rcu()`, `fib_result_prefsrc()`; `ip6_route_get_saddr()`.
 pub(crate) fn for_route(
@@ -25,7 +26,20 @@ pub(crate) fn for_route(
     ns: &NsKey,
     found: &Found,
     dst: IpAddr,
+    vrf: Option<IfIndex>,
 ) -> Result<Option<IpAddr>, String> {
+    let by = found.hops.first().and_then(|(_, hop)| hop.link);
+    let netns = cx.topology.netns(ns);
+    let into = by.and_then(|dev| vrf::index_of(netns?, dev));
+    let leaves = vrf.filter(|vrf| into != Some(*vrf));
+    if let Some(vrf) = leaves.filter(|_| dst.is_ipv6() || found.route.kind != RouteKind::Local) {
+        // Out of the VRF, the address is nonetheless one of it (`fib_select_path()`, `ip6_route_get_saddr()`).
+        return if dst.is_ipv6() {
+            select_v6(cx, ns, Some(vrf), dst)
+        } else {
+            select_v4(cx, ns, Some(vrf), None, SCOPE_LINK)
+        };
+    }
     if let Some(prefsrc) = found.route.prefsrc {
         return Ok(Some(prefsrc));
     }
@@ -77,6 +91,25 @@ fn addrs<'t>(cx: &mut Cx<'t>, ns: &NsKey) -> Result<&'t [Addr], String> {
     }
 }
 
+/// The devices whose addresses may stand for one another: those of one VRF, or of none.
+struct Domain<'t> {
+    netns: Option<&'t NetNs>,
+    vrf: Option<IfIndex>,
+}
+
+impl<'t> Domain<'t> {
+    fn of(cx: &Cx<'t>, ns: &NsKey, link: Option<IfIndex>) -> Self {
+        let netns = cx.topology.netns(ns);
+        let vrf = link.and_then(|dev| vrf::index_of(netns?, dev));
+        Self { netns, vrf }
+    }
+
+    fn has(&self, dev: IfIndex) -> bool {
+        let own = self.netns.and_then(|netns| vrf::index_of(netns, dev));
+        own == self.vrf
+    }
+}
+
 /// First primary address of the device that shares a subnet with `near`, else its first, else the
 /// first of any other device that is not link scoped.
 pub(crate) fn select_v4(
@@ -102,10 +135,14 @@ pub(crate) fn select_v4(
     if let Some(addr) = own.iter().find(shares).or(own.first()) {
         return Ok(Some(addr.local));
     }
-    let other = all
-        .iter()
-        .filter(primary)
-        .find(|addr| addr.scope != SCOPE_LINK && addr.scope <= scope.min(SCOPE_HOST));
+    // A VRF takes the place of loopback for its devices, whose addresses are nobody else's.
+    let domain = Domain::of(cx, ns, link);
+    let others = || {
+        let here = all.iter().filter(primary);
+        here.filter(|addr| addr.scope != SCOPE_LINK && addr.scope <= scope.min(SCOPE_HOST))
+    };
+    let by_vrf = others().find(|addr| Some(addr.link) == domain.vrf);
+    let other = by_vrf.or_else(|| others().find(|addr| domain.has(addr.link)));
     Ok(other.map(|addr| addr.local))
 }
 
@@ -122,7 +159,13 @@ pub(crate) fn select_v6(
     let all = addrs(cx, ns)?;
     let on_link_only = dst_scope(dst) <= LINK;
     let mut best: Option<(&Addr, Score)> = None;
-    for addr in all {
+    let domain = Domain::of(cx, ns, link);
+    // Of equals the first, and the VRF's own before its devices'.
+    let of_vrf = |addr: &&Addr| Some(addr.link) == domain.vrf;
+    let others = all
+        .iter()
+        .filter(|addr| !of_vrf(addr) && domain.has(addr.link));
+    for addr in all.iter().filter(of_vrf).chain(others) {
         let IpAddr::V6(local) = addr.local else {
             continue;
         };

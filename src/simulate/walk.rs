@@ -41,6 +41,8 @@ pub(crate) struct Walk {
     pub(crate) memory: Memory,
     /// Uid of the socket that took it, and whether it is transparent.
     pub(crate) taker: Option<(u32, bool)>,
+    /// Device that what took it sends answers by: the one that its socket is bound to, or its VRF.
+    pub(crate) answers_by: Option<IfIndex>,
     /// The sending socket may have any source (FLOWI_FLAG_ANYSRC).
     pub(crate) any_source: bool,
     /// The socket had no source when its route was looked up, by IPv6, and goes on by that route.
@@ -91,6 +93,8 @@ pub(crate) struct Party {
     pub(crate) dst: IpAddr,
     /// Port at the other end.
     pub(crate) dport: Option<u16>,
+    /// Device that it is bound to.
+    pub(crate) bound: Option<IfIndex>,
     /// It has sent a packet of the connection that stands: what comes is not the first answer.
     pub(crate) sent: bool,
     /// Whether it is transparent (IP_TRANSPARENT).
@@ -298,6 +302,9 @@ impl Walk {
         self.skb.raw = false;
         self.skb.summed = None;
         self.skb.near = None;
+        self.skb.slave = None;
+        self.skb.owner = None;
+        self.skb.through = None;
         self.physin = None;
         self.ns = ns;
         let iif = Some(self.dev(cx, dev));
@@ -391,7 +398,9 @@ impl Walk {
                 }
                 HookVerdict::Reject(with) => walk.end(Disposition::Rejected(with)),
                 HookVerdict::Unroutable => match walk.skb.rerouted.take() {
-                    Some(key) => output::rerouted(cx, walk, &key),
+                    Some(key) => output::rerouted(cx, walk, &key, |_, walk, out| {
+                        walk.then(Next::Postrouting(out))
+                    }),
                     None => walk.unknown("what rules made of the packet leads nowhere"),
                 },
                 HookVerdict::Unknown(why) => walk.unknown(why),

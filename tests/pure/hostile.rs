@@ -262,6 +262,7 @@ fn damaged_files_are_refused_or_answer() {
                         len: 60,
                         uid: Some(0),
                         gid: Some(0),
+                        bound: None,
                     };
                     let outcome = simulate(&file.topology, &flow, &Limits::default());
                     assert!(!outcome.traces.is_empty());

@@ -202,6 +202,7 @@ fn a_connection_that_the_kernel_has_goes_on_with_its_server() {
         len: 60,
         uid: None,
         gid: None,
+        bound: None,
     };
     let key = IpvsConnKey {
         protocol: 6,

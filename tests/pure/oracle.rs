@@ -51,7 +51,7 @@ fn judged(dir: &Path) -> Verdict {
     let mut all = file.topology.all().map(|(key, _)| key);
     let from = all.find(|key| name(key) == saved.probe.from);
     let from = from.expect("the sender's namespace");
-    let question = ask::Question::of(&saved.probe, from);
+    let question = ask::Question::of(&saved.probe, from, &file.topology);
     let outcome = question.ask(&file.topology, &ask::limits());
     let mut lost =
         |trace: &Trace, back| ask::is_lost_as_read(&file.topology, &question, trace, back);
@@ -117,6 +117,7 @@ fn unheard() -> (Topology, Trace, world::Probe, seen::Observed) {
         sport: 40000,
         dport: 80,
         id: 0,
+        dev: None,
     };
     let mut observed = seen::Observed::default();
     observed.turns[0] = seen::points(&trace, &|_| String::new());

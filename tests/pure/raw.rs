@@ -41,6 +41,7 @@ fn raw(world: &World, from: &NsKey, packet: Packet) -> Outcome {
         kernel: false,
         raw: true,
         untied: false,
+        bound: None,
     };
     send(&world.topology, &sent, &Limits::default())
 }

@@ -25,6 +25,7 @@ fn asked(world: &World, from: &NsKey) -> Outcome {
         len: 1400,
         uid: Some(0),
         gid: Some(0),
+        bound: None,
     };
     let limits = Limits::default();
     let mut prepared = Prepared::new(&world.topology);

@@ -58,6 +58,7 @@ fn ways(
         kernel: false,
         raw: true,
         untied: false,
+        bound: None,
     };
     let mut prepared = Prepared::new(&world.topology);
     prepared.route(&sent, iif.map(index), oif.map(index))

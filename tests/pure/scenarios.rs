@@ -99,6 +99,7 @@ fn traces(dir: &Path) -> String {
             len: 60,
             uid: Some(0),
             gid: Some(0),
+            bound: None,
         };
         let outcome = simulate(&file.topology, &flow, &Limits::default());
         let _ = writeln!(out, "{} > {} protocol {}", ask.from, ask.to, ask.protocol);

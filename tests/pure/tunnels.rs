@@ -146,6 +146,7 @@ fn taken_by(devices: &[Device<'_>]) -> Result<String, Disposition> {
         kernel: false,
         raw: true,
         untied: false,
+        bound: None,
     };
     let outcome = send(&world.topology, &sent, &Limits::default());
     assert_eq!(outcome.traces.len(), 1, "{outcome:#?}");
@@ -318,6 +319,7 @@ fn large(world: &World, from: &NsKey, src: &str, df: bool) -> Disposition {
         kernel: false,
         raw: true,
         untied: false,
+        bound: None,
     };
     let outcome = send(&world.topology, &sent, &Limits::default());
     outcome.traces[0].disposition.clone()

@@ -546,6 +546,7 @@ fn an_icmp_error_with_a_quote_reaches_its_host() {
         kernel: false,
         raw: true,
         untied: false,
+        bound: None,
     };
     let outcome = send(&world.topology, &sent, &Limits::default());
     assert_eq!(

@@ -373,6 +373,7 @@ impl World {
             len: 60,
             uid: Some(0),
             gid: Some(0),
+            bound: None,
         };
         simulate(&self.topology, &flow, &Limits::default())
     }

@@ -339,6 +339,7 @@ fn flow(topology: &Topology, which: u32) -> Flow {
         len: 60,
         uid: Some(0),
         gid: Some(0),
+        bound: None,
     }
 }
 

@@ -97,6 +97,7 @@ mod tests {
             len: 60,
             uid: None,
             gid: None,
+            bound: None,
         };
         runtime.block_on(async {
             // The one thread for simulations is busy, as with a simulation without end.

@@ -177,6 +177,7 @@ async fn predict(fleet: &mut Fleet<'_>, direction: &Direction, len: u32) -> Outc
         kernel: false,
         raw: true,
         untied: false,
+        bound: None,
     };
     drive::sent(fleet, sent).await
 }

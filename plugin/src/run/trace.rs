@@ -322,6 +322,7 @@ impl Job<'_> {
                 len: self.request.size(resolved.protocol, v6),
                 uid: self.args.uid,
                 gid: self.args.gid,
+                bound: None,
             });
             shares.push(flow.probability);
         }

@@ -9,11 +9,13 @@ use super::bits::{Bits, Tri};
 use super::header::Load;
 use super::machine::{Eval, Vm};
 use crate::model::IfIndex;
+use crate::model::link::Link;
 use crate::model::netfilter::{Expr, FibResult, Hook};
-use crate::model::route::RouteKind;
+use crate::model::route::{NextHop, RouteKind};
 use crate::simulate::fib::{self, FibAnswer, FibKey};
 use crate::simulate::skb::Skb;
 use crate::simulate::source::is_link_local;
+use crate::simulate::vrf;
 
 /// RTN_*
 fn number(kind: RouteKind) -> u32 {
@@ -59,13 +61,16 @@ pub(super) fn load(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, expr: &Expr) -> Load {
         (skb.packet.dst, skb.packet.src)
     };
     match result {
-        FibResult::Addrtype => match fib::addr_type(eval.cx, eval.at.ns, addr, dev) {
-            Ok(kind) => Load::Value(Bits::host32(Some(number(kind)))),
-            Err(why) => Load::Unknown(why),
-        },
+        FibResult::Addrtype => {
+            let vrf = vrf_at(eval, skb, dev);
+            match fib::addr_type(eval.cx, eval.at.ns, addr, dev, vrf) {
+                Ok(kind) => Load::Value(Bits::host32(Some(number(kind)))),
+                Err(why) => Load::Unknown(why),
+            }
+        }
         FibResult::Oif | FibResult::Oifname => {
             let by_mark = if *mark { skb.mark } else { Some(0) };
-            let found = if is_loopback(eval) {
+            let found = if is_loopback(eval, skb) {
                 Ok(eval.at.devices.iif)
             } else {
                 let back = *saddr && *iif && eval.at.hook == Hook::Forward;
@@ -92,9 +97,28 @@ pub(super) fn load(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, expr: &Expr) -> Load {
     }
 }
 
-fn is_loopback(eval: &Eval<'_, '_>) -> bool {
+/// PREROUTING of loopback, or of what a VRF sends to itself (PACKET_LOOPBACK), which comes in by no slave before.
+fn is_loopback(eval: &Eval<'_, '_>, skb: &Skb) -> bool {
     let link = eval.at.devices.iif.and_then(|index| eval.ns.link(index));
-    eval.at.hook == Hook::Prerouting && link.is_some_and(|link| link.loopback)
+    let looped = |link: &Link| vrf::is(link) && skb.owner.is_some();
+    eval.at.hook == Hook::Prerouting && link.is_some_and(|link| link.loopback || looped(link))
+}
+
+/// The VRF whose table `fib` asks: that of the device that it names, or else of the packet's
+/// (`nft_fib_l3mdev_master_ifindex_rcu()`).
+fn vrf_at<'a>(eval: &Eval<'_, 'a>, skb: &Skb, dev: Option<IfIndex>) -> Option<&'a Link> {
+    let own = match eval.at.hook {
+        Hook::Postrouting => eval.at.devices.oif,
+        Hook::Output => skb.through,
+        _ => eval.at.devices.iif,
+    };
+    vrf::of(eval.ns, dev.or(own)?)
+}
+
+/// Whether a next hop leaves by a device, or by one of the VRF that this is (`nhc_l3mdev_matches_dev()`).
+fn leaves_by(eval: &Eval<'_, '_>, hop: &NextHop, dev: IfIndex) -> bool {
+    let vrf = hop.link.and_then(|by| vrf::index_of(eval.ns, by));
+    hop.link == Some(dev) || vrf == Some(dev)
 }
 
 /// At INPUT, newer kernels take the device that a packet came in by for the answer, without a lookup: on the loopback
@@ -132,6 +156,7 @@ fn device(
         tos: skb.packet.tos,
         protocol: skb.packet.protocol(),
         oif: dev.or(eval.at.devices.iif).filter(|_| is_link_local(addr)),
+        vrf: vrf_at(eval, skb, dev).map(|vrf| vrf.index),
         ..FibKey::to(addr)
     };
     match fib::lookup(eval.cx, eval.at.ns, &key) {
@@ -144,7 +169,7 @@ fn device(
                 let others = hops.iter().any(|hop| hop.link != first);
                 return if v6 && others { hashed() } else { Ok(first) };
             };
-            let by_it = hops.iter().filter(|hop| hop.link == Some(dev)).count();
+            let by_it = hops.iter().filter(|hop| leaves_by(eval, hop, dev)).count();
             // IPv4 takes any of them (`fib_info_nh_uses_dev()`), IPv6 asks for the one that its hash chooses.
             if v6 && by_it > 0 && by_it < hops.len() {
                 return hashed();
@@ -163,7 +188,7 @@ pub(super) fn rpfilter(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, flags: u8) -> Tri {
     let Some(iif) = eval.at.devices.iif else {
         return Tri::Unknown("no incoming device".to_owned());
     };
-    if is_loopback(eval) {
+    if is_loopback(eval, skb) {
         return Tri::from(!invert);
     }
     let v6 = skb.packet.src.is_ipv6();
@@ -177,6 +202,7 @@ pub(super) fn rpfilter(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, flags: u8) -> Tri {
         // first (`rt6_device_match()`).
         oif: Some(iif).filter(|_| is_link_local(skb.packet.src)),
         near: Some(iif).filter(|_| v6 && flags & 1 == 0),
+        vrf: vrf::index_of(eval.ns, iif),
         plain: true,
         ..FibKey::to(skb.packet.src)
     };
@@ -185,7 +211,7 @@ pub(super) fn rpfilter(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, flags: u8) -> Tri {
             let kind = found.route.kind;
             let ok = kind == RouteKind::Unicast || (kind == RouteKind::Local && flags & 4 != 0);
             let mut hops = found.route.nexthops.iter();
-            Tri::from(ok && (flags & 1 != 0 || hops.any(|hop| hop.link == Some(iif))))
+            Tri::from(ok && (flags & 1 != 0 || hops.any(|hop| leaves_by(eval, hop, iif))))
         }
         FibAnswer::Refused(_) | FibAnswer::NoRoute => Tri::No,
         FibAnswer::Unknown(why) => Tri::Unknown(why),
@@ -217,7 +243,8 @@ pub(super) fn addrtype(
         }
         mask &= !(1 | 1 << number(RouteKind::Unicast) | 1 << number(RouteKind::Multicast));
     }
-    match fib::addr_type(eval.cx, eval.at.ns, addr, dev) {
+    let vrf = dev.and_then(|dev| vrf::of(eval.ns, dev));
+    match fib::addr_type(eval.cx, eval.at.ns, addr, dev, vrf) {
         Ok(kind) => {
             let bit = 1_u32.checked_shl(number(kind)).unwrap_or(0);
             Tri::from(u32::from(mask) & bit != 0)

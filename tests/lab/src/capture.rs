@@ -7,9 +7,12 @@ use std::collections::BTreeMap;
 use std::io::IoSliceMut;
 use std::net::UdpSocket;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use netpath::capture::{Setup, Tap};
+use netpath::collect::netns::{Hopper, NsFile};
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::net::if_::if_nameindex;
@@ -56,9 +59,10 @@ pub struct Seen {
 }
 
 /// Packet sockets that are open and collecting.
-#[derive(Debug)]
 pub struct Capture {
     points: Vec<Point>,
+    /// At single devices; never read.
+    watching: Vec<Tap>,
 }
 
 #[derive(Debug)]
@@ -89,7 +93,33 @@ impl Capture {
             drain(point, &mut Vec::new())
                 .with_context(|| format!("empty the capture of {}", point.place.name))?;
         }
-        Ok(Self { points })
+        Ok(Self {
+            points,
+            watching: Vec::new(),
+        })
+    }
+
+    /// Sees what comes in by a VRF, too, which shows that to packet sockets only where one is bound to it
+    /// (`vrf_ip_rcv()`: `ptype_all`, v6.12).
+    ///
+    /// # Errors
+    ///
+    /// Where the device is not there.
+    pub fn watch(&mut self, place: &str, dev: &str) -> Result<()> {
+        let Some(point) = self.points.iter().find(|point| point.place.name == place) else {
+            return Ok(());
+        };
+        let own = Path::new("/proc/thread-self/ns/net");
+        let ns = point.place.enter(|| Ok(NsFile::open(own)?))?;
+        let hopper = Hopper::start().context("start a thread")?;
+        // Nothing passes.
+        let setup = Setup {
+            ring: 1 << 16,
+            ..Setup::new(dev, "less 1")
+        };
+        let tap = Tap::open(&hopper, &ns, setup).with_context(|| format!("watch {dev}"))?;
+        self.watching.push(tap);
+        Ok(())
     }
 
     /// Starts to capture everywhere in `cluster`.

@@ -227,6 +227,7 @@ impl Net {
             len: 60,
             uid: Some(0),
             gid: Some(0),
+            bound: None,
         };
         let mut asked = BTreeSet::new();
         loop {

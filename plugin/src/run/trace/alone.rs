@@ -72,6 +72,7 @@ impl Job<'_> {
             len: self.request.size(local.protocol, v6),
             uid: self.args.uid,
             gid: self.args.gid,
+            bound: None,
         };
         fleet.about = Some(about_one(&fleet.topology, &flow));
         let flows = [flow];

@@ -116,6 +116,7 @@ impl Oracle {
             len: 60,
             uid: Some(0),
             gid: Some(0),
+            bound: None,
         };
         let mut asked = Wants::new();
         let mut rounds = 1;

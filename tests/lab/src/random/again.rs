@@ -153,7 +153,7 @@ pub fn judged(
     let Some(from) = all.find(|key| name(key) == probe.from) else {
         return Verdict::Unknown("the sender's namespace is not there".to_owned());
     };
-    let question = Question::of(probe, from);
+    let question = Question::of(probe, from, topology);
     let outcome = question.ask(topology, &ask::limits());
     let mut lost = |trace: &Trace, back| ask::is_lost_as_read(topology, &question, trace, back);
     let manner = Manner::of(probe);

@@ -2,13 +2,13 @@
 
 use std::net::IpAddr;
 
-use netpath::model::NsKey;
 use netpath::model::packet::{Inner, L4, Packet, TCP, UDP, Wrap};
 use netpath::model::topology::Topology;
+use netpath::model::{IfIndex, NsKey};
 use netpath::simulate::{
     Asked, Flow, Limits, Outcome, Prepared, Sent, Wants, refusal, send, simulate,
 };
-use netpath::trace::{Disposition, StepKind, Trace};
+use netpath::trace::{Disposition, Evidence, StepKind, Trace};
 
 use super::fit::{self, Back, Holds, Unfit};
 use super::seen::{self, Name, Observed, chain};
@@ -168,7 +168,21 @@ pub fn sent_back(topology: &Topology, trace: &Trace, back: Back) -> Result<Sent,
         kernel,
         raw: false,
         untied: false,
+        bound: socket_of(trace).or_else(|| refusal::vrf_of(topology, hop)),
     })
+}
+
+/// The device that the socket which took a packet is bound to.
+fn socket_of(trace: &Trace) -> Option<IfIndex> {
+    let (_, step) = trace.last_step()?;
+    let taken = trace.disposition == Disposition::Delivered;
+    step.evidence
+        .iter()
+        .filter(|_| taken)
+        .find_map(|one| match one {
+            Evidence::Socket { socket } => socket.bound_dev,
+            _ => None,
+        })
 }
 
 /// Whether what is sent back is lost where it is sent, before any device, on some of its ways.
@@ -264,8 +278,11 @@ pub enum Question {
 
 impl Question {
     /// That of a probe from a namespace.
-    pub fn of(probe: &Probe, from: NsKey) -> Self {
+    pub fn of(probe: &Probe, from: NsKey, topology: &Topology) -> Self {
         let id = Some(probe.id);
+        let netns = topology.netns(&from);
+        let dev = probe.dev.as_deref();
+        let bound = dev.and_then(|dev| Some(netns?.link_named(dev)?.index));
         let Some(packet) = packet(probe) else {
             let ports = matches!(probe.protocol, TCP | UDP);
             return Self::Flow(Flow {
@@ -278,6 +295,7 @@ impl Question {
                 len: probe.length(),
                 uid: id,
                 gid: id,
+                bound,
             });
         };
         Self::Sent(Sent {
@@ -292,6 +310,7 @@ impl Question {
             kernel: false,
             raw: true,
             untied: false,
+            bound,
         })
     }
 

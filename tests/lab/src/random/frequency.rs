@@ -118,6 +118,7 @@ pub fn ask_all(times: u16) -> Result<Vec<Asked>> {
                 sport: ports.next().context("a port")?,
                 dport: 53,
                 id: 0,
+                dev: None,
             };
             let traces = judge.predict(&probe)?;
             let name = judge.namer();
@@ -183,6 +184,7 @@ fn place(name: &str, links: &str, ip: &str, listens: &[&str]) -> Place {
                 udp: true,
                 addr,
                 port: 53,
+                dev: None,
             })
             .collect(),
         ..Place::default()

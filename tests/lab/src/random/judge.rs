@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use netpath::model::NsKey;
 use netpath::model::link::{Link, LinkKind, PortState};
 use netpath::model::neigh::NeighState;
 use netpath::model::topology::Topology;
 use netpath::model::want::Depth;
+use netpath::model::{IfIndex, NsKey};
 use netpath::simulate::peer::{Peer, peer};
 use netpath::simulate::{Limits, send};
 use netpath::trace::Trace;
@@ -145,7 +145,8 @@ impl Judge {
         for (key, netns) in self.topology().all() {
             let place = name(&key);
             for link in netns.links.known().into_iter().flatten() {
-                if link.master.is_some() {
+                let master = link.master.and_then(|master| netns.link(master));
+                if master.is_some_and(|master| !matches!(master.kind, LinkKind::Vrf(_))) {
                     ports.insert((place.clone(), link.name.clone()));
                 }
                 if matches!(link.kind, LinkKind::Vlan(_)) {
@@ -169,20 +170,38 @@ impl Judge {
         ports
     }
 
-    /// Whether a probe's source is an address of its namespace.
+    /// Whether a probe's source is an address of its namespace, and its device is there.
     pub fn can_send(&self, probe: &Probe) -> bool {
+        let ns = self.reader.key(&probe.from).ok();
+        let ns = ns.and_then(|key| self.topology().netns(&key));
+        let there = |dev: &str| ns.is_some_and(|ns| ns.link_named(dev).is_some());
+        if !probe.dev.as_deref().is_none_or(there) {
+            return false;
+        }
         let Some(src) = probe.src.filter(|src| !src.is_loopback()) else {
             return true;
         };
-        let ns = self.reader.key(&probe.from).ok();
-        let ns = ns.and_then(|key| self.topology().netns(&key));
         let addrs = ns.and_then(|ns| ns.addrs.known());
-        addrs.into_iter().flatten().any(|addr| addr.local == src)
+        // Addresses of a VRF are its sockets' alone.
+        let vrf = |dev: IfIndex| {
+            let link = ns?.link(dev)?;
+            let is_vrf = |link: &&Link| matches!(link.kind, LinkKind::Vrf(_));
+            let master = || ns?.link(link.master?).filter(is_vrf);
+            Some(link)
+                .filter(is_vrf)
+                .or_else(master)
+                .map(|vrf| vrf.index)
+        };
+        let bound = probe.dev.as_deref().and_then(|dev| ns?.link_named(dev));
+        let of = bound.and_then(|link| vrf(link.index));
+        let mut addrs = addrs.into_iter().flatten();
+        addrs.any(|addr| addr.local == src && vrf(addr.link) == of)
     }
 
     /// All ways that a probe may take.
     pub fn predict(&mut self, probe: &Probe) -> Result<Vec<Trace>> {
-        let question = Question::of(probe, self.reader.key(&probe.from)?);
+        let from = self.reader.key(&probe.from)?;
+        let question = Question::of(probe, from, self.topology());
         Ok(self
             .reader
             .ask(|topology| question.ask(topology, &ask::limits())))
@@ -204,7 +223,7 @@ impl Judge {
         }
         let manner = Manner::of(probe);
         let key = self.reader.key(&probe.from).ok();
-        let question = key.map(|from| Question::of(probe, from));
+        let question = key.map(|from| Question::of(probe, from, self.topology()));
         let mut lost = |trace: &Trace, back| self.is_lost(question.as_ref(), trace, back);
         let verdict = ask::compare(probe, traces, &name, observed, &mut |trace, observed| {
             fit::fits(manner, trace, &name, observed, &mut lost)

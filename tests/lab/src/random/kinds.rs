@@ -27,16 +27,19 @@ pub enum DeviceKind {
     Sit,
     /// 802.1Q.
     Vlan,
+    /// A table of its own for some devices.
+    Vrf,
 }
 
 /// All, with their names as `ip` has them and what else a line that makes one needs.
-const ALL: [(DeviceKind, &str, &str); 6] = [
+const ALL: [(DeviceKind, &str, &str); 7] = [
     (DeviceKind::Dummy, "dummy", ""),
     (DeviceKind::Geneve, "geneve", "id 1 remote 192.0.2.1"),
     (DeviceKind::Gre, "gre", "local 192.0.2.2 remote 192.0.2.1"),
     (DeviceKind::Ipip, "ipip", "local 192.0.2.2 remote 192.0.2.1"),
     (DeviceKind::Sit, "sit", "local 192.0.2.2 remote 192.0.2.1"),
     (DeviceKind::Vlan, "vlan", "id 1"),
+    (DeviceKind::Vrf, "vrf", "table 1"),
 ];
 
 /// Those that networks are drawn with.
@@ -136,14 +139,14 @@ mod tests {
             "none",
             "dummy",
             "geneve,ipip",
-            "dummy,geneve,gre,ipip,sit,vlan",
+            "dummy,geneve,gre,ipip,sit,vlan,vrf",
         ] {
             let kinds: Kinds = text.parse().unwrap();
             assert_eq!(kinds.to_string(), text);
         }
         let all: Kinds = "all".parse().unwrap();
         assert!(ALL.iter().all(|(kind, ..)| all.has(*kind)));
-        for text in ["", "vrf", "gre,gre", "gre,", "all,gre"] {
+        for text in ["", "bond", "gre,gre", "gre,", "all,gre"] {
             assert!(text.parse::<Kinds>().is_err(), "{text:?}");
         }
     }

@@ -57,6 +57,8 @@ pub fn generate(seed: u64, probes: usize, kinds: &Kinds) -> (World, Vec<Probe>) 
     probe::listeners(&mut dice, &mut plan);
     let mut asks = topics.lines(&mut plan);
     asks.extend(more);
-    let probes = probe::draw(&mut dice, &plan, &asks, probes);
+    plan.vrf_lines(seed);
+    let mut probes = probe::draw(&mut dice, &plan, &asks, probes);
+    plan.bind(seed, &mut probes);
     (plan.world, probes)
 }

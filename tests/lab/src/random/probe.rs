@@ -39,6 +39,7 @@ pub fn listeners(dice: &mut Dice, plan: &mut Plan) {
                 udp: false,
                 addr,
                 port,
+                dev: None,
             }));
         }
         for port in UDP_PORTS {
@@ -53,6 +54,7 @@ pub fn listeners(dice: &mut Dice, plan: &mut Plan) {
                 udp: true,
                 addr: *addr,
                 port,
+                dev: None,
             }));
         }
         plan.world.places[place].listeners = all;
@@ -124,6 +126,7 @@ fn asked(dice: &mut Dice, plan: &Plan, ask: &Ask, sport: u16) -> Probe {
         sport,
         dport: ask.dport,
         id: 0,
+        dev: None,
     }
 }
 
@@ -184,6 +187,7 @@ fn one(dice: &mut Dice, plan: &Plan, from: usize, sport: u16) -> Probe {
         sport,
         dport: dice.one(ports),
         id: dice.weighted(&[(5, 0), (1, 1000), (1, 1337)]),
+        dev: None,
     }
 }
 

@@ -80,7 +80,9 @@ impl Raised {
                 servers.open(at, listener)?;
             }
         }
-        Ok(Wire::up(&self.places, servers, ports)?.passing_over_others())
+        let mut wire = Wire::up(&self.places, servers, ports)?.passing_over_others();
+        wire.watch(&vrfs(world))?;
+        Ok(wire)
     }
 
     /// Shows bridges where everyone is; devices have to be up.
@@ -90,6 +92,22 @@ impl Raised {
         }
         Ok(())
     }
+}
+
+/// VRFs, with the namespaces that they are in.
+fn vrfs(world: &World) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for place in &world.places {
+        for line in place
+            .links
+            .iter()
+            .filter(|line| line.contains(" type vrf "))
+        {
+            let dev = line.split(' ').nth(2).unwrap_or_default();
+            found.push((place.name.clone(), dev.to_owned()));
+        }
+    }
+    found
 }
 
 /// Settings of the namespace that the thread is in; returns what was refused.

@@ -87,7 +87,7 @@ impl Table {
 }
 
 /// A socket that waits for packets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listener {
     /// UDP; TCP otherwise.
     pub udp: bool,
@@ -95,6 +95,9 @@ pub struct Listener {
     pub addr: IpAddr,
     /// Port.
     pub port: u16,
+    /// Device that it is bound to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dev: Option<String>,
 }
 
 /// What is sent.
@@ -162,6 +165,9 @@ pub struct Probe {
     pub dport: u16,
     /// User and group of the socket.
     pub id: u32,
+    /// Device that the socket is bound to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dev: Option<String>,
 }
 
 impl fmt::Display for Probe {
@@ -196,6 +202,9 @@ impl fmt::Display for Probe {
         }
         if let Kind::Error { icmp, by } = self.kind {
             write!(f, " error {icmp:?} by {by}")?;
+        }
+        if let Some(dev) = &self.dev {
+            write!(f, " dev {dev}")?;
         }
         write!(f, " id {}", self.id)
     }

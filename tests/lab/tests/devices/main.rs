@@ -4,6 +4,7 @@
 
 mod large;
 mod net;
+mod vrf;
 
 use net::{Case, echo, judge, raw, tcp, udp};
 

@@ -41,6 +41,7 @@ fn probe(dst: &str, protocol: u8, port: u16) -> Ask {
         sport: 40_000,
         dport: port,
         id: 0,
+        dev: None,
     })
 }
 
@@ -96,6 +97,12 @@ impl Ask {
     /// It may be cut in pieces.
     pub fn fragments(self) -> Self {
         self.with(|_, _, df, _| *df = false)
+    }
+
+    /// From a socket that is bound to a device.
+    pub fn dev(mut self, dev: Option<&str>) -> Self {
+        self.0.dev = dev.map(str::to_owned);
+        self
     }
 
     pub fn from(mut self, place: &str) -> Self {
@@ -228,6 +235,27 @@ impl Case {
     pub fn late(mut self, node: usize, name: &str, value: &str) -> Self {
         let setting = Setting(name.to_owned(), value.to_owned());
         self.place(&format!("n{node}")).late.push(setting);
+        self
+    }
+
+    /// A setting on a node, before there are devices.
+    pub fn early(mut self, node: usize, name: &str, value: &str) -> Self {
+        let setting = Setting(name.to_owned(), value.to_owned());
+        self.place(&format!("n{node}")).early.push(setting);
+        self
+    }
+
+    /// Servers on a node, as [`servers`], bound to a device or not.
+    pub fn listen(mut self, node: usize, addrs: &[&str], dev: Option<&str>) -> Self {
+        let addrs: Vec<IpAddr> = addrs
+            .iter()
+            .map(|addr| addr.parse().expect("an address"))
+            .collect();
+        let own = servers(&addrs).into_iter().map(|server| Listener {
+            dev: dev.map(str::to_owned),
+            ..server
+        });
+        self.place(&format!("n{node}")).listeners.extend(own);
         self
     }
 
@@ -400,8 +428,11 @@ fn outer(
 fn sourced(probe: &Probe) -> Probe {
     let mut probe = probe.clone();
     if probe.src.is_none() && !matches!((probe.kind, probe.protocol), (Kind::Exchange, TCP | UDP)) {
+        let node = probe.from.starts_with('n');
         let pod = probe.from.trim_start_matches(|c: char| !c.is_ascii_digit());
         let own = match probe.dst {
+            IpAddr::V4(_) if node && probe.dev.is_none() => format!("192.0.2.{pod}"),
+            IpAddr::V4(_) if node => format!("10.{pod}.0.1"),
             IpAddr::V4(_) => format!("10.{pod}.0.2"),
             IpAddr::V6(_) => format!("fd0{pod}::2"),
         };
@@ -414,7 +445,12 @@ fn sourced(probe: &Probe) -> Probe {
 pub fn servers(addrs: &[IpAddr]) -> Vec<Listener> {
     let of = |addr: &IpAddr| {
         let addr = *addr;
-        [(false, 80), (true, 53)].map(|(udp, port)| Listener { udp, addr, port })
+        [(false, 80), (true, 53)].map(|(udp, port)| Listener {
+            udp,
+            addr,
+            port,
+            dev: None,
+        })
     };
     addrs.iter().flat_map(of).collect()
 }

@@ -254,6 +254,7 @@ impl World {
             kernel: false,
             raw: true,
             untied: false,
+            bound: None,
         }
     }
 

@@ -38,7 +38,8 @@ impl Judge {
         // Entries were made and changed since.
         self.reader.forget_connections();
         let limits = Limits::default();
-        let question = Question::of(probe, self.reader.key(&probe.from)?);
+        let from = self.reader.key(&probe.from)?;
+        let question = Question::of(probe, from, &self.reader.topology);
         Ok(self.reader.ask(|topology| question.ask(topology, &limits)))
     }
 

@@ -175,7 +175,15 @@ fn serve(place: &Place, ports: &[u16], servers: &mut Servers) -> Result<()> {
         let own = addrs(&place.name).into_iter().chain(loopback);
         for (udp, addr) in tcp.chain(own.map(|addr| (true, addr))) {
             let port = *port;
-            let is_there = servers.open(place, &Listener { udp, addr, port })?;
+            let is_there = servers.open(
+                place,
+                &Listener {
+                    udp,
+                    addr,
+                    port,
+                    dev: None,
+                },
+            )?;
             ensure!(is_there, "{} has no address {addr}", place.name);
         }
         if PROXIES.contains(port)

@@ -180,5 +180,6 @@ fn question(dice: &mut Dice, sport: u16, pod: bool, has_201: bool) -> Probe {
         sport,
         dport,
         id,
+        dev: None,
     }
 }

@@ -33,6 +33,7 @@ fn question(from: &str, src: &str, dst: &str, (sport, dport): (u16, u16)) -> Pro
         sport,
         dport,
         id: 0,
+        dev: None,
     }
 }
 

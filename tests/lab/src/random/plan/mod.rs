@@ -4,6 +4,8 @@ mod devices;
 mod kinds;
 mod reach;
 mod settings;
+mod tunnels;
+mod vrf;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -70,6 +72,7 @@ pub struct Plan {
     pub ports: Vec<Port>,
     /// Both ends of veth pairs, with the namespaces that they are in.
     pairs: Vec<[(usize, String); 2]>,
+    vrfs: Vec<vrf::Vrf>,
     devices: BTreeMap<usize, usize>,
     macs: usize,
 }

@@ -238,6 +238,7 @@ impl Plan {
             udp: false,
             addr: Ipv6Addr::UNSPECIFIED.into(),
             port,
+            dev: None,
         });
     }
 

@@ -82,6 +82,14 @@ impl<'p> Wire<'p> {
         })
     }
 
+    /// See [`Capture::watch`].
+    pub fn watch(&mut self, devices: &[(String, String)]) -> Result<()> {
+        for (place, dev) in devices {
+            self.capture.watch(place, dev)?;
+        }
+        Ok(())
+    }
+
     /// Errors about other packets than the probe are passed over; without this, each one counts.
     #[must_use]
     pub fn passing_over_others(mut self) -> Self {

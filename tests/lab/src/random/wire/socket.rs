@@ -1,14 +1,15 @@
 //! Sockets that send and wait for packets.
 
-use std::io::ErrorKind;
+use std::ffi::OsString;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect, setsockopt,
-    socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockProtocol, SockType, SockaddrStorage, bind, connect,
+    listen, setsockopt, socket, sockopt,
 };
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 
@@ -29,7 +30,9 @@ impl Servers {
     pub fn open(&mut self, place: &Place, one: &Listener) -> Result<bool> {
         let at = SocketAddr::new(one.addr, one.port);
         let opened = place.enter(|| {
-            let opened = if one.udp {
+            let opened = if let Some(dev) = &one.dev {
+                open_bound(one, dev)
+            } else if one.udp {
                 UdpSocket::bind(at).and_then(|socket| {
                     socket.set_nonblocking(true)?;
                     Ok((None, Some(socket)))
@@ -53,6 +56,32 @@ impl Servers {
     }
 }
 
+/// A server's socket that is bound to a device.
+fn open_bound(one: &Listener, dev: &str) -> io::Result<(Option<TcpListener>, Option<UdpSocket>)> {
+    let (family, kind) = (
+        if one.addr.is_ipv4() {
+            AddressFamily::Inet
+        } else {
+            AddressFamily::Inet6
+        },
+        if one.udp {
+            SockType::Datagram
+        } else {
+            SockType::Stream
+        },
+    );
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let own = socket(family, kind, flags, None)?;
+    setsockopt(&own, sockopt::BindToDevice, &OsString::from(dev))?;
+    bind(own.as_raw_fd(), &storage(one.addr, one.port))?;
+    if one.udp {
+        return Ok((None, Some(UdpSocket::from(own))));
+    }
+    setsockopt(&own, sockopt::ReuseAddr, &true)?;
+    listen(&own, Backlog::MAXCONN)?;
+    Ok((Some(TcpListener::from(own)), None))
+}
+
 pub(super) fn storage(addr: IpAddr, port: u16) -> SockaddrStorage {
     SockaddrStorage::from(SocketAddr::new(addr, port))
 }
@@ -74,7 +103,12 @@ pub(super) fn open_as(
     let opened = socket(family, kind, flags, protocol);
     setfsuid(Uid::from_raw(0));
     setfsgid(Gid::from_raw(0));
-    opened.context("open a socket")
+    let opened = opened.context("open a socket")?;
+    if let Some(dev) = &probe.dev {
+        setsockopt(&opened, sockopt::BindToDevice, &OsString::from(dev))
+            .with_context(|| format!("bind to a device for {probe}"))?;
+    }
+    Ok(opened)
 }
 
 pub(super) fn reset_on_close(stream: &TcpStream) -> Result<()> {
