@@ -2,7 +2,7 @@
 
 use netpath::model::packet::{ICMP, ICMPV6, TCP, UDP};
 use netpath::simulate::refusal::Lost;
-use netpath::trace::{Disposition, Hop, RejectWith, Step, StepKind, Trace};
+use netpath::trace::{Disposition, Evidence, Hop, RejectWith, Step, StepKind, Trace};
 
 use super::seen::{Name, Observed, Point, Refusal, chain, is_repetition, points};
 use super::world::{Kind, Probe};
@@ -110,11 +110,20 @@ pub fn fits(
 ) -> Result<(), Unfit> {
     let mut packets = chain(trace);
     let free = free_ports(trace);
+    // Nothing is sent before a handshake, which is not followed; what it carries once there was one is.
+    let sealed = !chain(trace).any(awaits_handshake);
     for (number, seen) in observed.turns.iter().enumerate() {
+        let seen: Vec<Point> = seen
+            .iter()
+            .filter(|one| sealed || !one.sealed)
+            .cloned()
+            .collect();
+        let seen = seen.as_slice();
         let packet = packets.next();
         let mut points = packet
             .map(|packet| points(packet, name))
             .unwrap_or_default();
+        points.retain(|one| sealed || !one.sealed);
         // What is seen twice is told once.
         for at in (1..points.len()).rev() {
             if is_repetition(&points[..at], &points[at]) {
@@ -188,6 +197,15 @@ pub fn fits(
         Holds::No => Err(other_end(trace)),
         Holds::Unknown(why) => Err(Unfit::Unknown(why)),
     }
+}
+
+/// Whether a packet is for a peer of WireGuard that there was no handshake with.
+fn awaits_handshake(packet: &Trace) -> bool {
+    let mut steps = packet.hops.iter().flat_map(|hop| &hop.steps);
+    steps.any(|step| {
+        let new = |own: &Evidence| matches!(own, Evidence::Link { state, .. } if state.ends_with("no handshake yet"));
+        step.kind == StepKind::Encap && step.evidence.iter().any(new)
+    })
 }
 
 /// Whether rules refused a packet where it was sent, before any device.

@@ -27,16 +27,19 @@ pub enum DeviceKind {
     Sit,
     /// 802.1Q.
     Vlan,
+    /// IP in UDP, encrypted.
+    Wireguard,
 }
 
 /// All, with their names as `ip` has them and what else a line that makes one needs.
-const ALL: [(DeviceKind, &str, &str); 6] = [
+const ALL: [(DeviceKind, &str, &str); 7] = [
     (DeviceKind::Dummy, "dummy", ""),
     (DeviceKind::Geneve, "geneve", "id 1 remote 192.0.2.1"),
     (DeviceKind::Gre, "gre", "local 192.0.2.2 remote 192.0.2.1"),
     (DeviceKind::Ipip, "ipip", "local 192.0.2.2 remote 192.0.2.1"),
     (DeviceKind::Sit, "sit", "local 192.0.2.2 remote 192.0.2.1"),
     (DeviceKind::Vlan, "vlan", "id 1"),
+    (DeviceKind::Wireguard, "wireguard", ""),
 ];
 
 /// Those that networks are drawn with.
@@ -72,7 +75,10 @@ impl Kinds {
                 } else {
                     ""
                 };
-                if line(format!("link add {link}name tried type {name} {more}"))? {
+                // Nothing but its own program sets one up.
+                let program =
+                    kind != DeviceKind::Wireguard || output(&["wg", "--version"], "").is_ok();
+                if program && line(format!("link add {link}name tried type {name} {more}"))? {
                     line("link del tried".to_owned())?;
                     own.insert(kind);
                 }
@@ -136,7 +142,7 @@ mod tests {
             "none",
             "dummy",
             "geneve,ipip",
-            "dummy,geneve,gre,ipip,sit,vlan",
+            "dummy,geneve,gre,ipip,sit,vlan,wireguard",
         ] {
             let kinds: Kinds = text.parse().unwrap();
             assert_eq!(kinds.to_string(), text);

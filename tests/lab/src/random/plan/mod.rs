@@ -4,6 +4,7 @@ mod devices;
 mod kinds;
 mod reach;
 mod settings;
+mod wireguard;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -7,6 +7,7 @@ mod bytes;
 mod exchange;
 mod raw;
 mod refusal;
+mod sealed;
 mod socket;
 
 use std::collections::BTreeSet;
@@ -16,17 +17,16 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use netpath::model::packet::{TCP, UDP};
 
+use super::cpu;
 use super::places::Places;
 use super::seen::{Observed, Point, is_repetition};
+use super::wireguard::Barrier;
 use super::world::{Kind, Probe};
 use crate::capture::{Capture, Direction, Seen};
 use crate::command::run;
-use crate::packet::Transport;
+use crate::packet::{Sealed, Transport};
 
 pub use socket::Servers;
-
-/// Port of WireGuard in tests.
-const WIREGUARD: u16 = 51820;
 
 /// More than the devices that four packets pass one after the other.
 const PASSES: usize = 48;
@@ -51,6 +51,8 @@ pub struct Wire<'p> {
     told: BTreeSet<(String, IpAddr)>,
     /// How long to wait until nothing more comes, where the kernel works on packets in other threads (WireGuard).
     patience: Option<Duration>,
+    /// What tells when such threads are done.
+    barriers: Vec<Barrier>,
     sealed: BTreeSet<String>,
 }
 
@@ -78,6 +80,7 @@ impl<'p> Wire<'p> {
             refused: Vec::new(),
             told: BTreeSet::new(),
             patience: None,
+            barriers: Vec::new(),
             sealed: BTreeSet::new(),
         })
     }
@@ -96,7 +99,38 @@ impl<'p> Wire<'p> {
         self
     }
 
-    /// Returns when all that was sent before has been handled.
+    /// Waits until the threads of these devices have nothing more to do.
+    #[must_use]
+    pub fn awaiting(mut self, barriers: Vec<Barrier>) -> Self {
+        self.barriers = barriers;
+        self
+    }
+
+    /// Returns when all that was sent before has been handled, with what was seen meanwhile.
+    fn settled(&mut self) -> Result<Vec<Seen>> {
+        self.settle()?;
+        let mut seen = self.capture.take()?;
+        // What a thread sends, another CPU may handle, and another device's thread after that.
+        while !self.barriers.is_empty() {
+            for barrier in &mut self.barriers {
+                barrier.wait()?;
+            }
+            let own = cpu::own()?;
+            for cpu in cpu::all()? {
+                cpu::keep_to(cpu)?;
+                self.settle()?;
+            }
+            cpu::keep_to_all(&own)?;
+            let more = self.capture.take()?;
+            if more.is_empty() {
+                break;
+            }
+            seen.extend(more);
+        }
+        Ok(seen)
+    }
+
+    /// Returns when all that was sent before has been handled on this CPU.
     fn settle(&self) -> Result<()> {
         for _ in 0..PASSES {
             self.sentinel.send(&[0]).context("send to itself")?;
@@ -108,8 +142,7 @@ impl<'p> Wire<'p> {
     /// What was seen. Questions for neighbours that nobody answered are given up at once, as the kernel would
     /// after three seconds. Rules may take a question before any device: whoever had a packet last may wait, too.
     fn seen(&mut self, probe: &Probe) -> Result<Vec<Seen>> {
-        self.settle()?;
-        let mut seen = self.capture.take()?;
+        let mut seen = self.settled()?;
         while let Some(wait) = self.patience {
             std::thread::park_timeout(wait);
             let more = self.capture.take()?;
@@ -137,11 +170,11 @@ impl<'p> Wire<'p> {
                     .place(place)?
                     .enter(|| run(&["ip", "neigh", "flush", "nud", "incomplete"]))?;
             }
-            self.settle()?;
-            let more = self.capture.take()?;
+            let more = self.settled()?;
             asking = unanswered(&more);
             seen.extend(more);
         }
+        seen.sort_by_key(|one| one.time);
         self.told.extend(seen.iter().filter_map(told_tunnel));
         self.errors.extend(seen.iter().filter_map(error_in));
         self.refused.extend(refused(&seen));
@@ -150,8 +183,7 @@ impl<'p> Wire<'p> {
 
     /// Sends a probe, and what follows from it.
     pub fn ask(&mut self, probe: &Probe) -> Result<Observed> {
-        self.settle()?;
-        let before = self.capture.take()?;
+        let before = self.settled()?;
         self.told.extend(before.iter().filter_map(told_tunnel));
         // What this probe itself makes a tunnel be told of is about later ones, or about its own later packets.
         let told = self.told.clone();
@@ -184,7 +216,7 @@ impl<'p> Wire<'p> {
         let Some(ip) = &one.frame.ip else {
             return;
         };
-        let Some((sport, dport)) = ip.ports().filter(|_| is_sealed(ip.ports())) else {
+        let Some((sport, dport)) = ip.ports().filter(|_| one.frame.sealed().is_some()) else {
             return;
         };
         let out = if one.direction == Direction::Out {
@@ -213,9 +245,6 @@ impl<'p> Wire<'p> {
             .ports
             .contains(&(one.place.clone(), one.ifname.clone()));
         let ports = ip.ports();
-        if is_sealed(ports) {
-            return;
-        }
         let inner = (!std::ptr::eq(ip, innermost)).then_some(innermost);
         let point = Point {
             place: one.place.clone(),
@@ -228,16 +257,13 @@ impl<'p> Wire<'p> {
             ttl: ip.ttl,
             tos: ip.tos,
             inner: inner.map(|inner| (inner.source, inner.destination, inner.ttl)),
+            sealed: one.frame.sealed() == Some(Sealed::Data),
             elsewhere: one.for_other_host && one.direction == Direction::In && !port,
         };
         if !is_repetition(points, &point) {
             points.push(point);
         }
     }
-}
-
-fn is_sealed(ports: Option<(u16, u16)>) -> bool {
-    ports.is_some_and(|(source, destination)| [source, destination].contains(&WIREGUARD))
 }
 
 /// Namespaces that asked for a neighbour whom nobody told them, and the one that got the last packet and sent none on.
