@@ -38,7 +38,7 @@ pub(super) fn set(lines: &[String]) -> Result<Vec<String>> {
                 }
                 "private-key" | "preshared-key" => {
                     input = rest.next().unwrap_or_default().to_owned() + "\n";
-                    words.extend([word.to_owned(), "/dev/stdin".to_owned()]);
+                    words.extend([word.to_owned(), "/proc/self/fd/0".to_owned()]);
                 }
                 _ => words.push(word.to_owned()),
             }

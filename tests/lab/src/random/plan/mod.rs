@@ -4,6 +4,7 @@ mod devices;
 mod kinds;
 mod reach;
 mod settings;
+mod vlan;
 mod wireguard;
 
 use std::collections::BTreeMap;
