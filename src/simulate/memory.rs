@@ -74,6 +74,8 @@ pub(crate) struct Heard {
     pub(crate) from: (IpAddr, Option<u16>),
     /// Address at which it was heard.
     pub(crate) at: IpAddr,
+    /// Device by which that came in.
+    pub(crate) iif: IfIndex,
 }
 
 /// What a question for a neighbour and its answer teach those who pass them on and both sides.

@@ -236,6 +236,8 @@ struct Frame<'c, 't> {
     vid: Option<u16>,
     /// VLAN of its tag.
     tag: Option<u16>,
+    /// The station is behind the device that it leaves by.
+    last: bool,
     learned: Vec<Learned>,
 }
 
@@ -254,6 +256,7 @@ fn send(
         inside: None,
         vid: None,
         tag: None,
+        last: false,
         learned,
     };
     let (ns, link) = &way.from;
@@ -270,7 +273,8 @@ fn send(
         }
         frame.hook(ns, Hook::Postrouting, false, out)?;
     }
-    for leg in &way.legs {
+    for (at, leg) in way.legs.iter().enumerate() {
+        frame.last = at + 2 >= way.legs.len();
         frame.pass(leg)?;
     }
     let (ns, link) = &way.to;
@@ -450,6 +454,8 @@ impl<'t> Frame<'_, 't> {
                 self.tag = tag;
                 Ok(())
             }
+            // The device that asked does not take it, whatever is on top of that.
+            Passage::Yes(_) if self.last => Err(not_of_vlan(ns, out, "another VLAN tag")),
             Passage::Yes(_) => {
                 let why = format!("{} sends the answer with another VLAN tag", out.name);
                 Err(Stop::Unknown(why))

@@ -12,7 +12,7 @@ mod socket;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use netpath::model::packet::{TCP, UDP};
@@ -31,6 +31,9 @@ pub use socket::Servers;
 /// More than the devices that four packets pass one after the other.
 const PASSES: usize = 48;
 
+/// IPTUNNEL_ERR_TIMEO in nanoseconds: a tunnel forgets what it was told before that (include/net/ip_tunnels.h).
+const ERR_TIMEO: i128 = 30_000_000_000;
+
 /// How often what is told of neighbours that nobody has waits for a neighbour itself.
 const ROUNDS: usize = 4;
 
@@ -47,8 +50,8 @@ pub struct Wire<'p> {
     errors: Vec<(String, IpAddr)>,
     /// Namespaces that refused a packet of IPv4 aloud since then, with its source.
     refused: Vec<(String, IpAddr)>,
-    /// Namespaces that ICMP errors about packets of IP tunnels came into, with the remote of each.
-    told: BTreeSet<(String, IpAddr)>,
+    /// Namespaces that ICMP errors about packets of IP tunnels came into, with the remote of each, and when.
+    told: Vec<(String, IpAddr, i128)>,
     /// How long to wait until nothing more comes, where the kernel works on packets in other threads (WireGuard).
     patience: Option<Duration>,
     /// What tells when such threads are done.
@@ -78,7 +81,7 @@ impl<'p> Wire<'p> {
             earlier: None,
             errors: Vec::new(),
             refused: Vec::new(),
-            told: BTreeSet::new(),
+            told: Vec::new(),
             patience: None,
             barriers: Vec::new(),
             sealed: BTreeSet::new(),
@@ -186,7 +189,11 @@ impl<'p> Wire<'p> {
         let before = self.settled()?;
         self.told.extend(before.iter().filter_map(told_tunnel));
         // What this probe itself makes a tunnel be told of is about later ones, or about its own later packets.
-        let told = self.told.clone();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.map_or(0, |now| i128::try_from(now.as_nanos()).unwrap_or(i128::MAX));
+        self.told.retain(|(.., time)| now - time < ERR_TIMEO);
+        let told = self.told.iter();
+        let told = told.map(|(place, remote, _)| (place.clone(), *remote)).collect();
         let observed = match (probe.kind, probe.protocol) {
             (Kind::Raw { .. }, _) => self.raw(probe),
             (Kind::Error { icmp, .. }, _) => self.error(probe, icmp),
@@ -333,18 +340,31 @@ fn error_in(one: &Seen) -> Option<(String, IpAddr)> {
     error.then(|| (one.place.clone(), ip.source))
 }
 
-/// An ICMP error about the packet of an IP tunnel that came into a namespace, with the tunnel's remote.
-fn told_tunnel(one: &Seen) -> Option<(String, IpAddr)> {
+/// An ICMP error about the packet of an IP tunnel that came into a namespace and that the tunnel counts: where, with the
+/// tunnel's remote, and when.
+///
+/// Source: `ipip_err()`, `ipgre_err()`, `ipip6_err()`. What is inside is told itself where it is IPv6
+/// (`ip6_err_gen_icmpv6_unreach()`), and counts for nothing then.
+fn told_tunnel(one: &Seen) -> Option<(String, IpAddr, i128)> {
     let Transport::Icmp {
-        kind: 3 | 11,
+        kind,
+        code,
         about: Some(about),
-        ..
     } = &one.frame.innermost()?.transport
     else {
         return None;
     };
-    let tunnel = matches!(about.protocol, 4 | 41 | 47) && one.direction == Direction::In;
-    tunnel.then(|| (one.place.clone(), about.destination))
+    let counts = match (about.protocol, kind, code) {
+        (4 | 41 | 47, 3, 4 | 5) | (47, 3, 3) => false,
+        (4 | 41 | 47, 3, _) | (4 | 41 | 47, 11, 0) => true,
+        _ => false,
+    };
+    let relayed = match &about.transport {
+        Transport::Tunnel(inside) => inside.source.is_ipv6(),
+        _ => false,
+    };
+    let tunnel = counts && !relayed && one.direction == Direction::In;
+    tunnel.then(|| (one.place.clone(), about.destination, one.time))
 }
 
 fn transport(one: &Seen) -> Option<&Transport> {

@@ -63,6 +63,10 @@ impl Wire<'_> {
         let Some(earlier) = &self.earlier else {
             return false;
         };
+        // Neighbour discovery and the like, which rules or routes refuse at any time.
+        if about.source.is_ipv6() != probe.dst.is_ipv6() {
+            return true;
+        }
         // Ports may be translated; answers, and the resets of a sender that knows nothing of a connection, have other
         // numbers.
         if let (
