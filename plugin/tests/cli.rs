@@ -267,6 +267,7 @@ fn alone(name: &str, ino: u64) -> NetNs {
         inet6_all: Section::Known(Inet6Conf::default()),
         bridge_nf_call_iptables: Section::Known(None),
         bridge_nf_call_ip6tables: Section::Known(None),
+        bridge_nf_filter_vlan_tagged: Section::Known(None),
         ip_default_ttl: Section::Known(64),
         ip_nonlocal_bind: Section::Known(false),
         ip_forward_use_pmtu: Section::Known(false),

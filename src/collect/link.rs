@@ -142,14 +142,7 @@ fn bridge_port(attributes: &[InfoBridgePort]) -> BridgePort {
     for attribute in attributes {
         match attribute {
             InfoBridgePort::State(state) => {
-                port.state = match u8::from(*state) {
-                    0 => PortState::Disabled,
-                    1 => PortState::Listening,
-                    2 => PortState::Learning,
-                    3 => PortState::Forwarding,
-                    4 => PortState::Blocking,
-                    other => PortState::Other(other),
-                };
+                port.state = PortState::from(u8::from(*state));
             }
             InfoBridgePort::HairpinMode(on) => port.hairpin = *on,
             InfoBridgePort::Isolated(on) => port.isolated = *on,

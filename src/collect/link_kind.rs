@@ -44,6 +44,7 @@ fn bridge(data: &[InfoBridge]) -> Bridge {
     for attribute in data {
         match attribute {
             InfoBridge::VlanFiltering(on) => bridge.vlan_filtering = *on,
+            InfoBridge::VlanProtocol(protocol) => bridge.vlan_protocol = u16::from(*protocol),
             InfoBridge::NfCallIpTables(on) => bridge.nf_call_iptables = *on,
             InfoBridge::NfCallIp6Tables(on) => bridge.nf_call_ip6tables = *on,
             InfoBridge::StpState(state) => bridge.stp = *state != BridgeStpState::Disabled,

@@ -12,6 +12,7 @@
 
 pub mod addr;
 pub mod bpf;
+pub mod bridge_vlan;
 pub mod cgroup;
 pub mod conntrack;
 mod counters;

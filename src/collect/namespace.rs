@@ -15,8 +15,8 @@ use super::netlink::{Netlink, Protocol};
 use super::netns::{Hopper, NsFile};
 use super::rtnl::{Route, Session};
 use super::{
-    addr, bpf, conntrack, fdb, hashlimit, ipvs, link, neigh, nfacct, nfqueue, nsid, recent, route,
-    rule, socket as sockets, sysctl, tc, wireguard, xfrm,
+    addr, bpf, bridge_vlan, conntrack, fdb, hashlimit, ipvs, link, neigh, nfacct, nfqueue, nsid,
+    recent, route, rule, socket as sockets, sysctl, tc, wireguard, xfrm,
 };
 use crate::model::conntrack::{
     ConntrackEntry, ConntrackFilter, ConntrackFlows, ConntrackStats, Tuple,
@@ -241,6 +241,7 @@ impl Namespace {
         let mut found = links(&mut session);
         if let Ok(links) = &mut found {
             let deadline = asked.deadline;
+            bridge_vlan::complete(links, session.raw);
             wireguard::complete(links, || {
                 let open = || Netlink::open(Protocol::Generic);
                 let mut socket = shared.hopper.run(&self.file, open)??;

@@ -64,8 +64,8 @@ impl Protocol {
 /// SOCK_DIAG_BY_FAMILY. A generic family has its type by chance: `command` (genlmsghdr) tells what is asked of it.
 pub fn is_read(protocol: Protocol, kind: u16, command: Option<u8>) -> bool {
     match protocol {
-        // LINK, ADDR, ROUTE, NEIGH, RULE, QDISC, TFILTER, NETCONF, NSID, NEXTHOP
-        Protocol::Route => matches!(kind, 18 | 22 | 26 | 30 | 34 | 38 | 46 | 82 | 90 | 106),
+        // LINK, ADDR, ROUTE, NEIGH, RULE, QDISC, TFILTER, NETCONF, NSID, NEXTHOP, VLAN
+        Protocol::Route => matches!(kind, 18 | 22 | 26 | 30 | 34 | 38 | 46 | 82 | 90 | 106 | 114),
         Protocol::Netfilter => match (kind >> 8, kind & 0xff) {
             // IPCTNL_MSG_CT_GET, _GET_STATS_CPU and _GET_STATS; not _GET_CTRZERO.
             (1, message) => matches!(message, 1 | 4 | 5),

@@ -19,6 +19,7 @@ pub fn read(proc: &Path) -> Sysctls {
         inet6_all: inet6_all(&dir).into(),
         bridge_nf_call_iptables: dir.maybe_flag("bridge/bridge-nf-call-iptables").into(),
         bridge_nf_call_ip6tables: dir.maybe_flag("bridge/bridge-nf-call-ip6tables").into(),
+        bridge_nf_filter_vlan_tagged: dir.maybe_flag("bridge/bridge-nf-filter-vlan-tagged").into(),
         ip_default_ttl: dir.number("ipv4/ip_default_ttl").into(),
         ip_nonlocal_bind: dir.flag("ipv4/ip_nonlocal_bind").into(),
         ip_forward_use_pmtu: dir.flag("ipv4/ip_forward_use_pmtu").into(),

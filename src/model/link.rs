@@ -177,6 +177,12 @@ impl LinkKind {
 pub struct Bridge {
     /// IFLA_BR_VLAN_FILTERING.
     pub vlan_filtering: bool,
+    /// IFLA_BR_VLAN_PROTOCOL: EtherType of the tags that it takes for its VLANs.
+    #[serde(default)]
+    pub vlan_protocol: u16,
+    /// VLANs of the bridge itself and of its ports, where it filters.
+    #[serde(default)]
+    pub vlans: Section<Vec<BridgeVlan>>,
     /// IFLA_BR_NF_CALL_IPTABLES: this bridge's own switch, OR-ed with the sysctl.
     pub nf_call_iptables: bool,
     /// IFLA_BR_NF_CALL_IP6TABLES.
@@ -187,6 +193,25 @@ pub struct Bridge {
     pub mcast_snooping: bool,
     /// IFLA_BR_AGEING_TIME in hundredths of a second.
     pub ageing_time: u32,
+}
+
+/// VLANs that a port, or the bridge itself, is a member of, with what they have in common.
+///
+/// Source: RTM_NEWVLAN, BRIDGE_VLANDB_ENTRY_*, include/uapi/linux/if_bridge.h (v6.12).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BridgeVlan {
+    /// The port, or the bridge.
+    pub link: IfIndex,
+    /// First id.
+    pub first: u16,
+    /// Last id.
+    pub last: u16,
+    /// What comes in without a tag is of it (BRIDGE_VLAN_INFO_PVID).
+    pub pvid: bool,
+    /// What goes out gets no tag (BRIDGE_VLAN_INFO_UNTAGGED).
+    pub untagged: bool,
+    /// State; only `Forwarding` forwards.
+    pub state: PortState,
 }
 
 /// Attributes of a bridge port (IFLA_BRPORT_*).
@@ -229,6 +254,19 @@ pub enum PortState {
     Blocking,
     /// A state this program does not know.
     Other(u8),
+}
+
+impl From<u8> for PortState {
+    fn from(state: u8) -> Self {
+        match state {
+            0 => Self::Disabled,
+            1 => Self::Listening,
+            2 => Self::Learning,
+            3 => Self::Forwarding,
+            4 => Self::Blocking,
+            other => Self::Other(other),
+        }
+    }
 }
 
 /// Attributes of a VXLAN device (IFLA_VXLAN_*).

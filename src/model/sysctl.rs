@@ -18,6 +18,9 @@ pub struct Sysctls {
     pub bridge_nf_call_iptables: Section<Option<bool>>,
     /// `net.bridge.bridge-nf-call-ip6tables`.
     pub bridge_nf_call_ip6tables: Section<Option<bool>>,
+    /// `net.bridge.bridge-nf-filter-vlan-tagged`: tagged frames are shown to the IP hooks, too.
+    #[serde(default)]
+    pub bridge_nf_filter_vlan_tagged: Section<Option<bool>>,
     /// `net.ipv4.ip_default_ttl`.
     pub ip_default_ttl: Section<u8>,
     /// `net.ipv4.ip_nonlocal_bind`.

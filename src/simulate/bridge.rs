@@ -2,9 +2,10 @@
 //! the IP hooks.
 //!
 //! Read first: `br_handle_frame_finish()` (net/bridge/br_input.c), `should_deliver()` (br_forward.c),
-//! `br_nf_pre_routing()` and what follows it (br_netfilter_hooks.c), v6.12. Not modelled: VLAN filtering
-//! (such a bridge makes the way unknown), multicast snooping, STP's own frames.
+//! `br_nf_pre_routing()` and what follows it (br_netfilter_hooks.c), v6.12; VLANs are in [`super::bridge_vlan`]. Not
+//! modelled: multicast snooping, STP's own frames.
 
+use super::bridge_vlan::Passage;
 use super::device::{VLAN_HLEN, hooked};
 use super::fib::{self, FibAnswer, lookup};
 use super::input::{forwarding, martian, validate_source};
@@ -13,7 +14,7 @@ use super::neigh::{Resolved, Station, address};
 use super::output::key;
 use super::skb::Devices;
 use super::walk::{Next, Walk, Ways};
-use super::{Cx, device, l2};
+use super::{Cx, bridge_vlan, device, l2, vlan};
 use crate::model::link::{Bridge, Link, LinkKind, PortState};
 use crate::model::neigh::NeighState;
 use crate::model::netfilter::Hook;
@@ -30,10 +31,6 @@ pub(crate) fn receive(
     master: &Link,
     bridge: &Bridge,
 ) -> Ways {
-    if bridge.vlan_filtering {
-        let why = format!("{} filters VLANs, which is not modelled", master.name);
-        return walk.unknown(why);
-    }
     if let Some(attributes) = &port.port {
         if attributes.state != PortState::Forwarding {
             let state = format!("port state {:?}", attributes.state).to_lowercase();
@@ -52,21 +49,20 @@ pub(crate) fn receive(
         }
     }
     let v6 = walk.skb.packet.dst.is_ipv6();
-    let nf = match calls_iptables(cx, &walk.ns, v6, master, bridge) {
+    let nf = calls_iptables(cx, &walk.ns, v6, master, bridge);
+    // IP's hooks are shown no tagged frame (`IS_IP()`).
+    let nf = match nf {
+        Ok(nf) if nf && !walk.tags.is_empty() => {
+            bridge_vlan::shows_tagged(cx, &walk.ns, master).map(|()| false)
+        }
+        nf => nf,
+    };
+    let nf = match nf {
         Ok(nf) => nf,
         Err(why) => return walk.unknown(why),
     };
-    let learns = port.port.as_ref().is_none_or(|port| port.learning);
+    walk.vid = None;
     let (port, master) = (port.index, master.index);
-    if let Some((from, _)) = walk.skb.packet.eth.filter(|_| learns) {
-        // `br_fdb_update()` comes behind PREROUTING; what that drops is gone anyway.
-        walk.memory.learn([Learned {
-            ns: walk.ns.clone(),
-            bridge: master,
-            mac: from,
-            port,
-        }]);
-    }
     let devices = Devices {
         iif: Some(port),
         ..Devices::default()
@@ -132,20 +128,37 @@ pub(crate) fn calls_iptables(
 
 /// Up to the IP layer, or on to a port.
 fn decide(cx: &mut Cx<'_>, walk: Walk, master: IfIndex, port: IfIndex, nf: bool) -> Ways {
+    let (bridge, by) = (walk.link(cx, master), walk.link(cx, port));
+    let (Some(bridge), Some(by)) = (bridge, by) else {
+        return walk.unknown("the bridge or its port was not read");
+    };
+    let walk = match let_in_and_learn(walk, bridge, by) {
+        Ok(walk) => walk,
+        Err(ways) => return ways,
+    };
     let Some((_, dst)) = walk.skb.packet.eth else {
         // The frame was put around it by a router out of view: it can only be for this host.
         return up(cx, walk, master, nf);
     };
-    let own = walk
-        .link(cx, master)
-        .is_some_and(|link| link.mac == Some(dst));
-    let fdb = walk.netns(cx).and_then(|netns| netns.fdb.known());
+    let vid = walk.vid;
+    let own = vid.is_none() && bridge.mac == Some(dst);
+    let Some(netns) = walk.netns(cx) else {
+        return walk.unknown("the namespace was not read");
+    };
+    let fdb = netns.fdb.known();
+    if vid.is_some() && fdb.is_none() {
+        return match fib::section(cx, &walk.ns, &netns.fdb, "forwarding entries") {
+            Ok(_) => walk.unknown("forwarding entries were not read"),
+            Err(why) => walk.unknown(why),
+        };
+    }
     let local = fdb.into_iter().flatten().any(|entry| {
         entry.mac == dst
             && entry.permanent
             && !entry.own
             && (entry.master == Some(master) || entry.link == master)
             && !entry.ext_learned
+            && (vid.is_none() || entry.vlan == vid)
     });
     if own || local {
         return up(cx, walk, master, nf);
@@ -153,10 +166,30 @@ fn decide(cx: &mut Cx<'_>, walk: Walk, master: IfIndex, port: IfIndex, nf: bool)
     walk.then(Next::Bridge(master, Some(port), nf))
 }
 
+/// Of a frame's VLAN, where the bridge filters, and who sent it is behind the port. `Err`: it ends here.
+fn let_in_and_learn(walk: Walk, bridge: &Link, by: &Link) -> Result<Walk, Ways> {
+    let mut walk = bridge_vlan::let_in(walk, bridge, by)?;
+    let learns = by.port.as_ref().is_none_or(|port| port.learning);
+    if let Some((mac, _)) = walk.skb.packet.eth.filter(|_| learns) {
+        walk.memory.learn([Learned {
+            ns: walk.ns.clone(),
+            bridge: bridge.index,
+            mac,
+            vid: walk.vid,
+            port: by.index,
+        }]);
+    }
+    Ok(walk)
+}
+
 /// The bridge itself receives it (`br_pass_frame_up()`).
-fn up(cx: &mut Cx<'_>, mut walk: Walk, master: IfIndex, prerouted: bool) -> Ways {
+fn up(cx: &mut Cx<'_>, walk: Walk, master: IfIndex, prerouted: bool) -> Ways {
     let Some(link) = walk.link(cx, master) else {
         return walk.unknown("the bridge was not read");
+    };
+    let mut walk = match bridge_vlan::let_out(walk, link, link) {
+        Ok(walk) => walk,
+        Err(ways) => return ways,
     };
     if !link.up {
         let evidence = Evidence::Link {
@@ -180,12 +213,22 @@ fn up(cx: &mut Cx<'_>, mut walk: Walk, master: IfIndex, prerouted: bool) -> Ways
             return walk.unknown(why);
         }
         if hooked(cx, &walk.ns, Hook::Ingress) {
-            return walk.hook(cx, Hook::Ingress, false, devices, move |_, walk| {
-                walk.then(Next::Ip(master, prerouted))
+            return walk.hook(cx, Hook::Ingress, false, devices, move |cx, walk| {
+                taken(cx, walk, link, prerouted)
             });
         }
-        walk.then(Next::Ip(master, prerouted))
+        taken(cx, walk, link, prerouted)
     })
+}
+
+/// Behind the hooks of the bridge's device: by that of the frame's VLAN on top of it, or by itself.
+fn taken(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, prerouted: bool) -> Ways {
+    walk.prerouted = prerouted;
+    if let Some(id) = walk.tags.last().copied() {
+        return vlan::receive(cx, walk, link, id);
+    }
+    walk.prerouted = false;
+    walk.then(Next::Ip(link.index, prerouted))
 }
 
 /// The IP hooks changed the destination of a bridged packet (`br_nf_pre_routing_finish()`).
@@ -209,7 +252,7 @@ fn translated(cx: &mut Cx<'_>, mut walk: Walk, master: IfIndex, port: IfIndex) -
         }
         FibAnswer::Found(found) => found,
         // The input path finds the same and says so.
-        FibAnswer::NoRoute | FibAnswer::Refused(_) => return for_bridge(cx, walk, master),
+        FibAnswer::NoRoute | FibAnswer::Refused(_) => return for_bridge(cx, walk, master, port),
     };
     let hop = found.hops.first().map(|(_, hop)| hop.clone());
     let back = hop
@@ -226,14 +269,14 @@ fn translated(cx: &mut Cx<'_>, mut walk: Walk, master: IfIndex, port: IfIndex) -
         {
             return ways;
         }
-        return for_bridge(cx, walk, master);
+        return for_bridge(cx, walk, master, port);
     };
     // Where forwarding is off, the IPv4 route lookup gives an error route by no device of the bridge, and the
     // packet goes up to meet it (`ip_route_input_slow()`: no_route). IPv6 does not ask here.
     match forwarding(cx, &walk, link) {
         _ if walk.skb.packet.dst.is_ipv6() => {}
         Ok((true, _)) => {}
-        Ok((false, _)) => return for_bridge(cx, walk, master),
+        Ok((false, _)) => return for_bridge(cx, walk, master, port),
         Err(why) => return walk.unknown(why),
     }
     if let Err(ways) = validate_source(cx, &mut walk, link, Some(master)) {
@@ -244,9 +287,9 @@ fn translated(cx: &mut Cx<'_>, mut walk: Walk, master: IfIndex, port: IfIndex) -
     walk.step(Step::new(StepKind::Bridge, text));
     let asked = walk.memory.asked(&walk.ns, link.index, next_hop);
     match address(cx, &walk, link, next_hop) {
-        Resolved::Address(station) => readdress(walk, link, station, port, asked),
+        Resolved::Address(station) => readdress(cx, walk, link, station, port, asked),
         Resolved::OneOf(stations) => walk.fork(stations, |walk, station| {
-            readdress(walk, link, station, port, asked)
+            readdress(cx, walk, link, station, port, asked)
         }),
         Resolved::Nobody(step) => {
             walk.step(step);
@@ -274,7 +317,14 @@ fn is_refusal(answer: &FibAnswer) -> bool {
 }
 
 /// The frame goes on to its new neighbour's address. `asked`: an earlier packet under way asked for that.
-fn readdress(mut walk: Walk, bridge: &Link, station: Station, port: IfIndex, asked: bool) -> Ways {
+fn readdress(
+    cx: &Cx<'_>,
+    mut walk: Walk,
+    bridge: &Link,
+    station: Station,
+    port: IfIndex,
+    asked: bool,
+) -> Ways {
     let Station { mac, step, lessons } = station;
     walk.memory.take_in(lessons);
     // Only a confirmed neighbour has its header at hand; any other takes the long way, through
@@ -284,7 +334,14 @@ fn readdress(mut walk: Walk, bridge: &Link, station: Station, port: IfIndex, ask
     }
     walk.step(step);
     walk.skb.packet.eth = walk.skb.packet.eth.map(|(src, _)| (src, mac));
-    walk.then(Next::Bridge(bridge.index, Some(port), true))
+    match walk.link(cx, port) {
+        // `br_handle_frame_finish()` comes behind that.
+        Some(by) => match let_in_and_learn(walk, bridge, by) {
+            Ok(walk) => walk.then(Next::Bridge(bridge.index, Some(port), true)),
+            Err(ways) => ways,
+        },
+        None => walk.unknown("the port was not read"),
+    }
 }
 
 fn is_connected(evidence: &Evidence) -> bool {
@@ -298,12 +355,12 @@ fn is_connected(evidence: &Evidence) -> bool {
 }
 
 /// The frame is readdressed to the bridge and goes up.
-fn for_bridge(cx: &mut Cx<'_>, mut walk: Walk, master: IfIndex) -> Ways {
+fn for_bridge(cx: &mut Cx<'_>, mut walk: Walk, master: IfIndex, port: IfIndex) -> Ways {
     let own = walk.link(cx, master).and_then(|link| link.mac);
     if let (Some((src, _)), Some(own)) = (walk.skb.packet.eth, own) {
         walk.skb.packet.eth = Some((src, own));
     }
-    up(cx, walk, master, true)
+    decide(cx, walk, master, port, true)
 }
 
 /// Which port a frame leaves by.
@@ -317,10 +374,15 @@ pub(crate) fn forward(
     let Some(master) = walk.link(cx, bridge) else {
         return walk.unknown("the bridge was not read");
     };
-    if matches!(&master.kind, LinkKind::Bridge(attributes) if attributes.vlan_filtering) {
-        let why = format!("{} filters VLANs, which is not modelled", master.name);
-        return walk.unknown(why);
+    if port.is_none() {
+        // By the bridge's own device (`br_dev_xmit()`).
+        walk.vid = None;
+        walk = match bridge_vlan::let_in(walk, master, master) {
+            Ok(walk) => walk,
+            Err(ways) => return ways,
+        };
     }
+    let vid = walk.vid;
     let Some((_, dst)) = walk.skb.packet.eth else {
         return walk.unknown(format!(
             "the link-layer address behind {} is not known",
@@ -335,9 +397,9 @@ pub(crate) fn forward(
         Err(why) => return walk.unknown(why),
     };
     let entry = fdb.iter().find(|e| {
-        e.mac == dst && e.master == Some(bridge) && !e.own && e.vlan.is_none() && e.link != bridge
+        e.mac == dst && e.master == Some(bridge) && !e.own && e.vlan == vid && e.link != bridge
     });
-    let learned = walk.memory.learned(&walk.ns, bridge, dst);
+    let learned = walk.memory.learned(&walk.ns, bridge, dst, vid);
     let moved = learned.filter(|port| {
         entry.is_some_and(|entry| entry.link != *port && !entry.permanent && !entry.sticky)
     });
@@ -408,6 +470,19 @@ pub(crate) fn forward(
         step = step.with(Evidence::Assumed { why });
     }
     walk.step(step);
+    let walk = match bridge_vlan::let_out(walk, master, out) {
+        Ok(walk) => walk,
+        Err(ways) => return ways,
+    };
+    // Nor do IP's hooks see a frame that goes on with a tag.
+    let nf = nf && port.is_some();
+    if nf
+        && !walk.tags.is_empty()
+        && let Err(why) = bridge_vlan::shows_tagged(cx, &walk.ns, master)
+    {
+        return walk.unknown(why);
+    }
+    let nf = nf && walk.tags.is_empty();
     hooks(cx, walk, bridge, port, out.index, nf)
 }
 
@@ -463,8 +538,16 @@ fn flood(
         .collect();
     let mut outside = None;
     let mut unknown = None;
+    let mut tag = walk.tags.last().copied();
     for out in ports {
-        let segment = l2::segment(cx, &walk.ns, out.index);
+        if let (Some(vid), LinkKind::Bridge(bridge)) = (walk.vid, &master.kind) {
+            tag = match bridge_vlan::egress(master, bridge, out, vid) {
+                Passage::Yes(tag) => tag,
+                Passage::No(_) => continue,
+                Passage::Unknown(why) => return Flood::Unknown(why),
+            };
+        }
+        let segment = l2::segment(cx, &walk.ns, out.index, tag);
         let here = segment.stations.keys().any(|(ns, index)| {
             let link = cx.topology.netns(ns).and_then(|netns| netns.link(*index));
             link.is_some_and(|link| link.mac == Some(dst))

@@ -2,7 +2,7 @@
 //!
 //! Read first: `__dev_queue_xmit()`, `__netif_receive_skb_core()` (net/core/dev.c), `veth_xmit()`,
 //! `loopback_xmit()`, v6.12. Not modelled: what XDP and tc programs do (a device that has any makes the
-//! way unknown), VLAN tags.
+//! way unknown).
 
 use super::l2;
 use super::peer::{Peer, peer};
@@ -84,7 +84,11 @@ fn send(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
     walk.tap(&link.name, true);
     let passes = matches!(
         link.kind,
-        LinkKind::Veth | LinkKind::Netkit | LinkKind::Vlan(_) | LinkKind::Device
+        LinkKind::Veth
+            | LinkKind::Netkit
+            | LinkKind::Vlan(_)
+            | LinkKind::Bridge(_)
+            | LinkKind::Device
     );
     if let Some(id) = walk.tags.last().filter(|_| !passes) {
         let kind = link.kind.name();
@@ -296,7 +300,8 @@ fn hand_on(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
             return ways;
         }
     }
-    walk.then(Next::Ip(dev, false))
+    let prerouted = std::mem::take(&mut walk.prerouted);
+    walk.then(Next::Ip(dev, prerouted))
 }
 
 /// A macvlan sends to its siblings directly, and to everyone else through its parent.

@@ -266,6 +266,8 @@ pub(super) fn first(ns: NsKey, packet: Packet, (uid, gid): Sender) -> Walk {
         any_source: false,
         unsourced: false,
         tags: Vec::new(),
+        vid: None,
+        prerouted: false,
         tunnel: None,
         told: false,
         inside: Vec::new(),

@@ -7,13 +7,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use super::bridge_vlan::{self, Passage};
 use super::fib::{FibAnswer, FibKey, Found, addr_type, lookup};
 use super::input::inet6_all;
 use super::memory::Lessons;
 use super::peer::{Peer, peer};
 use super::solicit::{self, Stop, Way};
-use super::{Cx, vrf};
-use crate::model::link::{Link, LinkKind, MacvlanMode, PortState};
+use super::{Cx, vlan, vrf};
+use crate::model::link::{Bridge, Link, LinkKind, MacvlanMode, PortState};
 use crate::model::route::RouteKind;
 use crate::model::{IfIndex, MacAddr, NsKey, Prefix};
 use crate::trace::Step;
@@ -38,15 +39,18 @@ pub(crate) struct Leg {
     pub(crate) dev: IfIndex,
     /// The frame comes in by it; it leaves by it where false.
     pub(crate) arriving: bool,
+    /// VLAN of the frame's tag there.
+    pub(crate) tag: Option<u16>,
 }
 
-/// The segment behind a device: what a broadcast sent by it reaches.
-pub(crate) fn segment(cx: &mut Cx<'_>, ns: &NsKey, dev: IfIndex) -> Segment {
+/// The segment behind a device: what a broadcast sent by it, with a tag or without, reaches.
+pub(crate) fn segment(cx: &mut Cx<'_>, ns: &NsKey, dev: IfIndex, tag: Option<u16>) -> Segment {
     let mut found = Segment::default();
     let start = Leg {
         ns: ns.clone(),
         dev,
         arriving: false,
+        tag,
     };
     let mut open = vec![(start, Vec::new())];
     let mut seen = BTreeSet::new();
@@ -54,7 +58,12 @@ pub(crate) fn segment(cx: &mut Cx<'_>, ns: &NsKey, dev: IfIndex) -> Segment {
         if !seen.insert(leg.clone()) {
             continue;
         }
-        let Leg { ns, dev, arriving } = leg.clone();
+        let Leg {
+            ns,
+            dev,
+            arriving,
+            tag,
+        } = leg.clone();
         let topology = cx.topology;
         let Some(link) = topology.netns(&ns).and_then(|netns| netns.link(dev)) else {
             found.unknown = Some(format!("device {dev} of {ns} was not read"));
@@ -68,9 +77,9 @@ pub(crate) fn segment(cx: &mut Cx<'_>, ns: &NsKey, dev: IfIndex) -> Segment {
         }
         let mut onward = Vec::new();
         if arriving {
-            arrive(cx, &ns, link, &way, &mut onward, &mut found);
+            arrive(cx, &ns, (link, tag), &way, &mut onward, &mut found);
         } else {
-            emit(cx, &ns, link, &way, &mut onward, &mut found);
+            emit(cx, &ns, (link, tag), &way, &mut onward, &mut found);
         }
         open.extend(onward.into_iter().map(|leg| (leg, way.clone())));
     }
@@ -82,26 +91,68 @@ pub(crate) fn segment(cx: &mut Cx<'_>, ns: &NsKey, dev: IfIndex) -> Segment {
 fn arrive(
     cx: &Cx<'_>,
     ns: &NsKey,
-    link: &Link,
+    (link, tag): (&Link, Option<u16>),
     way: &[Leg],
     onward: &mut Vec<Leg>,
     found: &mut Segment,
 ) {
+    let on_top = |link: &Link, tag| {
+        let (ns, own) = vlan::on_top(cx, ns, link.index, tag)?;
+        Some(Leg {
+            ns,
+            dev: own.index,
+            arriving: true,
+            tag: None,
+        })
+    };
+    if let Some(leg) = tag.and_then(|tag| on_top(link, tag)) {
+        onward.push(leg);
+        return;
+    }
     let netns = cx.topology.netns(ns);
     let master = link.master.and_then(|master| netns?.link(master));
     let mut station = |ns: &NsKey, dev| {
         let key = (ns.clone(), dev);
         found.stations.entry(key).or_insert_with(|| way.to_vec());
     };
-    if let Some(bridge) = master.filter(|master| matches!(master.kind, LinkKind::Bridge(_))) {
-        if forwards(link) {
-            station(ns, bridge.index);
-            onward.extend(ports(cx, ns, bridge.index, Some(link)));
+    if let Some((bridge, own)) = master.and_then(bridge_of) {
+        if !forwards(link) {
+            return;
+        }
+        let vid = match bridge_vlan::ingress(bridge, own, link, tag) {
+            Passage::Yes(vid) => vid,
+            Passage::No(_) => return,
+            Passage::Unknown(why) => {
+                found.unknown = Some(why);
+                return;
+            }
+        };
+        // Up to the bridge's own device, with its tag there or without.
+        let up = match vid {
+            Some(vid) => bridge_vlan::egress(bridge, own, bridge, vid),
+            None => Passage::Yes(tag),
+        };
+        match up {
+            Passage::Yes(None) => station(ns, bridge.index),
+            Passage::Yes(Some(tag)) => onward.extend(on_top(bridge, tag)),
+            Passage::No(_) | Passage::Unknown(_) => {}
+        }
+        ports(cx, ns, (bridge, own), Some(link), (vid, tag), onward);
+        return;
+    }
+    let above = macvlans(cx, ns, link.index);
+    if tag.is_some() {
+        if !above.is_empty() {
+            let why = format!(
+                "what macvlans on {} do with tagged frames is not followed",
+                link.name
+            );
+            found.unknown = Some(why);
         }
         return;
     }
     station(ns, link.index);
-    for (child_ns, child) in macvlans(cx, ns, link.index) {
+    for (child_ns, child) in above {
         station(&child_ns, child);
     }
 }
@@ -110,7 +161,7 @@ fn arrive(
 fn emit(
     cx: &mut Cx<'_>,
     ns: &NsKey,
-    link: &Link,
+    (link, tag): (&Link, Option<u16>),
     way: &[Leg],
     onward: &mut Vec<Leg>,
     found: &mut Segment,
@@ -121,6 +172,7 @@ fn emit(
                 ns,
                 dev,
                 arriving: true,
+                tag,
             }),
             Peer::Unread(peer_ns) => {
                 found.unknown = Some(format!("{peer_ns}, behind {}, was not read", link.name));
@@ -133,7 +185,28 @@ fn emit(
             Peer::NotVeth => {}
             Peer::Unknown(why) => found.unknown = Some(why),
         },
-        LinkKind::Bridge(_) => onward.extend(ports(cx, ns, link.index, None)),
+        LinkKind::Bridge(own) => match bridge_vlan::ingress(link, own, link, tag) {
+            Passage::Yes(vid) => ports(cx, ns, (link, own), None, (vid, tag), onward),
+            Passage::No(_) => {}
+            Passage::Unknown(why) => found.unknown = Some(why),
+        },
+        LinkKind::Vlan(id) if !super::underlay::faces_out(cx, ns, link) => {
+            let below = parent(cx, ns, link).filter(|_| tag.is_none());
+            if below.is_none() {
+                let why = format!("who is on the VLAN of {} is not followed", link.name);
+                found.unknown = Some(why);
+            }
+            onward.extend(below.map(|(ns, dev)| Leg {
+                ns,
+                dev,
+                arriving: false,
+                tag: Some(*id),
+            }));
+        }
+        _ if tag.is_some() && link.kind != LinkKind::Device => {
+            let why = format!("what {} does with tagged frames is not followed", link.name);
+            found.unknown = Some(why);
+        }
         LinkKind::Macvlan(mode) => match parent(cx, ns, link) {
             Some((ns, dev)) => {
                 if *mode == MacvlanMode::Bridge {
@@ -151,6 +224,7 @@ fn emit(
                     ns,
                     dev,
                     arriving: false,
+                    tag: None,
                 });
             }
             None => found.unknown = Some(format!("the parent of {} was not read", link.name)),
@@ -162,15 +236,17 @@ fn emit(
                 link.name
             ));
         }
-        LinkKind::Vlan(_) if !super::underlay::faces_out(cx, ns, link) => {
-            found.unknown = Some(format!(
-                "who is on the VLAN of {} is not followed",
-                link.name
-            ));
-        }
         LinkKind::Vxlan(_) | LinkKind::Dummy => {}
         _ if link.loopback => {}
         _ => found.outside = Some(link.name.clone()),
+    }
+}
+
+/// A link and its attributes, where it is a bridge.
+fn bridge_of(link: &Link) -> Option<(&Link, &Bridge)> {
+    match &link.kind {
+        LinkKind::Bridge(own) => Some((link, own)),
+        _ => None,
     }
 }
 
@@ -181,22 +257,39 @@ fn forwards(port: &Link) -> bool {
 }
 
 /// Ports of a bridge that a broadcast leaves by, which came in by another port or was sent here.
-fn ports(cx: &Cx<'_>, ns: &NsKey, bridge: IfIndex, from: Option<&Link>) -> Vec<Leg> {
+/// `vid`: of its VLAN, where the bridge filters; else with that tag.
+fn ports(
+    cx: &Cx<'_>,
+    ns: &NsKey,
+    (bridge, own): (&Link, &Bridge),
+    from: Option<&Link>,
+    (vid, tag): (Option<u16>, Option<u16>),
+    onward: &mut Vec<Leg>,
+) {
     let links = cx.topology.netns(ns).and_then(|netns| netns.links.known());
     let isolated = |link: &Link| link.port.as_ref().is_some_and(|port| port.isolated);
     let cut_off = from.is_some_and(isolated);
-    links
+    let all = links
         .into_iter()
         .flatten()
-        .filter(|link| link.master == Some(bridge) && link.up && forwards(link))
+        .filter(|link| link.master == Some(bridge.index) && link.up && forwards(link))
         .filter(|link| link.port.as_ref().is_none_or(|port| port.bcast_flood))
-        .filter(|link| !(cut_off && isolated(link)))
-        .map(|link| Leg {
+        .filter(|link| !(cut_off && isolated(link)));
+    for link in all {
+        let tag = match vid {
+            Some(vid) => match bridge_vlan::egress(bridge, own, link, vid) {
+                Passage::Yes(tag) => tag,
+                Passage::No(_) | Passage::Unknown(_) => continue,
+            },
+            None => tag,
+        };
+        onward.push(Leg {
             ns: ns.clone(),
             dev: link.index,
             arriving: false,
-        })
-        .collect()
+            tag,
+        });
+    }
 }
 
 /// The device that a macvlan, ipvlan or VLAN sits on.
@@ -271,7 +364,7 @@ pub(crate) fn who_has(
     addr: IpAddr,
     src: Option<IpAddr>,
 ) -> Answers {
-    let mut segment = segment(cx, ns, link.index);
+    let mut segment = segment(cx, ns, link.index, None);
     let stations = std::mem::take(&mut segment.stations);
     let mut answers = Answers {
         segment,

@@ -40,6 +40,8 @@ pub(crate) struct Learned {
     pub(crate) bridge: IfIndex,
     /// Station.
     pub(crate) mac: MacAddr,
+    /// VLAN, where the bridge filters.
+    pub(crate) vid: Option<u16>,
     /// Port.
     pub(crate) port: IfIndex,
 }
@@ -72,6 +74,8 @@ pub(crate) struct Heard {
     pub(crate) from: (IpAddr, Option<u16>),
     /// Address at which it was heard.
     pub(crate) at: IpAddr,
+    /// Device by which that came in.
+    pub(crate) iif: IfIndex,
 }
 
 /// What a question for a neighbour and its answer teach those who pass them on and both sides.
@@ -113,7 +117,9 @@ impl Memory {
     pub(crate) fn learn(&mut self, lessons: impl IntoIterator<Item = Learned>) {
         for lesson in lessons {
             let same = |old: &Learned| {
-                old.ns == lesson.ns && old.bridge == lesson.bridge && old.mac == lesson.mac
+                old.ns == lesson.ns
+                    && old.bridge == lesson.bridge
+                    && (old.mac, old.vid) == (lesson.mac, lesson.vid)
             };
             self.learned.retain(|old| !same(old));
             self.learned.push(lesson);
@@ -121,8 +127,16 @@ impl Memory {
     }
 
     /// The port of a bridge behind which it learned a station to be.
-    pub(crate) fn learned(&self, ns: &NsKey, bridge: IfIndex, mac: MacAddr) -> Option<IfIndex> {
-        let here = |own: &&Learned| own.ns == *ns && own.bridge == bridge && own.mac == mac;
+    pub(crate) fn learned(
+        &self,
+        ns: &NsKey,
+        bridge: IfIndex,
+        mac: MacAddr,
+        vid: Option<u16>,
+    ) -> Option<IfIndex> {
+        let here = |own: &&Learned| {
+            own.ns == *ns && own.bridge == bridge && (own.mac, own.vid) == (mac, vid)
+        };
         self.learned.iter().find(here).map(|own| own.port)
     }
 

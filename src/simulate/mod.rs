@@ -8,6 +8,7 @@
 //! Read [`walk`] for the order of things on a node, then the file of each subsystem.
 
 pub(crate) mod bridge;
+pub(crate) mod bridge_vlan;
 pub(crate) mod conntrack;
 pub(crate) mod device;
 mod exchange;

@@ -61,6 +61,8 @@ pub(crate) struct Skb {
     /// Hop limit and traffic class when conntrack summed it here, the header of IPv6 with it, which nothing keeps the sum
     /// in step with (`nf_ip6_checksum()`).
     pub(crate) summed: Option<(u8, u8)>,
+    /// VLAN of its frame's tag, which rules see in its link-layer header (`nft_payload_copy_vlan()`).
+    pub(crate) tagged: Option<u16>,
     /// IPVS had to do with it (`skb->ipvs_property`), and passes it over from now on.
     pub(crate) ipvs: bool,
     /// Its length is that of the question, and so is its number; a data packet stands for all that follow it, which
@@ -95,6 +97,7 @@ impl Skb {
             resummed: false,
             written: false,
             summed: None,
+            tagged: None,
             ipvs: false,
             sized: true,
             free: UNPRIVILEGED,

@@ -49,7 +49,7 @@ fn deliver(cx: &mut Cx<'_>, walk: Walk, dev: IfIndex) -> Ways {
         }
         return match (walk.skb.packet.l4, wrap) {
             (L4::Other(_), _) => ip_tunnel::decapsulate(cx, walk, dev),
-            (_, Some(Wrap::Wireguard { .. })) => wireguard::decapsulate(cx, walk),
+            (_, Some(Wrap::Wireguard { .. })) => wireguard::decapsulate(cx, walk, dev),
             (_, Some(Wrap::Geneve)) => geneve::decapsulate(cx, walk),
             _ => vxlan::decapsulate(cx, walk),
         };

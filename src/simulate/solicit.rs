@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use super::bridge_vlan::Passage;
 use super::fib::{FibAnswer, FibKey};
 use super::input::{inet_all, validate_source};
 use super::l2::Leg;
@@ -13,7 +14,7 @@ use super::memory::{Learned, Lessons, Met};
 use super::netfilter::{HookPoint, HookVerdict, run};
 use super::skb::{CtRef, Devices, Flows, Skb};
 use super::walk::Next;
-use super::{Cx, bridge, device, exchange, fib, output, source, vrf};
+use super::{Cx, bridge, bridge_vlan, device, exchange, fib, output, source, vrf};
 use crate::model::link::{Bridge, InetConf, Link, LinkKind};
 use crate::model::netfilter::Hook;
 use crate::model::packet::{ICMPV6, L4, Packet};
@@ -219,6 +220,12 @@ fn question(own: MacAddr, sender: IpAddr, addr: IpAddr) -> Packet {
     }
 }
 
+/// A bridge takes no such frame there.
+fn not_of_vlan(ns: &NsKey, by: &Link, state: &str) -> Stop {
+    let text = format!("{} does not take the frame's VLAN: {state}", by.name);
+    Stop::Lost(ns.clone(), Box::new(Step::new(StepKind::Bridge, text)))
+}
+
 /// One frame on its way, at one place.
 struct Frame<'c, 't> {
     cx: &'c mut Cx<'t>,
@@ -230,6 +237,12 @@ struct Frame<'c, 't> {
     local: bool,
     /// The port that it came into the current bridge by, and whether br_netfilter shows it to IP.
     inside: Option<(IfIndex, bool)>,
+    /// VLAN that the bridge that it is in takes it for, where that filters.
+    vid: Option<u16>,
+    /// VLAN of its tag.
+    tag: Option<u16>,
+    /// The station is behind the device that it leaves by.
+    last: bool,
     learned: Vec<Learned>,
 }
 
@@ -246,6 +259,9 @@ fn send(
         at: way.from.0.clone(),
         local: true,
         inside: None,
+        vid: None,
+        tag: None,
+        last: false,
         learned,
     };
     let (ns, link) = &way.from;
@@ -262,7 +278,8 @@ fn send(
         }
         frame.hook(ns, Hook::Postrouting, false, out)?;
     }
-    for leg in &way.legs {
+    for (at, leg) in way.legs.iter().enumerate() {
+        frame.last = at + 2 >= way.legs.len();
         frame.pass(leg)?;
     }
     let (ns, link) = &way.to;
@@ -339,17 +356,24 @@ impl<'t> Frame<'_, 't> {
         let link = self.link(&leg.ns, leg.dev)?;
         let port = self.bridge_of(&leg.ns, link);
         if !leg.arriving {
-            if let Some((master, _)) = port {
+            if let Some((master, bridge)) = port {
+                self.choose_vlan((&leg.ns, master, bridge), link, leg.tag)?;
                 self.is_sent_by(&leg.ns, master, link)?;
                 self.leave_bridge(&leg.ns, master.index, leg.dev)?;
             }
-            return self.device(&leg.ns, leg.dev, Hook::Egress);
+            self.tag = leg.tag;
+            self.device(&leg.ns, leg.dev, Hook::Egress)?;
+            if let LinkKind::Vlan(id) = link.kind {
+                self.tag = Some(id);
+            }
+            return Ok(());
         }
         if leg.ns != self.at {
             self.mark = Some(0);
             self.at = leg.ns.clone();
         }
         self.local = false;
+        self.tag = leg.tag;
         self.device(&leg.ns, leg.dev, Hook::Ingress)?;
         match port {
             Some((master, bridge)) => self.enter_bridge(&leg.ns, link, master, bridge),
@@ -383,8 +407,11 @@ impl<'t> Frame<'_, 't> {
         };
         let floods = port.port.as_ref().is_none_or(|port| port.unicast_flood);
         let mut learned = self.learned.iter().rev();
-        let known = learned
-            .any(|lesson| lesson.ns == *ns && lesson.bridge == master.index && lesson.mac == to);
+        let known = learned.any(|lesson| {
+            lesson.ns == *ns
+                && lesson.bridge == master.index
+                && (lesson.mac, lesson.vid) == (to, self.vid)
+        });
         if floods || known {
             return Ok(());
         }
@@ -395,7 +422,10 @@ impl<'t> Frame<'_, 't> {
             )));
         };
         let mut entries = fdb.iter();
-        if entries.any(|entry| entry.mac == to && entry.link == port.index && !entry.own) {
+        let is_it = |entry: &crate::model::fdb::FdbEntry| {
+            (entry.mac, entry.link) == (to, port.index) && !entry.own && entry.vlan == self.vid
+        };
+        if entries.any(is_it) {
             return Ok(());
         }
         let text = format!(
@@ -406,6 +436,41 @@ impl<'t> Frame<'_, 't> {
         Err(Stop::Lost(ns.clone(), Box::new(step)))
     }
 
+    /// Whether a bridge that filters VLANs lets the frame out by a port, with the tag that the way was found with.
+    fn choose_vlan(
+        &mut self,
+        (ns, master, bridge): (&NsKey, &Link, &Bridge),
+        out: &Link,
+        tag: Option<u16>,
+    ) -> Result<(), Stop> {
+        if self.inside.is_none() {
+            // Sent by the bridge's own device.
+            self.vid = match bridge_vlan::ingress(master, bridge, master, self.tag) {
+                Passage::Yes(vid) => vid,
+                Passage::No(state) => return Err(not_of_vlan(ns, master, &state)),
+                Passage::Unknown(why) => return Err(Stop::Unknown(why)),
+            };
+        }
+        let Some(vid) = self.vid else {
+            self.tag = tag;
+            return Ok(());
+        };
+        match bridge_vlan::egress(master, bridge, out, vid) {
+            Passage::Yes(own) if own == tag => {
+                self.tag = tag;
+                Ok(())
+            }
+            // The device that asked does not take it, whatever is on top of that.
+            Passage::Yes(_) if self.last => Err(not_of_vlan(ns, out, "another VLAN tag")),
+            Passage::Yes(_) => {
+                let why = format!("{} sends the answer with another VLAN tag", out.name);
+                Err(Stop::Unknown(why))
+            }
+            Passage::No(state) => Err(not_of_vlan(ns, out, &state)),
+            Passage::Unknown(why) => Err(Stop::Unknown(why)),
+        }
+    }
+
     fn enter_bridge(
         &mut self,
         ns: &NsKey,
@@ -413,6 +478,11 @@ impl<'t> Frame<'_, 't> {
         master: &Link,
         bridge: &Bridge,
     ) -> Result<(), Stop> {
+        self.vid = match bridge_vlan::ingress(master, bridge, port, self.tag) {
+            Passage::Yes(vid) => vid,
+            Passage::No(state) => return Err(not_of_vlan(ns, port, &state)),
+            Passage::Unknown(why) => return Err(Stop::Unknown(why)),
+        };
         if let Some((from, _)) = self.packet.eth
             && port.port.as_ref().is_none_or(|port| port.learning)
         {
@@ -420,6 +490,7 @@ impl<'t> Frame<'_, 't> {
                 ns: ns.clone(),
                 bridge: master.index,
                 mac: from,
+                vid: self.vid,
                 port: port.index,
             });
         }
@@ -428,7 +499,12 @@ impl<'t> Frame<'_, 't> {
             ..Devices::default()
         };
         self.hook(ns, Hook::Prerouting, true, devices)?;
+        let tagged = self.tag.is_some();
+        if tagged && self.is_v6() {
+            bridge_vlan::shows_tagged(self.cx, ns, master).map_err(Stop::Unknown)?;
+        }
         let nf = self.is_v6()
+            && !tagged
             && bridge::calls_iptables(self.cx, ns, true, master, bridge).map_err(Stop::Unknown)?;
         self.inside = Some((port.index, nf));
         if nf {
@@ -462,10 +538,10 @@ impl<'t> Frame<'_, 't> {
             Hook::Output
         };
         self.hook(ns, hook, true, ports)?;
-        let nf = inside.is_some_and(|(_, nf)| nf);
+        let nf = inside.is_some_and(|(_, nf)| nf) && self.tag.is_none();
         if nf {
             self.hook(ns, Hook::Forward, false, ip)?;
-        } else if !self.is_v6() && from.is_some() && self.filters_arp(ns) {
+        } else if !self.is_v6() && from.is_some() && self.tag.is_none() && self.filters_arp(ns) {
             // bridge-nf-call-arptables is not read.
             let why = format!("whether the arp rules of {ns} see bridged arp was not read");
             return Err(Stop::Unknown(why));
@@ -503,7 +579,12 @@ impl<'t> Frame<'_, 't> {
         };
         let inside = self.inside.take();
         if inside.is_some() {
-            self.hook(ns, Hook::Input, true, into)?;
+            let own = self.bridge_below(ns, link)?;
+            let by = Devices {
+                iif: Some(own),
+                ..Devices::default()
+            };
+            self.hook(ns, Hook::Input, true, by)?;
         }
         let prerouted = inside.is_some_and(|(_, nf)| nf);
         if self.is_v6() && !prerouted {
@@ -528,6 +609,29 @@ impl<'t> Frame<'_, 't> {
             return Err(Stop::Lost(ns.clone(), Box::new(step)));
         }
         Ok(())
+    }
+
+    /// The bridge that hands a frame up: the station, or what its VLAN is on top of.
+    fn bridge_below(&self, ns: &NsKey, link: &Link) -> Result<IfIndex, Stop> {
+        let (master, tag) = match (link.kind.clone(), link.link) {
+            (LinkKind::Vlan(id), Some(below)) if link.link_netnsid.is_none() => {
+                (self.link(ns, below)?, Some(id))
+            }
+            _ => (link, None),
+        };
+        let LinkKind::Bridge(bridge) = &master.kind else {
+            let why = format!("{} is on top of no bridge here", link.name);
+            return Err(Stop::Unknown(why));
+        };
+        let Some(vid) = self.vid else {
+            return Ok(master.index);
+        };
+        match bridge_vlan::egress(master, bridge, master, vid) {
+            Passage::Yes(own) if own == tag => Ok(master.index),
+            Passage::Yes(_) => Err(not_of_vlan(ns, link, "of another VLAN")),
+            Passage::No(state) => Err(not_of_vlan(ns, master, &state)),
+            Passage::Unknown(why) => Err(Stop::Unknown(why)),
+        }
     }
 
     /// The legacy ARP table that decides at the hooks of ARP, whose rules are not read.
@@ -555,6 +659,7 @@ impl<'t> Frame<'_, 't> {
         let skb = Skb {
             mark: self.mark,
             local: self.local,
+            tagged: self.tag,
             ..Skb::new(self.packet.clone())
         };
         let skb = match (&hook, bridge, self.is_v6()) {

@@ -1,7 +1,6 @@
 //! VLANs of 802.1Q: tagged on the way into the device below, and to the device of the tag on the way out of it.
 //!
-//! Read first: `vlan_dev_hard_start_xmit()`, `vlan_do_receive()`, net/8021q, v6.12. Not modelled: tagged frames in
-//! bridges, priorities, devices without `reorder_hdr`.
+//! Read first: `vlan_dev_hard_start_xmit()`, `vlan_do_receive()`, net/8021q, v6.12. Not modelled: priorities, devices without `reorder_hdr`.
 
 use super::walk::{Next, Walk, Ways};
 use super::{Cx, device, l2, underlay};
@@ -44,12 +43,22 @@ pub(crate) fn receive(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, id: u16) -> 
         if let Some(why) = underlay::blind(cx) {
             return walk.unknown(why);
         }
-        if link.master.is_some() {
-            let why = format!(
-                "what the master of {} does with frames of VLAN {id} is not followed",
+        if let Some(master) = link.master {
+            return match walk.link(cx, master).map(|master| (master, &master.kind)) {
+                Some((master, LinkKind::Bridge(bridge))) => {
+                    super::bridge::receive(cx, walk, link, master, bridge)
+                }
+                _ => walk.unknown(format!(
+                    "what the master of {} does with frames of VLAN {id} is not followed",
+                    link.name
+                )),
+            };
+        }
+        if !l2::macvlans(cx, &walk.ns, link.index).is_empty() {
+            return walk.unknown(format!(
+                "what macvlans on {} do with frames of VLAN {id} is not followed",
                 link.name
-            );
-            return walk.unknown(why);
+            ));
         }
         let what = format!("a device for VLAN {id} on {}", link.name);
         let text = format!("nobody takes VLAN {id} here");
@@ -67,19 +76,21 @@ pub(crate) fn receive(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, id: u16) -> 
         StepKind::Receive,
         format!("{} → {}, VLAN {id}", link.name, own.name),
     ));
-    let same = ns == walk.ns;
-    let (mark, hops) = (walk.skb.mark, walk.hops.len());
     let dev = own.index;
-    walk.enter(cx, ns, dev);
-    if same {
-        walk.skb.mark = mark;
-        walk.hops.truncate(hops);
+    // What a bridge below found is kept in the namespace.
+    if ns != walk.ns {
+        walk.enter(cx, ns, dev);
     }
     walk.then(Next::Receive(dev))
 }
 
 /// The VLAN device of an id on top of a device, in any namespace of the node.
-fn on_top<'t>(cx: &Cx<'t>, ns: &NsKey, dev: IfIndex, id: u16) -> Option<(NsKey, &'t Link)> {
+pub(crate) fn on_top<'t>(
+    cx: &Cx<'t>,
+    ns: &NsKey,
+    dev: IfIndex,
+    id: u16,
+) -> Option<(NsKey, &'t Link)> {
     let topology = cx.topology;
     let mut on_node = topology.all().filter(|(key, _)| key.node == ns.node);
     on_node.find_map(|(key, netns)| {

@@ -49,6 +49,10 @@ pub(crate) struct Walk {
     pub(crate) unsourced: bool,
     /// VLAN tags of the frame, the outermost last.
     pub(crate) tags: Vec<u16>,
+    /// VLAN that the bridge that it is in takes it for, where that filters.
+    pub(crate) vid: Option<u16>,
+    /// PREROUTING was done at the bridge below.
+    pub(crate) prerouted: bool,
     /// Tunnel device that has just put it into an outer packet, until that is routed.
     pub(crate) tunnel: Option<Entered>,
     /// Who sent what is in the tunnel is told of its size.
@@ -69,6 +73,7 @@ pub(crate) struct Crumb {
     inside: Option<(IpAddr, IpAddr)>,
     /// Station that the frame is for: a switch may get it twice, for another one each time (VEPA).
     station: Option<MacAddr>,
+    tag: Option<u16>,
 }
 
 /// Who must take the packet.
@@ -306,6 +311,8 @@ impl Walk {
         self.skb.owner = None;
         self.skb.through = None;
         self.physin = None;
+        self.vid = None;
+        self.prerouted = false;
         self.ns = ns;
         let iif = Some(self.dev(cx, dev));
         self.hops.push(Hop {
@@ -353,6 +360,7 @@ impl Walk {
                 .as_ref()
                 .map(|inner| (inner.packet.src, inner.packet.dst)),
             station: packet.eth.map(|(_, to)| to),
+            tag: self.tags.last().copied(),
         };
         let new = !self.seen.contains(&crumb);
         self.seen.push(crumb);
@@ -376,7 +384,11 @@ impl Walk {
             devices,
             reroutes: !bridge,
         };
-        let outcomes = run(cx, &at, self.skb.clone(), self.memory.flows.clone());
+        let skb = Skb {
+            tagged: self.tags.last().copied(),
+            ..self.skb.clone()
+        };
+        let outcomes = run(cx, &at, skb, self.memory.flows.clone());
         let mut ways = Vec::new();
         for outcome in outcomes {
             let mut walk = Self {

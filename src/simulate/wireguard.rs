@@ -6,15 +6,16 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::fib::{FibAnswer, FibKey, lookup};
 use super::ip_tunnel::outer_ecn;
 use super::memory::Heard;
 use super::socket::from_tunnel;
 use super::walk::{Next, Walk, Ways};
 use super::{Cx, ttl};
-use crate::model::Section;
 use crate::model::link::{Link, LinkKind};
-use crate::model::packet::{Inner, L4, Packet, Wrap};
-use crate::model::wireguard::{PublicKey, Wireguard};
+use crate::model::packet::{Inner, L4, Packet, UDP as UDP_PROTOCOL, Wrap};
+use crate::model::wireguard::{PublicKey, Wireguard, WireguardPeer};
+use crate::model::{IfIndex, Section};
 use crate::trace::{Disposition, DropReason, Evidence, RejectWith, Step, StepKind};
 
 /// `sizeof(struct message_data)` and the tag behind what is encrypted.
@@ -59,9 +60,9 @@ pub(crate) fn encapsulate(
         return walk.end(Disposition::Rejected(RejectWith::HostUnreachable));
     };
     let state = format!("peer {} allowed ips {prefix}", peer.key);
-    let heard = walk.memory.heard(&walk.ns, link.index, peer.key);
+    let heard = walk.memory.heard(&walk.ns, link.index, peer.key).cloned();
     let set = peer.endpoint.map(|end| (end.ip(), Some(end.port())));
-    let Some((remote, dport)) = heard.map(|heard| heard.from).or(set) else {
+    let Some((remote, dport)) = heard.as_ref().map(|heard| heard.from).or(set) else {
         let text = format!("the peer of {dev} for {} has no endpoint", inner.dst);
         walk.step(Step::new(StepKind::Encap, text).with(Evidence::Link { dev, state }));
         return walk.end(Disposition::Rejected(RejectWith::HostUnreachable));
@@ -78,7 +79,16 @@ pub(crate) fn encapsulate(
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let src = heard.map_or(any, |heard| heard.at);
+    let at = match heard {
+        Some(heard) => heard_at(cx, &walk, device, &heard),
+        None => Ok(device.key.and_then(|own| told_at(cx, &walk, own, peer))),
+    };
+    let src = match at {
+        Ok(at) => at
+            .filter(|at| at.is_ipv4() == remote.is_ipv4())
+            .unwrap_or(any),
+        Err(why) => return walk.unknown(why),
+    };
     let wrap = Wrap::Wireguard {
         from: key,
         to: peer.key,
@@ -116,6 +126,61 @@ pub(crate) fn encapsulate(
     walk.then(Next::LocalOut(None))
 }
 
+/// The address that answers to a peer that was heard under way are sent from: where that was, but of IPv4 only where they leave
+/// by the device that it came in by (`send4()`: `src_if4`).
+fn heard_at(
+    cx: &mut Cx<'_>,
+    walk: &Walk,
+    device: &Wireguard,
+    heard: &Heard,
+) -> Result<Option<IpAddr>, String> {
+    if heard.at.is_ipv6() {
+        return Ok(Some(heard.at));
+    }
+    let key = FibKey {
+        src: Some(heard.at),
+        mark: Some(device.fwmark),
+        protocol: UDP_PROTOCOL,
+        sport: Some(device.port),
+        dport: heard.from.1,
+        ..FibKey::to(heard.from.0)
+    };
+    match lookup(cx, &walk.ns, &key) {
+        FibAnswer::Found(found) => {
+            let mut by = found
+                .hops
+                .iter()
+                .map(|(_, hop)| hop.link == Some(heard.iif));
+            let first = by.next().unwrap_or(false);
+            if by.any(|other| other != first) {
+                return Err(format!(
+                    "which address answers to {} are sent from depends on the next hop",
+                    heard.from.0
+                ));
+            }
+            Ok(first.then_some(heard.at))
+        }
+        FibAnswer::Unknown(why) => Err(why),
+        FibAnswer::NoRoute | FibAnswer::Refused(_) => Ok(Some(heard.at)),
+    }
+}
+
+/// The address at which a peer was heard last, which packets for it are sent from (`wg_socket_endpoint_from_skb()`) and which no
+/// dump tells: where the peer itself, if it is in view, sends to.
+fn told_at(cx: &Cx<'_>, walk: &Walk, own: PublicKey, peer: &WireguardPeer) -> Option<IpAddr> {
+    peer.handshake?;
+    let its = cx.topology.all().find_map(|(_, netns)| {
+        let mut links = netns.links.known()?.iter();
+        links.find_map(|link| match &link.kind {
+            LinkKind::Wireguard(Section::Known(its)) if its.key == Some(peer.key) => its.peer(own),
+            _ => None,
+        })
+    })?;
+    let at = its.endpoint?.ip();
+    let mut addrs = walk.netns(cx)?.addrs.known()?.iter();
+    addrs.any(|addr| addr.local == at).then_some(at)
+}
+
 /// `calculate_skb_padding()`: to a multiple of 16, but not beyond the MTU.
 fn padded(len: u32, mtu: u32) -> u32 {
     let whole = len.div_ceil(PADDING).saturating_mul(PADDING);
@@ -123,7 +188,7 @@ fn padded(len: u32, mtu: u32) -> u32 {
 }
 
 /// An outer packet reached this host: whose key is it for, and may its peer send what is inside?
-pub(crate) fn decapsulate(cx: &mut Cx<'_>, mut walk: Walk) -> Ways {
+pub(crate) fn decapsulate(cx: &mut Cx<'_>, mut walk: Walk, iif: IfIndex) -> Ways {
     let outer = walk.skb.packet.clone();
     let Some(Inner {
         wrap: Wrap::Wireguard {
@@ -177,6 +242,7 @@ pub(crate) fn decapsulate(cx: &mut Cx<'_>, mut walk: Walk) -> Ways {
         peer: peer.key,
         from: (outer.src, outer.sport()),
         at: outer.dst,
+        iif,
     });
     let state = match device.peer_for(packet.src) {
         Some((owner, prefix)) if owner.key == peer.key => {

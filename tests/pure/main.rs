@@ -16,6 +16,7 @@ mod scenarios;
 mod tables;
 mod tunnels;
 mod vlan;
+mod vlan_filtering;
 mod vrf;
 mod walks;
 mod wire;

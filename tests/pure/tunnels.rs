@@ -271,6 +271,26 @@ fn wireguard_goes_to_the_peer_and_back() {
     assert_eq!(packet.len, 64 + 32 + 8 + 20);
 }
 
+/// What packets for a peer are sent from is where it sends to, once it was heard; nothing but its own endpoint tells that.
+#[test]
+fn wireguard_sends_from_where_its_peer_heard_it() {
+    for (handshake, expected) in [(Some(1), "10.88.0.111"), (None, "10.88.0.11")] {
+        let (mut world, pods) = wireguard(|node, device| {
+            device.peers[0].handshake = handshake;
+            if node == 1 {
+                device.peers[0].endpoint = Some("10.88.0.111:51820".parse().expect("one"));
+            }
+        });
+        let host = crate::world::key("n1", 1);
+        world.addr(&host, 3, "10.88.0.111", 24);
+        let outcome = world.tcp(&pods[0], "10.244.2.7", 8080);
+        let mut taps = outcome.traces[0].hops.iter().flat_map(|hop| &hop.taps);
+        let outer = taps.find(|tap| tap.packet.inner.is_some());
+        let src = outer.expect("an outer packet").packet.src;
+        assert_eq!(src, ip(expected), "{handshake:?}");
+    }
+}
+
 #[test]
 fn wireguard_refuses_what_no_peer_may_send_or_get() {
     type Change = fn(usize, &mut Wireguard);

@@ -95,6 +95,7 @@ impl World {
             }),
             bridge_nf_call_iptables: Section::Known(Some(false)),
             bridge_nf_call_ip6tables: Section::Known(Some(false)),
+            bridge_nf_filter_vlan_tagged: Section::Known(Some(false)),
             ip_default_ttl: Section::Known(64),
             ip_forward_use_pmtu: Section::Known(false),
             icmp_echo_ignore_all: Section::Known(false),

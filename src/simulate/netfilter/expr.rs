@@ -67,6 +67,7 @@ pub(super) fn eval<'a>(
                 local: vm.skb.local,
                 free: vm.skb.free,
                 sized: vm.skb.sized,
+                tagged: vm.skb.tagged,
             };
             let load = header::load(&vm.skb.packet, known, *base, size(*offset), size(*len));
             store(vm, *dreg, load)

@@ -46,7 +46,12 @@ pub(super) struct Known {
     pub(super) free: FreePorts,
     /// Its length is known.
     pub(super) sized: bool,
+    /// VLAN of its frame's tag.
+    pub(super) tagged: Option<u16>,
 }
+
+/// ETH_P_8021Q
+const DOT1Q: u16 = 0x8100;
 
 /// Loads bytes of a header.
 ///
@@ -66,8 +71,12 @@ pub(super) fn load(
             Some((src, dst)) => {
                 let mut bytes = Bits::known(dst.0);
                 bytes.push(&Bits::known(src.0));
+                // A tag that the kernel keeps beside the frame is put back for rules (`nft_payload_copy_vlan()`).
+                for half in known.tagged.into_iter().flat_map(|id| [DOT1Q, id]) {
+                    bytes.push(&Bits::net16(Some(half)));
+                }
                 bytes.push(&Bits::net16(Some(packet.ethertype())));
-                (bytes, 14)
+                (bytes, if known.tagged.is_some() { 18 } else { 14 })
             }
             None if known.local => return Load::Absent,
             None => return Load::Unknown("link-layer header not known here".to_owned()),
@@ -332,6 +341,7 @@ mod tests {
         local: false,
         free: UNPRIVILEGED,
         sized: true,
+        tagged: None,
     };
 
     fn packet(src: &str, dst: &str) -> Packet {

@@ -177,6 +177,7 @@ impl Field {
                 local: skb.local,
                 free: skb.free,
                 sized: skb.sized,
+                tagged: skb.tagged,
             };
             let (from, len) = (usize::try_from(offset).ok()?, usize::try_from(len).ok()?);
             Value::of_load(&header::load(packet, known, base, from, len))

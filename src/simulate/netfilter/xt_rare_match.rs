@@ -147,6 +147,7 @@ pub(super) fn holds(eval: &Eval<'_, '_>, vm: &Vm<'_>, condition: &RareMatch) -> 
                 local: skb.local,
                 free: skb.free,
                 sized: skb.sized,
+                tagged: skb.tagged,
             };
             let all = tests.iter().fold(Tri::Yes, |all, test| {
                 all.and(|| u32_test(packet, known, test))

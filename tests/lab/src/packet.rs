@@ -10,6 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 const VXLAN_PORT: u16 = 8472;
 /// UDP ports of Geneve: its own, and another in tests.
 const GENEVE_PORTS: [u16; 2] = [6081, 6082];
+/// UDP ports of WireGuard in tests.
+const WIREGUARD_PORTS: std::ops::RangeInclusive<u16> = 51820..=51829;
 /// IPPROTO_IPIP, IPPROTO_IPV6, IPPROTO_GRE.
 const IPIP: u8 = 4;
 const IPV6: u8 = 41;
@@ -84,6 +86,8 @@ pub enum Transport {
         destination: u16,
         /// VXLAN or Geneve network identifier and inner frame, when it is such a packet.
         vxlan: Option<(u32, Box<Frame>)>,
+        /// What WireGuard says by it, when it is such a packet.
+        sealed: Option<Sealed>,
     },
     /// ICMP or ICMPv6.
     Icmp {
@@ -98,6 +102,15 @@ pub enum Transport {
     Tunnel(Box<IpPacket>),
     /// Another protocol, a later fragment, or a header that is cut short.
     Other,
+}
+
+/// A packet of WireGuard, as far as it can be told from outside.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Sealed {
+    /// Something for the other side is inside.
+    Data,
+    /// Its own: a handshake, or an empty packet that keeps the connection alive.
+    Own,
 }
 
 impl Frame {
@@ -130,6 +143,14 @@ impl Frame {
             arp: None,
             length: bytes.len(),
         })
+    }
+
+    /// What WireGuard says by it, when it is such a packet.
+    pub fn sealed(&self) -> Option<Sealed> {
+        match self.innermost()?.transport {
+            Transport::Udp { sealed, .. } => sealed,
+            _ => None,
+        }
     }
 
     /// The innermost IP packet: of the frame inside for VXLAN.
@@ -292,11 +313,28 @@ fn udp(bytes: &[u8]) -> Option<Transport> {
     } else {
         None
     };
+    let source = u16_at(bytes, 0)?;
+    let is_wireguard = [source, destination]
+        .iter()
+        .any(|port| WIREGUARD_PORTS.contains(port));
     Some(Transport::Udp {
-        source: u16_at(bytes, 0)?,
+        source,
         destination,
         vxlan,
+        sealed: is_wireguard.then(|| sealed(payload)).flatten(),
     })
+}
+
+/// By type and size: `struct message_handshake_initiation`, `_response`, `_cookie` and `message_data`
+/// (drivers/net/wireguard/messages.h).
+fn sealed(payload: &[u8]) -> Option<Sealed> {
+    match (array::<4>(payload, 0)?, payload.len()) {
+        ([1, 0, 0, 0], 148) | ([2, 0, 0, 0], 92) | ([3, 0, 0, 0], 64) | ([4, 0, 0, 0], 32) => {
+            Some(Sealed::Own)
+        }
+        ([4, 0, 0, 0], 33..) => Some(Sealed::Data),
+        _ => None,
+    }
 }
 
 fn icmp(protocol: u8, bytes: &[u8]) -> Option<Transport> {

@@ -15,9 +15,28 @@ pub fn keep_to(cpu: usize) -> Result<()> {
         .with_context(|| format!("keep a thread to CPU {cpu}"))
 }
 
-/// CPUs that this program may use.
+/// Lets this thread use these CPUs.
+pub fn keep_to_all(cpus: &[usize]) -> Result<()> {
+    let mut only = CpuSet::new();
+    for cpu in cpus {
+        only.set(*cpu).context("name a CPU")?;
+    }
+    sched_setaffinity(Pid::from_raw(0), &only).context("let a thread use its CPUs")
+}
+
+/// CPUs that this program may use, whatever this thread is kept to.
+pub fn all() -> Result<Vec<usize>> {
+    let main = i32::try_from(std::process::id()).context("number of this program")?;
+    of(Pid::from_raw(main))
+}
+
+/// CPUs that this thread may use.
 pub fn own() -> Result<Vec<usize>> {
-    let own = sched_getaffinity(Pid::from_raw(0)).context("ask for the CPUs of this program")?;
+    of(Pid::from_raw(0))
+}
+
+fn of(thread: Pid) -> Result<Vec<usize>> {
+    let own = sched_getaffinity(thread).context("ask for the CPUs of this program")?;
     let cpus = (0..CpuSet::count()).filter(|cpu| own.is_set(*cpu).unwrap_or(false));
     Ok(cpus.collect())
 }

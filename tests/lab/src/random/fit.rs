@@ -1,8 +1,10 @@
 //! What was predicted beside what was seen. Nothing here needs a kernel: saved cases are judged by the same code.
 
+use std::net::IpAddr;
+
 use netpath::model::packet::{ICMP, ICMPV6, TCP, UDP};
 use netpath::simulate::refusal::Lost;
-use netpath::trace::{Disposition, Hop, RejectWith, Step, StepKind, Trace};
+use netpath::trace::{Disposition, Evidence, Hop, RejectWith, Step, StepKind, Trace};
 
 use super::seen::{Name, Observed, Point, Refusal, chain, is_repetition, points};
 use super::world::{Kind, Probe};
@@ -110,17 +112,21 @@ pub fn fits(
 ) -> Result<(), Unfit> {
     let mut packets = chain(trace);
     let free = free_ports(trace);
+    // Nothing is sent before a handshake, which is not followed; what it carries once there was one is.
+    let sealed = !chain(trace).any(awaits_handshake);
     for (number, seen) in observed.turns.iter().enumerate() {
+        let seen: Vec<Point> = seen
+            .iter()
+            .filter(|one| sealed || !one.sealed)
+            .cloned()
+            .collect();
+        let seen = seen.as_slice();
         let packet = packets.next();
         let mut points = packet
             .map(|packet| points(packet, name))
             .unwrap_or_default();
-        // What is seen twice is told once.
-        for at in (1..points.len()).rev() {
-            if is_repetition(&points[..at], &points[at]) {
-                points.remove(at);
-            }
-        }
+        points.retain(|one| sealed || !one.sealed);
+        without_repetitions(&mut points);
         if packet.is_none() && !manner.raw && matches!(manner.protocol, ICMP | ICMPV6) {
             // Echoes have no socket that could tell that none came back, so that the next is sent anyway.
             continue;
@@ -136,16 +142,7 @@ pub fn fits(
         let equal = if flooded {
             within(&points, seen, &free)
         } else {
-            let mut rest = seen.iter();
-            let last = points.len();
-            // What another station was sent by a switch that knows no better is seen there and goes no further.
-            let mut all = points.iter().enumerate().all(|(at, own)| {
-                rest.by_ref()
-                    .find(|one| !one.elsewhere || at + 1 == last && same(own, one, &free))
-                    .is_some_and(|one| same(own, one, &free))
-            });
-            all &= rest.all(|one| one.elsewhere);
-            all
+            are_seen(&points, seen, &free)
         };
         if !equal {
             return Err(elsewhere(number));
@@ -188,6 +185,15 @@ pub fn fits(
         Holds::No => Err(other_end(trace)),
         Holds::Unknown(why) => Err(Unfit::Unknown(why)),
     }
+}
+
+/// Whether a packet is for a peer of WireGuard that there was no handshake with.
+fn awaits_handshake(packet: &Trace) -> bool {
+    let mut steps = packet.hops.iter().flat_map(|hop| &hop.steps);
+    steps.any(|step| {
+        let new = |own: &Evidence| matches!(own, Evidence::Link { state, .. } if state.ends_with("no handshake yet"));
+        step.kind == StepKind::Encap && step.evidence.iter().any(new)
+    })
 }
 
 /// Whether rules refused a packet where it was sent, before any device.
@@ -262,29 +268,79 @@ pub fn taken_raw(manner: Manner, observed: &Observed) -> bool {
 /// Why a tunnel on the way may have refused a packet for an error about an earlier one: for half a minute after such an
 /// error, it tells as many senders that the host can't be reached, and sends their packets on nevertheless (`err_count`,
 /// `ip_tunnel_xmit()`, `ipip6_tunnel_xmit()`). Nothing shows how many.
+///
+/// That ends an exchange, but changes no way: packets until then, the first at least, have to be where they were predicted.
 pub fn told_before(traces: &[Trace], name: Name<'_>, observed: &Observed) -> Option<String> {
-    let unreachable = |seen| told(RejectWith::HostUnreachable, seen);
-    let asked = observed.refusal.is_some_and(unreachable);
+    let unreachable = |seen| matches!(seen, Refusal::Icmp { .. }) && told(RejectWith::HostUnreachable, seen);
     for trace in traces {
-        // The sender of an answer is told, too, which is no refusal of what was asked.
-        let packets = chain(trace).enumerate();
-        let all = packets.filter(|(number, _)| *number > 0 || asked);
-        for hop in all.flat_map(|(_, packet)| &packet.hops) {
-            let place = name(&hop.ns);
-            let told = observed.told.iter().filter(|(own, _)| *own == place);
-            for (_, remote) in told {
-                let to = format!(" to {remote}");
-                let mut steps = hop.steps.iter();
-                // Its packet may have gone no further.
-                if steps.any(|step| step.kind == StepKind::Encap && step.result.ends_with(&to)) {
-                    return Some(format!(
-                        "a tunnel to {remote} was told of an error before, which it may tell of now"
-                    ));
-                }
+        let passes = |number: usize| {
+            let packet = chain(trace).nth(number)?;
+            packet.hops.iter().find_map(|hop| told_there(hop, name, observed))
+        };
+        let fits = |number: usize| is_where_seen(trace, number, name, observed);
+        let found = match observed.refusal {
+            // The sender is told, and gives up; what it sent goes on, and may be answered.
+            Some(seen) if unreachable(seen) => {
+                let rest = observed.turns[2..].iter().all(Vec::is_empty);
+                passes(0).filter(|_| fits(0) && rest && (observed.turns[1].is_empty() || fits(1)))
             }
+            // Who answers is told: TCP forgets what it was to answer, and resets what comes then.
+            None | Some(Refusal::Reset) => passes(1).filter(|_| fits(0) && fits(1)),
+            _ => None,
+        };
+        if let Some(remote) = found {
+            return Some(format!(
+                "a tunnel to {remote} was told of an error before, which it may tell of now"
+            ));
         }
     }
     None
+}
+
+/// The remote of a tunnel of this namespace that was told of an error, and that a packet goes into here.
+fn told_there(hop: &Hop, name: Name<'_>, observed: &Observed) -> Option<IpAddr> {
+    let place = name(&hop.ns);
+    let told = observed.told.iter().filter(|(own, _)| *own == place);
+    let mut remotes = told.map(|(_, remote)| *remote);
+    remotes.find(|remote| {
+        let to = format!(" to {remote}");
+        let mut steps = hop.steps.iter();
+        // Its packet may have gone no further.
+        steps.any(|step| step.kind == StepKind::Encap && step.result.ends_with(&to))
+    })
+}
+
+/// Whether a packet of an exchange, by its number, was seen where it was predicted to be, and nowhere else.
+fn is_where_seen(trace: &Trace, number: usize, name: Name<'_>, observed: &Observed) -> bool {
+    let (Some(packet), Some(seen)) = (chain(trace).nth(number), observed.turns.get(number)) else {
+        return false;
+    };
+    let mut points = points(packet, name);
+    without_repetitions(&mut points);
+    are_seen(&points, seen, &free_ports(trace))
+}
+
+/// What is seen twice is told once.
+fn without_repetitions(points: &mut Vec<Point>) {
+    for at in (1..points.len()).rev() {
+        if is_repetition(&points[..at], &points[at]) {
+            points.remove(at);
+        }
+    }
+}
+
+/// Whether these points were seen, in order, and no others but where a switch that knows no better sends to.
+fn are_seen(points: &[Point], seen: &[Point], free: &[(u16, u16)]) -> bool {
+    let mut rest = seen.iter();
+    let last = points.len();
+    // What another station was sent is seen there and goes no further.
+    let mut all = points.iter().enumerate().all(|(at, own)| {
+        rest.by_ref()
+            .find(|one| !one.elsewhere || at + 1 == last && same(own, one, free))
+            .is_some_and(|one| same(own, one, free))
+    });
+    all &= rest.all(|one| one.elsewhere);
+    all
 }
 
 /// Ports of Geneve: its own, and another in tests.

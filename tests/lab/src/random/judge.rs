@@ -254,7 +254,7 @@ impl Judge {
                 LinkKind::Vxlan(vxlan) => vxlan.local == Some(addr),
                 LinkKind::IpTunnel(tunnel) if tunnel.local.is_some() => tunnel.local == Some(addr),
                 LinkKind::IpTunnel(_) => link.up && has(),
-                LinkKind::Geneve(_) => has(),
+                LinkKind::Geneve(_) | LinkKind::Wireguard(_) => has(),
                 _ => false,
             })
         })

@@ -27,19 +27,25 @@ pub enum DeviceKind {
     Sit,
     /// 802.1Q.
     Vlan,
+    /// A bridge that filters VLANs, and devices for these.
+    VlanFiltering,
     /// A table of its own for some devices.
     Vrf,
+    /// IP in UDP, encrypted.
+    Wireguard,
 }
 
 /// All, with their names as `ip` has them and what else a line that makes one needs.
-const ALL: [(DeviceKind, &str, &str); 7] = [
+const ALL: [(DeviceKind, &str, &str); 9] = [
     (DeviceKind::Dummy, "dummy", ""),
     (DeviceKind::Geneve, "geneve", "id 1 remote 192.0.2.1"),
     (DeviceKind::Gre, "gre", "local 192.0.2.2 remote 192.0.2.1"),
     (DeviceKind::Ipip, "ipip", "local 192.0.2.2 remote 192.0.2.1"),
     (DeviceKind::Sit, "sit", "local 192.0.2.2 remote 192.0.2.1"),
     (DeviceKind::Vlan, "vlan", "id 1"),
+    (DeviceKind::VlanFiltering, "vlan_filtering", ""),
     (DeviceKind::Vrf, "vrf", "table 1"),
+    (DeviceKind::Wireguard, "wireguard", ""),
 ];
 
 /// Those that networks are drawn with.
@@ -75,9 +81,22 @@ impl Kinds {
                 } else {
                     ""
                 };
-                if line(format!("link add {link}name tried type {name} {more}"))? {
+                // Nothing but its own program sets one up.
+                let program =
+                    kind != DeviceKind::Wireguard || output(&["wg", "--version"], "").is_ok();
+                let what = match kind {
+                    DeviceKind::VlanFiltering => "bridge vlan_filtering 1".to_owned(),
+                    _ => format!("{name} {more}"),
+                };
+                if program && line(format!("link add {link}name tried type {what}"))? {
+                    // A kernel that can't filter passes that wish over, and refuses VLANs.
+                    let member = ["bridge", "vlan", "add", "dev", "tried", "vid", "2", "self"];
+                    let filters = kind != DeviceKind::VlanFiltering
+                        || own.contains(&DeviceKind::Vlan) && output(&member, "")?.status.success();
                     line("link del tried".to_owned())?;
-                    own.insert(kind);
+                    if filters {
+                        own.insert(kind);
+                    }
                 }
             }
             Ok(Self(own))
@@ -139,7 +158,7 @@ mod tests {
             "none",
             "dummy",
             "geneve,ipip",
-            "dummy,geneve,gre,ipip,sit,vlan,vrf",
+            "dummy,geneve,gre,ipip,sit,vlan,vlan_filtering,vrf,wireguard",
         ] {
             let kinds: Kinds = text.parse().unwrap();
             assert_eq!(kinds.to_string(), text);
@@ -164,11 +183,18 @@ mod tests {
                 for line in links {
                     let of = |name: &str| line.contains(&format!(" type {name} "));
                     let bare = |name: &str| line.ends_with(&format!(" type {name}"));
-                    let own = ALL.iter().filter(|(_, name, _)| of(name) || bare(name));
+                    let filters = |name: &str| line.contains(&format!(" {name} 1"));
+                    let own = ALL
+                        .iter()
+                        .filter(|(_, name, _)| of(name) || bare(name) || filters(name));
                     met.extend(own.map(|(kind, ..)| *kind));
                 }
             }
-            assert_eq!(met, BTreeSet::from([kind]));
+            let mut drawn = BTreeSet::from([kind]);
+            if kind == DeviceKind::VlanFiltering {
+                drawn.insert(DeviceKind::Vlan);
+            }
+            assert_eq!(met, drawn);
         }
     }
 

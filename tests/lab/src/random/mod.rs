@@ -32,6 +32,7 @@ pub mod seen;
 pub mod shrink;
 mod topic;
 pub mod wire;
+mod wireguard;
 pub mod world;
 
 use dice::Dice;

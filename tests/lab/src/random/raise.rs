@@ -8,6 +8,7 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, sendto, sock
 
 use super::places::Places;
 use super::wire::{Servers, Wire};
+use super::wireguard;
 use super::world::{Rules, Setting, World};
 use crate::command::{feed, output};
 use crate::network::sysctl;
@@ -50,6 +51,7 @@ impl Raised {
             refused.extend(at.enter(|| {
                 let mut refused = batch("ip", &lines)?;
                 refused.extend(batch("bridge", &place.bridge)?);
+                refused.extend(wireguard::set(&place.wireguard)?);
                 refused.extend(set(&place.late));
                 Ok(refused)
             })?);
@@ -80,9 +82,10 @@ impl Raised {
                 servers.open(at, listener)?;
             }
         }
+        wireguard::shake_hands(&self.places, world)?;
         let mut wire = Wire::up(&self.places, servers, ports)?.passing_over_others();
         wire.watch(&vrfs(world))?;
-        Ok(wire)
+        Ok(wire.awaiting(wireguard::barriers(&self.places, world)?))
     }
 
     /// Shows bridges where everyone is; devices have to be up.

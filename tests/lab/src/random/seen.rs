@@ -35,6 +35,9 @@ pub struct Point {
     /// The frame was for another station, at a device that passes none on.
     #[serde(default)]
     pub elsewhere: bool,
+    /// A packet of WireGuard that carries something.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sealed: bool,
 }
 
 impl fmt::Display for Point {
@@ -55,6 +58,9 @@ impl fmt::Display for Point {
         )?;
         if let Some((src, dst, ttl)) = self.inner {
             write!(f, " [{src} > {dst} ttl {ttl}]")?;
+        }
+        if self.sealed {
+            write!(f, " [WireGuard]")?;
         }
         if self.elsewhere {
             write!(f, " (for another station)")?;
@@ -114,12 +120,7 @@ pub fn points(trace: &Trace, name: Name<'_>) -> Vec<Point> {
     let mut points = Vec::new();
     for hop in &trace.hops {
         let place = name(&hop.ns);
-        // What is inside can't be seen: the outer packets are compared apart.
-        let open = |tap: &&netpath::trace::Tap| {
-            let inner = tap.packet.inner.as_ref();
-            !inner.is_some_and(|inner| matches!(inner.wrap, Wrap::Wireguard { .. }))
-        };
-        points.extend(hop.taps.iter().filter(open).map(|tap| Point {
+        points.extend(hop.taps.iter().map(|tap| Point {
             inner: inner(&tap.packet),
             place: place.clone(),
             dev: tap.dev.clone(),
@@ -131,6 +132,7 @@ pub fn points(trace: &Trace, name: Name<'_>) -> Vec<Point> {
             ttl: tap.packet.ttl,
             tos: tap.packet.tos,
             elsewhere: false,
+            sealed: is_sealed(innermost(&tap.packet)),
         }));
     }
     points
@@ -148,8 +150,22 @@ pub fn is_repetition(before: &[Point], point: &Point) -> bool {
     })
 }
 
+/// Whether a packet is one of WireGuard with another inside.
+fn is_sealed(packet: &Packet) -> bool {
+    let inner = packet.inner.as_ref();
+    inner.is_some_and(|inner| matches!(inner.wrap, Wrap::Wireguard { .. }))
+}
+
+/// The last packet that can be seen of tunnels inside each other.
+fn innermost(packet: &Packet) -> &Packet {
+    iter::successors(Some(packet), |packet| carried(packet))
+        .last()
+        .unwrap_or(packet)
+}
+
 fn carried(packet: &Packet) -> Option<&Packet> {
-    let inner = packet.inner.as_deref().filter(|_| packet.is_tunnel());
+    let open = packet.is_tunnel() && !is_sealed(packet);
+    let inner = packet.inner.as_deref().filter(|_| open);
     inner.map(|inner| &inner.packet)
 }
 

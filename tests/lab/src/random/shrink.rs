@@ -212,6 +212,7 @@ const LISTS: &[Lists] = &[
     },
     |world, place| vec![Lines::Text(&mut world.places[place].ip)],
     |world, place| vec![Lines::Text(&mut world.places[place].bridge)],
+    |world, place| vec![Lines::Text(&mut world.places[place].wireguard)],
     |world, place| vec![Lines::Setting(&mut world.places[place].late)],
     |world, place| vec![Lines::Text(&mut world.places[place].ipsets)],
     |world, place| vec![Lines::Text(&mut world.places[place].links)],

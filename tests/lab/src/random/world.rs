@@ -18,7 +18,11 @@ impl World {
     pub fn lines(&self) -> usize {
         let lines = |place: &Place| {
             let settings = place.early.len() + place.late.len();
-            settings + place.links.len() + place.ip.len() + place.bridge.len()
+            settings
+                + place.links.len()
+                + place.ip.len()
+                + place.bridge.len()
+                + place.wireguard.len()
         };
         self.places.iter().map(lines).sum()
     }
@@ -37,6 +41,9 @@ pub struct Place {
     pub ip: Vec<String>,
     /// Lines for `bridge -batch`.
     pub bridge: Vec<String>,
+    /// What `wg` is told, a line each; private and preshared keys stand in the line, and `of KEY` is a private key's public one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wireguard: Vec<String>,
     /// Settings once there are devices.
     pub late: Vec<Setting>,
     /// Lines for `ipset restore`.

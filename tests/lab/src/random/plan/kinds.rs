@@ -18,7 +18,9 @@ impl Plan {
             (4, DeviceKind::Ipip),
             (3, DeviceKind::Sit),
             (5, DeviceKind::Vlan),
+            (6, DeviceKind::VlanFiltering),
             (8, DeviceKind::Vrf),
+            (6, DeviceKind::Wireguard),
         ];
         let all: Vec<_> = all
             .into_iter()
@@ -32,7 +34,9 @@ impl Plan {
             asks.extend(match dice.weighted(&all) {
                 DeviceKind::Dummy => self.dummy(dice),
                 DeviceKind::Vlan => self.vlan(dice),
+                DeviceKind::VlanFiltering => self.vlan_filtering(dice),
                 DeviceKind::Vrf => self.vrf(dice),
+                DeviceKind::Wireguard => self.wireguard(dice),
                 DeviceKind::Ipip if dice.percent(35) => self.without_remote(dice),
                 kind => self.between(dice, kind),
             });
@@ -48,65 +52,6 @@ impl Plan {
         self.ip(place, format!("link set {dev} up"));
         self.join(place, segment, &dev, &mac);
         Vec::new()
-    }
-
-    /// 802.1Q on both ends of a veth pair, or on two ports' other ends of one bridge.
-    fn vlan(&mut self, dice: &mut Dice) -> Vec<Ask> {
-        // What bridges do with tagged frames is not followed.
-        let switched = dice.percent(8);
-        let mut ways = if switched {
-            Vec::new()
-        } else {
-            self.pairs.clone()
-        };
-        if switched {
-            for one in &self.ports {
-                let like = |other: &&super::Port| {
-                    (other.at, &other.bridge) == (one.at, &one.bridge) && other.place != one.place
-                };
-                for other in self.ports.iter().filter(like) {
-                    ways.push([
-                        (one.place, one.peer.clone()),
-                        (other.place, other.peer.clone()),
-                    ]);
-                }
-            }
-        }
-        if ways.is_empty() {
-            return Vec::new();
-        }
-        let (segment, id) = (self.segment(), 2 + dice.below(3));
-        for (at, below) in dice.one(&ways) {
-            let id = if dice.percent(6) { id + 1 } else { id };
-            // Devices below are up by the time that those of later namespaces are set up.
-            let last = self.world.places.len() - 1;
-            let place = if dice.percent(8) { last } else { at };
-            let dev = self.device(place, "vl");
-            let mac = self.mac_of(dice, at, &below);
-            let netns = if place == at {
-                String::new()
-            } else {
-                format!(" netns {}", self.at(place))
-            };
-            // The device below may be made by a later namespace's lines.
-            self.ip(
-                at,
-                format!("link add link {below} name {dev} address {mac}{netns} type vlan id {id}"),
-            );
-            self.ip(place, format!("link set {dev} up"));
-            self.join(place, segment, &dev, &mac);
-        }
-        self.through(dice, segment)
-    }
-
-    /// The link-layer address of the device below, or one of its own.
-    fn mac_of(&mut self, dice: &mut Dice, place: usize, below: &str) -> String {
-        let mut stations = self.stations.iter();
-        let known = stations.find(|own| own.place == place && own.dev == below);
-        match known.filter(|_| dice.percent(50)) {
-            Some(known) => known.mac.clone(),
-            None => self.mac(),
-        }
     }
 
     /// From each end of a segment to the other, and from someone to either.

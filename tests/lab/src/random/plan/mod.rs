@@ -5,7 +5,9 @@ mod kinds;
 mod reach;
 mod settings;
 mod tunnels;
+mod vlan;
 mod vrf;
+mod wireguard;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -25,8 +25,8 @@ pub(in crate::random) const LOUD: [(&str, &str); 17] = [
     ("ipv6/conf/default/accept_redirects", "0"),
 ];
 
-/// Beginnings of names of devices on which nobody is asked: macvlan, VXLAN, Geneve, VLAN.
-const LATE: [&str; 4] = ["m", "vx", "gv", "vl"];
+/// Beginnings of names of devices on which nobody is asked: macvlan, VXLAN, Geneve.
+const LATE: [&str; 3] = ["m", "vx", "gv"];
 
 impl Plan {
     /// Fixes who has which link-layer address, so that nobody is asked: everywhere, or only where answers come late

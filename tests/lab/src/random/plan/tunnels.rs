@@ -23,19 +23,23 @@ enum Fault {
 }
 
 /// Two namespaces, and what each reaches the other by: its own station, and who is next on the way.
-struct Ends {
-    places: [usize; 2],
+pub(super) struct Ends {
+    pub(super) places: [usize; 2],
     hops: [Option<(Station, Station)>; 2],
-    addrs: [IpAddr; 2],
+    pub(super) addrs: [IpAddr; 2],
 }
 
 impl Plan {
     /// Two namespaces that reach each other, mostly, with an address of each that the other is to send to.
-    fn ends(&self, dice: &mut Dice, v6: bool) -> Option<Ends> {
+    /// `first`: one of them.
+    pub(super) fn ends(&self, dice: &mut Dice, v6: bool, first: Option<usize>) -> Option<Ends> {
         let number = self.world.places.len();
         let mut drawn = None;
         for _ in 0..4 {
-            let places = [dice.below(number), dice.below(number)];
+            let places = [
+                first.unwrap_or_else(|| dice.below(number)),
+                dice.below(number),
+            ];
             let [one, other] = places;
             if one == other || self.addrs(one, v6).is_empty() || self.addrs(other, v6).is_empty() {
                 continue;
@@ -62,7 +66,7 @@ impl Plan {
 
     /// Routes between a tunnel's ends that do not lead through the tunnel itself. Without them, errors about its packets
     /// may go round in it for ever: nothing limits how many are sent here.
-    fn lead(&mut self, dice: &mut Dice, ends: &Ends) {
+    pub(super) fn lead(&mut self, dice: &mut Dice, ends: &Ends) {
         for (end, far) in [(0, 1), (1, 0)] {
             let Some((own, next)) = &ends.hops[end] else {
                 continue;
@@ -85,7 +89,7 @@ impl Plan {
     /// A tunnel between two namespaces.
     pub(super) fn between(&mut self, dice: &mut Dice, kind: DeviceKind) -> Vec<Ask> {
         let v6 = kind == DeviceKind::Geneve && self.v6 && dice.percent(25);
-        let Some(ends) = self.ends(dice, v6) else {
+        let Some(ends) = self.ends(dice, v6, None) else {
             return Vec::new();
         };
         self.lead(dice, &ends);
@@ -177,7 +181,7 @@ impl Plan {
 
     /// As Calico has it: one device for all, which sends to whoever the next hop is.
     pub(super) fn without_remote(&mut self, dice: &mut Dice) -> Vec<Ask> {
-        let Some(ends) = self.ends(dice, false) else {
+        let Some(ends) = self.ends(dice, false, None) else {
             return Vec::new();
         };
         self.lead(dice, &ends);
@@ -216,7 +220,7 @@ impl Plan {
 
 impl Ends {
     /// Whether routes to a segment would lead the tunnel's own packets into it.
-    fn owns(&self, plan: &Plan, place: usize, owners: &[usize]) -> bool {
+    pub(super) fn owns(&self, plan: &Plan, place: usize, owners: &[usize]) -> bool {
         let end = usize::from(self.places[0] != place);
         let far = self.addrs[1 - end];
         let mut stations = plan.stations.iter();

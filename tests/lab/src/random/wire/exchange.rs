@@ -7,7 +7,7 @@ use anyhow::Result;
 use nix::errno::Errno;
 
 use super::socket::{reset_on_close, start_connection, start_datagrams};
-use super::{Wire, transport};
+use super::{Wire, sealed, transport};
 use crate::capture::Seen;
 use crate::packet::Transport;
 use crate::random::seen::{Observed, Refusal};
@@ -66,9 +66,10 @@ impl Wire<'_> {
             }
         }
         if let Some(first) = first {
-            let segments: Vec<(usize, bool, &Seen)> = seen
-                .iter()
-                .filter_map(|one| segment(one, first).map(|(turn, data)| (turn, data, one)))
+            let segments = sealed::with_sealed(&seen, |one| segment(one, first));
+            let segments: Vec<(usize, bool, &Seen)> = segments
+                .into_iter()
+                .map(|((turn, data), one)| (turn, data, one))
                 .collect();
             for (turn, data, one) in &segments {
                 // Where rules decide at random, each segment of a side may go its own way: the one with data counts,
@@ -96,10 +97,10 @@ impl Wire<'_> {
                 _ => self.answer(),
             };
             let seen = self.seen(probe)?;
-            for one in &seen {
-                if matches!(transport(one), Some(Transport::Udp { .. })) {
-                    self.push(&mut observed.turns[turn], one);
-                }
+            let ours =
+                |one: &Seen| matches!(transport(one), Some(Transport::Udp { .. })).then_some(turn);
+            for (turn, one) in sealed::with_sealed(&seen, ours) {
+                self.push(&mut observed.turns[turn], one);
             }
             match turn {
                 0 => {
@@ -146,16 +147,13 @@ impl Wire<'_> {
         for round in 0..2 {
             let error = self.send_echo(probe, ask)?;
             let seen = self.seen(probe)?;
-            for one in &seen {
-                match transport(one) {
-                    Some(Transport::Icmp { kind, .. }) if *kind == ask => {
-                        self.push(&mut observed.turns[round * 2], one);
-                    }
-                    Some(Transport::Icmp { kind, .. }) if *kind == tell => {
-                        self.push(&mut observed.turns[round * 2 + 1], one);
-                    }
-                    _ => {}
-                }
+            let turn = |one: &Seen| match transport(one) {
+                Some(Transport::Icmp { kind, .. }) if *kind == ask => Some(round * 2),
+                Some(Transport::Icmp { kind, .. }) if *kind == tell => Some(round * 2 + 1),
+                _ => None,
+            };
+            for (turn, one) in sealed::with_sealed(&seen, turn) {
+                self.push(&mut observed.turns[turn], one);
             }
             if round == 0 {
                 let call = || error.map(|error| Refusal::Call(error as i32));

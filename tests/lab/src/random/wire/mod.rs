@@ -7,29 +7,32 @@ mod bytes;
 mod exchange;
 mod raw;
 mod refusal;
+mod sealed;
 mod socket;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use netpath::model::packet::{TCP, UDP};
 
+use super::cpu;
 use super::places::Places;
 use super::seen::{Observed, Point, is_repetition};
+use super::wireguard::Barrier;
 use super::world::{Kind, Probe};
 use crate::capture::{Capture, Direction, Seen};
 use crate::command::run;
-use crate::packet::Transport;
+use crate::packet::{Sealed, Transport};
 
 pub use socket::Servers;
 
-/// Port of WireGuard in tests.
-const WIREGUARD: u16 = 51820;
-
 /// More than the devices that four packets pass one after the other.
 const PASSES: usize = 48;
+
+/// IPTUNNEL_ERR_TIMEO in nanoseconds: a tunnel forgets what it was told before that (include/net/ip_tunnels.h).
+const ERR_TIMEO: i128 = 30_000_000_000;
 
 /// How often what is told of neighbours that nobody has waits for a neighbour itself.
 const ROUNDS: usize = 4;
@@ -47,10 +50,12 @@ pub struct Wire<'p> {
     errors: Vec<(String, IpAddr)>,
     /// Namespaces that refused a packet of IPv4 aloud since then, with its source.
     refused: Vec<(String, IpAddr)>,
-    /// Namespaces that ICMP errors about packets of IP tunnels came into, with the remote of each.
-    told: BTreeSet<(String, IpAddr)>,
+    /// Namespaces that ICMP errors about packets of IP tunnels came into, with the remote of each, and when.
+    told: Vec<(String, IpAddr, i128)>,
     /// How long to wait until nothing more comes, where the kernel works on packets in other threads (WireGuard).
     patience: Option<Duration>,
+    /// What tells when such threads are done.
+    barriers: Vec<Barrier>,
     sealed: BTreeSet<String>,
 }
 
@@ -76,8 +81,9 @@ impl<'p> Wire<'p> {
             earlier: None,
             errors: Vec::new(),
             refused: Vec::new(),
-            told: BTreeSet::new(),
+            told: Vec::new(),
             patience: None,
+            barriers: Vec::new(),
             sealed: BTreeSet::new(),
         })
     }
@@ -104,7 +110,38 @@ impl<'p> Wire<'p> {
         self
     }
 
-    /// Returns when all that was sent before has been handled.
+    /// Waits until the threads of these devices have nothing more to do.
+    #[must_use]
+    pub fn awaiting(mut self, barriers: Vec<Barrier>) -> Self {
+        self.barriers = barriers;
+        self
+    }
+
+    /// Returns when all that was sent before has been handled, with what was seen meanwhile.
+    fn settled(&mut self) -> Result<Vec<Seen>> {
+        self.settle()?;
+        let mut seen = self.capture.take()?;
+        // What a thread sends, another CPU may handle, and another device's thread after that.
+        while !self.barriers.is_empty() {
+            for barrier in &mut self.barriers {
+                barrier.wait()?;
+            }
+            let own = cpu::own()?;
+            for cpu in cpu::all()? {
+                cpu::keep_to(cpu)?;
+                self.settle()?;
+            }
+            cpu::keep_to_all(&own)?;
+            let more = self.capture.take()?;
+            if more.is_empty() {
+                break;
+            }
+            seen.extend(more);
+        }
+        Ok(seen)
+    }
+
+    /// Returns when all that was sent before has been handled on this CPU.
     fn settle(&self) -> Result<()> {
         for _ in 0..PASSES {
             self.sentinel.send(&[0]).context("send to itself")?;
@@ -116,8 +153,7 @@ impl<'p> Wire<'p> {
     /// What was seen. Questions for neighbours that nobody answered are given up at once, as the kernel would
     /// after three seconds. Rules may take a question before any device: whoever had a packet last may wait, too.
     fn seen(&mut self, probe: &Probe) -> Result<Vec<Seen>> {
-        self.settle()?;
-        let mut seen = self.capture.take()?;
+        let mut seen = self.settled()?;
         while let Some(wait) = self.patience {
             std::thread::park_timeout(wait);
             let more = self.capture.take()?;
@@ -145,11 +181,11 @@ impl<'p> Wire<'p> {
                     .place(place)?
                     .enter(|| run(&["ip", "neigh", "flush", "nud", "incomplete"]))?;
             }
-            self.settle()?;
-            let more = self.capture.take()?;
+            let more = self.settled()?;
             asking = unanswered(&more);
             seen.extend(more);
         }
+        seen.sort_by_key(|one| one.time);
         self.told.extend(seen.iter().filter_map(told_tunnel));
         self.errors.extend(seen.iter().filter_map(error_in));
         self.refused.extend(refused(&seen));
@@ -158,11 +194,14 @@ impl<'p> Wire<'p> {
 
     /// Sends a probe, and what follows from it.
     pub fn ask(&mut self, probe: &Probe) -> Result<Observed> {
-        self.settle()?;
-        let before = self.capture.take()?;
+        let before = self.settled()?;
         self.told.extend(before.iter().filter_map(told_tunnel));
         // What this probe itself makes a tunnel be told of is about later ones, or about its own later packets.
-        let told = self.told.clone();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.map_or(0, |now| i128::try_from(now.as_nanos()).unwrap_or(i128::MAX));
+        self.told.retain(|(.., time)| now - time < ERR_TIMEO);
+        let told = self.told.iter();
+        let told = told.map(|(place, remote, _)| (place.clone(), *remote)).collect();
         let observed = match (probe.kind, probe.protocol) {
             (Kind::Raw { .. }, _) => self.raw(probe),
             (Kind::Error { icmp, .. }, _) => self.error(probe, icmp),
@@ -192,7 +231,7 @@ impl<'p> Wire<'p> {
         let Some(ip) = &one.frame.ip else {
             return;
         };
-        let Some((sport, dport)) = ip.ports().filter(|_| is_sealed(ip.ports())) else {
+        let Some((sport, dport)) = ip.ports().filter(|_| one.frame.sealed().is_some()) else {
             return;
         };
         let out = if one.direction == Direction::Out {
@@ -221,9 +260,6 @@ impl<'p> Wire<'p> {
             .ports
             .contains(&(one.place.clone(), one.ifname.clone()));
         let ports = ip.ports();
-        if is_sealed(ports) {
-            return;
-        }
         let inner = (!std::ptr::eq(ip, innermost)).then_some(innermost);
         let point = Point {
             place: one.place.clone(),
@@ -236,16 +272,13 @@ impl<'p> Wire<'p> {
             ttl: ip.ttl,
             tos: ip.tos,
             inner: inner.map(|inner| (inner.source, inner.destination, inner.ttl)),
+            sealed: one.frame.sealed() == Some(Sealed::Data),
             elsewhere: one.for_other_host && one.direction == Direction::In && !port,
         };
         if !is_repetition(points, &point) {
             points.push(point);
         }
     }
-}
-
-fn is_sealed(ports: Option<(u16, u16)>) -> bool {
-    ports.is_some_and(|(source, destination)| [source, destination].contains(&WIREGUARD))
 }
 
 /// Namespaces that asked for a neighbour whom nobody told them, and the one that got the last packet and sent none on.
@@ -315,18 +348,31 @@ fn error_in(one: &Seen) -> Option<(String, IpAddr)> {
     error.then(|| (one.place.clone(), ip.source))
 }
 
-/// An ICMP error about the packet of an IP tunnel that came into a namespace, with the tunnel's remote.
-fn told_tunnel(one: &Seen) -> Option<(String, IpAddr)> {
+/// An ICMP error about the packet of an IP tunnel that came into a namespace and that the tunnel counts: where, with the
+/// tunnel's remote, and when.
+///
+/// Source: `ipip_err()`, `ipgre_err()`, `ipip6_err()`. What is inside is told itself where it is IPv6
+/// (`ip6_err_gen_icmpv6_unreach()`), and counts for nothing then.
+fn told_tunnel(one: &Seen) -> Option<(String, IpAddr, i128)> {
     let Transport::Icmp {
-        kind: 3 | 11,
+        kind,
+        code,
         about: Some(about),
-        ..
     } = &one.frame.innermost()?.transport
     else {
         return None;
     };
-    let tunnel = matches!(about.protocol, 4 | 41 | 47) && one.direction == Direction::In;
-    tunnel.then(|| (one.place.clone(), about.destination))
+    let counts = match (about.protocol, kind, code) {
+        (4 | 41 | 47, 3, 4 | 5) | (47, 3, 3) => false,
+        (4 | 41 | 47, 3, _) | (4 | 41 | 47, 11, 0) => true,
+        _ => false,
+    };
+    let relayed = match &about.transport {
+        Transport::Tunnel(inside) => inside.source.is_ipv6(),
+        _ => false,
+    };
+    let tunnel = counts && !relayed && one.direction == Direction::In;
+    tunnel.then(|| (one.place.clone(), about.destination, one.time))
 }
 
 fn transport(one: &Seen) -> Option<&Transport> {

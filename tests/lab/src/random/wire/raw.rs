@@ -10,7 +10,8 @@ use nix::sys::socket::{MsgFlags, SockProtocol, SockType, bind, sendto, setsockop
 
 use super::bytes::{self, ACK_NUMBER, first_number, payload_of};
 use super::socket::{open_as, storage};
-use super::{Wire, transport};
+use super::{Wire, sealed, transport};
+use crate::capture::Seen;
 use crate::packet::Transport;
 use crate::random::seen::{Observed, Refusal};
 use crate::random::world::{Kind, Probe};
@@ -27,22 +28,21 @@ impl Wire<'_> {
         let error = self.send_raw(probe)?;
         let seen = self.seen(probe)?;
         let first = first_number(probe);
-        for one in &seen {
-            let ours = match transport(one) {
-                Some(Transport::Tcp {
-                    sequence, flags, ..
-                }) => *sequence == first && *flags == sent,
-                Some(Transport::Udp { .. }) => probe.protocol == UDP,
-                Some(Transport::Icmp { kind, code, about }) => {
-                    (*kind, *code) == icmp
-                        && about.is_none()
-                        && !matches!(probe.protocol, TCP | UDP)
-                }
-                _ => false,
-            };
-            if ours {
-                self.push(&mut observed.turns[0], one);
+        let is_ours = |one: &Seen| match transport(one) {
+            Some(Transport::Tcp {
+                sequence, flags, ..
+            }) => *sequence == first && *flags == sent,
+            Some(Transport::Udp { .. }) => probe.protocol == UDP,
+            Some(Transport::Icmp { kind, code, about }) => {
+                (*kind, *code) == icmp && about.is_none() && !matches!(probe.protocol, TCP | UDP)
             }
+            _ => false,
+        };
+        for (turn, one) in sealed::with_sealed(&seen, |one| is_ours(one).then_some(0)) {
+            self.push(&mut observed.turns[turn], one);
+        }
+        for one in &seen {
+            let ours = is_ours(one);
             if let Some(Transport::Tcp {
                 flags,
                 acknowledgment,
@@ -73,12 +73,13 @@ impl Wire<'_> {
     pub(super) fn error(&mut self, probe: &Probe, icmp: (u8, u8)) -> Result<Observed> {
         let mut observed = Observed::default();
         let error = self.send_raw(probe)?;
-        for one in &self.seen(probe)? {
-            if let Some(Transport::Icmp { kind, code, .. }) = transport(one)
-                && (*kind, *code) == icmp
-            {
-                self.push(&mut observed.turns[0], one);
-            }
+        let is_ours = |one: &Seen| match transport(one) {
+            Some(Transport::Icmp { kind, code, .. }) => (*kind, *code) == icmp,
+            _ => false,
+        };
+        let seen = self.seen(probe)?;
+        for (turn, one) in sealed::with_sealed(&seen, |one| is_ours(one).then_some(0)) {
+            self.push(&mut observed.turns[turn], one);
         }
         observed.refusal = error.map(|error| Refusal::Call(error as i32));
         Ok(observed)

@@ -7,6 +7,7 @@ use super::{Wire, transport};
 use crate::capture::Seen;
 use crate::packet::{IpPacket, Transport};
 use crate::random::seen::Refusal;
+use crate::random::wireguard::PORTS;
 use crate::random::world::{Kind, Probe};
 
 /// Ports from here on are those of clients, chosen by probes or by translation.
@@ -16,8 +17,8 @@ const CHOSEN: u16 = 32768;
 const TOLD: u8 = 0x17;
 
 /// Ports of VXLAN, Linux's own and IANA's, of Geneve, its own and the other one in tests (whose device may tell of its
-/// IPv6 addresses at any time), and of WireGuard in tests.
-const TUNNELS: [u16; 5] = [8472, 4789, 6081, 6082, 51820];
+/// IPv6 addresses at any time).
+const TUNNELS: [u16; 4] = [8472, 4789, 6081, 6082];
 
 impl Wire<'_> {
     /// The first refusal of a packet with this sequence and acknowledgment number; of any, where OUTPUT refused it
@@ -62,6 +63,10 @@ impl Wire<'_> {
         let Some(earlier) = &self.earlier else {
             return false;
         };
+        // Neighbour discovery and the like, which rules or routes refuse at any time.
+        if about.source.is_ipv6() != probe.dst.is_ipv6() {
+            return true;
+        }
         // Ports may be translated; answers, and the resets of a sender that knows nothing of a connection, have other
         // numbers.
         if let (
@@ -97,7 +102,9 @@ impl Wire<'_> {
 /// Whether a packet is one of a tunnel: errors about these tell the tunnel's device, and not who sent into it.
 fn is_of_tunnel(packet: &IpPacket) -> bool {
     match packet.transport {
-        Transport::Udp { .. } => packet.ports().is_some_and(|(_, to)| TUNNELS.contains(&to)),
+        Transport::Udp { .. } => packet.ports().is_some_and(|(from, to)| {
+            TUNNELS.contains(&to) || [from, to].iter().any(|port| PORTS.contains(port))
+        }),
         Transport::Tunnel(_) => true,
         _ => false,
     }
