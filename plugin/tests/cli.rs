@@ -281,6 +281,9 @@ fn alone(name: &str, ino: u64) -> NetNs {
         nf_conntrack_acct: Section::Known(None),
         icmp_echo_ignore_all: Section::Known(false),
         icmp6_echo_ignore_all: Section::Known(Some(false)),
+        tcp_l3mdev_accept: Section::Known(Some(false)),
+        udp_l3mdev_accept: Section::Known(Some(false)),
+        raw_l3mdev_accept: Section::Known(Some(false)),
     });
     ns.sockets = Section::Known(vec![Socket {
         protocol: 6,

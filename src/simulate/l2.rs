@@ -450,20 +450,19 @@ fn answers_for(
     }
     let (own, all) = solicit::inet(cx, ns, link)?;
     let vrf = vrf::of(netns, link.index);
-    let is_local = match vrf {
-        None => addr_type(cx, ns, addr, None, None)? == RouteKind::Local,
+    let is_local = if vrf.is_none() {
+        addr_type(cx, ns, addr, None, None)? == RouteKind::Local
+    } else {
         // Rules lead to a VRF's table, behind those that come first (`arp_process()`: `ip_route_input_noref()`).
-        Some(_) => {
-            let key = FibKey {
-                iif: Some(link.index),
-                src: Some(sender),
-                ..FibKey::to(addr)
-            };
-            match lookup(cx, ns, &key) {
-                FibAnswer::Found(found) => found.route.kind == RouteKind::Local,
-                FibAnswer::Unknown(why) => return Err(why),
-                FibAnswer::NoRoute | FibAnswer::Refused(_) => false,
-            }
+        let key = FibKey {
+            iif: Some(link.index),
+            src: Some(sender),
+            ..FibKey::to(addr)
+        };
+        match lookup(cx, ns, &key) {
+            FibAnswer::Found(found) => found.route.kind == RouteKind::Local,
+            FibAnswer::Unknown(why) => return Err(why),
+            FibAnswer::NoRoute | FibAnswer::Refused(_) => false,
         }
     };
     if is_local {

@@ -474,16 +474,15 @@ pub(crate) fn rerouted(
     });
     let mut ways = Vec::new();
     for (walk, mut next) in found {
-        match next {
-            Next::Postrouting(out) => ways.extend(then(cx, walk, out)),
-            _ => {
-                // TCP waits for an answer, as if the packet were lost on its way (`tcp_connect()`).
-                if waits {
-                    untold(&mut next);
-                }
-                ways.push((walk, next));
-            }
+        if let Next::Postrouting(out) = next {
+            ways.extend(then(cx, walk, out));
+            continue;
         }
+        // TCP waits for an answer, as if the packet were lost on its way (`tcp_connect()`).
+        if waits {
+            untold(&mut next);
+        }
+        ways.push((walk, next));
     }
     ways
 }

@@ -121,17 +121,14 @@ fn to_party(cx: &Cx<'_>, mut walk: Walk, party: &Party, dev: IfIndex) -> Ways {
     };
     if is_for(&walk, party) && !by_its_device {
         let by = walk.dev(cx, dev);
-        let (text, evidence) = match party.bound {
-            Some(bound) => {
-                let bound = walk.dev(cx, bound);
-                let state = format!("the socket is bound to {bound}");
-                let text = format!("it came in by {by}, and its socket takes packets of {bound}");
-                (text, Evidence::Link { dev: by, state })
-            }
-            None => {
-                let text = format!("it came in by VRF {by}, to which its socket is not bound");
-                (text, vrf::refusal(&walk))
-            }
+        let (text, evidence) = if let Some(bound) = party.bound {
+            let bound = walk.dev(cx, bound);
+            let state = format!("the socket is bound to {bound}");
+            let text = format!("it came in by {by}, and its socket takes packets of {bound}");
+            (text, Evidence::Link { dev: by, state })
+        } else {
+            let text = format!("it came in by VRF {by}, to which its socket is not bound");
+            (text, vrf::refusal(&walk))
         };
         walk.step(Step::new(StepKind::Socket, text).with(evidence));
         return walk.end(Disposition::Dropped(DropReason::NotFromPeer));

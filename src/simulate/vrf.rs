@@ -26,7 +26,7 @@ pub(crate) fn is(link: &Link) -> bool {
 }
 
 /// The VRF that a device belongs to, or is (`l3mdev_master_dev_rcu()`).
-pub(crate) fn of<'t>(netns: &'t NetNs, dev: IfIndex) -> Option<&'t Link> {
+pub(crate) fn of(netns: &NetNs, dev: IfIndex) -> Option<&Link> {
     let link = netns.link(dev)?;
     if is(link) {
         return Some(link);
@@ -40,7 +40,7 @@ pub(crate) fn index_of(netns: &NetNs, dev: IfIndex) -> Option<IfIndex> {
 }
 
 /// The VRF that a device is enslaved to.
-pub(crate) fn above<'t>(netns: &'t NetNs, dev: IfIndex) -> Option<&'t Link> {
+pub(crate) fn above(netns: &NetNs, dev: IfIndex) -> Option<&Link> {
     of(netns, dev).filter(|vrf| vrf.index != dev)
 }
 
@@ -222,9 +222,9 @@ pub(crate) fn transmit(cx: &mut Cx<'_>, mut walk: Walk, vrf: &Link) -> Ways {
     }) {
         ways.extend(match next {
             Next::Postrouting(out) if out.oif == index && out.local => {
-                // Sockets that are bound to the device of the address take it, too (`inet_iif()`: rt_iif).
-                let slave = if dst.is_ipv4() { owner } else { None };
-                walk.skb.slave = slave.or(Some(index));
+                // Sockets that are bound to the device of the address take it, too (`inet_iif()`: rt_iif;
+                // `ip6_rcv_core()`: ip6_dst_idev()).
+                walk.skb.slave = owner.or(Some(index));
                 walk.skb.owner = owner;
                 back_in(cx, walk, index)
             }

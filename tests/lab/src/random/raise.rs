@@ -101,11 +101,8 @@ impl Raised {
 fn vrfs(world: &World) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for place in &world.places {
-        for line in place
-            .links
-            .iter()
-            .filter(|line| line.contains(" type vrf "))
-        {
+        let lines = place.links.iter().chain(&place.ip);
+        for line in lines.filter(|line| line.contains(" type vrf ")) {
             let dev = line.split(' ').nth(2).unwrap_or_default();
             found.push((place.name.clone(), dev.to_owned()));
         }

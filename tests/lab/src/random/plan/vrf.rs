@@ -245,7 +245,6 @@ impl Plan {
                 .map(|s| s.dev)
                 .collect();
             probe.dev = match dice.below(10) {
-                0..=5 => Some(vrf.dev.clone()),
                 6 => Some(dice.one(&vrf.slaves)),
                 7 if probe.src.is_none() => Some(dice.one(&others)),
                 8 | 9 if probe.src.is_none() => None,
