@@ -53,7 +53,7 @@ fn deliver(cx: &mut Cx<'_>, walk: Walk, dev: IfIndex) -> Ways {
         return walk.unknown("a rule changed the hop limit or the traffic class of a long datagram whose checksum its sender wrote: the kernel takes its own sum for wrong where conntrack made it before (net.netfilter.nf_conntrack_checksum, which is not read)");
     }
     match walk.goal.clone() {
-        Goal::Party(party) => to_party(walk, &party),
+        Goal::Party(party) => to_party(cx, walk, &party, dev),
         Goal::Listener => to_listener(cx, walk, dev),
     }
 }
@@ -93,7 +93,10 @@ pub(crate) fn is_found_early(walk: &Walk) -> bool {
 }
 
 /// A packet of an exchange must come from whom the socket talks to, to the socket's own port.
-fn to_party(mut walk: Walk, party: &Party) -> Ways {
+fn to_party(cx: &Cx<'_>, mut walk: Walk, party: &Party, dev: IfIndex) -> Ways {
+    if party.sent && walk.skb.packet.protocol() == ICMPV6 {
+        walk.skb.near = nearest(cx, &walk, dev);
+    }
     let packet = &walk.skb.packet;
     if is_for(&walk, party) {
         let text = if party.sent {
@@ -121,13 +124,18 @@ fn to_party(mut walk: Walk, party: &Party) -> Ways {
     walk.end(Disposition::Dropped(DropReason::NotFromPeer))
 }
 
+/// The device that an echo of IPv6 came in by, which its answer is looked up by.
+fn nearest(cx: &Cx<'_>, walk: &Walk, dev: IfIndex) -> Option<IfIndex> {
+    let link = walk.link(cx, dev);
+    link.filter(|link| !link.loopback).map(|link| link.index)
+}
+
 fn to_listener(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
     let packet = walk.skb.packet.clone();
     match packet.protocol() {
         ICMP => return echo(cx, walk),
         ICMPV6 => {
-            let link = walk.link(cx, dev);
-            walk.skb.near = link.filter(|link| !link.loopback).map(|link| link.index);
+            walk.skb.near = nearest(cx, &walk, dev);
             return echo(cx, walk);
         }
         TCP | UDP => {}
@@ -348,6 +356,7 @@ fn echo(cx: &mut Cx<'_>, mut walk: Walk) -> Ways {
 /// Sends the packet of a tunnel's inside on, as if its device had received it.
 pub(crate) fn from_tunnel(mut walk: Walk, cx: &Cx<'_>, dev: IfIndex, packet: Packet) -> Ways {
     walk.skb.packet = packet;
+    walk.skb.encapsulation = false;
     walk.skb.free = walk.inside.pop().unwrap_or(UNPRIVILEGED);
     let ns = walk.ns.clone();
     let (mark, hop) = (walk.skb.mark, walk.hops.len());
