@@ -85,6 +85,7 @@ pub(super) fn flatten(message: &LinkMessage, lost: &[u16]) -> Option<Link> {
             LinkAttribute::Controller(index) => link.master = IfIndex::new(*index),
             LinkAttribute::Link(index) => link.link = IfIndex::new(*index),
             LinkAttribute::LinkNetNsId(id) => link.link_netnsid = Some(*id),
+            LinkAttribute::Promiscuity(count) => link.promiscuity = *count,
             LinkAttribute::Group(group) => link.group = *group,
             LinkAttribute::Qdisc(name) => link.qdisc = Some(name.clone()),
             LinkAttribute::LinkInfo(infos) => take_info(&mut link, infos),

@@ -30,6 +30,9 @@ pub struct Link {
     pub pointopoint: bool,
     /// IFF_PROMISC.
     pub promisc: bool,
+    /// How many ask it to take all frames (IFLA_PROMISCUITY): programs, and devices on top with addresses of their own.
+    #[serde(default)]
+    pub promiscuity: u32,
     /// Link-layer address, where the device has an Ethernet one (IFLA_ADDRESS).
     pub mac: Option<MacAddr>,
     /// Largest network-layer packet in bytes (IFLA_MTU).
@@ -81,6 +84,7 @@ impl Link {
             noarp: false,
             pointopoint: false,
             promisc: false,
+            promiscuity: 0,
             mac: None,
             mtu: 1500,
             kind,

@@ -163,6 +163,14 @@ fn decide(cx: &mut Cx<'_>, walk: Walk, master: IfIndex, port: IfIndex, nf: bool)
     if own || local {
         return up(cx, walk, master, nf);
     }
+    // A copy goes up, which only a device on top takes that has the frame's address (`br_pass_frame_up()`: promisc).
+    if bridge.promiscuity > 0 && l2::is_above(cx, &walk.ns, master, dst) {
+        let why = format!(
+            "{} takes frames for a device on top of it that has an address of its own, and passes them on, too: not modelled",
+            bridge.name
+        );
+        return walk.unknown(why);
+    }
     walk.then(Next::Bridge(master, Some(port), nf))
 }
 

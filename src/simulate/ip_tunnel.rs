@@ -94,7 +94,11 @@ pub(crate) fn encapsulate(cx: &mut Cx<'_>, mut walk: Walk, link: &Link, tunnel: 
         return walk.unknown(why);
     }
     let kind = tunnel.kind.name();
-    walk.wrap(link.index, outer(tunnel, remote, inner));
+    let like = match inherited(&walk, tunnel, &inner) {
+        Ok(like) => (like.ttl, like.tos, like.df),
+        Err(why) => return walk.unknown(format!("{}: {why}", link.name)),
+    };
+    walk.wrap(link.index, outer(tunnel, remote, inner, like));
     let text = format!("{kind} {} to {remote}", link.name);
     walk.step(Step::new(StepKind::Encap, text).with(evidence));
     walk.then(Next::LocalOut(tunnel.lower))
@@ -145,9 +149,31 @@ fn protocol(tunnel: &IpTunnel, inner: &Packet) -> u8 {
     }
 }
 
-fn outer(tunnel: &IpTunnel, remote: IpAddr, inner: Packet) -> Packet {
+/// The packet that TTL, differentiated services and DF are taken from: what went into the first of tunnels that are inside each
+/// other, on one machine (`ip_tunnel_xmit()`: `skb_inner_network_header()`, which only the first one sets; `ipip6_tunnel_xmit()`
+/// takes the packet itself).
+fn inherited<'p>(walk: &Walk, tunnel: &IpTunnel, inner: &'p Packet) -> Result<&'p Packet, String> {
+    if !walk.skb.encapsulation || tunnel.kind == IpTunnelKind::Sit && inner.src.is_ipv6() {
+        return Ok(inner);
+    }
+    let carried = |packet: &&'p Packet| {
+        let inside = packet.inner.as_deref().filter(|_| packet.is_tunnel())?;
+        let sealed = matches!(inside.wrap, Wrap::Wireguard { .. });
+        (!sealed).then_some(&inside.packet)
+    };
+    let first = std::iter::successors(Some(inner), carried).last();
+    let first = first.unwrap_or(inner);
+    if first.src.is_ipv4() != inner.src.is_ipv4() {
+        return Err("it inherits fields of another version of IP, from what is inside of the tunnel's packet, which is not followed".to_owned());
+    }
+    Ok(first)
+}
+
+/// `like`: TTL, differentiated services and DF that it may inherit.
+fn outer(tunnel: &IpTunnel, remote: IpAddr, inner: Packet, like: (u8, u8, bool)) -> Packet {
+    let (inner_ttl, inner_tos, inner_df) = like;
     let inherits = tunnel.tos & 1 != 0;
-    let tos = if inherits { inner.tos } else { tunnel.tos };
+    let tos = if inherits { inner_tos } else { tunnel.tos };
     let header = match tunnel.kind {
         IpTunnelKind::Gre => IPV4 + GRE + tunnel.output.bytes(),
         IpTunnelKind::Ipip | IpTunnelKind::Sit => IPV4,
@@ -157,11 +183,11 @@ fn outer(tunnel: &IpTunnel, remote: IpAddr, inner: Packet) -> Packet {
         src: tunnel.local.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
         dst: remote,
         ttl: match tunnel.ttl {
-            0 => inner.ttl,
+            0 => inner_ttl,
             ttl => ttl,
         },
-        tos: tos & !ECN | outer_ecn(inner.tos),
-        df: tunnel.pmtudisc || inner.src.is_ipv4() && inner.df,
+        tos: tos & !ECN | outer_ecn(inner_tos),
+        df: tunnel.pmtudisc || inner.src.is_ipv4() && inner_df,
         len: inner.len.saturating_add(header),
         l4: L4::Other(protocol(tunnel, &inner)),
         inner: Some(Box::new(Inner {

@@ -309,6 +309,19 @@ pub(crate) fn parent(cx: &Cx<'_>, ns: &NsKey, link: &Link) -> Option<(NsKey, IfI
     ))
 }
 
+/// Whether a VLAN or macvlan on top of a device, in any namespace of its node, has a link-layer address.
+pub(crate) fn is_above(cx: &Cx<'_>, ns: &NsKey, dev: IfIndex, mac: MacAddr) -> bool {
+    let mut on_node = cx.topology.all().filter(|(key, _)| key.node == ns.node);
+    on_node.any(|(key, netns)| {
+        let mut links = netns.links.known().into_iter().flatten();
+        links.any(|link| {
+            matches!(link.kind, LinkKind::Macvlan(_) | LinkKind::Vlan(_))
+                && link.mac == Some(mac)
+                && parent(cx, &key, link) == Some((ns.clone(), dev))
+        })
+    })
+}
+
 /// Macvlans on top of a device, in any namespace of its node.
 pub(crate) fn macvlans(cx: &Cx<'_>, ns: &NsKey, dev: IfIndex) -> Vec<(NsKey, IfIndex)> {
     let on_node = cx.topology.all().filter(|(key, _)| key.node == ns.node);

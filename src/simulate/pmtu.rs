@@ -92,6 +92,7 @@ impl Walk {
         self.skb.ct = CtRef::None;
         self.skb.local = true;
         self.skb.raw = false;
+        self.skb.encapsulation = true;
         // A hash decides on the source port: of VXLAN within a range that is not read, of Geneve any (`geneve_xmit_skb()`).
         self.inside
             .push(std::mem::replace(&mut self.skb.free, (1, u16::MAX)));

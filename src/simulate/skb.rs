@@ -61,6 +61,9 @@ pub(crate) struct Skb {
     /// Hop limit and traffic class when conntrack summed it here, the header of IPv6 with it, which nothing keeps the sum
     /// in step with (`nf_ip6_checksum()`).
     pub(crate) summed: Option<(u8, u8)>,
+    /// Headers of the first packet that it carries are what tunnels inherit from (`skb->encapsulation`,
+    /// `iptunnel_handle_offloads()`).
+    pub(crate) encapsulation: bool,
     /// VLAN of its frame's tag, which rules see in its link-layer header (`nft_payload_copy_vlan()`).
     pub(crate) tagged: Option<u16>,
     /// IPVS had to do with it (`skb->ipvs_property`), and passes it over from now on.
@@ -97,6 +100,7 @@ impl Skb {
             resummed: false,
             written: false,
             summed: None,
+            encapsulation: false,
             tagged: None,
             ipvs: false,
             sized: true,

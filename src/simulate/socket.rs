@@ -58,7 +58,9 @@ fn deliver(cx: &mut Cx<'_>, walk: Walk, dev: IfIndex) -> Ways {
         return walk.unknown("a rule changed the hop limit or the traffic class of a long datagram whose checksum its sender wrote: the kernel takes its own sum for wrong where conntrack made it before (net.netfilter.nf_conntrack_checksum, which is not read)");
     }
     let mut walk = walk;
-    if walk.skb.packet.protocol() == ICMPV6 {
+    // The device that an echo of IPv6 came in by, which its answer is looked up by.
+    let is_answer = matches!(&walk.goal, Goal::Party(party) if !party.sent);
+    if walk.skb.packet.protocol() == ICMPV6 && !is_answer {
         let link = walk.link(cx, walk.skb.owner.unwrap_or(dev));
         walk.skb.near = link.filter(|link| !link.loopback).map(|link| link.index);
     }
@@ -423,6 +425,7 @@ fn echo(cx: &mut Cx<'_>, mut walk: Walk) -> Ways {
 /// Sends the packet of a tunnel's inside on, as if its device had received it.
 pub(crate) fn from_tunnel(mut walk: Walk, cx: &Cx<'_>, dev: IfIndex, packet: Packet) -> Ways {
     walk.skb.packet = packet;
+    walk.skb.encapsulation = false;
     walk.skb.free = walk.inside.pop().unwrap_or(UNPRIVILEGED);
     let ns = walk.ns.clone();
     let (mark, hop) = (walk.skb.mark, walk.hops.len());

@@ -275,6 +275,7 @@ pub(crate) fn cross(cx: &mut Cx<'_>, mut walk: Walk, link: &Link) -> Ways {
         ));
     }
     walk.enter(cx, ns, dev);
+    walk.skb.encapsulation = false;
     // A router on the way puts its own frame around it.
     if mac.is_none() || mac != own {
         walk.skb.packet.eth = None;

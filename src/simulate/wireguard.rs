@@ -121,6 +121,8 @@ pub(crate) fn encapsulate(
         })),
     };
     walk.wrap(link.index, outer);
+    // `wg_reset_packet()`
+    walk.skb.encapsulation = false;
     walk.skb.mark = Some(device.fwmark);
     walk.step(Step::new(StepKind::Encap, text).with(Evidence::Link { dev, state }));
     walk.then(Next::LocalOut(None))

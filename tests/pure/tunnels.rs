@@ -64,6 +64,32 @@ fn ipip_without_a_remote_goes_to_the_next_hop() {
     }
 }
 
+/// Only the first of tunnels inside each other notes whose header is inside (`iptunnel_handle_offloads()`).
+#[test]
+fn a_tunnel_in_a_tunnel_inherits_from_what_went_into_the_first() {
+    let (mut world, hosts, pods) = ipip();
+    world.change(&hosts[0], 7, |link| {
+        if let LinkKind::IpTunnel(own) = &mut link.kind {
+            own.ttl = 50;
+        }
+    });
+    let first = world.get(&hosts[0]).link(index(7)).cloned();
+    let mut kind = first.expect("the first").kind;
+    if let LinkKind::IpTunnel(own) = &mut kind {
+        (own.ttl, own.remote) = (0, Some(ip("10.88.0.112")));
+    }
+    world.link(&hosts[0], 8, "tunl1", kind, |link| link.noarp = true);
+    world.route(&hosts[0], "10.88.0.12/32", "10.88.0.12", 8);
+    let routes = world.get(&hosts[0]).routes.known_mut().expect("routes");
+    routes.last_mut().expect("a route").nexthops[0].via = None;
+    let outcome = world.tcp(&pods[0], "10.244.2.7", 8080);
+    let mut taps = outcome.traces[0].hops.iter().flat_map(|hop| &hop.taps);
+    let outer = taps.find(|tap| tap.packet.dst == ip("10.88.0.112"));
+    let packet = &outer.expect("an outer packet").packet;
+    let middle = &packet.inner.as_ref().expect("one inside").packet;
+    assert_eq!((packet.ttl, middle.ttl), (63, 50));
+}
+
 #[test]
 fn packets_of_a_tunnel_keep_to_one_of_several_next_hops() {
     let (mut world, hosts, pods) = ipip();

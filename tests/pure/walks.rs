@@ -199,6 +199,41 @@ fn a_port_that_does_not_forward_and_a_device_that_is_down_drop() {
     );
 }
 
+/// All answers to echoes of IPv6 are looked up by the device that the request came in by (`icmpv6_echo_reply()`).
+#[test]
+fn echoes_are_answered_by_the_device_that_they_came_in_by() {
+    let mut world = World::new();
+    let (a, b) = (world.ns("n1", 1, true), world.ns("n1", 2, false));
+    for dev in [2, 3] {
+        world.veth((&a, dev, &format!("a{dev}")), (&b, dev, &format!("b{dev}")));
+        world.addr(&b, dev, &format!("fd00::1{dev}"), 64);
+    }
+    world.addr(&a, 3, "fd00::1", 64);
+    let flow = netpath::simulate::Flow {
+        from: a,
+        src: None,
+        sport: Some(7),
+        dst: ip("fd00::13"),
+        dport: None,
+        protocol: 58,
+        len: 48,
+        uid: Some(0),
+        gid: Some(0),
+    };
+    let limits = netpath::simulate::Limits::default();
+    let outcome = netpath::simulate::simulate(&world.topology, &flow, &limits);
+    let mut next = outcome.traces.first();
+    for number in 0..4 {
+        let packet = next.unwrap_or_else(|| panic!("no packet {number}: {outcome:#?}"));
+        assert_eq!(
+            packet.disposition,
+            Disposition::Delivered,
+            "packet {number}"
+        );
+        next = packet.reply.as_deref();
+    }
+}
+
 #[test]
 fn isolated_ports_do_not_talk() {
     let (mut world, host, a, _) = bridged();

@@ -271,11 +271,15 @@ pub fn taken_raw(manner: Manner, observed: &Observed) -> bool {
 ///
 /// That ends an exchange, but changes no way: packets until then, the first at least, have to be where they were predicted.
 pub fn told_before(traces: &[Trace], name: Name<'_>, observed: &Observed) -> Option<String> {
-    let unreachable = |seen| matches!(seen, Refusal::Icmp { .. }) && told(RejectWith::HostUnreachable, seen);
+    let unreachable =
+        |seen| matches!(seen, Refusal::Icmp { .. }) && told(RejectWith::HostUnreachable, seen);
     for trace in traces {
         let passes = |number: usize| {
             let packet = chain(trace).nth(number)?;
-            packet.hops.iter().find_map(|hop| told_there(hop, name, observed))
+            packet
+                .hops
+                .iter()
+                .find_map(|hop| told_there(hop, name, observed))
         };
         let fits = |number: usize| is_where_seen(trace, number, name, observed);
         let found = match observed.refusal {

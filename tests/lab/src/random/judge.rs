@@ -152,6 +152,8 @@ impl Judge {
                 if matches!(link.kind, LinkKind::Vlan(_)) {
                     // It may have an address of its own.
                     let below = below(self.topology(), &key, link);
+                    // What a promiscuous bridge takes besides goes no further.
+                    let below = below.filter(|(_, dev)| !matches!(dev.kind, LinkKind::Bridge(_)));
                     ports.extend(below.map(|(ns, dev)| (name(&ns), dev.name.clone())));
                 }
                 if matches!(link.kind, LinkKind::Macvlan(_)) {

@@ -41,7 +41,7 @@ impl Plan {
             // Devices below are up by the time that those of later namespaces are set up.
             let last = self.world.places.len() - 1;
             let place = if dice.percent(8) { last } else { at };
-            self.tagged(dice, (at, &below), place, (segment, id));
+            self.tagged(dice, (at, &below, None), place, (segment, id));
         }
         self.through(dice, segment)
     }
@@ -50,12 +50,15 @@ impl Plan {
     fn tagged(
         &mut self,
         dice: &mut Dice,
-        (at, below): (usize, &str),
+        (at, below, mac): (usize, &str, Option<&str>),
         place: usize,
         (segment, id): (usize, usize),
     ) {
         let dev = self.device(place, "vl");
-        let mac = self.mac_of(dice, at, below);
+        let mac = match mac {
+            Some(mac) => mac.to_owned(),
+            None => self.mac_of(dice, at, below),
+        };
         let netns = if place == at {
             String::new()
         } else {
@@ -144,7 +147,9 @@ impl Plan {
             }
         }
         if dice.percent(40) {
-            self.tagged(dice, (at, bridge), at, (other.segment, other.id));
+            // The kernel gives it the bridge's address; with another one, the bridge takes all frames.
+            let address = (!dice.percent(6)).then_some(mac);
+            self.tagged(dice, (at, bridge, address), at, (other.segment, other.id));
             if dice.percent(90) {
                 self.member(at, &format!("dev {bridge} vid {} self", other.id));
             }
@@ -267,7 +272,12 @@ impl Plan {
                 self.member(at, &format!("dev {dev} vid {} pvid untagged", vlan.id));
                 continue;
             }
-            self.tagged(dice, (other, &own.dev), other, (vlan.segment, vlan.id));
+            self.tagged(
+                dice,
+                (other, &own.dev, None),
+                other,
+                (vlan.segment, vlan.id),
+            );
             if dice.percent(92) {
                 self.member(at, &format!("dev {dev} vid {}", vlan.id));
             }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use netpath::model::wireguard::PublicKey;
 
-use super::kinds::Ends;
+use super::tunnels::Ends;
 use super::{Plan, Station};
 use crate::random::dice::Dice;
 use crate::random::routes::MARKS;

@@ -201,7 +201,9 @@ impl<'p> Wire<'p> {
         let now = now.map_or(0, |now| i128::try_from(now.as_nanos()).unwrap_or(i128::MAX));
         self.told.retain(|(.., time)| now - time < ERR_TIMEO);
         let told = self.told.iter();
-        let told = told.map(|(place, remote, _)| (place.clone(), *remote)).collect();
+        let told = told
+            .map(|(place, remote, _)| (place.clone(), *remote))
+            .collect();
         let observed = match (probe.kind, probe.protocol) {
             (Kind::Raw { .. }, _) => self.raw(probe),
             (Kind::Error { icmp, .. }, _) => self.error(probe, icmp),
