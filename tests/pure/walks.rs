@@ -219,6 +219,7 @@ fn echoes_are_answered_by_the_device_that_they_came_in_by() {
         len: 48,
         uid: Some(0),
         gid: Some(0),
+        bound: None,
     };
     let limits = netpath::simulate::Limits::default();
     let outcome = netpath::simulate::simulate(&world.topology, &flow, &limits);

@@ -94,9 +94,7 @@ pub(super) fn of(
     let end = match &probed.answer {
         // Of a connection that went another way from the beginning, the rest was not predicted.
         Answer::Answered if missed(2) && !wrong_before(2) => End::Lost,
-        Answer::Answered
-            if goes_on || unknown && turn >= 2 && trace.packet_protocol() == TCP =>
-        {
+        Answer::Answered if goes_on || unknown && turn >= 2 && trace.packet_protocol() == TCP => {
             End::Connected
         }
         Answer::Answered => End::Works,
@@ -124,7 +122,9 @@ pub(super) fn of(
 /// Whether a connection's packets without data come further than one with data, which no probe sends, is predicted to.
 fn goes_on(seen: Option<&[&Sighting]>, turn: usize, ended: &Trace) -> bool {
     let predicted = |one: &Sighting| {
-        ended.taps().any(|(ns, tap)| one.ns == *ns && one.dev == tap.dev && one.out == tap.out)
+        ended
+            .taps()
+            .any(|(ns, tap)| one.ns == *ns && one.dev == tap.dev && one.out == tap.out)
     };
     turn >= 2 && !ended.arrives() && seen.unwrap_or_default().iter().any(|one| !predicted(one))
 }
