@@ -1,8 +1,7 @@
 //! WireGuard: to the peer that an address belongs to, and from the peer whose key it is.
 //!
 //! Read first: `wg_xmit()`, `wg_socket_send_skb_to_peer()`, `wg_packet_consume_data_done()`, drivers/net/wireguard,
-//! v6.12. Not modelled: what is queued while there is no handshake, handshakes that are lost on their way back, and
-//! whether keys that were shared beforehand are the same ones.
+//! v6.12. Not modelled: what is queued while there is no handshake, handshakes that are lost on their way back.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -238,6 +237,13 @@ pub(crate) fn decapsulate(cx: &mut Cx<'_>, mut walk: Walk, iif: IfIndex) -> Ways
             return walk.end(Disposition::Dropped(DropReason::NotSpecified));
         }
     };
+    // Only a handshake shows whether both sides' preshared keys are the same one.
+    if *preshared && peer.handshake.is_none() {
+        return walk.unknown(format!(
+            "whether the preshared keys of {dev} and its peer {} are the same is not known before a handshake",
+            peer.key
+        ));
+    }
     walk.memory.hear(Heard {
         ns: walk.ns.clone(),
         dev: link.index,

@@ -297,6 +297,18 @@ fn wireguard_goes_to_the_peer_and_back() {
     assert_eq!(packet.len, 64 + 32 + 8 + 20);
 }
 
+#[test]
+fn preshared_keys_are_unknown_before_a_handshake() {
+    for handshake in [None, Some(1)] {
+        let (world, pods) = wireguard(|_, device| {
+            (device.peers[0].preshared, device.peers[0].handshake) = (true, handshake);
+        });
+        let outcome = world.tcp(&pods[0], "10.244.2.7", 8080);
+        let unknown = matches!(outcome.traces[0].outcome(), Disposition::Inconclusive(_));
+        assert_eq!(unknown, handshake.is_none(), "{handshake:?}");
+    }
+}
+
 /// What packets for a peer are sent from is where it sends to, once it was heard; nothing but its own endpoint tells that.
 #[test]
 fn wireguard_sends_from_where_its_peer_heard_it() {
