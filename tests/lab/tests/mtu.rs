@@ -138,7 +138,8 @@ fn datagrams_are_as_large_as_their_sender_has_it() {
     let [one, router, other] = routed();
     router.ip("link set port2 mtu 1500");
     other.ip("link set eth0 mtu 1400");
-    let [there, back] = measured(&one, "10.9.2.2:9 --protocol udp", 1);
+    let _listener = other.listen("--udp 9000");
+    let [there, back] = measured(&one, "10.9.2.2:9000 --protocol udp", 1);
     assert_eq!(
         head(&there),
         json!(["proven", 1404, 1404, true]),
