@@ -128,8 +128,11 @@ pub struct Budget {
     pub to: (Option<NsKey>, IpAddr),
     /// The smallest packet there is: its headers alone.
     pub least: u32,
-    /// The largest size that both ends' own devices take: TCP sends none that is larger.
+    /// The largest size that is sent: TCP sends none that is larger than both ends' own devices take, of datagrams the
+    /// sender's own device decides.
     pub segment: u32,
+    /// It is for datagrams of UDP.
+    pub datagrams: bool,
     /// The largest size that is predicted to arrive, or why that can't be told.
     pub predicted: Result<u32, String>,
     /// Where one byte more ends, and what is said of it there.
@@ -234,6 +237,7 @@ mod tests {
             to: (None, [10, 0, 0, 2].into()),
             least: 28,
             segment: LARGEST,
+            datagrams: false,
             predicted: predicted.ok_or_else(|| "unknown".to_owned()),
             limit: None,
             rooms: Vec::new(),

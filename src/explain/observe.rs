@@ -195,7 +195,7 @@ pub fn compare(traces: &[Trace], probed: &Probed, sights: &Sights<'_>) -> Option
     strays.sort_by_key(|spot| (spot.turn, spot.after));
     spots.extend(strays);
     times(&mut spots, &turns);
-    let mut observed = verdict::of(trace, probed, branch, spots, sights);
+    let mut observed = verdict::of(trace, probed, branch, spots, (sights, &turns));
     if let (Some(first), [probe, ..]) = (observed.spots.first(), &turns) {
         let there =
             |one: &&&Sighting| one.ns == first.ns && one.dev == first.dev && one.out == first.out;

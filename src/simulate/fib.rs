@@ -181,6 +181,18 @@ impl Tables<'_> {
         let mut answer = None;
         if let Some(main) = rules().find(|rule| rule.priority == 32_766) {
             let found = self.table_lookup(&[RT_TABLE_LOCAL, RT_TABLE_MAIN], key, main);
+            let found = found.map(
+                |found| match (found, rules().find(|rule| rule.priority == 0)) {
+                    // The rule by which tables that are apart would be asked.
+                    (FibAnswer::Found(mut found), Some(local))
+                        if found.route.table == RT_TABLE_LOCAL =>
+                    {
+                        found.rule = local.clone();
+                        FibAnswer::Found(found)
+                    }
+                    (found, _) => found,
+                },
+            );
             let refuses = |found: &FibAnswer| matches!(found, FibAnswer::Found(found) if found.route.kind.refuses());
             match found {
                 Some(found) if !refuses(&found) => return found,

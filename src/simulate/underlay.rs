@@ -11,6 +11,7 @@ use super::peer::{Peer, peer};
 use super::walk::{Next, Walk, Ways};
 use super::{Cx, vlan};
 use crate::model::link::{Link, LinkKind};
+use crate::model::neigh::NeighState;
 use crate::model::netns::NetNs;
 use crate::model::want::{Depth, NsTarget, Want};
 use crate::model::{IfIndex, MacAddr, NsKey};
@@ -89,6 +90,17 @@ fn tag(link: &Link) -> Option<u16> {
     }
 }
 
+/// The entry by which the frame got its address.
+fn neighbour(walk: &Walk) -> Option<(&Evidence, NeighState)> {
+    let steps = walk.hops.last()?.steps.iter().rev();
+    steps
+        .flat_map(|step| &step.evidence)
+        .find_map(|one| match one {
+            Evidence::Neigh { neigh, .. } => Some((one, neigh.state)),
+            _ => None,
+        })
+}
+
 /// A frame leaves what was read.
 pub(crate) fn cross(cx: &mut Cx<'_>, mut walk: Walk, link: &Link) -> Ways {
     let dst = walk.skb.packet.dst;
@@ -143,6 +155,20 @@ pub(crate) fn cross(cx: &mut Cx<'_>, mut walk: Walk, link: &Link) -> Ways {
             }
             let upper = device.master.and_then(|m| netns.link(m)).unwrap_or(device);
             if let Some(mac) = mac {
+                let entry = neighbour(&walk);
+                let by_hand = entry.is_some_and(|(_, state)| {
+                    matches!(state, NeighState::Permanent | NeighState::Noarp)
+                });
+                if !by_hand {
+                    return walk.unknown(format!(
+                        "the frame leaves by {} for {mac}, which no device that was read has, though {next_hop} is {} of {}, which has {}: whether a router or ARP proxy between the nodes passes it on, or the neighbour entry is stale, can't be read",
+                        link.name,
+                        device.name,
+                        key.node,
+                        display(upper.mac)
+                    ));
+                }
+                let entry = entry.map(|(evidence, _)| evidence.clone());
                 let (name, node) = (device.name.clone(), key.node.clone());
                 let state = format!("address {}", display(upper.mac));
                 let text = format!(
@@ -150,7 +176,8 @@ pub(crate) fn cross(cx: &mut Cx<'_>, mut walk: Walk, link: &Link) -> Ways {
                     display(upper.mac)
                 );
                 let evidence = Evidence::Link { dev: name, state };
-                walk.step(Step::new(StepKind::Underlay, text).with(evidence));
+                let step = Step::new(StepKind::Underlay, text).with(evidence);
+                walk.step(entry.into_iter().fold(step, Step::with));
                 return walk.end(Disposition::Dropped(DropReason::Otherhost));
             }
             let why = format!(

@@ -1,6 +1,7 @@
 //! Whole walks through hand-made worlds, one kernel rule at a time.
 
 use netpath::model::link::{InetConf, LinkKind, PortState, Vxlan};
+use netpath::model::neigh::NeighState;
 use netpath::model::{NsKey, Section};
 use netpath::simulate::Outcome;
 use netpath::trace::{Disposition, DropReason, Evidence, RejectWith, Trace};
@@ -382,6 +383,38 @@ fn stale_tunnel_entries_are_found_where_they_act() {
         &world.tcp(&pods[0], "10.244.2.7", 8080),
         &Disposition::Dropped(DropReason::Otherhost),
     );
+}
+
+#[test]
+fn an_address_between_nodes_that_nobody_has_is_not_judged_but_where_it_was_set_by_hand() {
+    let (mut world, hosts, pods) = two_nodes();
+    world.neigh(&hosts[0], 3, "10.88.0.12", mac(99, 3));
+    let outcome = world.tcp(&pods[0], "10.244.2.7", 8080);
+    ends(&outcome, &Disposition::Dropped(DropReason::Otherhost));
+    let (_, step) = only(&outcome).last_step().expect("a step");
+    let entry = |one: &Evidence| matches!(one, Evidence::Neigh { .. });
+    assert!(step.evidence.iter().any(entry), "{step:?}");
+    // A router or ARP proxy may have answered.
+    let neighs = world.get(&hosts[0]).neighs.known_mut().expect("neighs");
+    neighs.last_mut().expect("the entry").state = NeighState::Reachable;
+    let outcome = world.tcp(&pods[0], "10.244.2.7", 8080);
+    let Disposition::Inconclusive(why) = &only(&outcome).disposition else {
+        panic!("{outcome:?}");
+    };
+    assert!(why[0].contains("router or ARP proxy"), "{why:?}");
+}
+
+#[test]
+fn the_rule_of_table_local_is_named() {
+    let (world, _, pods) = two_nodes();
+    let outcome = world.tcp(&pods[0], "10.244.2.7", 8080);
+    let rules = only(&outcome).steps().flat_map(|(_, step)| &step.evidence);
+    let rules = rules.filter_map(|one| match one {
+        Evidence::PolicyRule { rule } => Some(rule.priority),
+        _ => None,
+    });
+    // Pod and two nodes on the way there lead it on; in the pod it is local.
+    assert_eq!(rules.collect::<Vec<_>>(), [32_766, 32_766, 32_766, 0]);
 }
 
 #[test]

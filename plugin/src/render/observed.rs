@@ -201,6 +201,11 @@ fn verdict(sent: &Sent, naming: &Naming<'_>) -> (Style, String) {
                 .to_owned(),
         ),
         (Agreement::Confirmed, _) => (Style::Good, "confirmed".to_owned()),
+        (Agreement::Unwatched, _) if observed.end == End::Connected => (
+            Style::Unsure,
+            "the connection stands, as predicted; the probe sends no data, so that what becomes of packets with data is not shown"
+                .to_owned(),
+        ),
         (Agreement::Unwatched, _) => (
             Style::Unsure,
             "it ended as predicted; its way was not watched".to_owned(),
@@ -229,6 +234,10 @@ pub fn proof(proof: &Proof) -> (Style, bool, String) {
     } else {
         format!("{} of {} probes", proof.least, proof.count)
     };
+    let of = match proof.ways {
+        (_, 0 | 1) => String::new(),
+        (taken, all) => format!(" on {taken} of {all} branches"),
+    };
     let (style, ended) = match proof.end {
         End::Works => (Style::Good, "✓ answered"),
         End::Refused => (Style::Bad, "✗ refused"),
@@ -237,7 +246,12 @@ pub fn proof(proof: &Proof) -> (Style, bool, String) {
         End::Connected => (Style::Unsure, "? connected, packets with data not shown"),
     };
     match proof.agreement {
-        Agreement::Confirmed => (Style::Good, false, format!("confirmed by {some}")),
+        Agreement::Confirmed => (Style::Good, false, format!("confirmed by {some}{of}")),
+        Agreement::Unwatched if proof.end == End::Connected => (
+            Style::Unsure,
+            false,
+            format!("of which {some} shows the connection, and no packet with data"),
+        ),
         Agreement::Unwatched => (
             Style::Unsure,
             false,
@@ -246,13 +260,13 @@ pub fn proof(proof: &Proof) -> (Style, bool, String) {
         Agreement::Seen => (
             style,
             true,
-            format!("{ended}, as {some} saw; it can't be predicted"),
+            format!("{ended}, as {some} saw{of}; it can't be predicted"),
         ),
         Agreement::Differs => (
             style,
             true,
             format!(
-                "{ended}, as {some} saw; predicted was: {}",
+                "{ended}, as {some} saw{of}; predicted was: {}",
                 proof.predicted.name()
             ),
         ),

@@ -162,11 +162,8 @@ fn verdict(answer: &Explanation) -> (Style, String) {
                     None => format!(", but to {address}, by translation on the way"),
                 }
             }
-            some if some.len() == total => ", but elsewhere, by translation on the way".to_owned(),
-            some => format!(
-                ", {} of them elsewhere, by translation on the way",
-                some.len()
-            ),
+            some if some.len() == total => ", but elsewhere".to_owned(),
+            some => format!(", {} of them elsewhere", some.len()),
         };
         return (Style::Good, format!("✓ {what}{all}{elsewhere}"));
     };

@@ -10,7 +10,7 @@ use netpath::explain::observe::{Sighting, innermost};
 use netpath::explain::words;
 use netpath::model::NsKey;
 use netpath::model::capture::{Answer, Probe};
-use netpath::model::packet::{ICMP, ICMPV6, L4, Packet};
+use netpath::model::packet::{ICMP, ICMPV6, L4, Packet, UDP};
 use netpath::model::topology::Topology;
 use netpath::simulate::{Outcome, Sent};
 use netpath::trace::{Disposition, Trace};
@@ -36,6 +36,8 @@ struct Direction {
     /// Where it ends, as far as that can be told; `None` also where nobody who is read has the address.
     to: Option<NsKey>,
     ends: (IpAddr, IpAddr),
+    /// The question is about datagrams of UDP.
+    datagrams: bool,
 }
 
 /// Longest that one end takes: a search without a prediction, both ways. More is no error, but helper pods end at
@@ -102,16 +104,19 @@ fn directions(trace: &Trace, topology: &Topology) -> Vec<Direction> {
         Disposition::Inconclusive(_) => holder(topology, far),
         _ => None,
     };
+    let datagrams = innermost(&first.packet).protocol() == UDP;
     let mut directions = vec![Direction {
         from: first.ns.clone(),
         to,
         ends: (near, far),
+        datagrams,
     }];
     if within {
         directions.push(Direction {
             from: last.ns.clone(),
             to: Some(first.ns.clone()),
             ends: (far, near),
+            datagrams,
         });
     }
     directions
@@ -132,13 +137,18 @@ async fn of_end(fleet: &mut Fleet<'_>, directions: &[Direction]) -> Vec<Budget> 
     for direction in directions {
         predicted.push(budget(fleet, direction).await);
     }
-    let own = predicted
-        .iter()
-        .filter_map(|(budget, _)| budget.rooms.first());
-    let segment = own.map(|room| room.mtu).min().unwrap_or(LARGEST);
+    let own = |(budget, _): &(Budget, Outcome)| budget.rooms.first().map(|room| room.mtu);
+    let both = predicted.iter().filter_map(own).min();
     let mut budgets = Vec::new();
-    for (direction, (mut budget, small)) in directions.iter().zip(predicted) {
-        budget.segment = segment;
+    for (direction, predicted) in directions.iter().zip(predicted) {
+        let segment = if direction.datagrams {
+            own(&predicted)
+        } else {
+            both
+        };
+        let (mut budget, small) = predicted;
+        budget.segment = segment.unwrap_or(LARGEST);
+        budget.datagrams = direction.datagrams;
         attempt(fleet, direction, &small, &mut budget).await;
         budgets.push(budget);
     }
@@ -197,6 +207,7 @@ fn unmeasured(direction: &Direction) -> Budget {
         to: (direction.to.clone(), direction.ends.1),
         least: smallest(direction),
         segment: LARGEST,
+        datagrams: false,
         predicted: Err(String::new()),
         limit: None,
         rooms: Vec::new(),

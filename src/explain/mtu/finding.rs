@@ -59,10 +59,14 @@ fn of_one(budget: &Budget, naming: &Naming<'_>) -> Option<Finding> {
         ));
     }
     if code == codes::BLACK_HOLE {
-        evidence.push(format!(
-            "both ends' own devices take {} bytes, and TCP sends so much at once unless its MSS is clamped",
-            budget.segment
-        ));
+        evidence.push(if budget.datagrams {
+            format!("the sender's own device takes {} bytes", budget.segment)
+        } else {
+            format!(
+                "both ends' own devices take {} bytes, and TCP sends so much at once unless its MSS is clamped",
+                budget.segment
+            )
+        });
     }
     let proven = matches!(budget.measure(), Measure::Proven(_));
     let seen = stopped.and_then(|one| match &one.fate {

@@ -565,6 +565,28 @@ fn what_is_lost_between_nodes_is_looked_for_there() {
 }
 
 #[test]
+fn what_data_is_predicted_to_meet_is_not_confirmed_without_data() {
+    let mut trace = trace(4, Disposition::Delivered);
+    let mut next = trace.clone();
+    next.reply = None;
+    next.disposition = Disposition::Dropped(DropReason::NetfilterDrop);
+    next.hops.truncate(1);
+    let reply = trace.reply.as_mut().expect("an answer");
+    reply.reply = Some(Box::new(next));
+    let kept = observed(std::slice::from_ref(&trace), Answer::Answered, &all(4));
+    assert_eq!(kept.agreement, Agreement::Confirmed, "{kept:#?}");
+    // Acknowledgements come further.
+    let ack = tcp(1, 9, (Some(PORT), Some(80)), 16);
+    let further: Vec<Sighting> = all(4)
+        .into_iter()
+        .chain([saw(2, "veth1", false, 160, ack)])
+        .collect();
+    let stands = observed(&[trace], Answer::Answered, &further);
+    assert_eq!(stands.agreement, Agreement::Unwatched, "{stands:#?}");
+    assert_eq!(stands.end, End::Connected);
+}
+
+#[test]
 fn what_needs_data_is_not_shown_by_a_connection() {
     let mut trace = trace(4, Disposition::Delivered);
     let why = "the length of later packets is not known".to_owned();

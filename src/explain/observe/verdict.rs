@@ -1,6 +1,8 @@
 //! What follows from a probe and its prediction: whether they agree, and what is said where they do not.
 
-use super::{Agreement, End, Met, Observed, Sights, Spot, followed, was_seen};
+use std::collections::BTreeSet;
+
+use super::{Agreement, End, Met, Observed, Sighting, Sights, Spot, followed, was_seen};
 use crate::explain::{
     Explanation, Finding, Naming, Place, Severity, Verdict, codes, together, words,
 };
@@ -17,6 +19,8 @@ pub struct Proof {
     pub count: usize,
     /// Of these, those with an agreement as the least, and, where that is none, with such an end.
     pub least: usize,
+    /// Branches that those took, and all that there are.
+    pub ways: (usize, usize),
     /// What was predicted.
     pub predicted: Verdict,
     /// How the least ended, and what differs.
@@ -53,7 +57,7 @@ pub(super) fn of(
     probed: &Probed,
     branch: usize,
     spots: Vec<Spot>,
-    sights: &Sights<'_>,
+    (sights, turns): (&Sights<'_>, &[Vec<&Sighting>]),
 ) -> Observed {
     let (turn, ended) = predicted(trace, probed);
     let disposition = &ended.disposition;
@@ -62,9 +66,11 @@ pub(super) fn of(
     if difference.is_none() && !unknown {
         difference = at_the_end(trace, probed, (turn, disposition), &spots);
     }
+    let goes_on = goes_on(turns.get(turn).map(Vec::as_slice), turn, ended);
     let agreement = match (&difference, unknown) {
         (Some(_), _) => Agreement::Differs,
         (None, true) => Agreement::Seen,
+        (None, false) if goes_on => Agreement::Unwatched,
         // An answer vouches for both ends, silence only where nothing goes unseen.
         (None, false)
             if spots.iter().any(|spot| spot.met == Met::Confirmed)
@@ -88,7 +94,7 @@ pub(super) fn of(
     let end = match &probed.answer {
         // Of a connection that went another way from the beginning, the rest was not predicted.
         Answer::Answered if missed(2) && !wrong_before(2) => End::Lost,
-        Answer::Answered if unknown && turn >= 2 && trace.packet_protocol() == TCP => {
+        Answer::Answered if goes_on || unknown && turn >= 2 && trace.packet_protocol() == TCP => {
             End::Connected
         }
         Answer::Answered => End::Works,
@@ -111,6 +117,16 @@ pub(super) fn of(
         sent: 0,
         sealed: None,
     }
+}
+
+/// Whether a connection's packets without data come further than one with data, which no probe sends, is predicted to.
+fn goes_on(seen: Option<&[&Sighting]>, turn: usize, ended: &Trace) -> bool {
+    let predicted = |one: &Sighting| {
+        ended
+            .taps()
+            .any(|(ns, tap)| one.ns == *ns && one.dev == tap.dev && one.out == tap.out)
+    };
+    turn >= 2 && !ended.arrives() && seen.unwrap_or_default().iter().any(|one| !predicted(one))
 }
 
 /// Whether all packets were seen in the namespace where one is predicted to end.
@@ -339,7 +355,10 @@ impl Explanation {
             let ends = least.agreement.stands() || one.end == least.end;
             one.agreement == least.agreement && ends
         };
+        let taken = probes.iter().filter(same).map(|one| one.branch);
+        let taken: BTreeSet<usize> = taken.collect();
         self.proof = Some(Proof {
+            ways: (taken.len(), self.branches.len()),
             agreement: least.agreement,
             count: probes.len(),
             least: probes.iter().filter(same).count(),

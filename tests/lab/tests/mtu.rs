@@ -134,6 +134,25 @@ fn a_receiving_end_that_is_too_small_is_found() {
 }
 
 #[test]
+fn datagrams_are_as_large_as_their_sender_has_it() {
+    let [one, router, other] = routed();
+    router.ip("link set port2 mtu 1500");
+    other.ip("link set eth0 mtu 1400");
+    let _listener = other.listen("--udp 9000");
+    let [there, back] = measured(&one, "10.9.2.2:9000 --protocol udp", 1);
+    assert_eq!(
+        head(&there),
+        json!(["proven", 1404, 1404, true]),
+        "{there:#}"
+    );
+    assert_eq!(
+        head(&back),
+        json!(["proven", 1400, 1400, false]),
+        "{back:#}"
+    );
+}
+
+#[test]
 fn what_is_not_predicted_is_measured() {
     let [one, _router, other] = routed();
     // `ldh [12]; jne #0x800, pass; ldh [16]; jle #1300, pass; ret 2 (TC_ACT_SHOT); pass: ret 0`
