@@ -9,6 +9,7 @@ mod filter;
 mod port;
 mod reach;
 mod service;
+mod stray;
 mod title;
 
 use crate::model::NsKey;
@@ -121,7 +122,16 @@ impl<'a> Case<'a> {
             .skip(if by_rules { leading } else { 0 });
         // What could not be read is the step's own text.
         let objects = objects.filter(|found| !matches!(found, Evidence::Unreadable { .. }));
+        let packet = self.packet();
+        let astray = [codes::NEIGH_UNRESOLVED, codes::NO_ROUTE].contains(&code);
+        let stray = self.stray(&packet).filter(|_| astray);
+        // It is there, and does not decide.
+        let hidden = stray.is_some();
+        let objects = objects.filter(|found| !hidden || !matches!(found, Evidence::Absent { .. }));
         evidence.extend(objects.map(|found| self.object(found)));
+        if let Some(stray) = &stray {
+            evidence.extend(self.stray_evidence(stray));
+        }
         if code == codes::UNTRANSLATED
             && let Some(service) = self.service()
         {

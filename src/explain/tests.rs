@@ -9,6 +9,7 @@ use crate::model::topology::Topology;
 use crate::model::want::Fact;
 use crate::trace::{DropReason, Evidence, Hop, RejectWith, Step, StepKind};
 
+mod astray;
 mod mends;
 mod policies;
 mod services;

@@ -396,7 +396,7 @@ fn lacks_route(cx: &mut Cx<'_>, walk: &Walk, dst: IpAddr, node: &str) -> Option<
         |via| format!("{via} dev {}", link.name),
     );
     let text = format!(
-        "handed to gateway{gateway}, though {node} answers pods of {} by {way}: {} lacks its own route to the pods of {node}",
+        "handed to gateway{gateway}, though {node} answers pods of {} by {way}: this gateway is not how {} reaches the pods of {node}",
         walk.ns.node, walk.ns.node
     );
     let what = format!("a route to {dst} that leads to {node}");

@@ -117,6 +117,9 @@ pub struct Tap {
     pub packet: Packet,
 }
 
+/// What a step says whose rule keeps a packet from connection tracking, and so from translation.
+pub const NOT_TRACKED: &str = "not tracked";
+
 /// One decision.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Step {

@@ -225,6 +225,45 @@ impl<'a> Case<'a> {
         )
     }
 
+    /// Whether this is a pod without a default route.
+    fn lacks_default(&self, packet: &Packet) -> bool {
+        let pod = self.ns().filter(|ns| ns.identity.pod_uid.is_some());
+        let routes = pod.and_then(|ns| ns.routes.known());
+        routes.is_some_and(|routes| {
+            let mut own = routes
+                .iter()
+                .filter(|route| route.dst.addr().is_ipv4() == packet.dst.is_ipv4());
+            !own.any(|route| route.dst.len() == 0)
+        })
+    }
+
+    /// What to do where the frame's address is right, and a bridge's entry led it to another station.
+    fn misforwarded(&self, packet: &Packet) -> Option<String> {
+        let mac = self.trace.packet.eth.map(|(_, dst)| dst);
+        let holder = self.naming.holders(packet.dst).into_iter().next()?;
+        let links = self.naming.topology.netns(&holder)?.links.known()?;
+        let met = self.trace.steps().rev();
+        let mut entries =
+            met.flat_map(|(hop, step)| step.evidence.iter().map(move |one| (hop, one)));
+        let (hop, fdb, dev) = entries.find_map(|(hop, one)| match one {
+            Evidence::Fdb { fdb, dev } if fdb.master.is_some() => Some((hop, fdb, dev)),
+            _ => None,
+        })?;
+        let right = links.iter().any(|link| link.mac == Some(fdb.mac));
+        if !right || mac.is_some_and(|mac| mac != fdb.mac) {
+            return None;
+        }
+        let del = format!("bridge fdb del {} dev {dev} master", fdb.mac);
+        Some(format!(
+            "on {}: {} is the address of {} on {}, and this bridge's entry leads to another port: {}",
+            hop.ns.node,
+            fdb.mac,
+            self.naming.netns(&holder),
+            holder.node,
+            self.naming.typed(&hop.ns, &del)
+        ))
+    }
+
     /// Who sent the frame, and by which neighbour entry.
     pub(super) fn believed(&self) -> Option<(NsKey, IpAddr, String)> {
         self.trace.hops.iter().rev().find_map(|hop| {
@@ -316,6 +355,9 @@ impl<'a> Case<'a> {
         if let Some(mend) = self.no_port() {
             return (codes::BRIDGE_BLOCKS, mend);
         }
+        if let Some(stray) = self.stray(packet) {
+            return (codes::NEIGH_UNRESOLVED, self.stray_mend(&stray, packet));
+        }
         let (hop, dev) = (self.next_hop(), self.way_out());
         let owner = match self.naming.address(hop) {
             Some(owner) => format!("see that {owner} is up and on the link of {dev}"),
@@ -369,8 +411,12 @@ impl<'a> Case<'a> {
     }
 
     pub(super) fn other_station(&self, packet: &Packet) -> (Code, String) {
-        if self.in_tunnel() {
+        // The entry of a tunnel's outer packet is no tunnel's.
+        if self.in_tunnel() && self.step.kind != StepKind::Underlay {
             return self.tunnel();
+        }
+        if let Some(mend) = self.misforwarded(packet) {
+            return (codes::WRONG_MAC, mend);
         }
         let believed = self.believed();
         let mend = match believed {
@@ -404,6 +450,17 @@ impl<'a> Case<'a> {
         let leads_elsewhere = Disposition::Dropped(DropReason::NoRouteToNode);
         if self.trace.disposition != leads_elsewhere && self.switched_off().is_some() {
             return self.link_down();
+        }
+        if let Some(stray) = self.stray(packet) {
+            return (codes::NO_ROUTE, self.stray_mend(&stray, packet));
+        }
+        if self.lacks_default(packet) {
+            let add = format!("{} route add default via GATEWAY dev DEVICE", self.ip());
+            let mend = format!(
+                "{here}: there is no default route, which the CNI plugin makes as a pod starts: recreate the pod, or by hand: {}",
+                self.typed(&add)
+            );
+            return (codes::NO_ROUTE, mend);
         }
         let mend = match self.naming.node_of(packet.dst) {
             Some(node) if node != self.hop.ns.node => {

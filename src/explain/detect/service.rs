@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 
 use crate::model::names::{ServiceName, ServicePort};
-use crate::trace::{Disposition, DropReason, Evidence, RejectWith, StepKind};
+use crate::trace::{Disposition, DropReason, Evidence, Hop, NOT_TRACKED, RejectWith, StepKind};
 
 use super::Case;
 use crate::explain::codes::{self, Code};
+use crate::explain::steps::object;
 use crate::explain::words;
 
 /// Chain of kube-proxy's nftables mode for what its maps of Services did not take (kube-proxy,
@@ -22,6 +23,14 @@ impl<'a> Case<'a> {
         let service = self.service()?;
         if self.follows_a_flow() {
             return None;
+        }
+        if let Some((hop, rule)) = self.untracked() {
+            let mend = format!(
+                "{}: narrow or delete the rule that keeps the packet from connection tracking, without which nothing translates it: {}",
+                self.within(&hop.ns),
+                self.naming.text(&object(self.naming, hop, rule))
+            );
+            return Some((codes::UNTRANSLATED, mend));
         }
         let here = self.here();
         let name = format!("{}/{}", service.namespace, service.name);
@@ -60,6 +69,14 @@ impl<'a> Case<'a> {
         Some((codes::UNTRANSLATED, mend))
     }
 
+    /// The rule that kept the packet from connection tracking, and where.
+    fn untracked(&self) -> Option<(&'a Hop, &'a Evidence)> {
+        let mut steps = self.trace.steps();
+        let (hop, step) = steps.find(|(_, step)| step.result == NOT_TRACKED)?;
+        let mut rules = step.evidence.iter().rev();
+        Some((hop, rules.find(|one| one.rule().is_some())?))
+    }
+
     /// Whether a flow that stood before decided whether addresses are translated: no rule is asked for its packets.
     fn follows_a_flow(&self) -> bool {
         let mut evidence = self.hop.steps.iter().flat_map(|step| &step.evidence);
@@ -71,6 +88,14 @@ impl<'a> Case<'a> {
         let service = self.service()?;
         let packet = self.packet();
         let addr = words::socket_addr(packet.dst, packet.dport());
+        if let Some((hop, _)) = self.untracked() {
+            return Some(format!(
+                "packets to {addr} of Service {}/{} are not tracked {}, so that no rule translates them",
+                service.namespace,
+                service.name,
+                self.within(&hop.ns)
+            ));
+        }
         Some(match self.service_port(service) {
             Some(_) => format!(
                 "no rule {} translates {addr} of Service {}/{}",

@@ -11,7 +11,7 @@ use crate::model::sysctl::Sysctls;
 use crate::model::{IfIndex, Section};
 use crate::trace::Tap;
 
-fn dropped(reason: DropReason, step: Step) -> Trace {
+pub(super) fn dropped(reason: DropReason, step: Step) -> Trace {
     trace(1.0, Disposition::Dropped(reason), step)
 }
 
@@ -79,7 +79,7 @@ fn topology_of(fill: impl FnOnce(&mut NetNs)) -> Topology {
 }
 
 /// The only finding of one trace there.
-fn finding_in(trace: Trace, names: &Names, fill: impl FnOnce(&mut NetNs)) -> Finding {
+pub(super) fn finding_in(trace: Trace, names: &Names, fill: impl FnOnce(&mut NetNs)) -> Finding {
     let mut found = in_topology(&[trace], names, &topology_of(fill)).findings;
     assert_eq!(found.len(), 1, "{found:?}");
     found.remove(0)
@@ -196,7 +196,7 @@ fn of_pods_with_one_address_the_one_that_took_the_packet_is_named() {
     assert_eq!(named(None).as_deref(), Some("pod shop/owner"));
 }
 
-fn device(index: u32, name: &str, up: bool, other_end: Option<u32>) -> Link {
+pub(super) fn device(index: u32, name: &str, up: bool, other_end: Option<u32>) -> Link {
     Link {
         up,
         lower_up: up,

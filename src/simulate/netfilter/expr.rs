@@ -8,7 +8,7 @@ use super::header::{self, Load};
 use super::lookup::{self, Found};
 use super::machine::{Eval, Vm};
 use super::registers::Registers;
-use super::step::{assume, note, set_mark};
+use super::step::{assume, note, note_written, set_mark};
 use super::want::{asks_by_key, want_set};
 use super::{
     ct, limit, meta, nat, queue, reject, reverse, text_set, time, tproxy, xt_match, xt_target,
@@ -19,7 +19,7 @@ use crate::model::netfilter::{
 use crate::model::packet::L4;
 use crate::simulate::conntrack::Manip;
 use crate::simulate::skb::{CtRef, Hashed, HashedOf};
-use crate::trace::Evidence;
+use crate::trace::{Evidence, NOT_TRACKED};
 
 /// IPPROTO_DCCP
 const DCCP: u8 = 33;
@@ -79,7 +79,10 @@ pub(super) fn eval<'a>(
             sreg,
         } => {
             let value = regs.load(*sreg, size(*len));
-            match header::store(&mut vm.skb.packet, *base, size(*offset), &value) {
+            let before = vm.skb.packet.clone();
+            let stored = header::store(&mut vm.skb.packet, *base, size(*offset), &value);
+            note_written(vm, rule, &before);
+            match stored {
                 Ok(()) => Did::Next,
                 Err(why) => Did::Blind(why),
             }
@@ -362,7 +365,7 @@ pub(super) fn eval<'a>(
         Expr::Notrack => {
             if vm.skb.ct == CtRef::None {
                 vm.skb.ct = CtRef::Untracked;
-                note(vm, rule, "not tracked".to_owned(), Vec::new());
+                note(vm, rule, NOT_TRACKED.to_owned(), Vec::new());
             }
             Did::Next
         }

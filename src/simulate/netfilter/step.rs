@@ -3,6 +3,7 @@
 use super::machine::{Note, Vm, Walk};
 use super::text;
 use crate::model::netfilter::{Chain, Expr, Rule};
+use crate::model::packet::Packet;
 use crate::model::xtables::XtMatch;
 use crate::trace::{Evidence, FieldChange, Step, StepKind};
 
@@ -70,6 +71,19 @@ pub(super) fn note(vm: &mut Vm<'_>, rule: &Rule, result: String, changes: Vec<Fi
             changes,
         });
     }
+}
+
+/// Notes what the current rule wrote into the packet's headers.
+pub(super) fn note_written(vm: &mut Vm<'_>, rule: &Rule, before: &Packet) {
+    let changes = FieldChange::between(before, &vm.skb.packet);
+    if changes.is_empty() {
+        return;
+    }
+    let words: Vec<String> = changes
+        .iter()
+        .map(|change| format!("{} {} → {}", change.field, change.from, change.to))
+        .collect();
+    note(vm, rule, words.join(", "), changes);
 }
 
 /// Notes what is taken to be so, once.

@@ -4,7 +4,7 @@
 
 use super::chain::Did;
 use super::machine::Vm;
-use super::step::set_mark;
+use super::step::{note_written, set_mark};
 use crate::model::netfilter::Rule;
 use crate::model::packet::L4;
 use crate::model::xtables::RareTarget;
@@ -39,6 +39,13 @@ pub(super) fn decides_nothing(target: &RareTarget) -> bool {
 
 /// Runs one.
 pub(super) fn eval(vm: &mut Vm<'_>, rule: &Rule, target: &RareTarget) -> Did {
+    let before = vm.skb.packet.clone();
+    let did = run(vm, rule, target);
+    note_written(vm, rule, &before);
+    did
+}
+
+fn run(vm: &mut Vm<'_>, rule: &Rule, target: &RareTarget) -> Did {
     let packet = &mut vm.skb.packet;
     match target {
         RareTarget::Dscp(dscp) => packet.tos = packet.tos & 3 | dscp << 2,

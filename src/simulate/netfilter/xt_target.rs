@@ -11,6 +11,7 @@ use crate::model::netfilter::{Hook, Rule};
 use crate::model::xtables::XtTarget;
 use crate::simulate::conntrack::Manip;
 use crate::simulate::skb::CtRef;
+use crate::trace::NOT_TRACKED;
 
 /// Runs one target.
 pub(super) fn eval<'a>(
@@ -63,7 +64,7 @@ pub(super) fn eval<'a>(
             }
             if to.notrack() {
                 vm.skb.ct = CtRef::Untracked;
-                note(vm, rule, "not tracked".to_owned(), Vec::new());
+                note(vm, rule, NOT_TRACKED.to_owned(), Vec::new());
                 return Did::Next;
             }
             let (orig, reply) = to.directions();

@@ -1,0 +1,166 @@
+//! Mends of what was led astray name the object that leads there.
+
+use super::mends::{device, dropped, finding_in};
+use super::*;
+use crate::model::IfIndex;
+use crate::model::Section;
+use crate::model::names::{PodName, ServiceName};
+use crate::model::netns::NetNs;
+use crate::model::route::{NextHop, Route, RouteKind};
+
+fn route(dst: &str, via: Option<&str>, dev: u32, protocol: u8) -> Route {
+    Route {
+        table: 254,
+        dst: dst.parse().expect("a prefix"),
+        src: None,
+        tos: 0,
+        metric: 0,
+        kind: RouteKind::Unicast,
+        scope: 0,
+        protocol,
+        prefsrc: None,
+        nexthops: vec![NextHop {
+            via: via.map(|via| via.parse().expect("an address")),
+            link: IfIndex::new(dev),
+            weight: 1,
+            dead: false,
+            linkdown: false,
+            onlink: false,
+            encap: None,
+        }],
+        nh_id: None,
+        mtu: None,
+        pref: 0,
+        realm: None,
+        unknown: Vec::new(),
+    }
+}
+
+/// Of the cluster's pods, one on another node; its address is where traces of these tests end.
+fn names() -> Names {
+    Names {
+        pods: vec![PodName {
+            namespace: "shop".to_owned(),
+            name: "far".to_owned(),
+            node: Some("n2".to_owned()),
+            ips: vec!["10.0.0.2".parse().expect("an address")],
+            phase: "Running".to_owned(),
+            ..PodName::default()
+        }],
+        ..Names::default()
+    }
+}
+
+/// What is said of a packet that a route led to where its end came, among these routes.
+fn led_by(decides: usize, routes: &[Route], reason: DropReason, names: &Names) -> Finding {
+    let mut trace = dropped(reason, step(StepKind::Neigh, "nobody answers"));
+    let way = Step::new(StepKind::Route, "by a route").with(Evidence::Route {
+        route: routes[decides].clone(),
+        devs: vec!["cni0".to_owned()],
+    });
+    trace.hops[0].steps.insert(0, way);
+    let routes = routes.to_vec();
+    finding_in(trace, names, move |netns: &mut NetNs| {
+        netns.links = Section::Known(vec![device(3, "cni0", true, None)]);
+        netns.addrs = Section::Known(Vec::new());
+        netns.routes = Section::Known(routes);
+    })
+}
+
+#[test]
+fn a_route_that_hides_the_right_one_is_to_be_deleted() {
+    let hidden = route("10.0.0.0/24", Some("10.88.0.12"), 4, 4);
+    let stray = route("10.0.0.2/32", None, 3, 4);
+    let found = led_by(
+        0,
+        &[stray, hidden.clone()],
+        DropReason::NeighFailed,
+        &names(),
+    );
+    assert_eq!(found.code, codes::NEIGH_UNRESOLVED);
+    assert!(
+        found.mend.contains("pod shop/far is not on that link"),
+        "{}",
+        found.mend
+    );
+    assert!(
+        found.mend.contains("ip route del 10.0.0.2 dev cni0"),
+        "{}",
+        found.mend
+    );
+    let both = "it hides: 10.0.0.0/24 via 10.88.0.12";
+    assert!(
+        found.evidence.iter().any(|line| line.starts_with(both)),
+        "{found:?}"
+    );
+
+    let by_gateway = route("10.0.0.2/32", Some("10.88.0.1"), 4, 4);
+    let found = led_by(
+        0,
+        &[by_gateway.clone(), hidden],
+        DropReason::NoRouteToNode,
+        &names(),
+    );
+    assert_eq!(found.code, codes::NO_ROUTE);
+    assert!(
+        found.mend.contains("route del 10.0.0.2 via 10.88.0.1"),
+        "{}",
+        found.mend
+    );
+    // The default route is no better than a gateway.
+    let default = route("0.0.0.0/0", Some("10.88.0.254"), 4, 4);
+    let found = led_by(
+        0,
+        &[by_gateway, default.clone()],
+        DropReason::NoRouteToNode,
+        &names(),
+    );
+    assert!(!found.mend.contains("route del"), "{}", found.mend);
+
+    // A Service's address on the link: the device's address says so.
+    let wide = route("10.0.0.0/8", None, 3, 2);
+    let service = ServiceName {
+        cluster_ips: vec!["10.0.0.2".parse().expect("an address")],
+        ..ServiceName::default()
+    };
+    let names = Names {
+        services: vec![service],
+        ..Names::default()
+    };
+    let found = led_by(0, &[wide, default], DropReason::NeighFailed, &names);
+    assert!(found.mend.contains("prefix length"), "{}", found.mend);
+}
+
+#[test]
+fn a_pod_that_does_not_answer_on_its_own_link_is_no_fault_of_the_route() {
+    let mut names = names();
+    names.pods[0].node = Some("n1".to_owned());
+    let own = route("10.0.0.0/24", None, 3, 2);
+    let default = route("0.0.0.0/0", Some("10.88.0.254"), 4, 4);
+    let found = led_by(0, &[own, default], DropReason::NeighFailed, &names);
+    assert_eq!(found.code, codes::NEIGH_UNRESOLVED);
+    assert!(
+        found.mend.contains("see that pod shop/far is up"),
+        "{}",
+        found.mend
+    );
+}
+
+#[test]
+fn a_pod_without_a_default_route_is_told_so() {
+    let trace = dropped(
+        DropReason::IpOutnoroutes,
+        step(StepKind::Route, "no route to 10.0.0.2"),
+    );
+    let found = finding_in(trace, &names(), |netns| {
+        netns.identity.host = false;
+        netns.identity.pod_uid = Some("uid-near".to_owned());
+        netns.routes = Section::Known(vec![route("10.9.0.0/24", None, 3, 2)]);
+    });
+    assert_eq!(found.code, codes::NO_ROUTE);
+    assert!(
+        found.mend.contains("there is no default route"),
+        "{}",
+        found.mend
+    );
+}
