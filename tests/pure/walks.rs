@@ -2,11 +2,13 @@
 
 use netpath::model::link::{InetConf, LinkKind, PortState, Vxlan};
 use netpath::model::neigh::NeighState;
+use netpath::model::netfilter::{Expr, Family, Hook, Table};
+use netpath::model::xtables::{RareTarget, XtTarget};
 use netpath::model::{NsKey, Section};
 use netpath::simulate::Outcome;
 use netpath::trace::{Disposition, DropReason, Evidence, RejectWith, Trace};
 
-use crate::tables::table;
+use crate::tables::{chain, table, with};
 use crate::world::{World, ip, mac};
 
 fn only(outcome: &Outcome) -> &Trace {
@@ -451,6 +453,29 @@ fn the_rule_of_table_local_is_named() {
     });
     // Pod and two nodes on the way there lead it on; in the pod it is local.
     assert_eq!(rules.collect::<Vec<_>>(), [32_766, 32_766, 32_766, 0]);
+}
+
+#[test]
+fn what_a_rule_writes_into_a_header_is_a_step_of_its_own() {
+    let (mut world, hosts, pods) = two_nodes();
+    let one = XtTarget::Rare(Box::new(RareTarget::Ttl {
+        mode: 0,
+        value: 1,
+        v6: false,
+    }));
+    let rule = chain(Hook::Prerouting, vec![Expr::Target(one)]);
+    let family = Family::Ip;
+    with(&mut world, &hosts[0], Table { family, ..rule });
+    let outcome = world.tcp(&pods[0], "10.244.2.7", 8080);
+    ends(&outcome, &Disposition::Rejected(RejectWith::TtlExceeded));
+    let mut steps = only(&outcome).steps();
+    let written = steps.find(|(_, step)| step.result == "ttl 64 → 1");
+    let (hop, step) = written.expect("a step");
+    assert_eq!(hop.ns, hosts[0]);
+    assert!(
+        step.evidence.iter().any(|one| one.rule().is_some()),
+        "{step:?}"
+    );
 }
 
 #[test]
