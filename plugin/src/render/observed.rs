@@ -246,6 +246,11 @@ pub fn proof(proof: &Proof) -> (Style, bool, String) {
         End::Connected => (Style::Unsure, "? connected, packets with data not shown"),
     };
     match proof.agreement {
+        Agreement::Confirmed if proof.end == End::Unanswered => (
+            Style::Unsure,
+            false,
+            format!("as {some} did{of}, and nobody answered"),
+        ),
         Agreement::Confirmed => (Style::Good, false, format!("confirmed by {some}{of}")),
         Agreement::Unwatched if proof.end == End::Connected => (
             Style::Unsure,

@@ -13,6 +13,7 @@ use crate::trace::{Disposition, DropReason, Evidence, Hop, StepKind};
 
 use super::Case;
 use crate::explain::codes::{self, Code};
+use crate::explain::steps::object;
 use crate::explain::words;
 
 /// Whether a policy rule refuses packets itself.
@@ -115,8 +116,7 @@ impl<'a> Case<'a> {
             )
         } else {
             format!(
-                "netpath does not follow this; look {here} by hand, for instance with {}, or send a packet and watch it: {}",
-                self.typed("nft monitor trace"),
+                "netpath does not follow this: trace with --probe, which shows what becomes of a packet, or send one and watch it {here}: {}",
                 self.typed(&format!("tcpdump -ni any host {}", self.innermost()))
             )
         }
@@ -213,6 +213,12 @@ impl<'a> Case<'a> {
                 _ => None,
             });
         if let Some(rule) = led {
+            if let Some(marks) = self.marked_by() {
+                return format!(
+                    "{here}: a policy rule leads there by the packet's mark ({}), which this rule sets: {marks}; correct that one, or, where this route is not to be: {del}",
+                    words::rule(rule)
+                );
+            }
             return format!(
                 "{here}: a policy rule leads there by the packet's mark ({}): see which rule marks it ({}), or, where this route is not to be: {del}",
                 words::rule(rule),
@@ -223,6 +229,15 @@ impl<'a> Case<'a> {
             "{here}: the longer route for {} is missing (recreate the pod, or restart the CNI's agent); where this one is not to be: {del}",
             packet.dst
         )
+    }
+
+    /// The last rule here that set the packet's mark.
+    fn marked_by(&self) -> Option<String> {
+        let mut steps = self.hop.steps.iter().rev();
+        let step = steps.find(|step| step.changes.iter().any(|change| change.field == "mark"))?;
+        let mut rules = step.evidence.iter().rev();
+        let rule = rules.find(|one| one.rule().is_some())?;
+        Some(self.naming.text(&object(self.naming, self.hop, rule)))
     }
 
     /// Whether this is a pod without a default route.

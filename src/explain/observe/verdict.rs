@@ -389,9 +389,16 @@ impl Explanation {
             finding
                 .branches
                 .retain(|branch| *branch < self.branches.len());
-            let known =
-                |own: &Finding| own.code == finding.code && own.evidence == finding.evidence;
-            if self.findings.iter().any(known) {
+            // What counts went up differs from probe to probe.
+            let known = |own: &&mut Finding| {
+                own.code == finding.code
+                    && own.place == finding.place
+                    && own.evidence.first() == finding.evidence.first()
+            };
+            if let Some(own) = self.findings.iter_mut().find(known) {
+                let new = finding.branches.into_iter();
+                let new: Vec<usize> = new.filter(|one| !own.branches.contains(one)).collect();
+                own.branches.extend(new);
                 continue;
             }
             if finding.code == codes::PROGRAM_DROPS {
