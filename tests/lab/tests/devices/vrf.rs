@@ -62,7 +62,15 @@ fn vrf_slaves() {
 #[test]
 #[ignore = "this machine's kernel may have no such devices: tests/vm/check"]
 fn vrf_sockets() {
-    let with = |name: &str, dev: Option<&str>| vrf(name).listen(1, &[NEAR, DIRECT], dev);
+    // Outside of a VRF nobody may be bound to an address in it.
+    let with = |name: &str, dev: Option<&str>| {
+        let addrs: &[&str] = if dev.is_some() {
+            &[NEAR, DIRECT]
+        } else {
+            &["0.0.0.0"]
+        };
+        vrf(name).listen(1, addrs, dev)
+    };
     judge(vec![
         with("unbound", None)
             .ask(echo(NEAR), "delivered")
@@ -130,6 +138,8 @@ fn vrf_leaks() {
             .ask(echo("198.51.100.2"), "rejected")
             .ask(echo("192.0.2.254"), "rejected"),
         leak("from outside to a pod by the VRF's device")
+            // Without one of its own, the kernel takes one of its devices'.
+            .both("addr add 10.9.0.{my}/32 dev red")
             // What comes back by the VRF is not the socket's.
             .ask(own(tcp("10.1.0.2", 80), None), "dropped")
             .ask(own(echo("10.1.0.2"), None), "delivered"),
