@@ -74,7 +74,11 @@ pub(crate) fn ip_receive(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex, preroute
     {
         return ways;
     }
-    if prerouted {
+    // `ip_sabotage_in()`: not what a VRF's slave takes.
+    let enslaved = walk
+        .netns(cx)
+        .is_some_and(|netns| vrf::above(netns, dev).is_some());
+    if prerouted && !enslaved {
         return vrf::receive(cx, walk, dev);
     }
     let devices = Devices {

@@ -174,15 +174,23 @@ pub fn error(
         kernel: true,
         raw: false,
         untied: no_socket && way.ended_by(StepKind::Socket),
-        bound: vrf_of(prepared.topology, hop),
+        bound: vrf_of(prepared.topology, way),
     })
 }
 
-/// The VRF that a packet came in by, in whose table the way of an error about it is looked up (`icmp_route_lookup()`,
-/// `icmp6_send()`).
-pub fn vrf_of(topology: &Topology, hop: &Hop) -> Option<IfIndex> {
+/// The VRF in whose table the way of an error about a packet is looked up: that of its device, which is the one that it is to
+/// leave by where a neighbour does not answer, and of IPv6 where it is too large (`icmp_route_lookup()`, `icmp6_send()`:
+/// `skb->dev`; `ip6_forward()`, `arp_error_report()`).
+pub fn vrf_of(topology: &Topology, way: &Trace) -> Option<IfIndex> {
+    let hop = way.hops.last()?;
     let netns = topology.netns(&hop.ns)?;
-    let link = netns.link_named(hop.iif.as_deref()?)?;
+    let too_big = matches!(
+        way.disposition,
+        Disposition::Rejected(RejectWith::TooBig(_))
+    );
+    let leaves = way.ended_by(StepKind::Neigh) || too_big && way.packet.src.is_ipv6();
+    let dev = hop.oif.as_deref().filter(|_| leaves);
+    let link = netns.link_named(dev.or(hop.iif.as_deref())?)?;
     vrf::index_of(netns, link.index)
 }
 

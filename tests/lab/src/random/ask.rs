@@ -168,7 +168,7 @@ pub fn sent_back(topology: &Topology, trace: &Trace, back: Back) -> Result<Sent,
         kernel,
         raw: false,
         untied: false,
-        bound: socket_of(trace).or_else(|| refusal::vrf_of(topology, hop)),
+        bound: socket_of(trace).or_else(|| refusal::vrf_of(topology, trace)),
     })
 }
 

@@ -289,7 +289,11 @@ pub fn told_before(traces: &[Trace], name: Name<'_>, observed: &Observed) -> Opt
                 passes(0).filter(|_| fits(0) && rest && (observed.turns[1].is_empty() || fits(1)))
             }
             // Who answers is told: TCP forgets what it was to answer, and resets what comes then.
-            None | Some(Refusal::Reset) => passes(1).filter(|_| fits(0) && fits(1)),
+            None | Some(Refusal::Reset) => {
+                let rest =
+                    (2..observed.turns.len()).all(|n| observed.turns[n].is_empty() || fits(n));
+                passes(1).filter(|_| fits(0) && fits(1) && rest)
+            }
             _ => None,
         };
         if let Some(remote) = found {
