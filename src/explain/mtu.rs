@@ -10,7 +10,7 @@ use crate::model::NsKey;
 use crate::model::topology::Topology;
 use crate::trace::{Evidence, Trace};
 
-pub use finding::{ends, fate, findings, limited, named};
+pub use finding::{beyond, ends, fate, findings, limited, named};
 
 use super::observe::innermost;
 
@@ -208,7 +208,8 @@ impl Budget {
         }
     }
 
-    /// Larger packets, as both ends' devices allow, are lost, and whoever sends them is not told.
+    /// Larger packets, up to what is sent ([`Self::segment`]), are lost, and whoever sends them is not told; known only where
+    /// all was tried.
     pub fn black_hole(&self) -> bool {
         self.measure() != Measure::Untried
             && self.arrived().is_some_and(|size| size < self.segment)

@@ -43,3 +43,10 @@ pub enum NeighState {
     /// 0x00 or a state this program does not know.
     Other(u16),
 }
+
+impl NeighState {
+    /// Whether the entry stays as it was set, so that nobody is asked (NUD_PERMANENT, NUD_NOARP).
+    pub fn is_fixed(self) -> bool {
+        matches!(self, Self::Permanent | Self::Noarp)
+    }
+}

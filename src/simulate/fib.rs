@@ -186,19 +186,13 @@ impl Tables<'_> {
         let rules = || self.rules.iter().filter(|rule| !rule.v6);
         let mut answer = None;
         if let Some(main) = rules().find(|rule| rule.priority == 32_766) {
-            let found = self.table_lookup(&[RT_TABLE_LOCAL, RT_TABLE_MAIN], key, main);
-            let found = found.map(
-                |found| match (found, rules().find(|rule| rule.priority == 0)) {
-                    // The rule by which tables that are apart would be asked.
-                    (FibAnswer::Found(mut found), Some(local))
-                        if found.route.table == RT_TABLE_LOCAL =>
-                    {
-                        found.rule = local.clone();
-                        FibAnswer::Found(found)
-                    }
-                    (found, _) => found,
-                },
-            );
+            let mut found = self.table_lookup(&[RT_TABLE_LOCAL, RT_TABLE_MAIN], key, main);
+            // The rule by which tables that are apart would be asked.
+            if let Some(FibAnswer::Found(found)) = &mut found
+                && found.route.table == RT_TABLE_LOCAL
+            {
+                found.rule = local_rule(key.dst);
+            }
             let refuses = |found: &FibAnswer| matches!(found, FibAnswer::Found(found) if found.route.kind.refuses());
             match found {
                 Some(found) if !refuses(&found) => return found,

@@ -253,12 +253,7 @@ impl<'a> Prepared<'a> {
     pub fn simulate(&mut self, flow: &Flow, limits: &Limits) -> Outcome {
         let mut cx = self.cx(limits);
         let traces = traces(&mut cx, flow);
-        self.index = cx.index;
-        Outcome {
-            traces,
-            wants: cx.wants,
-            ..Outcome::default()
-        }
+        self.outcome(cx, traces)
     }
 
     /// As [`send`].
@@ -309,9 +304,15 @@ impl<'a> Prepared<'a> {
 
     fn alone(&mut self, mut cx: Cx<'a>, walk: Walk, bound: Option<IfIndex>) -> Outcome {
         let ends = follow(&mut cx, walk, Next::LocalOut(bound));
+        let traces = ends.into_iter().filter_map(exchange::alone).collect();
+        self.outcome(cx, traces)
+    }
+
+    /// Keeps what was made of the rules for the next question.
+    fn outcome(&mut self, cx: Cx<'a>, traces: Vec<Trace>) -> Outcome {
         self.index = cx.index;
         Outcome {
-            traces: ends.into_iter().filter_map(exchange::alone).collect(),
+            traces,
             wants: cx.wants,
             ..Outcome::default()
         }

@@ -131,7 +131,7 @@ pub(crate) fn address(cx: &mut Cx<'_>, walk: &Walk, link: &Link, addr: IpAddr) -
     let entry = neighs
         .iter()
         .find(|e| e.link == link.index && e.dst == addr && !e.proxy);
-    let fixed = |entry: &Neigh| matches!(entry.state, NeighState::Permanent | NeighState::Noarp);
+    let fixed = |entry: &Neigh| entry.state.is_fixed();
     let usable = |entry: &Neigh| {
         !matches!(
             entry.state,

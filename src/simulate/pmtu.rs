@@ -54,11 +54,10 @@ impl Entered {
     /// Whether the outer packet has the TTL of what this namespace sends by itself (`vxlan_xmit_one()`,
     /// `geneve6_xmit_skb()`, `send6()` of WireGuard).
     pub(crate) fn has_default_ttl(self, cx: &Cx<'_>, walk: &Walk) -> bool {
-        let inner = walk.skb.packet.inner.as_ref();
-        let inner = inner.map_or(0, |inner| inner.packet.ttl);
+        let is_default = |setting, inherits| outer_ttl(setting, inherits, 0).is_none();
         match walk.link(cx, self.link).map(|link| &link.kind) {
-            Some(LinkKind::Vxlan(own)) => outer_ttl(own.ttl, own.ttl_inherit, inner).is_none(),
-            Some(LinkKind::Geneve(own)) => outer_ttl(own.ttl, own.ttl_inherit, inner).is_none(),
+            Some(LinkKind::Vxlan(own)) => is_default(own.ttl, own.ttl_inherit),
+            Some(LinkKind::Geneve(own)) => is_default(own.ttl, own.ttl_inherit),
             Some(LinkKind::Wireguard(_)) => true,
             _ => false,
         }

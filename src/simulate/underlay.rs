@@ -11,7 +11,6 @@ use super::peer::{Peer, peer};
 use super::walk::{Next, Walk, Ways};
 use super::{Cx, vlan};
 use crate::model::link::{Link, LinkKind};
-use crate::model::neigh::NeighState;
 use crate::model::netns::NetNs;
 use crate::model::want::{Depth, NsTarget, Want};
 use crate::model::{IfIndex, MacAddr, NsKey};
@@ -90,15 +89,17 @@ fn tag(link: &Link) -> Option<u16> {
     }
 }
 
-/// The entry by which the frame got its address.
-fn neighbour(walk: &Walk) -> Option<(&Evidence, NeighState)> {
+/// The entry by which the frame got its address, where it is one that nobody answered for.
+fn set_by_hand(walk: &Walk) -> Option<&Evidence> {
     let steps = walk.hops.last()?.steps.iter().rev();
-    steps
+    let mut entries = steps
         .flat_map(|step| &step.evidence)
-        .find_map(|one| match one {
+        .filter_map(|one| match one {
             Evidence::Neigh { neigh, .. } => Some((one, neigh.state)),
             _ => None,
-        })
+        });
+    let (entry, state) = entries.next()?;
+    state.is_fixed().then_some(entry)
 }
 
 /// A frame leaves what was read.
@@ -155,11 +156,7 @@ pub(crate) fn cross(cx: &mut Cx<'_>, mut walk: Walk, link: &Link) -> Ways {
             }
             let upper = device.master.and_then(|m| netns.link(m)).unwrap_or(device);
             if let Some(mac) = mac {
-                let entry = neighbour(&walk);
-                let by_hand = entry.is_some_and(|(_, state)| {
-                    matches!(state, NeighState::Permanent | NeighState::Noarp)
-                });
-                if !by_hand {
+                let Some(entry) = set_by_hand(&walk).cloned() else {
                     return walk.unknown(format!(
                         "the frame leaves by {} for {mac}, which no device that was read has, though {next_hop} is {} of {}, which has {}: whether a router or ARP proxy between the nodes passes it on, or the neighbour entry is stale, can't be read",
                         link.name,
@@ -167,8 +164,7 @@ pub(crate) fn cross(cx: &mut Cx<'_>, mut walk: Walk, link: &Link) -> Ways {
                         key.node,
                         display(upper.mac)
                     ));
-                }
-                let entry = entry.map(|(evidence, _)| evidence.clone());
+                };
                 let (name, node) = (device.name.clone(), key.node.clone());
                 let state = format!("address {}", display(upper.mac));
                 let text = format!(
@@ -177,7 +173,7 @@ pub(crate) fn cross(cx: &mut Cx<'_>, mut walk: Walk, link: &Link) -> Ways {
                 );
                 let evidence = Evidence::Link { dev: name, state };
                 let step = Step::new(StepKind::Underlay, text).with(evidence);
-                walk.step(entry.into_iter().fold(step, Step::with));
+                walk.step(step.with(entry));
                 return walk.end(Disposition::Dropped(DropReason::Otherhost));
             }
             let why = format!(

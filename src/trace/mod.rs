@@ -257,12 +257,9 @@ impl FieldChange {
     /// What differs between two packets, link-layer addresses and what is inside apart.
     pub fn between(before: &Packet, after: &Packet) -> Vec<Self> {
         let text = |port: Option<u16>| port.map_or_else(|| "any".to_owned(), |p| p.to_string());
-        let port = |field: &str, from: Option<u16>, to: Option<u16>| {
-            (from != to).then(|| Self {
-                field: field.to_owned(),
-                from: text(from),
-                to: text(to),
-            })
+        let port = |field, from, to| {
+            let differs = (from != to).then(|| Self::new(field, &text(from), &text(to)));
+            differs.flatten()
         };
         [
             Self::new("src", &before.src, &after.src),

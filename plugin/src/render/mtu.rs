@@ -1,6 +1,6 @@
 //! The largest packets, each way, as text and as data.
 
-use netpath::explain::mtu::{Budget, Measure, Room, ends, fate, limited, named};
+use netpath::explain::mtu::{Budget, Measure, Room, beyond, ends, fate, limited, named};
 use netpath::explain::{Naming, codes};
 
 use super::json_types::{MtuJson, RoomJson, TriedJson};
@@ -61,9 +61,7 @@ pub fn text(budgets: &[Budget], naming: &Naming<'_>, options: &Options) -> Strin
 }
 
 fn verdict(budget: &Budget, naming: &Naming<'_>) -> (Style, String) {
-    let beyond = budget.stopped().map_or_else(String::new, |one| {
-        format!("{} {}", one.len, fate(one, naming))
-    });
+    let beyond = beyond(budget, naming).unwrap_or_default();
     let predicted = match &budget.predicted {
         Ok(size) => format!("{size} bytes were predicted"),
         Err(why) => format!("it can't be predicted: {}", naming.text(why)),

@@ -192,6 +192,14 @@ pub fn came(sent: &Sent) -> String {
     format!("{from}{answer}")
 }
 
+/// What a probe that only connects leaves open.
+fn without_data(shown: &str) -> (Style, String) {
+    let words = format!(
+        "{shown}; the probe sends no data, so that what becomes of packets with data is not shown"
+    );
+    (Style::Unsure, words)
+}
+
 fn verdict(sent: &Sent, naming: &Naming<'_>) -> (Style, String) {
     let observed = &sent.observed;
     match (observed.agreement, &observed.difference) {
@@ -201,20 +209,16 @@ fn verdict(sent: &Sent, naming: &Naming<'_>) -> (Style, String) {
                 .to_owned(),
         ),
         (Agreement::Confirmed, _) => (Style::Good, "confirmed".to_owned()),
-        (Agreement::Unwatched, _) if observed.end == End::Connected => (
-            Style::Unsure,
-            "the connection stands, as predicted; the probe sends no data, so that what becomes of packets with data is not shown"
-                .to_owned(),
-        ),
+        (Agreement::Unwatched, _) if observed.end == End::Connected => {
+            without_data("the connection stands, as predicted")
+        }
         (Agreement::Unwatched, _) => (
             Style::Unsure,
             "it ended as predicted; its way was not watched".to_owned(),
         ),
-        (Agreement::Seen, _) if observed.end == End::Connected => (
-            Style::Unsure,
-            "the connection stands; the probe sends no data, so that what becomes of packets with data is not shown"
-                .to_owned(),
-        ),
+        (Agreement::Seen, _) if observed.end == End::Connected => {
+            without_data("the connection stands")
+        }
         (Agreement::Seen, _) => (Style::Unsure, "seen, not predicted".to_owned()),
         (Agreement::Differs, why) => {
             let why = why.as_deref().unwrap_or("it went another way");

@@ -137,18 +137,13 @@ async fn of_end(fleet: &mut Fleet<'_>, directions: &[Direction]) -> Vec<Budget> 
     for direction in directions {
         predicted.push(budget(fleet, direction).await);
     }
-    let own = |(budget, _): &(Budget, Outcome)| budget.rooms.first().map(|room| room.mtu);
-    let both = predicted.iter().filter_map(own).min();
+    let own = |budget: &Budget| budget.rooms.first().map(|room| room.mtu);
+    let all = predicted.iter();
+    let both = all.filter_map(|(budget, _)| own(budget)).min();
     let mut budgets = Vec::new();
-    for (direction, predicted) in directions.iter().zip(predicted) {
-        let segment = if direction.datagrams {
-            own(&predicted)
-        } else {
-            both
-        };
-        let (mut budget, small) = predicted;
+    for (direction, (mut budget, small)) in directions.iter().zip(predicted) {
+        let segment = if budget.datagrams { own(&budget) } else { both };
         budget.segment = segment.unwrap_or(LARGEST);
-        budget.datagrams = direction.datagrams;
         attempt(fleet, direction, &small, &mut budget).await;
         budgets.push(budget);
     }
@@ -208,7 +203,7 @@ fn unmeasured(direction: &Direction) -> Budget {
         to: (direction.to.clone(), direction.ends.1),
         least: smallest(direction),
         segment: LARGEST,
-        datagrams: false,
+        datagrams: direction.datagrams,
         predicted: Err(String::new()),
         limit: None,
         rooms: Vec::new(),

@@ -34,8 +34,7 @@ fn of_one(budget: &Budget, naming: &Naming<'_>) -> Option<Finding> {
         } else {
             "let ICMP \"fragmentation needed\" (type 3 code 4; ICMPv6 type 2) of routers on the way pass, give the device where they are lost the MTU of the others, or lower the sender's MTU"
         };
-        let title = "larger packets are lost, and their sender is not told";
-        (codes::BLACK_HOLE, title.to_owned(), mend)
+        (codes::BLACK_HOLE, codes::BLACK_HOLE.title.to_owned(), mend)
     } else {
         let arrives = match (budget.measure(), &budget.predicted) {
             (Measure::Nothing, _) => "not even a small echo request arrives".to_owned(),
@@ -48,7 +47,6 @@ fn of_one(budget: &Budget, naming: &Naming<'_>) -> Option<Finding> {
             "see where the packets are lost, below, and trace with --probe what is sent there";
         (codes::OBSERVED_OTHERWISE, arrives, mend)
     };
-    let stopped = budget.stopped();
     let (from, to) = ends(budget, naming);
     let mut evidence = vec![format!("from {from} to {to}: {}", measured(budget, naming))];
     if let (Ok(size), Some(limit)) = (&budget.predicted, &budget.limit) {
@@ -69,7 +67,7 @@ fn of_one(budget: &Budget, naming: &Naming<'_>) -> Option<Finding> {
         });
     }
     let proven = matches!(budget.measure(), Measure::Proven(_));
-    let seen = stopped.and_then(|one| match &one.fate {
+    let seen = budget.stopped().and_then(|one| match &one.fate {
         Fate::Lost { last, .. } => last.as_ref().map(|(ns, _)| ns),
         _ => None,
     });
@@ -92,12 +90,15 @@ fn of_one(budget: &Budget, naming: &Naming<'_>) -> Option<Finding> {
 }
 
 fn measured(budget: &Budget, naming: &Naming<'_>) -> String {
-    let beyond = budget
-        .stopped()
-        .map(|one| format!("{} {}", one.len, fate(one, naming)));
     let arrived = budget.arrived().map(|size| format!("{size} bytes arrive"));
-    let both: Vec<String> = arrived.into_iter().chain(beyond).collect();
+    let both: Vec<String> = arrived.into_iter().chain(beyond(budget, naming)).collect();
     both.join(", ")
+}
+
+/// The smallest size that did not arrive, and what became of it.
+pub fn beyond(budget: &Budget, naming: &Naming<'_>) -> Option<String> {
+    let one = budget.stopped()?;
+    Some(format!("{} {}", one.len, fate(one, naming)))
 }
 
 /// A namespace with its node.

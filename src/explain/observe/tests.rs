@@ -581,9 +581,14 @@ fn what_data_is_predicted_to_meet_is_not_confirmed_without_data() {
         .into_iter()
         .chain([saw(2, "veth1", false, 160, ack)])
         .collect();
-    let stands = observed(&[trace], Answer::Answered, &further);
+    let stands = observed(std::slice::from_ref(&trace), Answer::Answered, &further);
     assert_eq!(stands.agreement, Agreement::Unwatched, "{stands:#?}");
     assert_eq!(stands.end, End::Connected);
+    // Of a connection that went another way, the rest was not predicted.
+    trace.hops[0].taps[0].packet.ttl = 9;
+    let other = observed(&[trace], Answer::Answered, &further);
+    assert_eq!(other.agreement, Agreement::Differs, "{other:#?}");
+    assert_eq!(other.end, End::Works);
 }
 
 #[test]

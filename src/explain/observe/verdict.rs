@@ -66,7 +66,9 @@ pub(super) fn of(
     if difference.is_none() && !unknown {
         difference = at_the_end(trace, probed, (turn, disposition), &spots);
     }
-    let goes_on = goes_on(turns.get(turn).map(Vec::as_slice), turn, ended);
+    // Of a connection that went another way, the rest was not predicted.
+    let seen = turns.get(turn).map(Vec::as_slice);
+    let goes_on = difference.is_none() && goes_on(seen, turn, ended);
     let agreement = match (&difference, unknown) {
         (Some(_), _) => Agreement::Differs,
         (None, true) => Agreement::Seen,
@@ -355,13 +357,13 @@ impl Explanation {
             let ends = least.agreement.stands() || one.end == least.end;
             one.agreement == least.agreement && ends
         };
-        let taken = probes.iter().filter(same).map(|one| one.branch);
-        let taken: BTreeSet<usize> = taken.collect();
+        let taken: Vec<usize> = probes.iter().filter(same).map(|one| one.branch).collect();
+        let ways: BTreeSet<&usize> = taken.iter().collect();
         self.proof = Some(Proof {
-            ways: (taken.len(), self.branches.len()),
+            ways: (ways.len(), self.branches.len()),
             agreement: least.agreement,
             count: probes.len(),
-            least: probes.iter().filter(same).count(),
+            least: taken.len(),
             predicted: self.verdict,
             end: least.end,
             difference: least.difference.clone(),

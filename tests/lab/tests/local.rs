@@ -946,7 +946,8 @@ fn silent_listener(ns: &Netns) -> std::os::fd::OwnedFd {
         let listener = socket(
             AddressFamily::Netlink,
             SockType::Raw,
-            SockFlag::empty(),
+            // What another test starts meanwhile would keep the queue.
+            SockFlag::SOCK_CLOEXEC,
             netfilter,
         );
         let listener = listener.expect("a netlink socket");

@@ -40,23 +40,32 @@ fn routed() -> [Netns; 3] {
     [one, router, other]
 }
 
-/// Both directions, with the exit code.
+/// The whole answer, with the exit code.
 #[track_caller]
-fn measured(from: &Netns, to: &str, code: i32) -> [Value; 2] {
+fn answered(from: &Netns, to: &str, code: i32) -> Value {
     let line = format!("trace --local {} {to} --mtu -o json", from.end());
-    let said = from.machine.plugin(&words(&line)).exits(code);
-    let all = said.json()["mtu"].as_array().expect("a list").clone();
-    let mut all = all.into_iter();
+    from.machine.plugin(&words(&line)).exits(code).json()
+}
+
+/// Both directions of it.
+#[track_caller]
+fn directions(answer: &Value) -> [Value; 2] {
+    let mut all = answer["mtu"].as_array().expect("a list").iter().cloned();
     [(); 2].map(|()| all.next().unwrap_or_default())
 }
 
-fn head(one: &Value) -> Value {
-    json!([
-        one["result"],
-        one["predicted"],
-        one["largest"],
-        one["black_hole"]
-    ])
+/// Both directions, with the exit code.
+#[track_caller]
+fn measured(from: &Netns, to: &str, code: i32) -> [Value; 2] {
+    directions(&answered(from, to, code))
+}
+
+/// What a direction comes to: result, predicted and largest size, and whether it is a black hole.
+#[track_caller]
+fn judged(one: &Value, wanted: &Value) {
+    let fields = ["result", "predicted", "largest", "black_hole"];
+    let own: Vec<&Value> = fields.iter().map(|field| &one[field]).collect();
+    assert_eq!(json!(own), *wanted, "{one:#}");
 }
 
 #[test]
@@ -65,16 +74,8 @@ fn the_smallest_device_is_found_and_named() {
     other.ip("link set eth0 mtu 1400");
     for to in ["10.9.2.2", "fd09:2::2"] {
         let [there, back] = measured(&one, to, 0);
-        assert_eq!(
-            head(&there),
-            json!(["proven", 1400, 1400, false]),
-            "{there:#}"
-        );
-        assert_eq!(
-            head(&back),
-            json!(["proven", 1400, 1400, false]),
-            "{back:#}"
-        );
+        judged(&there, &json!(["proven", 1400, 1400, false]));
+        judged(&back, &json!(["proven", 1400, 1400, false]));
         let limit = there["limit"].as_str().unwrap_or_default();
         assert!(limit.contains("port2 mtu 1400"), "{limit}");
         let fate = there["tried"][1]["fate"].as_str().unwrap_or_default();
@@ -92,15 +93,12 @@ fn a_router_that_tells_nobody_is_a_black_hole() {
     router.tool("nft add table ip t");
     router.tool("nft add chain ip t out { type filter hook output priority 0 ; }");
     router.tool("nft add rule ip t out icmp type destination-unreachable drop");
-    let [there, back] = measured(&one, "10.9.2.2", 1);
-    let proven = json!(["proven", 1400, 1400, true]);
-    assert_eq!(head(&there), proven, "{there:#}");
-    let proven = json!(["proven", 1404, 1404, true]);
-    assert_eq!(head(&back), proven, "{back:#}");
+    let said = answered(&one, "10.9.2.2", 1);
+    let [there, back] = directions(&said);
+    judged(&there, &json!(["proven", 1400, 1400, true]));
+    judged(&back, &json!(["proven", 1404, 1404, true]));
     let fate = there["tried"][1]["fate"].as_str().unwrap_or_default();
     assert!(fate.contains("lost behind port1"), "{fate}");
-    let line = format!("trace --local {} 10.9.2.2 --mtu -o json", one.end());
-    let said = one.machine.plugin(&words(&line)).exits(1).json();
     // Both ways end there.
     assert_eq!(codes(&said), ["NP0163"], "{said:#}");
     let line = format!("trace --local {} 10.9.2.2 --mtu", one.end());
@@ -119,10 +117,8 @@ fn an_answer_that_is_cut_is_one() {
     other.ip("link set eth0 mtu 1400");
     // The other end takes more than it sends in one piece, and TCP knows what it takes.
     let [there, back] = measured(&one, "10.9.2.2", 0);
-    let proven = json!(["proven", 1404, 1404, false]);
-    assert_eq!(head(&there), proven, "{there:#}");
-    let proven = json!(["proven", 1400, 1400, false]);
-    assert_eq!(head(&back), proven, "{back:#}");
+    judged(&there, &json!(["proven", 1404, 1404, false]));
+    judged(&back, &json!(["proven", 1400, 1400, false]));
 }
 
 #[test]
@@ -130,7 +126,7 @@ fn a_receiving_end_that_is_too_small_is_found() {
     // The router's end of the second pair takes 1,400 bytes and a VLAN tag's room, and tells nobody.
     let [one, _router, _other] = routed();
     let [_there, back] = measured(&one, "10.9.2.2", 1);
-    assert_eq!(head(&back), json!(["proven", 1404, 1404, true]), "{back:#}");
+    judged(&back, &json!(["proven", 1404, 1404, true]));
 }
 
 #[test]
@@ -140,16 +136,8 @@ fn datagrams_are_as_large_as_their_sender_has_it() {
     other.ip("link set eth0 mtu 1400");
     let _listener = other.listen("--udp 9000");
     let [there, back] = measured(&one, "10.9.2.2:9000 --protocol udp", 1);
-    assert_eq!(
-        head(&there),
-        json!(["proven", 1404, 1404, true]),
-        "{there:#}"
-    );
-    assert_eq!(
-        head(&back),
-        json!(["proven", 1400, 1400, false]),
-        "{back:#}"
-    );
+    judged(&there, &json!(["proven", 1404, 1404, true]));
+    judged(&back, &json!(["proven", 1400, 1400, false]));
 }
 
 #[test]
@@ -160,11 +148,7 @@ fn what_is_not_predicted_is_measured() {
     other.tool("tc qdisc add dev eth0 clsact");
     tc::add(&other, "eth0", "ingress", program);
     let [there, none] = measured(&one, "10.9.2.2", 1);
-    assert_eq!(
-        head(&there),
-        json!(["measured", null, 1300, true]),
-        "{there:#}"
-    );
+    judged(&there, &json!(["measured", null, 1300, true]));
     assert_eq!(none, Value::Null);
 }
 
@@ -174,11 +158,7 @@ fn a_limit_that_is_no_mtu_is_found_too() {
     // A token bucket drops what is longer than its burst, Ethernet's 14 bytes included.
     router.tool("tc qdisc add dev port2 root tbf rate 10mbit burst 1200 latency 50ms");
     let [there, _back] = measured(&one, "10.9.2.2", 1);
-    assert_eq!(
-        head(&there),
-        json!(["proven", 1186, 1186, true]),
-        "{there:#}"
-    );
+    judged(&there, &json!(["proven", 1186, 1186, true]));
     let limit = there["limit"].as_str().unwrap_or_default();
     assert!(limit.contains("qdisc tbf"), "{limit}");
 }
@@ -189,7 +169,7 @@ fn tunnels_take_their_share() {
     let said = lab.run("trace web-0.shop 10.244.2.4:8080 --mtu -o json");
     let answer = said.exits(0).json();
     for one in answer["mtu"].as_array().expect("a list") {
-        assert_eq!(head(one), json!(["proven", 1450, 1450, false]), "{one:#}");
+        judged(one, &json!(["proven", 1450, 1450, false]));
         let devices = one["devices"].as_array().expect("a list").iter();
         let mut shares = devices.filter(|one| one["around"] == 50 && one["room"] == 1450);
         assert!(shares.next().is_some(), "{one:#}");
