@@ -6,6 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::Cx;
+use super::skb::Inherited;
 use super::socket::from_tunnel;
 use super::walk::{Next, Walk, Ways};
 use crate::model::IfIndex;
@@ -149,19 +150,20 @@ fn protocol(tunnel: &IpTunnel, inner: &Packet) -> u8 {
     }
 }
 
-/// The packet that TTL, differentiated services and DF are taken from: what went into the first of tunnels that are inside each
-/// other, on one machine (`ip_tunnel_xmit()`: `skb_inner_network_header()`, which only the first one sets; `ipip6_tunnel_xmit()`
-/// takes the packet itself).
+/// The packet that TTL, differentiated services and DF are taken from: of tunnels that are inside each other, on one machine, what
+/// went into the first where a socket left its checksum to a device (`ip_tunnel_xmit()`: `skb_inner_network_header()`;
+/// `ipip6_tunnel_xmit()` takes the packet itself).
 fn inherited<'p>(walk: &Walk, tunnel: &IpTunnel, inner: &'p Packet) -> Result<&'p Packet, String> {
-    if !walk.skb.encapsulation || tunnel.kind == IpTunnelKind::Sit && inner.src.is_ipv6() {
+    if tunnel.kind == IpTunnelKind::Sit && inner.src.is_ipv6() {
         return Ok(inner);
     }
-    let carried = |packet: &&'p Packet| {
-        let inside = packet.inner.as_deref().filter(|_| packet.is_tunnel())?;
-        let sealed = matches!(inside.wrap, Wrap::Wireguard { .. });
-        (!sealed).then_some(&inside.packet)
+    let depth = match walk.skb.inherited {
+        Inherited::Own => return Ok(inner),
+        Inherited::Inside(depth) => depth,
+        Inherited::Unknown => return Err("whether it inherits from the tunnel's packet or from what that carries depends on who sums that: its sender or a device, which is not known".to_owned()),
     };
-    let first = std::iter::successors(Some(inner), carried).last();
+    let carried = |packet: &&'p Packet| Some(&packet.inner.as_deref()?.packet);
+    let first = std::iter::successors(Some(inner), carried).nth(depth);
     let first = first.unwrap_or(inner);
     if first.src.is_ipv4() != inner.src.is_ipv4() {
         return Err("it inherits fields of another version of IP, from what is inside of the tunnel's packet, which is not followed".to_owned());

@@ -380,6 +380,12 @@ fn opening(cx: &mut Cx<'_>, asked: Asked<'_>) -> Walk {
     walk.skb.mark = Some(sent.mark);
     walk.skb.raw = sent.raw;
     walk.skb.written = sent.raw;
+    // Of resets, some have their checksum written (`nf_reject_ip6_tcphdr_put()`, `tcp_v4_send_reset()`).
+    walk.skb.partial = if sent.raw {
+        Some(false)
+    } else {
+        walk.skb.partial.filter(|_| !sent.kernel)
+    };
     walk.skb.kernel = sent.kernel;
     walk.skb.untied = sent.untied;
     // Rules reset with the address of somebody else (`ip_route_me_harder()`: FLOWI_FLAG_ANYSRC).

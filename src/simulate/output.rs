@@ -622,6 +622,8 @@ pub(crate) fn routed(
             iif: None,
             local,
         };
+        // `rt_iif`, `rt6i_idev`
+        one.skb.owner = hop.link.filter(|_| local);
         ways.extend(then(cx, one, out));
     }
     ways

@@ -13,7 +13,7 @@ use super::skb::CtRef;
 use super::walk::{Out, Walk, Ways};
 use crate::model::IfIndex;
 use crate::model::link::{IpTunnel, IpTunnelKind, Link, LinkKind};
-use crate::model::packet::{ICMP, ICMPV6, L4, Packet, Wrap};
+use crate::model::packet::{GreFields, ICMP, ICMPV6, L4, Packet, Wrap};
 use crate::trace::{Disposition, DropReason, Evidence, RejectWith, Step, StepKind};
 
 /// IPV6_MIN_MTU
@@ -91,10 +91,21 @@ impl Walk {
         self.skb.ct = CtRef::None;
         self.skb.local = true;
         self.skb.raw = false;
-        self.skb.encapsulation = true;
+        let partial = self.skb.partial;
+        self.skb.inherited = self.skb.inherited.behind(partial);
+        // `udp_set_csum()`, `gre_build_header()`
+        self.skb.partial = match self.skb.packet.inner.as_ref().map(|inner| inner.wrap) {
+            Some(Wrap::Gre(GreFields { checksum: true, .. }) | Wrap::Wireguard { .. }) => {
+                Some(true)
+            }
+            Some(Wrap::Gre(_)) | None => partial,
+            Some(_) if matches!(self.skb.packet.l4, L4::Other(_)) => partial,
+            // Whether theirs are summed is not read.
+            Some(_) => partial.filter(|partial| *partial),
+        };
         // A hash decides on the source port: of VXLAN within a range that is not read, of Geneve any (`geneve_xmit_skb()`).
-        self.inside
-            .push(std::mem::replace(&mut self.skb.free, (1, u16::MAX)));
+        let free = std::mem::replace(&mut self.skb.free, (1, u16::MAX));
+        self.inside.push((free, partial));
     }
 }
 

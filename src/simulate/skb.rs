@@ -8,7 +8,7 @@ use super::fib::FibKey;
 use super::ipvs::Conn;
 use super::netfilter::{FreePorts, UNPRIVILEGED};
 use crate::model::conntrack::{ConntrackEntry, Tuple};
-use crate::model::packet::{L4, Packet};
+use crate::model::packet::{L4, Packet, SCTP, TCP, UDP};
 use crate::model::socket::Socket;
 use crate::model::{IfIndex, NsKey};
 
@@ -43,7 +43,7 @@ pub(crate) struct Skb {
     /// The VRF's slave that it came in by (`inet_sdif()`): sockets that are bound to it take it, those that are bound to none
     /// maybe not.
     pub(crate) slave: Option<IfIndex>,
-    /// The device of the VRF that has the address it is for.
+    /// The device that has the address it is for, where that is this host's and it comes by loopback or a VRF.
     pub(crate) owner: Option<IfIndex>,
     /// The VRF that it passed on its way out (`skb->dev` at OUTPUT).
     pub(crate) through: Option<IfIndex>,
@@ -61,9 +61,10 @@ pub(crate) struct Skb {
     /// Hop limit and traffic class when conntrack summed it here, the header of IPv6 with it, which nothing keeps the sum
     /// in step with (`nf_ip6_checksum()`).
     pub(crate) summed: Option<(u8, u8)>,
-    /// Headers of the first packet that it carries are what tunnels inherit from (`skb->encapsulation`,
-    /// `iptunnel_handle_offloads()`).
-    pub(crate) encapsulation: bool,
+    /// Its checksum, or that of what it carries, is left to a device (`CHECKSUM_PARTIAL`); `None`: not known.
+    pub(crate) partial: Option<bool>,
+    /// The headers that tunnels of addresses inherit from.
+    pub(crate) inherited: Inherited,
     /// VLAN of its frame's tag, which rules see in its link-layer header (`nft_payload_copy_vlan()`).
     pub(crate) tagged: Option<u16>,
     /// IPVS had to do with it (`skb->ipvs_property`), and passes it over from now on.
@@ -79,7 +80,6 @@ impl Skb {
     /// A packet that nobody has marked, nobody knows and no socket of this namespace sent.
     pub(crate) fn new(packet: Packet) -> Self {
         Self {
-            packet,
             mark: Some(0),
             ct: CtRef::None,
             uid: None,
@@ -100,11 +100,13 @@ impl Skb {
             resummed: false,
             written: false,
             summed: None,
-            encapsulation: false,
+            partial: Some(matches!(packet.protocol(), TCP | UDP | SCTP)),
+            inherited: Inherited::Own,
             tagged: None,
             ipvs: false,
             sized: true,
             free: UNPRIVILEGED,
+            packet,
         }
     }
 
@@ -118,6 +120,29 @@ impl Skb {
     /// (`nf_conntrack_attach()`, called by `icmp_glue_bits()` and `icmpv6_getfrag()`, v6.12).
     pub(crate) fn is_tied_error(&self) -> bool {
         self.is_own_error() && !self.untied
+    }
+}
+
+/// The packet whose headers a tunnel inherits from (`skb_inner_network_header()`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Inherited {
+    /// The one that goes in (`skb->encapsulation` is not set).
+    Own,
+    /// What is in it, this many tunnels further inside.
+    Inside(usize),
+    /// Not known.
+    Unknown,
+}
+
+impl Inherited {
+    /// Behind another tunnel, for what has its checksum left to a device or not (`iptunnel_handle_offloads()`, v6.12).
+    pub(crate) fn behind(self, partial: Option<bool>) -> Self {
+        match (partial, self) {
+            (Some(false), _) => Self::Own,
+            (Some(true), Self::Own) => Self::Inside(1),
+            (Some(true), Self::Inside(depth)) => Self::Inside(depth + 1),
+            (None, _) | (_, Self::Unknown) => Self::Unknown,
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use super::conntrack::error;
 use super::fib::section;
 use super::netfilter::UNPRIVILEGED;
-use super::skb::{Devices, Skb};
+use super::skb::{Devices, Inherited, Skb};
 use super::walk::{Goal, Next, Party, Walk, Ways};
 use super::{Cx, geneve, ip_tunnel, vrf, vxlan, wireguard, xfrm};
 use crate::model::IfIndex;
@@ -104,13 +104,20 @@ pub(crate) fn is_found_early(cx: &Cx<'_>, walk: &Walk, dev: IfIndex) -> bool {
     connected && is_for(walk, party) && is_by_its_device(cx, walk, party, dev) == Ok(true)
 }
 
+/// The device that sockets see a packet come in by: of what loops back, the one that has the address (`inet_iif()`,
+/// `ip6_rcv_core()`, v6.12).
+fn as_sockets_see(cx: &Cx<'_>, walk: &Walk, dev: IfIndex) -> IfIndex {
+    let looped = walk.link(cx, dev).is_some_and(|link| link.loopback);
+    walk.skb.owner.filter(|_| looped).unwrap_or(dev)
+}
+
 /// Whether a packet that came in by `dev` came by a device that its socket takes packets from.
 fn is_by_its_device(cx: &Cx<'_>, walk: &Walk, party: &Party, dev: IfIndex) -> Result<bool, String> {
     let echo = matches!(walk.skb.packet.protocol(), ICMP | ICMPV6);
     match party.bound {
         // The kernel answers echoes itself.
         _ if echo && party.sent => Ok(true),
-        Some(bound) => Ok(bound == dev || walk.skb.slave == Some(bound)),
+        Some(bound) => Ok(bound == as_sockets_see(cx, walk, dev) || walk.skb.slave == Some(bound)),
         None => vrf::accepts(cx, walk),
     }
 }
@@ -207,7 +214,7 @@ fn to_listener(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways {
         Err(why) => return walk.unknown(why),
     };
     let into = Into {
-        dev,
+        dev: as_sockets_see(cx, &walk, dev),
         slave: walk.skb.slave,
         accepts,
     };
@@ -425,8 +432,8 @@ fn echo(cx: &mut Cx<'_>, mut walk: Walk) -> Ways {
 /// Sends the packet of a tunnel's inside on, as if its device had received it.
 pub(crate) fn from_tunnel(mut walk: Walk, cx: &Cx<'_>, dev: IfIndex, packet: Packet) -> Ways {
     walk.skb.packet = packet;
-    walk.skb.encapsulation = false;
-    walk.skb.free = walk.inside.pop().unwrap_or(UNPRIVILEGED);
+    walk.skb.inherited = Inherited::Own;
+    (walk.skb.free, walk.skb.partial) = walk.inside.pop().unwrap_or((UNPRIVILEGED, None));
     let ns = walk.ns.clone();
     let (mark, hop) = (walk.skb.mark, walk.hops.len());
     walk.enter(cx, ns, dev);

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use super::device::VLAN_HLEN;
 use super::fib::{FibAnswer, FibKey, lookup};
 use super::peer::{Peer, peer};
+use super::skb::Inherited;
 use super::walk::{Next, Walk, Ways};
 use super::{Cx, vlan};
 use crate::model::link::{Link, LinkKind};
@@ -271,7 +272,8 @@ pub(crate) fn cross(cx: &mut Cx<'_>, mut walk: Walk, link: &Link) -> Ways {
         ));
     }
     walk.enter(cx, ns, dev);
-    walk.skb.encapsulation = false;
+    // A device between nodes may leave the sum as it is, as virtual ones do.
+    (walk.skb.inherited, walk.skb.partial) = (Inherited::Own, None);
     // A router on the way puts its own frame around it.
     if mac.is_none() || mac != own {
         walk.skb.packet.eth = None;

@@ -57,8 +57,9 @@ pub(crate) struct Walk {
     pub(crate) tunnel: Option<Entered>,
     /// Who sent what is in the tunnel is told of its size.
     pub(crate) told: bool,
-    /// What the ports of packets in tunnels may be where they are any free ones, as they were put in.
-    pub(crate) inside: Vec<FreePorts>,
+    /// Of packets in tunnels, as they were put in: what their ports may be where they are any free ones, and whose checksum
+    /// was left to a device.
+    pub(crate) inside: Vec<(FreePorts, Option<bool>)>,
 }
 
 /// A place and what was there: the same twice is a loop.

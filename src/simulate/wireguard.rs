@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::fib::{FibAnswer, FibKey, lookup};
 use super::ip_tunnel::outer_ecn;
 use super::memory::Heard;
+use super::skb::Inherited;
 use super::socket::from_tunnel;
 use super::walk::{Next, Walk, Ways};
 use super::{Cx, ttl};
@@ -121,7 +122,7 @@ pub(crate) fn encapsulate(
     };
     walk.wrap(link.index, outer);
     // `wg_reset_packet()`
-    walk.skb.encapsulation = false;
+    walk.skb.inherited = Inherited::Own;
     walk.skb.mark = Some(device.fwmark);
     walk.step(Step::new(StepKind::Encap, text).with(Evidence::Link { dev, state }));
     walk.then(Next::LocalOut(None))

@@ -1,10 +1,10 @@
 //! Tunnels of IP packets in IP packets.
 
 use netpath::model::link::{IpTunnel, IpTunnelKind, LinkKind};
-use netpath::model::packet::{GreFields, Inner, L4, Packet, Wrap};
+use netpath::model::packet::{GreFields, ICMP, Inner, L4, Packet, TCP, UDP, Wrap};
 use netpath::model::wireguard::{PublicKey, Wireguard, WireguardPeer};
 use netpath::model::{NsKey, Section};
-use netpath::simulate::{Limits, Sent, send};
+use netpath::simulate::{Flow, Limits, Sent, send, simulate};
 use netpath::trace::{Disposition, DropReason, RejectWith, StepKind, Trace};
 
 use crate::walks::two_nodes;
@@ -64,9 +64,10 @@ fn ipip_without_a_remote_goes_to_the_next_hop() {
     }
 }
 
-/// Only the first of tunnels inside each other notes whose header is inside (`iptunnel_handle_offloads()`).
+/// Of tunnels inside each other, only the first notes whose header is inside, and only of what has its checksum left to a
+/// device (`iptunnel_handle_offloads()`).
 #[test]
-fn a_tunnel_in_a_tunnel_inherits_from_what_went_into_the_first() {
+fn a_tunnel_in_a_tunnel_inherits_from_what_went_into_the_first_where_a_device_sums_it() {
     let (mut world, hosts, pods) = ipip();
     world.change(&hosts[0], 7, |link| {
         if let LinkKind::IpTunnel(own) = &mut link.kind {
@@ -82,12 +83,37 @@ fn a_tunnel_in_a_tunnel_inherits_from_what_went_into_the_first() {
     world.route(&hosts[0], "10.88.0.12/32", "10.88.0.12", 8);
     let routes = world.get(&hosts[0]).routes.known_mut().expect("routes");
     routes.last_mut().expect("a route").nexthops[0].via = None;
-    let outcome = world.tcp(&pods[0], "10.244.2.7", 8080);
-    let mut taps = outcome.traces[0].hops.iter().flat_map(|hop| &hop.taps);
-    let outer = taps.find(|tap| tap.packet.dst == ip("10.88.0.112"));
-    let packet = &outer.expect("an outer packet").packet;
-    let middle = &packet.inner.as_ref().expect("one inside").packet;
-    assert_eq!((packet.ttl, middle.ttl), (63, 50));
+    let ttls = |world: &World, protocol: u8| {
+        let flow = Flow {
+            from: pods[0].clone(),
+            src: None,
+            sport: None,
+            dst: ip("10.244.2.7"),
+            dport: (protocol != ICMP).then_some(8080),
+            protocol,
+            len: 60,
+            uid: Some(0),
+            gid: Some(0),
+            bound: None,
+        };
+        let outcome = simulate(&world.topology, &flow, &Limits::default());
+        let mut taps = outcome.traces[0].hops.iter().flat_map(|hop| &hop.taps);
+        let outer = taps.find(|tap| tap.packet.dst == ip("10.88.0.112"));
+        let packet = &outer.expect("an outer packet").packet;
+        let middle = &packet.inner.as_ref().expect("one inside").packet;
+        (packet.ttl, middle.ttl)
+    };
+    assert_eq!(ttls(&world, TCP), (63, 50));
+    assert_eq!(ttls(&world, UDP), (63, 50));
+    assert_eq!(ttls(&world, ICMP), (50, 50));
+    // A GRE device that adds a checksum leaves that to a device, but has forgotten whose header it was.
+    world.change(&hosts[0], 7, |link| {
+        if let LinkKind::IpTunnel(own) = &mut link.kind {
+            own.kind = IpTunnelKind::Gre;
+            own.output.checksum = true;
+        }
+    });
+    assert_eq!(ttls(&world, ICMP), (50, 50));
 }
 
 #[test]

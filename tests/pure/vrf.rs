@@ -260,6 +260,26 @@ fn a_socket_reaches_the_vrf_by_being_bound_to_it_or_to_a_slave() {
 }
 
 /// Without being bound, by a rule: what comes back is not the socket's, unless the setting lets it be.
+/// Sockets see what loops back come in by the device that has the address (`inet_iif()`: rt_iif).
+#[test]
+fn a_bound_socket_is_reached_at_its_own_devices_address() {
+    let mut net = net();
+    let own = net.hosts[2].clone();
+    for protocol in [6, 17, 1] {
+        let outcome = net.ask(&own, "10.0.3.2", protocol, Some(2));
+        ends(&outcome, &Disposition::Delivered);
+    }
+    let sockets = net.world.get(&own).sockets.known_mut().unwrap();
+    for socket in sockets {
+        socket.bound_dev = Some(index(2));
+    }
+    ends(&net.ask(&own, "10.0.3.2", 6, None), &Disposition::Delivered);
+    ends(
+        &net.ask(&own, "127.0.0.1", 6, None),
+        &Disposition::Rejected(RejectWith::PortClosed),
+    );
+}
+
 #[test]
 fn an_answer_by_a_vrf_is_not_for_a_socket_outside_of_it() {
     let mut net = net();
