@@ -607,6 +607,7 @@ fn hooks(
         oif: Some(bridge),
         physin: port,
         physout: Some(out),
+        via: None,
     };
     walk.hook(cx, first, true, ports, move |cx, walk| {
         let behind = move |cx: &mut Cx<'_>, walk: Walk| {

@@ -762,29 +762,3 @@ fn is_dead_end(route: &Route) -> bool {
 fn local_rule(addr: IpAddr) -> Rule {
     Rule::bare(addr.is_ipv6(), 0, RT_TABLE_LOCAL)
 }
-
-/// Source that masquerading chooses (`inet_select_addr(out, nexthop, RT_SCOPE_UNIVERSE)`,
-/// `ipv6_dev_get_saddr()`). `Ok(None)`: the device has none, and the kernel drops. `Err`: what is
-/// missing.
-pub(crate) fn masquerade_source(
-    cx: &mut Cx<'_>,
-    ns: &NsKey,
-    oif: IfIndex,
-    dst: IpAddr,
-    mark: Option<u32>,
-) -> Result<Option<IpAddr>, String> {
-    if dst.is_ipv6() {
-        return source::select_v6(cx, ns, Some(oif), dst);
-    }
-    let key = FibKey {
-        oif: Some(oif),
-        mark,
-        ..FibKey::to(dst)
-    };
-    let gateway = match lookup(cx, ns, &key) {
-        FibAnswer::Found(found) => found.hops.first().and_then(|(_, hop)| hop.via),
-        FibAnswer::Unknown(why) => return Err(why),
-        FibAnswer::NoRoute | FibAnswer::Refused(_) => None,
-    };
-    source::select_v4(cx, ns, Some(oif), Some(gateway.unwrap_or(dst)), 0)
-}

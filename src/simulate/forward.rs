@@ -79,6 +79,7 @@ pub(crate) fn forward(cx: &mut Cx<'_>, walk: Walk, iif: IfIndex, out: Out) -> Wa
         oif: Some(out.oif),
         physin: walk.physin,
         physout: None,
+        via: None,
     };
     let seen = walk.skb.ipvs;
     walk.hook(cx, Hook::Forward, false, devices, |cx, walk| {

@@ -695,6 +695,7 @@ pub(crate) fn postrouting(cx: &mut Cx<'_>, mut walk: Walk, out: Out) -> Ways {
         oif: Some(out.oif),
         physin: walk.physin,
         physout: None,
+        via: out.via,
     };
     walk.hook(
         cx,

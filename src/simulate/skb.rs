@@ -506,4 +506,6 @@ pub(crate) struct Devices {
     pub(crate) physin: Option<IfIndex>,
     /// Bridge port it leaves by, on a bridged way.
     pub(crate) physout: Option<IfIndex>,
+    /// Next hop of its route, where that is not its destination (`rt_nexthop()`).
+    pub(crate) via: Option<IpAddr>,
 }

@@ -353,6 +353,9 @@ struct Into {
     accepts: bool,
 }
 
+/// More than all else that counts.
+const EXACT: u32 = 16;
+
 /// How well a socket fits; `None`: not at all. Source: `compute_score()`.
 fn score(socket: &Socket, packet: &Packet, into: &Into) -> Option<Fit> {
     let mut score = 1;
@@ -374,15 +377,16 @@ fn score(socket: &Socket, packet: &Packet, into: &Into) -> Option<Fit> {
         score += 8;
     }
     let any = socket.addr.is_unspecified();
+    // Those of an address are asked before those of any (`__inet_lookup_listener()`, `__udp4_lib_lookup()`, v6.12).
     match (socket.addr, packet.dst) {
-        (own, dst) if own == dst => score += 2,
+        (own, dst) if own == dst => score += EXACT,
         (IpAddr::V4(_), IpAddr::V4(_)) | (IpAddr::V6(_), IpAddr::V6(_)) if any => {}
         (IpAddr::V6(_), IpAddr::V4(_)) if any && socket.v6only != Some(true) => {
             if socket.v6only.is_none() {
                 doubt = Some("whether it is for IPv6 only (IPV6_V6ONLY)");
             }
         }
-        (IpAddr::V6(own), IpAddr::V4(dst)) if own.to_ipv4_mapped() == Some(dst) => score += 2,
+        (IpAddr::V6(own), IpAddr::V4(dst)) if own.to_ipv4_mapped() == Some(dst) => score += EXACT,
         _ => return None,
     }
     Some(Fit { score, doubt })

@@ -531,6 +531,7 @@ impl<'t> Frame<'_, 't> {
             oif: Some(master),
             physin: from,
             physout: Some(port),
+            via: None,
         };
         let hook = if from.is_some() {
             Hook::Forward

@@ -158,6 +158,22 @@ pub(crate) fn select_v4(
     Ok(other.map(|addr| addr.local))
 }
 
+/// Source that masquerading chooses for what leaves by `oif`, by its route's next hop (`inet_select_addr(out, nexthop,
+/// RT_SCOPE_UNIVERSE)`, `ipv6_dev_get_saddr()`). `Ok(None)`: the device has none, and the kernel drops. `Err`: what is missing.
+pub(crate) fn masquerade(
+    cx: &mut Cx<'_>,
+    ns: &NsKey,
+    oif: IfIndex,
+    dst: IpAddr,
+    via: Option<IpAddr>,
+) -> Result<Option<IpAddr>, String> {
+    if dst.is_ipv6() {
+        return select_v6(cx, ns, Some(oif), dst);
+    }
+    let near = via.filter(IpAddr::is_ipv4).unwrap_or(dst);
+    select_v4(cx, ns, Some(oif), Some(near), 0)
+}
+
 /// The best candidate by the rules of RFC 6724 that the kernel follows.
 pub(crate) fn select_v6(
     cx: &mut Cx<'_>,

@@ -158,6 +158,7 @@ pub(crate) fn out(cx: &mut Cx<'_>, mut walk: Walk, out: Out, vrf: &Link) -> Ways
     let (index, name) = (vrf.index, vrf.name.as_str());
     let devices = Devices {
         oif: Some(index),
+        via: out.via,
         ..Devices::default()
     };
     let leave = |cx: &mut Cx<'_>, walk: Walk, out: Out| {

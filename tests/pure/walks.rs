@@ -2,14 +2,15 @@
 
 use netpath::model::link::{InetConf, LinkKind, PortState, Vxlan};
 use netpath::model::neigh::NeighState;
-use netpath::model::netfilter::{Expr, Family, Hook, Table};
+use netpath::model::netfilter::{ChainKind, Expr, Family, Hook, Table};
+use netpath::model::rule::Rule;
 use netpath::model::xtables::{RareTarget, XtTarget};
 use netpath::model::{NsKey, Section};
 use netpath::simulate::Outcome;
 use netpath::trace::{Disposition, DropReason, Evidence, RejectWith, Trace};
 
 use crate::tables::{chain, table, with};
-use crate::world::{World, ip, mac};
+use crate::world::{World, index, ip, mac};
 
 fn only(outcome: &Outcome) -> &Trace {
     assert_eq!(outcome.traces.len(), 1, "{outcome:#?}");
@@ -648,4 +649,80 @@ fn an_icmp_error_with_a_quote_reaches_its_host() {
         Disposition::Delivered,
         "{outcome:#?}"
     );
+}
+
+/// Of a device's addresses, masquerading takes one of the subnet of the next hop, which is that of the packet's own route
+/// (`rt_nexthop(skb_rtable(skb))`).
+#[test]
+fn masquerading_goes_by_the_packets_own_route() {
+    let mut world = World::new();
+    let [router, host, other] = [1, 2, 3].map(|ino| world.ns("n1", ino, ino == 1));
+    world.veth((&host, 2, "eth0"), (&router, 2, "p1"));
+    world.veth((&other, 2, "eth0"), (&router, 3, "p2"));
+    world.addr(&host, 2, "10.0.1.2", 24);
+    world.route(&host, "0.0.0.0/0", "10.0.1.1", 2);
+    world.addr(&router, 2, "10.0.1.1", 24);
+    for own in ["10.1.0.1", "10.2.0.1"] {
+        world.addr(&router, 3, own, 24);
+    }
+    world.addr(&other, 2, "10.2.0.9", 24);
+    world.addr(&other, 2, "10.9.0.5", 32);
+    world.listen(&other, 6, "0.0.0.0", 80);
+    world.route(&router, "10.9.0.0/16", "10.1.0.9", 3);
+    world.route(&router, "10.9.0.0/16", "10.2.0.9", 3);
+    let ns = world.get(&router);
+    let routes = ns.routes.known_mut().expect("routes");
+    routes.last_mut().expect("the last").table = 200;
+    let rule = Rule {
+        iif: Some("p1".to_owned()),
+        ..Rule::bare(false, 500, 200)
+    };
+    ns.rules.known_mut().expect("rules").push(rule);
+    let masq = Expr::Masq {
+        proto_min: None,
+        proto_max: None,
+        flags: 0,
+    };
+    let mut table = Table {
+        family: Family::Ip,
+        ..chain(Hook::Postrouting, vec![masq])
+    };
+    let base = table
+        .chains
+        .values_mut()
+        .filter_map(|own| own.base.as_mut());
+    base.for_each(|base| base.kind = ChainKind::Nat);
+    with(&mut world, &router, table);
+    let outcome = world.tcp(&host, "10.9.0.5", 80);
+    let mut taps = outcome.traces[0].hops.iter().flat_map(|hop| &hop.taps);
+    let beyond = taps.find(|tap| tap.dev == "p2");
+    assert_eq!(
+        beyond.map(|tap| tap.packet.src),
+        Some(ip("10.2.0.1")),
+        "{outcome:#?}"
+    );
+    assert_eq!(outcome.traces[0].disposition, Disposition::Delivered);
+}
+
+/// A socket of the address is asked before one of any, also where that is bound to the device (`__inet_lookup_listener()`).
+#[test]
+fn the_socket_of_the_address_comes_first() {
+    let (mut world, _, pods) = two_nodes();
+    let own = &mut world.get(&pods[1]).sockets;
+    own.known_mut().expect("sockets").clear();
+    for (addr, dev, uid) in [("0.0.0.0", Some(index(2)), 7), ("10.244.2.7", None, 8)] {
+        world.listen(&pods[1], 6, addr, 8080);
+        let own = world.get(&pods[1]).sockets.known_mut().expect("sockets");
+        let own = own.last_mut().expect("the last");
+        (own.bound_dev, own.uid) = (dev, uid);
+    }
+    let outcome = world.tcp(&pods[0], "10.244.2.7", 8080);
+    let steps = outcome.traces[0].hops.iter().flat_map(|hop| &hop.steps);
+    let taken = steps
+        .flat_map(|step| &step.evidence)
+        .find_map(|one| match one {
+            Evidence::Socket { socket } => Some(socket.uid),
+            _ => None,
+        });
+    assert_eq!(taken, Some(8), "{outcome:#?}");
 }

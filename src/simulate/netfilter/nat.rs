@@ -15,9 +15,8 @@ use crate::model::conntrack::{ConntrackEntry, NatRange, Tuple, status};
 use crate::model::netfilter::Hook;
 use crate::model::packet::{ICMP, ICMPV6, L4, SCTP, TCP, UDP};
 use crate::simulate::conntrack::{self, Manip, NewPort, error, set_up, translate};
-use crate::simulate::fib;
 use crate::simulate::skb::{CtRef, CtState, Flows, Sought};
-use crate::simulate::source::is_link_local;
+use crate::simulate::source::{self, is_link_local};
 use crate::trace::{Evidence, Step, StepKind};
 
 /// NF_NAT_RANGE_MAP_IPS
@@ -556,7 +555,8 @@ pub(super) fn masquerade(eval: &mut Eval<'_, '_>, vm: &Vm<'_>, range: Range) -> 
     let Some(oif) = eval.at.devices.oif else {
         return Did::Blind("masquerades without a device to leave by".to_owned());
     };
-    match fib::masquerade_source(eval.cx, eval.at.ns, oif, vm.skb.packet.dst, vm.skb.mark) {
+    let (dst, via) = (vm.skb.packet.dst, eval.at.devices.via);
+    match source::masquerade(eval.cx, eval.at.ns, oif, dst, via) {
         Ok(Some(addr)) => {
             let range = Range {
                 addrs: Some((addr, addr)),

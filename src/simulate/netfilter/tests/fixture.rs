@@ -582,6 +582,7 @@ impl World {
                 oif: IfIndex::new(oif),
                 physin: None,
                 physout: None,
+                via: None,
             },
             reroutes: true,
         };

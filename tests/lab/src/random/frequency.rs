@@ -94,7 +94,7 @@ pub fn ask_all(times: u16) -> Result<Vec<Asked>> {
     }
     let mut judge = Judge::up()?;
     judge.await_usable(&raised)?;
-    let mut wire = raised.wire(&world, judge.ports())?;
+    let (mut wire, _) = raised.wire(&world, judge.ports())?;
     raised.load_rules(&world)?;
     judge.read(&raised)?;
     let mut all = Vec::new();

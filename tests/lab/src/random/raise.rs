@@ -73,19 +73,28 @@ impl Raised {
         Ok(())
     }
 
-    /// Opens the world's sockets, and a capture. `ports` are the devices, by namespace, that pass frames on.
-    pub fn wire(&self, world: &World, ports: BTreeSet<(String, String)>) -> Result<Wire<'_>> {
+    /// Opens the world's sockets, and a capture. `ports` are the devices, by namespace, that pass frames on. Sockets whose
+    /// address is not there (gone where a case was made smaller) are said.
+    pub fn wire(
+        &self,
+        world: &World,
+        ports: BTreeSet<(String, String)>,
+    ) -> Result<(Wire<'_>, Vec<String>)> {
         let mut servers = Servers::default();
+        let mut absent = Vec::new();
         for (at, place) in self.places.all().iter().zip(&world.places) {
             for listener in &place.listeners {
-                // The address is gone where a case was made smaller.
-                servers.open(at, listener)?;
+                if !servers.open(at, listener)? {
+                    let text = format!("listen on {}: no such address", listener.addr);
+                    absent.push(text);
+                }
             }
         }
         wireguard::shake_hands(&self.places, world)?;
         let mut wire = Wire::up(&self.places, servers, ports)?.passing_over_others();
         wire.watch(&vrfs(world))?;
-        Ok(wire.awaiting(wireguard::barriers(&self.places, world)?))
+        let wire = wire.awaiting(wireguard::barriers(&self.places, world)?);
+        Ok((wire, absent))
     }
 
     /// Shows bridges where everyone is; devices have to be up.

@@ -287,16 +287,17 @@ fn try_network(
     let start = Instant::now();
     let raised = Raised::up(world)?;
     report.lines += world.lines();
-    report.refused += raised.refused.len();
-    for line in &raised.refused {
+    let mut judge = Judge::up()?;
+    judge.await_usable(&raised)?;
+    let (mut wire, absent) = raised.wire(world, judge.ports())?;
+    let refused = || raised.refused.iter().chain(&absent);
+    report.refused += refused().count();
+    for line in refused() {
         let why = line.rsplit(": ").next().unwrap_or_default();
         let words: Vec<&str> = line.split(' ').take(3).collect();
         let key = format!("{} ... {why}", words.join(" "));
         *report.refusals.entry(key).or_default() += 1;
     }
-    let mut judge = Judge::up()?;
-    judge.await_usable(&raised)?;
-    let mut wire = raised.wire(world, judge.ports())?;
     raised.load_rules(world)?;
     judge.read(&raised)?;
     report.parts[0] += start.elapsed();

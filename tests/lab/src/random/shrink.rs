@@ -26,7 +26,7 @@ pub fn attempt(case: &Case) -> Result<Tried> {
     let raised = Raised::up(&case.world)?;
     let mut judge = Judge::up()?;
     judge.await_usable(&raised)?;
-    let mut wire = raised.wire(&case.world, judge.ports())?;
+    let (mut wire, _) = raised.wire(&case.world, judge.ports())?;
     raised.load_rules(&case.world)?;
     judge.read(&raised)?;
     let Some((last, before)) = case.probes.split_last() else {

@@ -1,6 +1,8 @@
 //! VRFs: some devices of a namespace belong to one, with a table of its own; most routes by these are in that table, some
 //! lead from one table to the other. They have dice of their own.
 
+use std::net::IpAddr;
+
 use super::Plan;
 use crate::random::dice::Dice;
 use crate::random::topic::Ask;
@@ -112,10 +114,18 @@ impl Plan {
         for vrf in self.vrfs.clone() {
             self.vrf_routes(&mut dice, &vrf);
             self.vrf_rules(&mut dice, &vrf);
+            let own = self.stations_of(vrf.place);
+            let own = own.iter().filter(|own| vrf.slaves.contains(&own.dev));
+            let own: Vec<IpAddr> = own
+                .flat_map(|own| [own.addr(false), own.addr(true)])
+                .collect();
             for listener in &mut self.world.places[vrf.place].listeners {
-                if listener.dev.is_none() && !listener.addr.is_loopback() {
+                // An address of a VRF is there for who is bound to it (`inet_addr_valid_or_nonlocal()`, v6.12), others are
+                // there for those that are bound to none.
+                let is_own = own.contains(&listener.addr);
+                if listener.dev.is_none() && (is_own || listener.addr.is_unspecified()) {
                     listener.dev = dice.weighted(&[
-                        (9, None),
+                        (if is_own { 0 } else { 9 }, None),
                         (9, Some(vrf.dev.clone())),
                         (2, vrf.slaves.first().cloned()),
                     ]);
