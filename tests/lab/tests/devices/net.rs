@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use netpath::model::NsKey;
 use netpath::model::packet::{ICMP, ICMPV6, TCP, UDP, Wrap};
 use netpath::trace::Trace;
@@ -322,7 +322,8 @@ impl Case {
         }
         let mut judge = Judge::up()?;
         judge.await_usable(&raised)?;
-        let mut wire = raised.wire(&self.world, judge.ports())?;
+        let (mut wire, absent) = raised.wire(&self.world, judge.ports())?;
+        ensure!(absent.is_empty(), "{absent:?}");
         if !self.run.is_empty() {
             wire = wire.patient(Duration::from_millis(250));
         }
