@@ -78,8 +78,7 @@ pub(crate) fn forward(cx: &mut Cx<'_>, walk: Walk, iif: IfIndex, out: Out) -> Wa
         iif: Some(iif),
         oif: Some(out.oif),
         physin: walk.physin,
-        physout: None,
-        via: None,
+        ..Devices::default()
     };
     let seen = walk.skb.ipvs;
     walk.hook(cx, Hook::Forward, false, devices, |cx, walk| {

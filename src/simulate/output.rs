@@ -694,8 +694,8 @@ pub(crate) fn postrouting(cx: &mut Cx<'_>, mut walk: Walk, out: Out) -> Ways {
         iif: out.iif.or(walk.skb.through),
         oif: Some(out.oif),
         physin: walk.physin,
-        physout: None,
         via: out.via,
+        ..Devices::default()
     };
     walk.hook(
         cx,

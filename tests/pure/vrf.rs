@@ -259,7 +259,6 @@ fn a_socket_reaches_the_vrf_by_being_bound_to_it_or_to_a_slave() {
     );
 }
 
-/// Without being bound, by a rule: what comes back is not the socket's, unless the setting lets it be.
 /// Sockets see what loops back come in by the device that has the address (`inet_iif()`: rt_iif).
 #[test]
 fn a_bound_socket_is_reached_at_its_own_devices_address() {
@@ -280,6 +279,7 @@ fn a_bound_socket_is_reached_at_its_own_devices_address() {
     );
 }
 
+/// Without being bound, by a rule: what comes back is not the socket's, unless the setting lets it be.
 #[test]
 fn an_answer_by_a_vrf_is_not_for_a_socket_outside_of_it() {
     let mut net = net();
