@@ -157,13 +157,12 @@ fn inherited<'p>(walk: &Walk, tunnel: &IpTunnel, inner: &'p Packet) -> Result<&'
     if tunnel.kind == IpTunnelKind::Sit && inner.src.is_ipv6() {
         return Ok(inner);
     }
-    let depth = match walk.skb.inherited {
+    match walk.skb.inherited {
         Inherited::Own => return Ok(inner),
-        Inherited::Inside(depth) => depth,
+        Inherited::Inside => {}
         Inherited::Unknown => return Err("whether it inherits from the tunnel's packet or from what that carries depends on who sums that: its sender or a device, which is not known".to_owned()),
-    };
-    let carried = |packet: &&'p Packet| Some(&packet.inner.as_deref()?.packet);
-    let first = std::iter::successors(Some(inner), carried).nth(depth);
+    }
+    let first = inner.inner.as_deref().map(|inside| &inside.packet);
     let first = first.unwrap_or(inner);
     if first.src.is_ipv4() != inner.src.is_ipv4() {
         return Err("it inherits fields of another version of IP, from what is inside of the tunnel's packet, which is not followed".to_owned());

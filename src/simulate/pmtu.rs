@@ -9,7 +9,7 @@
 use std::net::IpAddr;
 
 use super::Cx;
-use super::skb::CtRef;
+use super::skb::{CtRef, Inherited};
 use super::walk::{Out, Walk, Ways};
 use crate::model::IfIndex;
 use crate::model::link::{IpTunnel, IpTunnelKind, Link, LinkKind};
@@ -91,7 +91,8 @@ impl Walk {
         self.skb.ct = CtRef::None;
         self.skb.local = true;
         self.skb.raw = false;
-        let partial = self.skb.partial;
+        let summed = self.skb.inherited == Inherited::Inside;
+        let partial = self.skb.partial.map(|partial| partial && !summed);
         self.skb.inherited = self.skb.inherited.behind(partial);
         // `udp_set_csum()`, `gre_build_header()`
         self.skb.partial = match self.skb.packet.inner.as_ref().map(|inner| inner.wrap) {

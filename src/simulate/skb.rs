@@ -128,20 +128,20 @@ impl Skb {
 pub(crate) enum Inherited {
     /// The one that goes in (`skb->encapsulation` is not set).
     Own,
-    /// What is in it, this many tunnels further inside.
-    Inside(usize),
+    /// What is in it, which went into the tunnel before.
+    Inside,
     /// Not known.
     Unknown,
 }
 
 impl Inherited {
-    /// Behind another tunnel, for what has its checksum left to a device or not (`iptunnel_handle_offloads()`, v6.12).
+    /// Behind another tunnel, for what has its checksum left to a device or not (`iptunnel_handle_offloads()`, v6.12). The second
+    /// one's device sums it before (`netif_skb_features()`: hw_enc_features).
     pub(crate) fn behind(self, partial: Option<bool>) -> Self {
         match (partial, self) {
-            (Some(false), _) => Self::Own,
-            (Some(true), Self::Own) => Self::Inside(1),
-            (Some(true), Self::Inside(depth)) => Self::Inside(depth + 1),
-            (None, _) | (_, Self::Unknown) => Self::Unknown,
+            (_, Self::Inside) | (Some(false), Self::Own) => Self::Own,
+            (Some(true), Self::Own) => Self::Inside,
+            (None, Self::Own) | (_, Self::Unknown) => Self::Unknown,
         }
     }
 }

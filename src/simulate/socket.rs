@@ -437,7 +437,10 @@ fn echo(cx: &mut Cx<'_>, mut walk: Walk) -> Ways {
 pub(crate) fn from_tunnel(mut walk: Walk, cx: &Cx<'_>, dev: IfIndex, packet: Packet) -> Ways {
     walk.skb.packet = packet;
     walk.skb.inherited = Inherited::Own;
-    (walk.skb.free, walk.skb.partial) = walk.inside.pop().unwrap_or((UNPRIVILEGED, None));
+    let (free, partial) = walk.inside.pop().unwrap_or((UNPRIVILEGED, None));
+    walk.skb.free = free;
+    // What was left to a device may have been summed on the way.
+    walk.skb.partial = partial.filter(|partial| !partial);
     let ns = walk.ns.clone();
     let (mark, hop) = (walk.skb.mark, walk.hops.len());
     walk.enter(cx, ns, dev);

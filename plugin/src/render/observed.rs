@@ -250,6 +250,17 @@ pub fn proof(proof: &Proof) -> (Style, bool, String) {
         End::Connected => (Style::Unsure, "? connected, packets with data not shown"),
     };
     match proof.agreement {
+        Agreement::Confirmed
+            if proof.end == End::Unanswered && proof.predicted == Verdict::Delivered =>
+        {
+            (
+                Style::Good,
+                false,
+                format!(
+                    "confirmed by {some}{of}; no answer came, which programs of UDP need not give"
+                ),
+            )
+        }
         Agreement::Confirmed if proof.end == End::Unanswered => (
             Style::Unsure,
             false,

@@ -213,7 +213,7 @@ impl<'a> Case<'a> {
                 _ => None,
             });
         if let Some(rule) = led {
-            if let Some(marks) = self.marked_by() {
+            if let Some(marks) = self.marked_by(rule) {
                 return format!(
                     "{here}: a policy rule leads there by the packet's mark ({}), which this rule sets: {marks}; correct that one, or, where this route is not to be: {del}",
                     words::rule(rule)
@@ -231,10 +231,19 @@ impl<'a> Case<'a> {
         )
     }
 
-    /// The last rule here that set the packet's mark.
-    fn marked_by(&self) -> Option<String> {
+    /// The last rule here that gave the packet's mark what a policy rule asks for.
+    fn marked_by(&self, by: &Rule) -> Option<String> {
+        let (value, mask) = by.fwmark?;
+        let asked = |mark: &str| {
+            let mark = u32::from_str_radix(mark.strip_prefix("0x")?, 16).ok()?;
+            Some(mark & mask == value & mask)
+        };
         let mut steps = self.hop.steps.iter().rev();
-        let step = steps.find(|step| step.changes.iter().any(|change| change.field == "mark"))?;
+        let step = steps.find(|step| {
+            let mut marks = step.changes.iter().filter(|change| change.field == "mark");
+            marks
+                .any(|change| (asked(&change.from), asked(&change.to)) == (Some(false), Some(true)))
+        })?;
         let mut rules = step.evidence.iter().rev();
         let rule = rules.find(|one| one.rule().is_some())?;
         Some(self.naming.text(&object(self.naming, self.hop, rule)))
@@ -254,18 +263,24 @@ impl<'a> Case<'a> {
 
     /// What to do where the frame's address is right, and a bridge's entry led it to another station.
     fn misforwarded(&self, packet: &Packet) -> Option<String> {
-        let mac = self.trace.packet.eth.map(|(_, dst)| dst);
-        let holder = self.naming.holders(packet.dst).into_iter().next()?;
-        let links = self.naming.topology.netns(&holder)?.links.known()?;
-        let met = self.trace.steps().rev();
-        let mut entries =
-            met.flat_map(|(hop, step)| step.evidence.iter().map(move |one| (hop, one)));
-        let (hop, fdb, dev) = entries.find_map(|(hop, one)| match one {
-            Evidence::Fdb { fdb, dev } if fdb.master.is_some() => Some((hop, fdb, dev)),
-            _ => None,
-        })?;
-        let right = links.iter().any(|link| link.mac == Some(fdb.mac));
-        if !right || mac.is_some_and(|mac| mac != fdb.mac) {
+        let mac = self.trace.packet.eth.map(|(_, dst)| dst)?;
+        let holders = self.naming.holders(packet.dst);
+        let [holder] = holders.as_slice() else {
+            return None;
+        };
+        let links = self.naming.topology.netns(holder)?.links.known()?;
+        let met = self.trace.steps();
+        let mut entries = met
+            .flat_map(|(hop, step)| step.evidence.iter().map(move |one| (hop, one)))
+            .filter_map(|(hop, one)| match one {
+                Evidence::Fdb { fdb, dev } if fdb.master.is_some() && fdb.mac == mac => {
+                    Some((hop, fdb, dev))
+                }
+                _ => None,
+            });
+        // Of several bridges in a row, any may be the one that is wrong.
+        let (hop, fdb, dev) = entries.next().filter(|_| entries.next().is_none())?;
+        if !links.iter().any(|link| link.mac == Some(mac)) {
             return None;
         }
         let del = format!("bridge fdb del {} dev {dev} master", fdb.mac);
@@ -273,7 +288,7 @@ impl<'a> Case<'a> {
             "on {}: {} is the address of {} on {}, and this bridge's entry leads to another port: {}",
             hop.ns.node,
             fdb.mac,
-            self.naming.netns(&holder),
+            self.naming.netns(holder),
             holder.node,
             self.naming.typed(&hop.ns, &del)
         ))

@@ -24,7 +24,9 @@ impl<'a> Case<'a> {
         if self.follows_a_flow() {
             return None;
         }
-        if let Some((hop, rule)) = self.untracked() {
+        if self.service_port(service).is_some()
+            && let Some((hop, rule)) = self.untracked()
+        {
             let mend = format!(
                 "{}: narrow or delete the rule that keeps the packet from connection tracking, without which nothing translates it: {}",
                 self.within(&hop.ns),
@@ -69,9 +71,19 @@ impl<'a> Case<'a> {
         Some((codes::UNTRANSLATED, mend))
     }
 
-    /// The rule that kept the packet from connection tracking, and where.
+    /// The rule that kept the packet from connection tracking where Services are translated: on a node, or where it ended; not
+    /// one for the outer packets of a tunnel.
     fn untracked(&self) -> Option<(&'a Hop, &'a Evidence)> {
-        let mut steps = self.trace.steps();
+        let is_host = |hop: &Hop| {
+            let ns = self.naming.topology.netns(&hop.ns);
+            hop.ns == self.hop.ns || ns.is_some_and(|ns| ns.identity.host)
+        };
+        let hops = self.trace.hops.iter().filter(|hop| is_host(hop));
+        let mut steps = hops.flat_map(|hop| {
+            let own = hop.steps.iter();
+            let own = own.take_while(|step| step.kind != StepKind::Encap);
+            own.map(move |step| (hop, step))
+        });
         let (hop, step) = steps.find(|(_, step)| step.result == NOT_TRACKED)?;
         let mut rules = step.evidence.iter().rev();
         Some((hop, rules.find(|one| one.rule().is_some())?))
@@ -88,7 +100,9 @@ impl<'a> Case<'a> {
         let service = self.service()?;
         let packet = self.packet();
         let addr = words::socket_addr(packet.dst, packet.dport());
-        if let Some((hop, _)) = self.untracked() {
+        if self.service_port(service).is_some()
+            && let Some((hop, _)) = self.untracked()
+        {
             return Some(format!(
                 "packets to {addr} of Service {}/{} are not tracked {}, so that no rule translates them",
                 service.namespace,

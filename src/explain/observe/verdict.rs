@@ -391,6 +391,16 @@ impl Explanation {
             finding
                 .branches
                 .retain(|branch| *branch < self.branches.len());
+            if finding.code == codes::PROGRAM_DROPS {
+                // What could not be told is shown.
+                self.findings.retain_mut(|own| {
+                    let shown = |branch: &usize| finding.branches.contains(branch);
+                    if own.code == codes::UNKNOWN {
+                        own.branches.retain(|branch| !shown(branch));
+                    }
+                    own.code != codes::UNKNOWN || !own.branches.is_empty()
+                });
+            }
             // What counts went up differs from probe to probe.
             let known = |own: &&mut Finding| {
                 own.code == finding.code
@@ -401,17 +411,8 @@ impl Explanation {
                 let new = finding.branches.into_iter();
                 let new: Vec<usize> = new.filter(|one| !own.branches.contains(one)).collect();
                 own.branches.extend(new);
+                own.branches.sort_unstable();
                 continue;
-            }
-            if finding.code == codes::PROGRAM_DROPS {
-                // What could not be told is shown.
-                self.findings.retain_mut(|own| {
-                    let shown = |branch: &usize| finding.branches.contains(branch);
-                    if own.code == codes::UNKNOWN {
-                        own.branches.retain(|branch| !shown(branch));
-                    }
-                    own.code != codes::UNKNOWN || !own.branches.is_empty()
-                });
             }
             self.findings.insert(0, finding);
         }

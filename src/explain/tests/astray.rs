@@ -4,7 +4,7 @@ use super::mends::{device, dropped, finding_in};
 use super::*;
 use crate::model::IfIndex;
 use crate::model::Section;
-use crate::model::names::{PodName, ServiceName};
+use crate::model::names::{NodeName, PodName, ServiceName};
 use crate::model::netns::NetNs;
 use crate::model::route::{NextHop, Route, RouteKind};
 
@@ -141,6 +141,56 @@ fn a_pod_that_does_not_answer_on_its_own_link_is_no_fault_of_the_route() {
     assert_eq!(found.code, codes::NEIGH_UNRESOLVED);
     assert!(
         found.mend.contains("see that pod shop/far is up"),
+        "{}",
+        found.mend
+    );
+}
+
+/// A node's route by the other node itself is right, also where that does not answer and a wider one stands behind it.
+#[test]
+fn a_route_by_the_pods_own_node_is_not_to_be_deleted() {
+    let mut names = names();
+    names.nodes = vec![NodeName {
+        name: "n2".to_owned(),
+        addresses: vec!["10.88.0.12".parse().expect("an address")],
+        ..NodeName::default()
+    }];
+    let by_node = route("10.0.0.0/24", Some("10.88.0.12"), 3, 4);
+    let wide = route("10.0.0.0/8", Some("10.88.0.254"), 3, 4);
+    let found = led_by(0, &[by_node, wide], DropReason::NeighFailed, &names);
+    assert!(!found.mend.contains("route del"), "{}", found.mend);
+}
+
+/// A route that a step of another kind shows is another node's.
+#[test]
+fn routes_of_other_nodes_are_not_this_nodes() {
+    let default = route("0.0.0.0/0", Some("10.88.0.254"), 3, 4);
+    let theirs = Step::new(StepKind::Underlay, "handed to a gateway").with(Evidence::Route {
+        route: route("10.0.0.0/16", None, 3, 4),
+        devs: vec!["flannel-wg".to_owned()],
+    });
+    let mut trace = dropped(DropReason::NoRouteToNode, theirs);
+    let way = Step::new(StepKind::Route, "by a route").with(Evidence::Route {
+        route: default.clone(),
+        devs: vec!["eth0".to_owned()],
+    });
+    trace.hops[0].steps.insert(0, way);
+    let found = finding_in(trace, &names(), move |netns: &mut NetNs| {
+        netns.links = Section::Known(vec![device(3, "eth0", true, None)]);
+        netns.addrs = Section::Known(Vec::new());
+        netns.routes = Section::Known(vec![default]);
+    });
+    assert!(!found.mend.contains("route del"), "{}", found.mend);
+}
+
+/// Where an address's own prefix makes the route, whether the pod is on that link is not known while its node was not read.
+#[test]
+fn a_link_that_nodes_may_share_is_not_blamed() {
+    let shared = route("10.0.0.0/16", None, 3, 2);
+    let default = route("0.0.0.0/0", Some("10.88.0.254"), 4, 4);
+    let found = led_by(0, &[shared, default], DropReason::NeighFailed, &names());
+    assert!(
+        !found.mend.contains("is not on that link"),
         "{}",
         found.mend
     );
