@@ -123,6 +123,28 @@ pub fn route_short(route: &Route, dev: DevName<'_>) -> String {
     words.join(" ")
 }
 
+/// A route as `ip route del` takes it, so that it finds this one and no other of its prefix.
+pub fn route_typed(route: &Route, dev: DevName<'_>) -> String {
+    let mut words = Vec::new();
+    match route.nh_id {
+        // Its next hops are not compared with those of a command.
+        Some(id) => {
+            let mut bare = route.clone();
+            bare.nexthops.clear();
+            words.push(route_short(&bare, dev));
+            words.push(format!("nhid {id}"));
+        }
+        None => words.push(route_short(route, dev)),
+    }
+    if route.tos != 0 {
+        words.push(format!("tos {:#x}", route.tos));
+    }
+    if route.metric != 0 {
+        words.push(format!("metric {}", route.metric));
+    }
+    words.join(" ")
+}
+
 /// A route as `ip route show table all` prints it.
 pub fn route(route: &Route, dev: DevName<'_>) -> String {
     let mut words = vec![route_short(route, dev)];
@@ -551,6 +573,13 @@ mod tests {
             "default via 192.0.2.1 dev eth0 proto dhcp src 192.0.2.11 metric 100"
         );
         assert_eq!(route_short(&one, &eth), "default via 192.0.2.1 dev eth0");
+        assert_eq!(
+            route_typed(&one, &eth),
+            "default via 192.0.2.1 dev eth0 metric 100"
+        );
+        one.nh_id = Some(7);
+        assert_eq!(route_typed(&one, &eth), "default nhid 7 metric 100");
+        one.nh_id = None;
         one.kind = RouteKind::Blackhole;
         one.nexthops.clear();
         one.table = 100;

@@ -116,6 +116,32 @@ fn a_tunnel_in_a_tunnel_inherits_from_what_went_into_the_first_where_a_device_su
     assert_eq!(ttls(&world, ICMP), (50, 50));
 }
 
+/// What a device has summed before the second tunnel is no longer left to one behind it.
+#[test]
+fn a_third_tunnel_inherits_from_what_goes_into_it() {
+    let (mut world, hosts, pods) = ipip();
+    let first = world.get(&hosts[0]).link(index(7)).cloned();
+    let first = first.expect("the first").kind;
+    let tunnels = [
+        (8, "tunl1", 40, "10.88.0.112", "10.88.0.12/32"),
+        (9, "tunl2", 0, "10.88.0.113", "10.88.0.112/32"),
+    ];
+    for (at, name, ttl, remote, dst) in tunnels {
+        let mut kind = first.clone();
+        if let LinkKind::IpTunnel(own) = &mut kind {
+            (own.ttl, own.remote) = (ttl, Some(ip(remote)));
+        }
+        world.link(&hosts[0], at, name, kind, |link| link.noarp = true);
+        world.route(&hosts[0], dst, "10.88.0.12", at);
+        let routes = world.get(&hosts[0]).routes.known_mut().expect("routes");
+        routes.last_mut().expect("a route").nexthops[0].via = None;
+    }
+    let outcome = world.tcp(&pods[0], "10.244.2.7", 8080);
+    let mut taps = outcome.traces[0].hops.iter().flat_map(|hop| &hop.taps);
+    let outer = taps.find(|tap| tap.packet.dst == ip("10.88.0.113"));
+    assert_eq!(outer.expect("the third's packet").packet.ttl, 40);
+}
+
 #[test]
 fn packets_of_a_tunnel_keep_to_one_of_several_next_hops() {
     let (mut world, hosts, pods) = ipip();

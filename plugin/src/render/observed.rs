@@ -227,8 +227,9 @@ fn verdict(sent: &Sent, naming: &Naming<'_>) -> (Style, String) {
     }
 }
 
-/// What all probes show, for the first line of the answer, and whether it takes the place of the prediction.
-pub fn proof(proof: &Proof) -> (Style, bool, String) {
+/// What all probes show, for the first line of the answer, and whether it takes the place of the prediction. Of what is outside of
+/// the cluster, nobody saw that it arrived.
+pub fn proof(proof: &Proof, outside: bool) -> (Style, bool, String) {
     let probes = |count: usize| match count {
         1 => "the probe".to_owned(),
         count => format!("{count} probes"),
@@ -250,21 +251,15 @@ pub fn proof(proof: &Proof) -> (Style, bool, String) {
         End::Connected => (Style::Unsure, "? connected, packets with data not shown"),
     };
     match proof.agreement {
-        Agreement::Confirmed
-            if proof.end == End::Unanswered && proof.predicted == Verdict::Delivered =>
-        {
-            (
-                Style::Good,
-                false,
-                format!(
-                    "confirmed by {some}{of}; no answer came, which programs of UDP need not give"
-                ),
-            )
-        }
-        Agreement::Confirmed if proof.end == End::Unanswered => (
+        Agreement::Confirmed if proof.end == End::Unanswered && outside => (
             Style::Unsure,
             false,
             format!("as {some} did{of}, and nobody answered"),
+        ),
+        Agreement::Confirmed if proof.end == End::Unanswered => (
+            Style::Good,
+            false,
+            format!("confirmed by {some}{of}; no answer came, which programs of UDP need not give"),
         ),
         Agreement::Confirmed => (Style::Good, false, format!("confirmed by {some}{of}")),
         Agreement::Unwatched if proof.end == End::Connected => (

@@ -110,11 +110,20 @@ fn first_line(answer: &Explanation, options: &Options) -> String {
 /// The verdict with what probes show: where they show otherwise, it is theirs.
 fn proven(answer: &Explanation) -> (Style, String) {
     let (style, verdict) = verdict(answer);
-    match answer.proof.as_ref().map(observed::proof) {
+    let outside = answer.branches.iter().any(leaves);
+    match answer
+        .proof
+        .as_ref()
+        .map(|proof| observed::proof(proof, outside))
+    {
         None => (style, verdict),
         Some((_, false, confirmed)) => (style, format!("{verdict}, {confirmed}")),
         Some((style, true, seen)) => (style, seen),
     }
+}
+
+fn leaves(branch: &Branch) -> bool {
+    branch.way.disposition == Disposition::LeavesCluster
 }
 
 fn mark(verdict: Verdict) -> (Style, &'static str) {
@@ -138,11 +147,7 @@ fn verdict(answer: &Explanation) -> (Style, String) {
         total => format!(" on all {total} branches"),
     };
     let Some(first) = broken.first() else {
-        let leaves = answer
-            .branches
-            .iter()
-            .all(|branch| branch.way.disposition == Disposition::LeavesCluster);
-        let what = if leaves {
+        let what = if answer.branches.iter().all(leaves) {
             "leaves the cluster"
         } else {
             "delivered"

@@ -1,4 +1,5 @@
-use netpath::explain::{ChainNames, End, FlowTraces, Naming, Question, explain};
+use netpath::explain::observe::{self, Agreement, Proof};
+use netpath::explain::{ChainNames, End, FlowTraces, Naming, Question, Verdict, explain};
 use netpath::model::link::{Link, LinkKind};
 use netpath::model::names::{Endpoint, Names, NodeName, PodName, ServiceName};
 use netpath::model::netfilter::{Backend, ChainKind, Counters, Family, Hook, Policy};
@@ -13,7 +14,7 @@ use netpath::trace::{
 };
 
 use super::paint::Options;
-use super::{data, json, text};
+use super::{data, json, observed, text};
 use crate::cli::Format;
 use crate::run::fleet::Stats;
 
@@ -498,6 +499,28 @@ fn what_is_unknown_is_said_and_not_called_broken() {
         text::trace(answer, &Options::default())
     });
     insta::assert_snapshot!("unknown", text);
+}
+
+/// A datagram was seen to arrive, what went outside was not.
+#[test]
+fn silence_is_told_from_an_arrival_that_nobody_saw() {
+    let silent = Proof {
+        agreement: Agreement::Confirmed,
+        count: 2,
+        least: 2,
+        ways: (1, 1),
+        predicted: Verdict::Delivered,
+        end: observe::End::Unanswered,
+        difference: None,
+    };
+    assert_eq!(
+        observed::proof(&silent, false).2,
+        "confirmed by 2 probes; no answer came, which programs of UDP need not give"
+    );
+    assert_eq!(
+        observed::proof(&silent, true).2,
+        "as 2 probes did, and nobody answered"
+    );
 }
 
 #[test]

@@ -116,7 +116,7 @@ impl<'a> Case<'a> {
             )
         } else {
             format!(
-                "netpath does not follow this: trace with --probe, which shows what becomes of a packet, or send one and watch it {here}: {}",
+                "netpath does not follow this: --probe sends a packet and shows what becomes of it, or send one yourself and watch it {here}: {}",
                 self.typed(&format!("tcpdump -ni any host {}", self.innermost()))
             )
         }
@@ -191,7 +191,7 @@ impl<'a> Case<'a> {
             .iter()
             .find_map(|evidence| match evidence {
                 Evidence::Route { route, .. } if no_way(route) => {
-                    Some(words::route_short(route, &|index| {
+                    Some(words::route_typed(route, &|index| {
                         self.naming.dev(&self.hop.ns, index)
                     }))
                 }

@@ -89,11 +89,9 @@ impl<'a> Case<'a> {
 
     /// What to do about it.
     pub(super) fn stray_mend(&self, stray: &Stray<'_>, packet: &Packet) -> String {
-        let del = format!(
-            "{} route del {}",
-            self.ip(),
-            self.route_words(stray.decides)
-        );
+        let dev = |index| self.naming.dev(&self.hop.ns, index);
+        let route = words::route_typed(stray.decides, &dev);
+        let del = format!("{} route del {route}", self.ip());
         let link = if is_on_link(stray.decides) {
             let owner = self.naming.address(packet.dst).unwrap_or_default();
             format!("{owner} is not on that link; ")

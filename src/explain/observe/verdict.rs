@@ -412,6 +412,11 @@ impl Explanation {
                 let new: Vec<usize> = new.filter(|one| !own.branches.contains(one)).collect();
                 own.branches.extend(new);
                 own.branches.sort_unstable();
+                for line in finding.evidence {
+                    if !own.evidence.contains(&line) {
+                        own.evidence.push(line);
+                    }
+                }
                 continue;
             }
             self.findings.insert(0, finding);

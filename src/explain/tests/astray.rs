@@ -1,12 +1,15 @@
 //! Mends of what was led astray name the object that leads there.
 
-use super::mends::{device, dropped, finding_in};
+use super::mends::{device, dropped, finding_in, topology_of, with_devices};
 use super::*;
-use crate::model::IfIndex;
-use crate::model::Section;
+use crate::model::fdb::FdbEntry;
+use crate::model::mac::MacAddr;
 use crate::model::names::{NodeName, PodName, ServiceName};
-use crate::model::netns::NetNs;
+use crate::model::netfilter::{Backend, ChainKind, Family, Hook};
 use crate::model::route::{NextHop, Route, RouteKind};
+use crate::model::{IfIndex, Section};
+use crate::trace::FieldChange;
+use crate::trace::evidence::ChainRef;
 
 fn route(dst: &str, via: Option<&str>, dev: u32, protocol: u8) -> Route {
     Route {
@@ -213,4 +216,138 @@ fn a_pod_without_a_default_route_is_told_so() {
         "{}",
         found.mend
     );
+}
+
+/// One rule of a node's chains, and what it makes of the mark.
+fn marking(handle: u64, from: &str, to: &str) -> Step {
+    let mut marks = Step::new(StepKind::Netfilter, "marked").with(Evidence::NetfilterRule {
+        base: ChainRef {
+            backend: Backend::Nft,
+            family: Family::Ip,
+            table: "mangle".to_owned(),
+            chain: "PREROUTING".to_owned(),
+            hook: Hook::Prerouting,
+            priority: -150,
+            kind: ChainKind::Filter,
+        },
+        chain: "PREROUTING".to_owned(),
+        handle,
+        text: format!("meta mark set {to}"),
+        comment: None,
+        counters: None,
+    });
+    marks.changes.push(FieldChange {
+        field: "mark".to_owned(),
+        from: from.to_owned(),
+        to: to.to_owned(),
+    });
+    marks
+}
+
+/// A rule behind it that sets other bits leads nowhere, nor does one before it that was written over.
+#[test]
+fn the_rule_that_gave_the_asked_mark_is_named() {
+    let led = Rule {
+        fwmark: Some((0x4000, 0x4000)),
+        ..Rule::bare(false, 100, 100)
+    };
+    let refused = Step::new(StepKind::Route, "a blackhole route")
+        .with(Evidence::PolicyRule { rule: led })
+        .with(Evidence::Route {
+            route: Route {
+                kind: RouteKind::Blackhole,
+                nexthops: Vec::new(),
+                table: 100,
+                ..route("0.0.0.0/0", None, 3, 4)
+            },
+            devs: Vec::new(),
+        });
+    let mut trace = dropped(DropReason::IpOutnoroutes, refused);
+    let marks = [
+        marking(1, "0x0", "0x4000"),
+        marking(2, "0x4000", "0x1"),
+        marking(3, "0x1", "0x4001"),
+        marking(4, "0x4001", "0x4003"),
+    ];
+    trace.hops[0].steps.splice(0..0, marks);
+    let found = finding_in(trace, &names(), |_| {});
+    assert!(found.mend.contains("handle 3: "), "{}", found.mend);
+    assert!(
+        found
+            .mend
+            .contains("ip route del blackhole default table 100"),
+        "{}",
+        found.mend
+    );
+}
+
+/// What is said of a frame that came to another station by bridges' entries for these addresses.
+fn misled(entries: &[&str], holders: u32) -> Finding {
+    let mac = |text: &str| text.parse::<MacAddr>().expect("an address");
+    let mut trace = dropped(
+        DropReason::Otherhost,
+        step(StepKind::Receive, "for another"),
+    );
+    trace.packet.eth = Some((mac("0a:00:00:00:00:01"), mac("0a:00:00:00:00:02")));
+    let mut bridged = Step::new(StepKind::Bridge, "by its entry");
+    for entry in entries {
+        bridged = bridged.with(Evidence::Fdb {
+            fdb: FdbEntry {
+                link: IfIndex::new(7).expect("an index"),
+                master: IfIndex::new(9),
+                mac: mac(entry),
+                vlan: None,
+                own: false,
+                permanent: false,
+                sticky: false,
+                ext_learned: false,
+                dst: None,
+                port: None,
+                vni: None,
+                via: None,
+                nexthop: None,
+            },
+            dev: "veth7".to_owned(),
+        });
+    }
+    trace.hops[0].steps.insert(0, bridged);
+    let mut topology = topology_of(|_| {});
+    let node = topology.nodes.get_mut("n1").expect("a node");
+    for at in 0..holders {
+        let mut pod = NetNs::new(NsIdentity {
+            id: NetNsId {
+                dev: 4,
+                ino: u64::from(20 + at),
+            },
+            host: false,
+            pod_uid: None,
+            paths: Vec::new(),
+            processes: Vec::new(),
+        });
+        let mut eth0 = device(2, "eth0", true, Some(9));
+        eth0.mac = Some(mac("0a:00:00:00:00:02"));
+        with_devices(false, "10.0.0.2", vec![eth0])(&mut pod);
+        node.netns.insert(pod.identity.id, pod);
+    }
+    let mut found = in_topology(&[trace], &names(), &topology).findings;
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.remove(0)
+}
+
+#[test]
+fn the_entry_that_misled_a_frame_is_named_where_it_is_sure() {
+    let del = "bridge fdb del 0a:00:00:00:00:02 dev veth7 master";
+    let found = misled(&["0a:00:00:00:00:02"], 1);
+    assert_eq!(found.code.code, "NP0115");
+    assert!(found.mend.contains(del), "{}", found.mend);
+    for (entries, holders) in [
+        // Of two bridges in a row, either; of two pods with the address, either; another frame's.
+        (&["0a:00:00:00:00:02", "0a:00:00:00:00:02"][..], 1),
+        (&["0a:00:00:00:00:02"], 2),
+        (&["0a:00:00:00:00:03"], 1),
+        (&[], 1),
+    ] {
+        let found = misled(entries, holders);
+        assert!(!found.mend.contains("bridge fdb del"), "{}", found.mend);
+    }
 }

@@ -57,7 +57,7 @@ fn the_reverse_path_filter_of_all_names_the_device_that_received() {
 }
 
 /// A topology with one namespace, that of [`trace`].
-fn topology_of(fill: impl FnOnce(&mut NetNs)) -> Topology {
+pub(super) fn topology_of(fill: impl FnOnce(&mut NetNs)) -> Topology {
     let mut netns = NetNs::new(NsIdentity {
         id: NetNsId { dev: 4, ino: 7 },
         host: true,
@@ -210,7 +210,11 @@ pub(super) fn device(index: u32, name: &str, up: bool, other_end: Option<u32>) -
 }
 
 /// A namespace with `devices`, of which the first has an address.
-fn with_devices(host: bool, subnet: &str, devices: Vec<Link>) -> impl FnOnce(&mut NetNs) {
+pub(super) fn with_devices(
+    host: bool,
+    subnet: &str,
+    devices: Vec<Link>,
+) -> impl FnOnce(&mut NetNs) {
     let addr = Addr {
         link: devices[0].index,
         local: subnet.parse().expect("an address"),

@@ -1,9 +1,11 @@
 //! A Service's address that reached an end untranslated.
 
+use super::mends::topology_of;
 use super::*;
 use crate::model::ipvs::{IpvsKey, IpvsService};
 use crate::model::names::{NodeName, ServicePort};
 use crate::model::netfilter::{Backend, ChainKind, Family, Hook};
+use crate::trace::NOT_TRACKED;
 use crate::trace::evidence::ChainRef;
 
 /// Service shop/api with port 80 and NodePort 30080, on node n1.
@@ -207,4 +209,46 @@ fn a_virtual_service_without_servers_is_a_service_without_endpoints() {
         "{:?}",
         found.evidence
     );
+}
+
+/// Where the packet was not tracked on a node, the rule that did it is to blame; in a pod, or for the packets of a tunnel, it
+/// changes nothing for the Service.
+#[test]
+fn what_was_not_tracked_on_the_node_is_not_translated() {
+    let untracked = |host: bool, before: &[StepKind]| {
+        let mut trace = left();
+        let mut steps: Vec<Step> = before.iter().map(|kind| step(*kind, "before")).collect();
+        let notrack = rule("raw-rules", "notrack");
+        steps.push(step(StepKind::Netfilter, NOT_TRACKED).with(notrack));
+        let mut hop = trace.hops[0].clone();
+        hop.ns.netns.ino = 8;
+        hop.steps = steps;
+        trace.hops.insert(0, hop);
+        let mut topology = topology_of(|_| {});
+        let mut other = NetNs::new(NsIdentity {
+            id: NetNsId { dev: 4, ino: 8 },
+            host,
+            pod_uid: None,
+            paths: Vec::new(),
+            processes: Vec::new(),
+        });
+        other.identity.pod_uid = (!host).then(|| "uid".to_owned());
+        let node = topology.nodes.get_mut("n1").expect("a node");
+        node.netns.insert(other.identity.id, other);
+        let mut found = in_topology(&[trace], &names(), &topology).findings;
+        assert_eq!(found.len(), 1, "{found:?}");
+        found.remove(0)
+    };
+    let found = untracked(true, &[]);
+    assert_eq!(found.code.code, "NP0137");
+    assert!(found.title.contains("not tracked"), "{}", found.title);
+    assert!(found.mend.contains("raw-rules"), "{}", found.mend);
+    for other in [untracked(false, &[]), untracked(true, &[StepKind::Encap])] {
+        assert_eq!(other.code.code, "NP0137");
+        assert!(
+            other.mend.contains("kube-proxy on n1 has not written"),
+            "{}",
+            other.mend
+        );
+    }
 }
