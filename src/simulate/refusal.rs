@@ -189,9 +189,16 @@ pub fn vrf_of(topology: &Topology, way: &Trace) -> Option<IfIndex> {
         Disposition::Rejected(RejectWith::TooBig(_))
     );
     let leaves = way.ended_by(StepKind::Neigh) || too_big && way.packet.src.is_ipv6();
-    let dev = hop.oif.as_deref().filter(|_| leaves);
-    let link = netns.link_named(dev.or(hop.iif.as_deref())?)?;
-    vrf::index_of(netns, link.index)
+    let route = hop.steps.iter().rev().find_map(|step| {
+        step.evidence.iter().find_map(|one| match one {
+            Evidence::Route { route, .. } => Some(route),
+            _ => None,
+        })
+    });
+    let by = route.and_then(|route| route.nexthops.first()?.link);
+    let dev = by.filter(|_| leaves);
+    let came = || Some(netns.link_named(hop.iif.as_deref()?)?.index);
+    vrf::index_of(netns, dev.or_else(came)?)
 }
 
 /// Type and code; `None`: it is not refused by an error.

@@ -18,7 +18,7 @@ use super::{Cx, bridge, bridge_vlan, device, exchange, fib, output, source, vrf}
 use crate::model::link::{Bridge, InetConf, Link, LinkKind};
 use crate::model::netfilter::Hook;
 use crate::model::packet::{ICMPV6, L4, Packet};
-use crate::model::route::NextHop;
+use crate::model::route::{NextHop, RouteKind};
 use crate::model::{IfIndex, MacAddr, NsKey};
 use crate::trace::{Disposition, Step, StepKind};
 
@@ -601,6 +601,9 @@ impl<'t> Frame<'_, 't> {
             };
             self.hook(ns, Hook::Prerouting, false, into)?;
         }
+        if self.is_v6() {
+            self.is_for_here(ns, link, vrf)?;
+        }
         self.hook(ns, Hook::Input, false, into)?;
         // Whoever is farther away than the link could have sent it (`ndisc_rcv()`).
         if self.is_v6() && self.packet.ttl != HOP_LIMIT {
@@ -610,6 +613,44 @@ impl<'t> Frame<'_, 't> {
             return Err(Stop::Lost(ns.clone(), Box::new(step)));
         }
         Ok(())
+    }
+
+    /// Routes may take it for somebody else's, those of the device itself also in a VRF (`ip6_route_input()`); what is for a group,
+    /// a VRF looks up in its own table (`vrf_ip6_input_dst()`).
+    fn is_for_here(&mut self, ns: &NsKey, link: &Link, vrf: Option<&Link>) -> Result<(), Stop> {
+        let dst = self.packet.dst;
+        if vrf.is_some() && vrf::is_strict(dst) {
+            return Ok(());
+        }
+        let dissects = fib::dissects(self.cx, ns, true).map_err(Stop::Unknown)?;
+        let key = FibKey {
+            src: Some(self.packet.src),
+            iif: Some(link.index),
+            mark: self.mark,
+            tos: self.packet.tos,
+            protocol: if dissects { ICMPV6 } else { 0 },
+            ..FibKey::to(dst)
+        };
+        let text = match fib::lookup(self.cx, ns, &key) {
+            FibAnswer::Unknown(why) => return Err(Stop::Unknown(why)),
+            FibAnswer::Refused(_) => "refused by a policy rule".to_owned(),
+            // Each device has one for groups, which is not always read.
+            FibAnswer::NoRoute if dst.is_multicast() => return Ok(()),
+            FibAnswer::NoRoute => "there is no route".to_owned(),
+            FibAnswer::Found(found) => match found.route.kind {
+                RouteKind::Local | RouteKind::Anycast | RouteKind::Multicast => return Ok(()),
+                kind if kind.refuses() => "refused by a route".to_owned(),
+                _ => "not for this host".to_owned(),
+            },
+        };
+        let what = if dst.is_multicast() {
+            "question"
+        } else {
+            "answer"
+        };
+        let text = format!("the {what} that came in by {}: {text}", link.name);
+        let step = Step::new(StepKind::Route, text);
+        Err(Stop::Lost(ns.clone(), Box::new(step)))
     }
 
     /// The bridge that hands a frame up: the station, or what its VLAN is on top of.

@@ -65,7 +65,7 @@ pub(crate) fn updated(netns: &NetNs, key: &FibKey) -> FibKey {
 }
 
 /// Whether an address is of one link only, or for many: IPv6 keeps such packets to the device itself (`rt6_need_strict()`).
-fn is_strict(dst: IpAddr) -> bool {
+pub(crate) fn is_strict(dst: IpAddr) -> bool {
     match dst {
         IpAddr::V6(dst) => dst.is_multicast() || dst.is_unicast_link_local() || dst.is_loopback(),
         IpAddr::V4(_) => false,

@@ -1,7 +1,8 @@
 //! WireGuard: to the peer that an address belongs to, and from the peer whose key it is.
 //!
 //! Read first: `wg_xmit()`, `wg_socket_send_skb_to_peer()`, `wg_packet_consume_data_done()`, drivers/net/wireguard,
-//! v6.12. Not modelled: what is queued while there is no handshake, handshakes that are lost on their way back.
+//! v6.12. Not modelled: what is queued while there is no handshake, handshakes that are lost on their way back, but where that is by a
+//! VRF they are unknown.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -11,7 +12,7 @@ use super::memory::Heard;
 use super::skb::Inherited;
 use super::socket::from_tunnel;
 use super::walk::{Next, Walk, Ways};
-use super::{Cx, ttl};
+use super::{Cx, ttl, vrf};
 use crate::model::link::{Link, LinkKind};
 use crate::model::packet::{Inner, L4, Packet, UDP as UDP_PROTOCOL, Wrap};
 use crate::model::wireguard::{PublicKey, Wireguard, WireguardPeer};
@@ -75,6 +76,11 @@ pub(crate) fn encapsulate(
     if inner.depth() >= DEPTH {
         return walk.unknown(format!("more than {DEPTH} tunnels are inside each other"));
     }
+    if peer.handshake.is_none() && leaves_by_a_vrf(cx, &walk, device, (remote, dport)) {
+        return walk.unknown(format!(
+            "{dev} had no handshake with this peer yet, whose answer comes in by a VRF: whether its socket takes that is not followed"
+        ));
+    }
     let any: IpAddr = match remote {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -126,6 +132,28 @@ pub(crate) fn encapsulate(
     walk.skb.mark = Some(device.fwmark);
     walk.step(Step::new(StepKind::Encap, text).with(Evidence::Link { dev, state }));
     walk.then(Next::LocalOut(None))
+}
+
+/// Whether packets for a peer leave by a device of a VRF, so that its answers come in by one.
+fn leaves_by_a_vrf(
+    cx: &mut Cx<'_>,
+    walk: &Walk,
+    device: &Wireguard,
+    (remote, dport): (IpAddr, Option<u16>),
+) -> bool {
+    let key = FibKey {
+        mark: Some(device.fwmark),
+        protocol: UDP_PROTOCOL,
+        sport: Some(device.port),
+        dport,
+        ..FibKey::to(remote)
+    };
+    let FibAnswer::Found(found) = lookup(cx, &walk.ns, &key) else {
+        return false;
+    };
+    let mut devs = found.hops.iter().filter_map(|(_, hop)| hop.link);
+    walk.netns(cx)
+        .is_some_and(|netns| devs.any(|dev| vrf::index_of(netns, dev).is_some()))
 }
 
 /// The address that answers to a peer that was heard under way are sent from: where that was, but of IPv4 only where they leave

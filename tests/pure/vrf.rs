@@ -1,10 +1,12 @@
 //! A router with a VRF of two ports and a third port outside of it.
 
 use netpath::model::link::LinkKind;
-use netpath::model::netfilter::{CmpOp, Expr, Family, Hook, MetaKey, Table, Verdict};
+use netpath::model::netfilter::{ChainKind, CmpOp, Expr, Family, Hook, MetaKey, Table, Verdict};
+use netpath::model::route::RouteKind;
 use netpath::model::rule::{Rule, RuleAction};
 use netpath::model::{NsKey, Prefix, Section};
-use netpath::simulate::{Flow, Limits, Outcome, simulate};
+use netpath::simulate::refusal::untold;
+use netpath::simulate::{Flow, Limits, Outcome, Prepared, simulate};
 use netpath::trace::{Disposition, DropReason, RejectWith, StepKind, Trace};
 
 use crate::tables::{chain, with};
@@ -384,4 +386,115 @@ fn a_route_to_the_vrf_is_looked_up_in_its_table() {
     let routes = trace.hops.iter().flat_map(|hop| &hop.steps);
     let routes = routes.filter(|step| step.kind == StepKind::Route).count();
     assert_eq!(routes, 4, "{trace:#?}");
+}
+
+/// What a VRF sends to itself is translated where it comes in, not where it leaves (`in_vrf_postrouting()`).
+#[test]
+fn the_vrf_itself_translates_nothing_that_leaves() {
+    for (hook, translated) in [(Hook::Postrouting, false), (Hook::Input, true)] {
+        let mut net = net();
+        let router = net.router.clone();
+        net.world.listen(&router, 6, "0.0.0.0", 80);
+        net.bind(RED);
+        let exprs = vec![
+            Expr::Immediate {
+                dreg: 1,
+                data: vec![10, 9, 9, 9],
+            },
+            Expr::Nat {
+                source: true,
+                v6: false,
+                addr_min: Some(1),
+                addr_max: Some(1),
+                proto_min: None,
+                proto_max: None,
+                flags: 1,
+            },
+        ];
+        let mut table = Table {
+            family: Family::Ip,
+            ..chain(hook, exprs)
+        };
+        for own in table.chains.values_mut() {
+            if let Some(base) = &mut own.base {
+                (base.kind, base.priority) = (ChainKind::Nat, 100);
+            }
+        }
+        with(&mut net.world, &router, table);
+        let outcome = net.ask(&router, "10.0.1.1", 6, Some(RED));
+        let trace = only(&outcome);
+        assert_eq!(
+            trace.packet.src == ip("10.9.9.9"),
+            translated,
+            "{hook:?}: {trace:#?}"
+        );
+        // What leaves by a slave is translated there.
+        let beyond = net.ask(&router, "10.0.2.2", 6, Some(RED));
+        let src = only(&beyond).packet.src;
+        assert_eq!(src == ip("10.9.9.9"), hook == Hook::Postrouting);
+    }
+}
+
+/// Of who does not answer outside of the VRF, the error is looked up outside of it, where no way leads back
+/// (`icmp_route_lookup()`: `skb->dev` is the device that it was to leave by).
+#[test]
+fn nobody_tells_a_host_in_a_vrf_that_nobody_answers_outside() {
+    let mut net = net();
+    let flow = |dst: &str| Flow {
+        from: net.hosts[0].clone(),
+        src: None,
+        sport: None,
+        dst: ip(dst),
+        dport: Some(80),
+        protocol: 6,
+        len: 60,
+        uid: Some(0),
+        gid: Some(0),
+        bound: None,
+    };
+    let (outside, inside) = (flow("10.0.3.99"), flow("10.0.2.99"));
+    // A VRF's table that does not end: main is asked behind it.
+    let routes = net.world.get(&net.router).routes.known_mut().unwrap();
+    routes.retain(|route| route.table != TABLE || !route.kind.refuses());
+    let limits = Limits::default();
+    for (flow, told) in [(outside, false), (inside, true)] {
+        let mut prepared = Prepared::new(&net.world.topology);
+        let mut outcome = prepared.simulate(&flow, &limits);
+        untold(&mut prepared, &flow, &mut outcome, &limits);
+        assert_eq!(
+            only(&outcome).disposition,
+            Disposition::Rejected(RejectWith::HostUnreachable)
+        );
+        assert_eq!(outcome.untold.is_empty(), told, "{outcome:#?}");
+    }
+}
+
+/// An answer of neighbour discovery stays the device's, and is routed as that (`vrf_ip6_rcv()`).
+#[test]
+fn a_rule_of_the_slave_may_lead_answers_of_neighbours_astray() {
+    let mut net = net();
+    let (router, host) = (net.router.clone(), net.hosts[0].clone());
+    for (ns, dev, addr) in [(&router, 2, "fd00::1"), (&host, 2, "fd00::2")] {
+        net.world.addr(ns, dev, addr, 64);
+    }
+    let routes = net.world.get(&router).routes.known_mut().unwrap();
+    for route in routes.iter_mut().filter(|route| route.dst.addr().is_ipv6()) {
+        route.table = TABLE;
+    }
+    let mut leak = routes.last().cloned().unwrap();
+    (leak.table, leak.dst) = (254, "fd00::/64".parse().unwrap());
+    (leak.kind, leak.nexthops[0].link) = (RouteKind::Unicast, Some(index(RED)));
+    routes.push(leak);
+    net.world.listen(&host, 6, "::", 80);
+    let ask = |net: &Net| net.ask(&router, "fd00::2", 6, Some(RED));
+    ends(&ask(&net), &Disposition::Delivered);
+    let rule = Rule {
+        iif: Some("p1".to_owned()),
+        ..Rule::bare(true, 910, 254)
+    };
+    net.world.get(&router).rules.known_mut().unwrap().push(rule);
+    ends(
+        &ask(&net),
+        &Disposition::Rejected(RejectWith::HostUnreachable),
+    );
 }

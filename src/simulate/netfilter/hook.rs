@@ -9,7 +9,7 @@ use crate::model::netfilter::{
 use crate::model::netns::NetNs;
 use crate::model::packet::Packet;
 use crate::model::want::Want;
-use crate::simulate::{Cx, conntrack};
+use crate::simulate::{Cx, conntrack, vrf};
 use crate::trace::Evidence;
 use crate::trace::evidence::ChainRef;
 
@@ -124,7 +124,10 @@ pub(super) fn agenda<'a>(
         actors.push((order(priority, age), actor));
     };
     let ip = !at.bridge && !arp && !matches!(at.hook, Hook::Ingress | Hook::Egress);
-    if ip && conntrack::is_active(cx, ns, v6) {
+    // Translated and confirmed at the device behind it, or where it comes back in (`in_vrf_postrouting()`).
+    let out = at.devices.oif.and_then(|dev| ns.link(dev));
+    let by_vrf = at.hook == Hook::Postrouting && out.is_some_and(vrf::is);
+    if ip && !by_vrf && conntrack::is_active(cx, ns, v6) {
         match at.hook {
             Hook::Prerouting | Hook::Output => {
                 if let Some(age) = nat_age {
