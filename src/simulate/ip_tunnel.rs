@@ -237,6 +237,11 @@ pub(crate) fn decapsulate(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways
             _ => None,
         })
         .collect();
+    let bound_sit =
+        |fit: &Fit<'_>| fit.tunnel.kind == IpTunnelKind::Sit && fit.tunnel.lower.is_some();
+    if walk.skb.slave.is_some() && fitting.iter().chain(&sits).any(bound_sit) {
+        return walk.unknown("a sit device that is bound to another takes what comes in by that one's VRF, too, which is not followed");
+    }
     let found = match lookup(&fitting, dev) {
         Ok(None) => lookup(&sits, dev),
         found => found,

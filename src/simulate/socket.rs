@@ -35,17 +35,19 @@ fn deliver(cx: &mut Cx<'_>, walk: Walk, dev: IfIndex) -> Ways {
         Ok(walk) => walk,
         Err(ways) => return ways,
     };
-    if walk.skb.packet.is_tunnel() && walk.skb.slave.is_some() {
-        return walk.unknown(
-            "a tunnel's packet came in by a VRF: whether its socket takes it is not followed",
-        );
-    }
     if walk.skb.packet.is_tunnel() {
         let wrap = walk.skb.packet.inner.as_ref().map(|inner| inner.wrap);
         let in_udp = matches!(walk.skb.packet.l4, L4::Udp { .. });
         if walk.skb.resummed && in_udp && !matches!(wrap, Some(Wrap::Wireguard { .. })) {
             // `inet_proto_csum_replace4()` takes the outer checksum for the one that is left to a device (CHECKSUM_PARTIAL).
             return walk.unknown("the tunnel's packet was translated: the kernel makes its checksum wrong where what it carries has left its own to a device, and whether that is looked at depends on devices' offloads, which are not read");
+        }
+        if in_udp && matches!(wrap, Some(Wrap::Wireguard { .. } | Wrap::Geneve)) {
+            match vrf::tunnel_takes(cx, &walk, None) {
+                Ok(true) => {}
+                Ok(false) => return vrf::no_tunnel(walk),
+                Err(why) => return walk.unknown(why),
+            }
         }
         return match (walk.skb.packet.l4, wrap) {
             (L4::Other(_), _) => ip_tunnel::decapsulate(cx, walk, dev),

@@ -3,7 +3,7 @@
 //!
 //! Read first: `vrf_ip_rcv()`, `vrf_ip6_rcv()`, `vrf_ip_out()`, `vrf_xmit()` (drivers/net/vrf.c), `l3mdev_update_flow()`
 //! (net/l3mdev/l3mdev.c), `inet_bound_dev_eq()` (include/net/inet_sock.h), v6.12. Not modelled: VRFs with a queueing
-//! discipline of their own, tunnels whose outer packets come in by a VRF or are bound to one.
+//! discipline of their own; sit devices that are bound to a device of one.
 
 use std::net::IpAddr;
 
@@ -19,6 +19,9 @@ use crate::model::packet::{TCP, UDP};
 use crate::model::route::RouteKind;
 use crate::model::{IfIndex, Section};
 use crate::trace::{Disposition, DropReason, Evidence, Step, StepKind};
+
+/// Devices above each other that are followed.
+const MASTERS: usize = 8;
 
 /// Whether a device is a VRF (`netif_is_l3_master()`).
 pub(crate) fn is(link: &Link) -> bool {
@@ -291,6 +294,46 @@ pub(crate) fn accepts(cx: &Cx<'_>, walk: &Walk) -> Result<bool, String> {
     };
     let set = own.and_then(|own| own.known().copied().flatten());
     set.ok_or_else(|| format!("net.ipv4.{name}_l3mdev_accept of {} was not read", walk.ns))
+}
+
+/// The VRF that a tunnel's socket is bound to by the device below (`l3mdev_master_upper_ifindex_by_index()`).
+pub(crate) fn bound_by(netns: &NetNs, lower: Option<IfIndex>) -> Option<IfIndex> {
+    let start = netns.link(lower?);
+    let mut masters = std::iter::successors(start, |link| netns.link(link.master?));
+    // A bridge's port, a bond's, and so on.
+    let link = masters.by_ref().take(MASTERS).find(|link| is(link));
+    link.map(|link| link.index)
+}
+
+/// Whether the socket of a tunnel that is bound to a VRF, or to none, takes what came in. `Err`: what is missing.
+///
+/// Source: `udp_sk_bound_dev_eq()`.
+pub(crate) fn tunnel_takes(
+    cx: &Cx<'_>,
+    walk: &Walk,
+    bound: Option<IfIndex>,
+) -> Result<bool, String> {
+    let slave = walk.netns(cx).zip(walk.skb.slave);
+    let came_by = slave.and_then(|(netns, dev)| index_of(netns, dev));
+    match (came_by, bound) {
+        (Some(_), None) => accepts(cx, walk),
+        (came_by, bound) => Ok(came_by == bound),
+    }
+}
+
+/// A tunnel's packet that no socket takes, for the VRF that it came in by, or did not.
+pub(crate) fn no_tunnel(mut walk: Walk) -> Ways {
+    let (text, evidence) = if walk.skb.slave.is_some() {
+        let text = "the tunnel's socket takes nothing that came in by a VRF";
+        (text, Some(refusal(&walk)))
+    } else {
+        let text = "the tunnel's socket is bound to a VRF, and takes nothing else";
+        (text, None)
+    };
+    let mut step = Step::new(StepKind::Decap, text);
+    step.evidence.extend(evidence);
+    walk.step(step);
+    walk.end(Disposition::Dropped(DropReason::NoSocket))
 }
 
 /// The setting that keeps sockets from what came in by a VRF, as evidence.

@@ -3,13 +3,14 @@
 //! Read first: `vxlan_xmit()`, `vxlan_xmit_one()`, `vxlan_rcv()`, drivers/net/vxlan/vxlan_core.c, v6.12.
 //! Not modelled: multicast groups, metadata mode, ARP reduction, MDB.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::ip_tunnel::{ECN, outer_ecn};
 use super::pmtu::{df, outer_ttl};
 use super::socket::from_tunnel;
 use super::walk::{Next, Walk, Ways};
-use super::{Cx, fib, ttl};
+use super::{Cx, fib, ttl, vrf};
 use crate::model::MacAddr;
 use crate::model::fdb::FdbEntry;
 use crate::model::link::{Link, LinkKind, Vxlan};
@@ -225,6 +226,27 @@ pub(crate) fn decapsulate(cx: &mut Cx<'_>, mut walk: Walk) -> Ways {
                 LinkKind::Vxlan(vxlan) if takes(vxlan) && link.up => Some((link, vxlan)),
                 _ => None,
             })
+    };
+    // Of several sockets, one that is bound to the VRF comes first (`compute_score()`).
+    let mut sockets = BTreeSet::new();
+    for (_, vxlan) in tunnels() {
+        let bound = walk
+            .netns(cx)
+            .and_then(|netns| vrf::bound_by(netns, vxlan.lower));
+        match vrf::tunnel_takes(cx, &walk, bound) {
+            Ok(true) => drop(sockets.insert(bound)),
+            Ok(false) => {}
+            Err(why) => return walk.unknown(why),
+        }
+    }
+    let socket = sockets.pop_last();
+    if socket.is_none() && tunnels().next().is_some() {
+        return vrf::no_tunnel(walk);
+    }
+    let netns = walk.netns(cx);
+    let tunnels = || {
+        let by = |vxlan: &Vxlan| netns.and_then(|netns| vrf::bound_by(netns, vxlan.lower));
+        tunnels().filter(move |(_, vxlan)| Some(by(vxlan)) == socket)
     };
     let number = port.map_or_else(|| "?".to_owned(), |port| port.to_string());
     let vni = inner.vni.unwrap_or_default();

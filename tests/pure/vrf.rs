@@ -1,6 +1,6 @@
 //! A router with a VRF of two ports and a third port outside of it.
 
-use netpath::model::link::LinkKind;
+use netpath::model::link::{LinkKind, Vxlan};
 use netpath::model::netfilter::{ChainKind, CmpOp, Expr, Family, Hook, MetaKey, Table, Verdict};
 use netpath::model::route::RouteKind;
 use netpath::model::rule::{Rule, RuleAction};
@@ -10,7 +10,7 @@ use netpath::simulate::{Flow, Limits, Outcome, Prepared, simulate};
 use netpath::trace::{Disposition, DropReason, RejectWith, StepKind, Trace};
 
 use crate::tables::{chain, with};
-use crate::world::{World, index, ip};
+use crate::world::{World, index, ip, mac};
 
 const TABLE: u32 = 100;
 const RED: u32 = 10;
@@ -497,4 +497,49 @@ fn a_rule_of_the_slave_may_lead_answers_of_neighbours_astray() {
         &ask(&net),
         &Disposition::Rejected(RejectWith::HostUnreachable),
     );
+}
+
+/// [`Net::ask`] through a VXLAN device of a host to one of the router, which is on top of `lower`.
+fn tunnelled(from: usize, accepted: bool, lower: Option<u32>) -> Disposition {
+    let mut net = net();
+    let (router, host) = (net.router.clone(), net.hosts[from].clone());
+    accept(&mut net.world, &router, accepted);
+    let remote = format!("10.0.{}.1", from + 1);
+    for (ns, own, other, lower) in [
+        (&host, "10.5.0.2", Some(remote.as_str()), None),
+        (&router, "10.5.0.1", None, lower),
+    ] {
+        let vxlan = Vxlan {
+            vni: 1,
+            port: 4789,
+            lower: lower.map(index),
+            ..Vxlan::default()
+        };
+        net.world.link(ns, 20, "vx", LinkKind::Vxlan(vxlan), |_| {});
+        net.world.addr(ns, 20, own, 24);
+        if let Some(other) = other {
+            let mac = mac(router.netns.ino, 20);
+            net.world.neigh(ns, 20, "10.5.0.1", mac);
+            net.world.fdb(ns, 20, mac, other);
+        }
+    }
+    only(&net.ask(&host, "10.5.0.1", 1, None))
+        .disposition
+        .clone()
+}
+
+/// A tunnel's socket is like any other: bound to the VRF by its device below, or to none (`udp_sk_bound_dev_eq()`).
+#[test]
+fn a_tunnel_takes_what_comes_in_by_a_vrf_as_sockets_do() {
+    let refused = Disposition::Dropped(DropReason::NoSocket);
+    for (from, accepted, lower, end) in [
+        (0, false, None, &refused),
+        (0, true, None, &Disposition::Delivered),
+        (0, false, Some(3), &Disposition::Delivered),
+        (2, false, None, &Disposition::Delivered),
+        (2, true, Some(3), &refused),
+    ] {
+        let found = tunnelled(from, accepted, lower);
+        assert_eq!(&found, end, "{from} {accepted} {lower:?}");
+    }
 }
