@@ -109,8 +109,10 @@ pub(crate) fn tables<'t>(cx: &mut Cx<'t>, key: &NsKey) -> Result<Tables<'t>, Str
         cx.want_netns(key);
         return Err(format!("{key} was not read"));
     };
+    let node = cx.topology.nodes.get(&key.node);
     Ok(Tables {
         ns,
+        by_device: node.is_some_and(|node| vrf::rules_go_by_device(&node.kernel)),
         rules: section(cx, key, &ns.rules, "policy rules")?,
         routes: section(cx, key, &ns.routes, "routes")?,
     })
@@ -119,6 +121,8 @@ pub(crate) fn tables<'t>(cx: &mut Cx<'t>, key: &NsKey) -> Result<Tables<'t>, Str
 /// What a lookup reads.
 pub(crate) struct Tables<'t> {
     pub(crate) ns: &'t NetNs,
+    /// Rules that name a VRF surely ask for the device itself.
+    by_device: bool,
     rules: &'t [Rule],
     routes: &'t [Route],
 }
@@ -305,7 +309,8 @@ impl Tables<'_> {
             None => name == "lo",
             Some(index) => self.ns.link(index).is_some_and(|link| link.name == name),
         };
-        match self.ns.link_named(name).filter(|link| vrf::is(link)) {
+        let vrf = self.ns.link_named(name).filter(|link| vrf::is(link));
+        match vrf.filter(|_| !self.by_device) {
             Some(link) if own != (key.vrf == Some(link.index)) => None,
             _ => Some(own),
         }

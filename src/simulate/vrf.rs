@@ -67,6 +67,16 @@ pub(crate) fn updated(netns: &NetNs, key: &FibKey) -> FibKey {
     }
 }
 
+/// Whether policy rules of this kernel that name a VRF ask for the device itself: v6.15 asks for the VRF that a packet is in
+/// (`fib_rule_iif_match()`), which later releases of v6.14, and of vendors that take over much, may have, too.
+pub(crate) fn rules_go_by_device(release: &str) -> bool {
+    let mut numbers = release.split(['.', '-']).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < (6, 14) && !release.contains(".el"),
+        _ => false,
+    }
+}
+
 /// Whether an address is of one link only, or for many: IPv6 keeps such packets to the device itself (`rt6_need_strict()`).
 pub(crate) fn is_strict(dst: IpAddr) -> bool {
     match dst {
@@ -346,5 +356,26 @@ pub(crate) fn refusal(walk: &Walk) -> Evidence {
     Evidence::Sysctl {
         name: format!("net.ipv4.{name}_l3mdev_accept"),
         value: "0".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rules_go_by_device;
+
+    #[test]
+    fn only_releases_before_the_change_go_by_the_device() {
+        for (release, old) in [
+            ("6.12.107+deb13-cloud-amd64", true),
+            ("5.15.0-91-generic", true),
+            ("6.13-rc1", true),
+            ("6.14.2-amd64", false),
+            ("6.18.44", false),
+            ("7.0.1", false),
+            ("5.14.0-570.el9.x86_64", false),
+            ("", false),
+        ] {
+            assert_eq!(rules_go_by_device(release), old, "{release}");
+        }
     }
 }
