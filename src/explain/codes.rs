@@ -142,6 +142,8 @@ codes! {
     UNTOLD "NP0162" "the sender is not told that its packet is refused";
     /// `trace --mtu` found a size above which packets are lost.
     BLACK_HOLE "NP0163" "larger packets are lost, and their sender is not told";
+    /// `trace --probe` left the cluster by a pod's address, and nobody answered.
+    UNMASQUERADED "NP0164" "nobody outside answers a pod's own address";
 }
 
 impl Code {

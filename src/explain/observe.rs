@@ -6,6 +6,7 @@
 
 pub mod counted;
 pub mod dropped;
+pub mod outside;
 pub mod program;
 mod recognise;
 mod verdict;

@@ -2,6 +2,7 @@
 
 use super::mends::{device, dropped, finding_in, topology_of, with_devices};
 use super::*;
+use crate::explain::observe::{self, Agreement, Observed};
 use crate::model::fdb::FdbEntry;
 use crate::model::mac::MacAddr;
 use crate::model::names::{NodeName, PodName, ServiceName};
@@ -350,4 +351,44 @@ fn the_entry_that_misled_a_frame_is_named_where_it_is_sure() {
         let found = misled(entries, holders);
         assert!(!found.mend.contains("bridge fdb del"), "{}", found.mend);
     }
+}
+
+/// Silence from outside is a finding only where the probe left by a pod's own address.
+#[test]
+fn a_pods_own_address_outside_is_named_where_nobody_answers_it() {
+    let answer = |src: &str, end: observe::End| {
+        let mut left = trace(
+            1.0,
+            Disposition::LeavesCluster,
+            step(StepKind::Underlay, "left"),
+        );
+        left.packet.src = src.parse().expect("an address");
+        let (names, topology) = (names(), Topology::default());
+        let chains = ChainNames::new();
+        let naming = Naming {
+            topology: &topology,
+            names: &names,
+            chains: &chains,
+        };
+        let explained = in_topology(&[left], &names, &topology);
+        let seen = Observed {
+            agreement: Agreement::Confirmed,
+            difference: None,
+            end,
+            branch: 0,
+            spots: Vec::new(),
+            last: None,
+            sent: 0,
+            sealed: None,
+        };
+        observe::outside::finding(&seen, &explained.branches, &naming)
+    };
+    let found = answer("10.0.0.2", observe::End::Unanswered).expect("a finding");
+    assert_eq!(found.code.code, "NP0164");
+    assert_eq!(found.severity, Severity::Warning);
+    assert!(found.title.contains("pod shop/far"), "{}", found.title);
+    assert!(found.mend.contains("ipMasq"), "{}", found.mend);
+    assert!(answer("10.0.0.2", observe::End::Works).is_none());
+    // A node's, as it is masqueraded.
+    assert!(answer("10.88.0.11", observe::End::Unanswered).is_none());
 }

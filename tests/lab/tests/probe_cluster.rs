@@ -239,3 +239,19 @@ fn a_connection_has_no_size_to_probe() {
     assert!(said.err.contains("nothing is sent by it"), "{said:?}");
     lab.is_clean();
 }
+
+/// What no rule masquerades leaves with the pod's own address, which nobody outside has a route to.
+#[test]
+fn a_pods_own_address_that_nobody_outside_answers_is_named() {
+    let lab = Lab::up(Spec::new(Overlay::Vxlan, Proxy::IptablesNft));
+    let flow = "trace web-0.shop 198.51.100.1:80 --probe";
+    let node = lab.cluster.place("node-1").expect("a node");
+    let rule = words("iptables -t nat -I POSTROUTING -s 10.244.1.7 -j ACCEPT");
+    node.run(&rule).expect("a rule");
+    let said = lab.run(flow).exits(0);
+    said.says(&[
+        "leaves the cluster, as the probe did, and nobody answered",
+        "NP0164 warning: 198.51.100.1:80 has no answer to 10.244.1.7, the own address of pod shop/web-0",
+    ]);
+    lab.is_clean();
+}

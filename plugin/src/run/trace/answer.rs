@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::anyhow;
 use netpath::explain::mtu::{Budget, findings as findings_of_sizes};
-use netpath::explain::observe::{self, Observed, program};
+use netpath::explain::observe::{self, Observed, outside, program};
 use netpath::explain::{
     Branch, ChainNames, ExistingFlow, Explanation, Finding, FlowTraces, HopView, Naming, Place,
     Question, Verdict, Way, codes, explain, naming,
@@ -146,7 +146,8 @@ impl Job<'_> {
                     let branch = one.observed.branch;
                     Some(program::finding(culprit, branch, &told, &naming))
                 }
-                _ => observe::finding(&one.observed, &told, &naming),
+                _ => observe::finding(&one.observed, &told, &naming)
+                    .or_else(|| outside::finding(&one.observed, &answer.branches, &naming)),
             }
         });
         let findings: Vec<Finding> = findings.collect();
