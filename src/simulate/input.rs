@@ -99,6 +99,12 @@ pub(crate) fn route_input(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways
     if link.loopback || vrf::is(link) {
         // The route that brought it here is still attached (`skb_valid_dst()`), unless it was
         // translated on the way.
+        if let Some(out) = walk.skb.attached.take() {
+            return match forwarding(cx, &walk, link) {
+                Ok((forwards, _)) => vrf::attached(walk, out, forwards),
+                Err(why) => walk.unknown(why),
+            };
+        }
         return walk.then(Next::LocalIn(dev));
     }
     if walk.skb.packet.dst.is_ipv4()

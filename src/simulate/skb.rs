@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use super::fib::FibKey;
 use super::ipvs::Conn;
 use super::netfilter::{FreePorts, UNPRIVILEGED};
+use super::walk::Out;
 use crate::model::conntrack::{ConntrackEntry, Tuple};
 use crate::model::packet::{L4, Packet, SCTP, TCP, UDP};
 use crate::model::socket::Socket;
@@ -45,6 +46,8 @@ pub(crate) struct Skb {
     pub(crate) slave: Option<IfIndex>,
     /// The device that has the address it is for, where that is this host's and it comes by loopback or a VRF.
     pub(crate) owner: Option<IfIndex>,
+    /// A route of the VRF that led back to the VRF itself, and is still attached to it (`vrf_local_xmit()`).
+    pub(crate) attached: Option<Out>,
     /// The VRF that it passed on its way out (`skb->dev` at OUTPUT).
     pub(crate) through: Option<IfIndex>,
     /// The device that an echo request of IPv6 came in by: its answer is looked up by that (`icmpv6_echo_reply()`:
@@ -93,6 +96,7 @@ impl Skb {
             bound: None,
             slave: None,
             owner: None,
+            attached: None,
             through: None,
             near: None,
             rerouted: None,

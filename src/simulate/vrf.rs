@@ -243,7 +243,9 @@ pub(crate) fn transmit(cx: &mut Cx<'_>, mut walk: Walk, vrf: &Link) -> Ways {
                 back_in(cx, walk, index)
             }
             Next::Postrouting(out) if out.oif == index => {
-                walk.unknown("a route of the VRF leads to the VRF itself")
+                // Taken for a way to this host.
+                walk.skb.attached = Some(out);
+                back_in(cx, walk, index)
             }
             Next::Postrouting(out) => onward(cx, walk, out, index),
             Next::End(Disposition::Rejected(_)) => {
@@ -275,6 +277,24 @@ fn back_in(cx: &mut Cx<'_>, mut walk: Walk, vrf: IfIndex) -> Ways {
     walk.hook(cx, Hook::Ingress, false, devices, |_, walk| {
         walk.then(Next::Ip(vrf, false))
     })
+}
+
+/// What a route of the VRF led back to the VRF itself: IPv4 has nobody for it, IPv6 forwards it, to the VRF once more
+/// (`dst_discard()`, `ip6_forward()`).
+pub(crate) fn attached(mut walk: Walk, out: Out, forwards: bool) -> Ways {
+    let v6 = walk.skb.packet.dst.is_ipv6();
+    if v6 && forwards {
+        return walk.then(Next::Forward(
+            out.oif,
+            Out {
+                iif: Some(out.oif),
+                ..out
+            },
+        ));
+    }
+    let text = "the VRF's route leads to the VRF itself, where nobody takes it";
+    walk.step(Step::new(StepKind::Receive, text));
+    walk.end(Disposition::Dropped(DropReason::NotSpecified))
 }
 
 /// By another device: OUTPUT there, whoever sent it (`vrf_ip_local_out()`).

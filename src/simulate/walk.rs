@@ -310,6 +310,7 @@ impl Walk {
         self.skb.near = None;
         self.skb.slave = None;
         self.skb.owner = None;
+        self.skb.attached = None;
         self.skb.through = None;
         self.physin = None;
         self.vid = None;

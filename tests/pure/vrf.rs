@@ -543,3 +543,22 @@ fn a_tunnel_takes_what_comes_in_by_a_vrf_as_sockets_do() {
         assert_eq!(&found, end, "{from} {accepted} {lower:?}");
     }
 }
+
+/// A route to the VRF that its own table does not replace leads round: IPv4 ends there, IPv6 goes on (`vrf_local_xmit()`).
+#[test]
+fn a_route_of_the_vrf_to_itself_ends_there_or_goes_round() {
+    let mut net = net();
+    let (router, host) = (net.router.clone(), net.hosts[2].clone());
+    for (ns, dev, addr) in [(&router, 4, "fd00:3::1"), (&host, 2, "fd00:3::2")] {
+        net.world.addr(ns, dev, addr, 64);
+    }
+    net.world.route(&host, "::/0", "fd00:3::1", 2);
+    for (dst, via) in [("10.7.0.0/16", "10.7.0.1"), ("fd07::/16", "fd07::1")] {
+        net.world.route(&router, dst, via, RED);
+        let routes = net.world.get(&router).routes.known_mut().unwrap();
+        routes.last_mut().unwrap().nexthops[0].via = None;
+    }
+    let lost = Disposition::Dropped(DropReason::NotSpecified);
+    ends(&net.ask(&host, "10.7.1.1", 6, None), &lost);
+    ends(&net.ask(&host, "fd07::7", 6, None), &Disposition::Loop);
+}

@@ -248,7 +248,7 @@ fn a_pods_own_address_that_nobody_outside_answers_is_named() {
     let node = lab.cluster.place("node-1").expect("a node");
     let rule = words("iptables -t nat -I POSTROUTING -s 10.244.1.7 -j ACCEPT");
     node.run(&rule).expect("a rule");
-    let said = lab.run(flow).exits(0);
+    let said = lab.run(flow).exits(3);
     said.says(&[
         "leaves the cluster, as the probe did, and nobody answered",
         "NP0164 warning: 198.51.100.1:80 has no answer to 10.244.1.7, the own address of pod shop/web-0",

@@ -84,6 +84,13 @@ impl Reader {
             }
             self.topology.merge(NODE, fact);
         }
+        if let Some(node) = self.topology.nodes.get_mut(NODE) {
+            // As the helper's greeting tells it.
+            node.kernel = nix::sys::utsname::uname()?
+                .release()
+                .to_string_lossy()
+                .into_owned();
+        }
         let mut names = which.iter().map(AsRef::as_ref);
         let absent = names.find(|place| !found.contains(place));
         ensure!(
