@@ -125,17 +125,20 @@ pub fn route_short(route: &Route, dev: DevName<'_>) -> String {
 
 /// A route as `ip route del` takes it, so that it finds this one and no other of its prefix.
 pub fn route_typed(route: &Route, dev: DevName<'_>) -> String {
-    let mut words = Vec::new();
-    match route.nh_id {
-        // Its next hops are not compared with those of a command.
-        Some(id) => {
-            let mut bare = route.clone();
-            bare.nexthops.clear();
-            words.push(route_short(&bare, dev));
-            words.push(format!("nhid {id}"));
-        }
-        None => words.push(route_short(route, dev)),
+    let mut bare = route.clone();
+    for hop in &mut bare.nexthops {
+        // States, which no command takes.
+        (hop.dead, hop.linkdown) = (false, false);
     }
+    if bare.nh_id.is_some() {
+        // Its next hops are not compared with those of a command.
+        bare.nexthops.clear();
+    }
+    let mut words = vec![route_short(&bare, dev)];
+    if route.table == RT_TABLE_LOCAL {
+        words.push("table local".to_owned());
+    }
+    words.extend(route.nh_id.map(|id| format!("nhid {id}")));
     if route.tos != 0 {
         words.push(format!("tos {:#x}", route.tos));
     }
@@ -580,6 +583,13 @@ mod tests {
         one.nh_id = Some(7);
         assert_eq!(route_typed(&one, &eth), "default nhid 7 metric 100");
         one.nh_id = None;
+        one.nexthops[0].linkdown = true;
+        one.table = RT_TABLE_LOCAL;
+        assert_eq!(
+            route_typed(&one, &eth),
+            "default via 192.0.2.1 dev eth0 table local metric 100"
+        );
+        one.nexthops[0].linkdown = false;
         one.kind = RouteKind::Blackhole;
         one.nexthops.clear();
         one.table = 100;

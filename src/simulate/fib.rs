@@ -22,8 +22,7 @@ const IPTOS_RT_MASK: u8 = 0x1c;
 const DSCP_MASK: u8 = 0xfc;
 
 /// What rules with a VRF as device ask for.
-const BY_VRF: &str =
-    "a VRF, of which kernels from 6.15 on take any device for the VRF, and others do not";
+const BY_VRF: &str = "a VRF, for which some kernels (before 5.18, from 6.15 on) take any device of it, and others do not";
 
 /// What is looked up (`struct flowi4`, `struct flowi6`).
 #[derive(Clone, Debug, PartialEq, Eq)]

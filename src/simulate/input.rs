@@ -99,9 +99,9 @@ pub(crate) fn route_input(cx: &mut Cx<'_>, mut walk: Walk, dev: IfIndex) -> Ways
     if link.loopback || vrf::is(link) {
         // The route that brought it here is still attached (`skb_valid_dst()`), unless it was
         // translated on the way.
-        if let Some(out) = walk.skb.attached.take() {
+        if let Some(attached) = walk.skb.attached.take() {
             return match forwarding(cx, &walk, link) {
-                Ok((forwards, _)) => vrf::attached(walk, out, forwards),
+                Ok((forwards, _)) => vrf::attached(walk, attached, forwards),
                 Err(why) => walk.unknown(why),
             };
         }

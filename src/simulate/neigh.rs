@@ -203,7 +203,7 @@ fn ask(
     }
     if let Some((place, rule)) = lost.into_iter().next() {
         let text = format!(
-            "nobody answers for {addr}: a rule of {place} takes the question or the answer ({})",
+            "nobody answers for {addr}: the question or the answer is lost in {place} ({})",
             rule.result
         );
         let mut step = Step::new(StepKind::Neigh, text);

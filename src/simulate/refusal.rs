@@ -189,7 +189,8 @@ pub fn vrf_of(topology: &Topology, way: &Trace) -> Option<IfIndex> {
         Disposition::Rejected(RejectWith::TooBig(_))
     );
     let leaves = way.ended_by(StepKind::Neigh) || too_big && way.packet.src.is_ipv6();
-    let route = hop.steps.iter().rev().find_map(|step| {
+    let looked_up = |step: &&Step| step.kind == StepKind::Route;
+    let route = hop.steps.iter().rev().filter(looked_up).find_map(|step| {
         step.evidence.iter().find_map(|one| match one {
             Evidence::Route { route, .. } => Some(route),
             _ => None,

@@ -46,8 +46,8 @@ pub(crate) struct Skb {
     pub(crate) slave: Option<IfIndex>,
     /// The device that has the address it is for, where that is this host's and it comes by loopback or a VRF.
     pub(crate) owner: Option<IfIndex>,
-    /// A route of the VRF that led back to the VRF itself, and is still attached to it (`vrf_local_xmit()`).
-    pub(crate) attached: Option<Out>,
+    /// A route of the VRF that led back to the VRF itself, and is still attached to it (`vrf_local_xmit()`), and to where.
+    pub(crate) attached: Option<(Out, IpAddr)>,
     /// The VRF that it passed on its way out (`skb->dev` at OUTPUT).
     pub(crate) through: Option<IfIndex>,
     /// The device that an echo request of IPv6 came in by: its answer is looked up by that (`icmpv6_echo_reply()`:

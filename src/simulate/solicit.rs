@@ -20,7 +20,7 @@ use crate::model::netfilter::Hook;
 use crate::model::packet::{ICMPV6, L4, Packet};
 use crate::model::route::{NextHop, RouteKind};
 use crate::model::{IfIndex, MacAddr, NsKey};
-use crate::trace::{Disposition, Step, StepKind};
+use crate::trace::{Disposition, Evidence, Step, StepKind};
 
 /// From one station of a link to another.
 pub(crate) struct Way<'t> {
@@ -34,7 +34,7 @@ pub(crate) struct Way<'t> {
 
 /// Why no answer comes back.
 pub(crate) enum Stop {
-    /// A rule takes the question or the answer, or the answerer refuses it: the step, and where.
+    /// Rules or routes take the question or the answer, or the answerer refuses it: the step, and where.
     Lost(NsKey, Box<Step>),
     /// Can't be known.
     Unknown(String),
@@ -52,6 +52,12 @@ pub(crate) fn ask(
         let why = format!("{} has no link-layer address", way.from.1.name);
         return Err(Stop::Unknown(why));
     };
+    if addr.is_ipv6() && sender.is_unspecified() {
+        // `ndisc_send_ns()`: not asked without an address to ask from.
+        let text = format!("{} has no address of the link to ask from", way.from.1.name);
+        let step = Step::new(StepKind::SourceAddress, text);
+        return Err(Stop::Lost(way.from.0.clone(), Box::new(step)));
+    }
     let question = question(own, sender, addr);
     let mut answer = question.reply(question.ttl);
     answer.src = addr;
@@ -631,25 +637,46 @@ impl<'t> Frame<'_, 't> {
             protocol: if dissects { ICMPV6 } else { 0 },
             ..FibKey::to(dst)
         };
-        let text = match fib::lookup(self.cx, ns, &key) {
+        let (text, evidence) = match fib::lookup(self.cx, ns, &key) {
             FibAnswer::Unknown(why) => return Err(Stop::Unknown(why)),
-            FibAnswer::Refused(_) => "refused by a policy rule".to_owned(),
-            // Each device has one for groups, which is not always read.
+            FibAnswer::Refused(rule) => (
+                "a policy rule refuses it",
+                vec![Evidence::PolicyRule { rule }],
+            ),
+            // Each device has a route for groups, which is not always read.
             FibAnswer::NoRoute if dst.is_multicast() => return Ok(()),
-            FibAnswer::NoRoute => "there is no route".to_owned(),
-            FibAnswer::Found(found) => match found.route.kind {
-                RouteKind::Local | RouteKind::Anycast | RouteKind::Multicast => return Ok(()),
-                kind if kind.refuses() => "refused by a route".to_owned(),
-                _ => "not for this host".to_owned(),
-            },
+            FibAnswer::NoRoute => {
+                let what = format!("a route to {dst}");
+                ("there is no route", vec![Evidence::Absent { what }])
+            }
+            FibAnswer::Found(found) => {
+                let shown = |found: &fib::Found| {
+                    vec![
+                        Evidence::PolicyRule {
+                            rule: found.rule.clone(),
+                        },
+                        Evidence::Route {
+                            route: found.route.clone(),
+                            devs: Vec::new(),
+                        },
+                    ]
+                };
+                match found.route.kind {
+                    RouteKind::Local | RouteKind::Anycast => return Ok(()),
+                    kind if kind.refuses() => ("a route refuses it", shown(&found)),
+                    _ if dst.is_multicast() => return Ok(()),
+                    _ => ("its route leads elsewhere", shown(&found)),
+                }
+            }
         };
         let what = if dst.is_multicast() {
             "question"
         } else {
             "answer"
         };
-        let text = format!("the {what} that came in by {}: {text}", link.name);
-        let step = Step::new(StepKind::Route, text);
+        let text = format!("the {what} came in by {}: {text}", link.name);
+        let mut step = Step::new(StepKind::Route, text);
+        step.evidence = evidence;
         Err(Stop::Lost(ns.clone(), Box::new(step)))
     }
 

@@ -67,12 +67,17 @@ pub(crate) fn updated(netns: &NetNs, key: &FibKey) -> FibKey {
     }
 }
 
-/// Whether policy rules of this kernel that name a VRF ask for the device itself: v6.15 asks for the VRF that a packet is in
-/// (`fib_rule_iif_match()`), which later releases of v6.14, and of vendors that take over much, may have, too.
+/// Whether policy rules of this kernel that name a VRF surely ask for the device itself: v6.15 asks for the VRF that a packet is
+/// in (`fib_rule_iif_match()`), which later releases of v6.14 may have, too; before v5.18 the VRF took the device's place
+/// (`l3mdev_update_flow()`). Of vendors whose releases take over much from later ones, it is not known.
 pub(crate) fn rules_go_by_device(release: &str) -> bool {
+    let vendors = [".el", "-default"];
     let mut numbers = release.split(['.', '-']).map(str::parse::<u32>);
     match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < (6, 14) && !release.contains(".el"),
+        (Some(Ok(major)), Some(Ok(minor))) => {
+            ((5, 18)..(6, 14)).contains(&(major, minor))
+                && !vendors.iter().any(|mark| release.contains(mark))
+        }
         _ => false,
     }
 }
@@ -244,7 +249,7 @@ pub(crate) fn transmit(cx: &mut Cx<'_>, mut walk: Walk, vrf: &Link) -> Ways {
             }
             Next::Postrouting(out) if out.oif == index => {
                 // Taken for a way to this host.
-                walk.skb.attached = Some(out);
+                walk.skb.attached = Some((out, dst));
                 back_in(cx, walk, index)
             }
             Next::Postrouting(out) => onward(cx, walk, out, index),
@@ -281,8 +286,11 @@ fn back_in(cx: &mut Cx<'_>, mut walk: Walk, vrf: IfIndex) -> Ways {
 
 /// What a route of the VRF led back to the VRF itself: IPv4 has nobody for it, IPv6 forwards it, to the VRF once more
 /// (`dst_discard()`, `ip6_forward()`).
-pub(crate) fn attached(mut walk: Walk, out: Out, forwards: bool) -> Ways {
-    let v6 = walk.skb.packet.dst.is_ipv6();
+pub(crate) fn attached(mut walk: Walk, (out, to): (Out, IpAddr), forwards: bool) -> Ways {
+    if walk.skb.packet.dst != to {
+        return walk.unknown("what was translated at a VRF is routed anew, which is not followed");
+    }
+    let v6 = to.is_ipv6();
     if v6 && forwards {
         return walk.then(Next::Forward(
             out.oif,
@@ -326,7 +334,8 @@ pub(crate) fn accepts(cx: &Cx<'_>, walk: &Walk) -> Result<bool, String> {
     set.ok_or_else(|| format!("net.ipv4.{name}_l3mdev_accept of {} was not read", walk.ns))
 }
 
-/// The VRF that a tunnel's socket is bound to by the device below (`l3mdev_master_upper_ifindex_by_index()`).
+/// The VRF that a tunnel's socket is bound to by the device below (`l3mdev_master_upper_ifindex_by_index()`), where that was in
+/// the VRF already when the tunnel was set up, which no dump tells.
 pub(crate) fn bound_by(netns: &NetNs, lower: Option<IfIndex>) -> Option<IfIndex> {
     let start = netns.link(lower?);
     let mut masters = std::iter::successors(start, |link| netns.link(link.master?));
@@ -387,7 +396,9 @@ mod tests {
     fn only_releases_before_the_change_go_by_the_device() {
         for (release, old) in [
             ("6.12.107+deb13-cloud-amd64", true),
-            ("5.15.0-91-generic", true),
+            ("5.15.0-91-generic", false),
+            ("5.18.0", true),
+            ("6.4.0-150600.23-default", false),
             ("6.13-rc1", true),
             ("6.14.2-amd64", false),
             ("6.18.44", false),

@@ -312,7 +312,15 @@ pub(crate) fn decapsulate(cx: &mut Cx<'_>, mut walk: Walk) -> Ways {
         dev: name.clone(),
         state: format!("vni {vni} dstport {number}"),
     };
-    walk.step(Step::new(StepKind::Decap, format!("out of the tunnel at {name}")).with(evidence));
+    let text = format!("out of the tunnel at {name}");
+    let mut step = Step::new(StepKind::Decap, text).with(evidence);
+    if socket.flatten().is_some() {
+        let why = format!(
+            "the device below {name} was in its VRF before {name} was set up, so that its socket is bound to that"
+        );
+        step = step.with(Evidence::Assumed { why });
+    }
+    walk.step(step);
     let index: IfIndex = index;
     from_tunnel(walk, cx, index, inner.packet)
 }

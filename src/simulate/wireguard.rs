@@ -134,7 +134,8 @@ pub(crate) fn encapsulate(
     walk.then(Next::LocalOut(None))
 }
 
-/// Whether packets for a peer leave by a device of a VRF, so that its answers come in by one.
+/// Whether packets for a peer leave by a device of a VRF, so that its answers come in by one, which sockets outside of it are
+/// not let have.
 fn leaves_by_a_vrf(
     cx: &mut Cx<'_>,
     walk: &Walk,
@@ -152,8 +153,11 @@ fn leaves_by_a_vrf(
         return false;
     };
     let mut devs = found.hops.iter().filter_map(|(_, hop)| hop.link);
-    walk.netns(cx)
-        .is_some_and(|netns| devs.any(|dev| vrf::index_of(netns, dev).is_some()))
+    walk.netns(cx).is_some_and(|netns| {
+        let sysctls = netns.sysctls.known();
+        let accepts = sysctls.and_then(|own| own.udp_l3mdev_accept.known().copied().flatten());
+        accepts != Some(true) && devs.any(|dev| vrf::index_of(netns, dev).is_some())
+    })
 }
 
 /// The address that answers to a peer that was heard under way are sent from: where that was, but of IPv4 only where they leave

@@ -572,3 +572,47 @@ fn tcp_is_not_told_that_a_second_lookup_failed() {
     let lost = Disposition::Dropped(DropReason::IpOutnoroutes);
     assert_eq!(next(&asked), Onward::End(lost));
 }
+
+/// A question for a neighbour of IPv6 is for a group: whatever route that has, only one that refuses keeps it from who is asked.
+/// The answer is routed as any packet.
+#[test]
+fn questions_for_neighbours_are_routed_where_they_come_in() {
+    let pair = |change: &dyn Fn(&mut World, &NsKey, &NsKey)| {
+        let mut world = World::new();
+        let (a, b) = (world.ns("n1", 1, true), world.ns("n1", 2, false));
+        world.veth((&a, 2, "eth0"), (&b, 2, "eth0"));
+        world.addr(&a, 2, "fd01::1", 64);
+        world.addr(&b, 2, "fd01::2", 64);
+        world.listen(&b, 6, "::", 80);
+        change(&mut world, &a, &b);
+        let outcome = world.tcp(&a, "fd01::2", 80);
+        outcome.traces[0].outcome().clone()
+    };
+    let refuse = |world: &mut World, ns: &NsKey| {
+        let routes = world.get(ns).routes.known_mut().expect("routes");
+        let last = routes.last_mut().expect("the last");
+        (last.table, last.kind) = (RT_TABLE_LOCAL, RouteKind::Unreachable);
+        last.nexthops.clear();
+    };
+    let silent = Disposition::Rejected(RejectWith::HostUnreachable);
+    // No route for groups was read, but a default one; or it is of the kind unicast.
+    for dst in ["::/0", "ff00::/8"] {
+        let end = pair(&|world, _, b| world.route(b, dst, "fd01::9", 2));
+        assert_eq!(end, Disposition::Delivered, "{dst}");
+    }
+    let refused = pair(&|world, _, b| {
+        world.route(b, "ff02::/16", "fd01::9", 2);
+        refuse(world, b);
+    });
+    assert_eq!(refused, silent);
+    let answer_refused = pair(&|world, a, _| {
+        let rule = Rule {
+            iif: Some("eth0".to_owned()),
+            action: RuleAction::Unreachable,
+            ..Rule::bare(true, 0, 0)
+        };
+        let rules = world.get(a).rules.known_mut().expect("rules");
+        rules.insert(0, rule);
+    });
+    assert_eq!(answer_refused, silent);
+}

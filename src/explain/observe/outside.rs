@@ -4,14 +4,18 @@ use super::super::codes::{self, Severity};
 use super::super::naming::Naming;
 use super::super::words;
 use super::super::{Branch, Finding, Place};
-use super::{End, Observed};
+use super::{Agreement, End, Observed};
+use crate::model::packet::UDP;
 use crate::trace::{Disposition, Evidence};
 
 /// The finding that follows where a probe left the cluster as predicted, with a pod's address, and nobody answered.
 pub fn finding(observed: &Observed, branches: &[Branch], naming: &Naming<'_>) -> Option<Finding> {
     let way = &branches.get(observed.branch)?.way;
-    let left = way.disposition == Disposition::LeavesCluster && observed.difference.is_none();
-    if observed.end != End::Unanswered || !left {
+    let left = way.disposition == Disposition::LeavesCluster
+        && observed.agreement == Agreement::Confirmed
+        && observed.end == End::Unanswered;
+    // Programs of UDP need not answer.
+    if !left || way.packet.protocol() == UDP {
         return None;
     }
     let src = way.packet.src;
@@ -27,7 +31,13 @@ pub fn finding(observed: &Observed, branches: &[Branch], naming: &Naming<'_>) ->
         hop.node
     )];
     evidence.extend(assumed);
-    let list = "nft list ruleset | grep -w masquerade; iptables-save -t nat | grep MASQUERADE";
+    let tables = if src.is_ipv4() {
+        "iptables"
+    } else {
+        "ip6tables"
+    };
+    let list =
+        format!("nft list ruleset | grep -w masquerade; {tables}-save -t nat | grep MASQUERADE");
     Some(Finding {
         code: codes::UNMASQUERADED,
         title: format!(
@@ -45,7 +55,7 @@ pub fn finding(observed: &Observed, branches: &[Branch], naming: &Naming<'_>) ->
         },
         evidence,
         mend: format!(
-            "where pods' addresses are not known outside, masquerade what leaves the cluster (the CNI's ipMasq, flannel's --ip-masq, Calico's natOutgoing, ip-masq-agent); on {} these rules do so for others: {list}; else see whether routers outside have a route to {src}, and whether {} is up",
+            "where pods' addresses are not known outside, masquerade what leaves the cluster (the CNI's ipMasq, flannel's --ip-masq, Calico's natOutgoing, ip-masq-agent); on {} this lists the rules that do so: {list}; else see whether routers outside have a route to {src}, and whether {} is up",
             hop.node, way.packet.dst
         ),
         branches: vec![observed.branch],

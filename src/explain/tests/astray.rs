@@ -356,7 +356,7 @@ fn the_entry_that_misled_a_frame_is_named_where_it_is_sure() {
 /// Silence from outside is a finding only where the probe left by a pod's own address.
 #[test]
 fn a_pods_own_address_outside_is_named_where_nobody_answers_it() {
-    let answer = |src: &str, end: observe::End| {
+    let answer = |src: &str, agreement: Agreement, end: observe::End| {
         let mut left = trace(
             1.0,
             Disposition::LeavesCluster,
@@ -372,7 +372,7 @@ fn a_pods_own_address_outside_is_named_where_nobody_answers_it() {
         };
         let explained = in_topology(&[left], &names, &topology);
         let seen = Observed {
-            agreement: Agreement::Confirmed,
+            agreement,
             difference: None,
             end,
             branch: 0,
@@ -383,12 +383,14 @@ fn a_pods_own_address_outside_is_named_where_nobody_answers_it() {
         };
         observe::outside::finding(&seen, &explained.branches, &naming)
     };
-    let found = answer("10.0.0.2", observe::End::Unanswered).expect("a finding");
+    let (seen, silent) = (Agreement::Confirmed, observe::End::Unanswered);
+    let found = answer("10.0.0.2", seen, silent).expect("a finding");
     assert_eq!(found.code.code, "NP0164");
     assert_eq!(found.severity, Severity::Warning);
     assert!(found.title.contains("pod shop/far"), "{}", found.title);
     assert!(found.mend.contains("ipMasq"), "{}", found.mend);
-    assert!(answer("10.0.0.2", observe::End::Works).is_none());
+    assert!(answer("10.0.0.2", seen, observe::End::Works).is_none());
+    assert!(answer("10.0.0.2", Agreement::Unwatched, silent).is_none());
     // A node's, as it is masqueraded.
-    assert!(answer("10.88.0.11", observe::End::Unanswered).is_none());
+    assert!(answer("10.88.0.11", seen, silent).is_none());
 }

@@ -5,6 +5,7 @@
 
 mod bytes;
 mod exchange;
+mod order;
 mod raw;
 mod refusal;
 mod sealed;
@@ -162,7 +163,7 @@ impl<'p> Wire<'p> {
             }
             seen.extend(more);
         }
-        seen.sort_by_key(|one| one.time);
+        order::sort(&mut seen);
         for one in &seen {
             self.note_sealed(one);
         }
@@ -185,7 +186,7 @@ impl<'p> Wire<'p> {
             asking = unanswered(&more);
             seen.extend(more);
         }
-        seen.sort_by_key(|one| one.time);
+        order::sort(&mut seen);
         self.told.extend(seen.iter().filter_map(told_tunnel));
         self.errors.extend(seen.iter().filter_map(error_in));
         self.refused.extend(refused(&seen));
