@@ -269,12 +269,18 @@ fn ports(
     let links = cx.topology.netns(ns).and_then(|netns| netns.links.known());
     let isolated = |link: &Link| link.port.as_ref().is_some_and(|port| port.isolated);
     let cut_off = from.is_some_and(isolated);
+    // `should_deliver()`
+    let returns = |link: &Link| {
+        let hairpin = link.port.as_ref().is_some_and(|port| port.hairpin);
+        hairpin || from.is_none_or(|from| from.index != link.index)
+    };
     let all = links
         .into_iter()
         .flatten()
         .filter(|link| link.master == Some(bridge.index) && link.up && forwards(link))
         .filter(|link| link.port.as_ref().is_none_or(|port| port.bcast_flood))
-        .filter(|link| !(cut_off && isolated(link)));
+        .filter(|link| !(cut_off && isolated(link)))
+        .filter(|link| returns(link));
     for link in all {
         let tag = match vid {
             Some(vid) => match bridge_vlan::egress(bridge, own, link, vid) {
